@@ -1,0 +1,21 @@
+//! ftx/1: what goes over the wire, and in which order.
+//!
+//! This crate is pure. It has no socket, file, clock, thread or log: bytes and events go in,
+//! commands and bytes come out, and the time is passed in. `protocol.md` is the specification;
+//! tests hold this crate against it.
+#![forbid(unsafe_code)]
+
+pub mod digest;
+pub mod error;
+pub mod escape;
+pub mod file;
+pub mod ids;
+pub mod limits;
+pub mod name;
+
+pub use digest::{Algorithm, Digest};
+pub use error::{Code, Fault, Refusal, Retry};
+pub use escape::Escaped;
+pub use file::{Condition, Durability, FileTime, Kind, Mode};
+pub use ids::{RequestId, TransferId, Version};
+pub use name::{Name, NameError};

@@ -1,0 +1,80 @@
+//! Every limit of ftx/1, with its unit in its name and its reason beside it.
+//!
+//! The first part is the guaranteed minimum: each server grants at least that, so a client may
+//! send before it has read `welcome`, which only ever raises a limit. protocol.md prints this
+//! table; a test compares the two.
+
+use std::time::Duration;
+
+/// A message line with its `\n`. Holds the longest legal name in base64 several times over.
+pub const LINE_BYTES: usize = 32 * 1024;
+
+/// The raw bytes of one `data` message. Large enough that the header is noise, small enough that
+/// other lines get through between two parts within milliseconds.
+pub const PART_BYTES: u64 = 1024 * 1024;
+
+/// Requests without their final reply on one connection. Enough to fill a long link with small
+/// files, small enough to bound what a client can make a server remember.
+pub const REQUESTS: usize = 4_096;
+
+/// The grid of durable offsets. Both sides keep their running digest at the same points. A
+/// multiple of it is what `kept` and `held` may name, besides 0 and the size of the file.
+pub const GRID_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A body of known size below this is not kept when its connection ends: sending it again is
+/// cheaper than remembering it.
+pub const RESUMABLE_BYTES: u64 = GRID_BYTES;
+
+/// What a client may have sent past the last `kept`, of a body that it wants to resume. This is
+/// what a cut can cost, so it is also the end of what one stream can have in flight.
+pub const UNKEPT_BYTES: u64 = 3 * GRID_BYTES;
+
+/// Raw bytes of bodies that were refused, or that nobody asked for, read and thrown away on one
+/// connection since a request was last accepted. Past it the connection is closed: a refusal
+/// should not cost more than reconnecting.
+pub const DISCARD_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A name, all parts and slashes (Linux `PATH_MAX` less its NUL).
+pub const NAME_BYTES: usize = 4_095;
+
+/// One part of a name (`NAME_MAX` of every common file system).
+pub const NAME_PART_BYTES: usize = 255;
+
+/// The opaque text of a version.
+pub const VERSION_BYTES: usize = 64;
+
+/// The text of `agent`, and of `message` in an error.
+pub const TEXT_BYTES: usize = 1_024;
+
+/// Words in `need`, and the bytes of each.
+pub const NEED_WORDS: usize = 16;
+
+/// Any integer on the wire. The largest that every JSON library keeps exactly.
+pub const INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// While a server owes an answer it sends something at least this often.
+pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
+/// A client that is owed an answer and has read nothing for this long gives the connection up.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// The slowest rate at which an announced part may be filled, while the receiver reads.
+pub const PART_BYTES_PER_SECOND_MIN: u64 = 1_024;
+
+/// After a fatal error the server goes on reading for at most this long, so that the error is not
+/// lost to a reset, and then closes.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// After a fatal error the server throws away at most this many bytes before it closes.
+pub const LINGER_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Replies waiting to be written. Past it the server stops reading requests until the client has
+/// read some.
+pub const REPLY_QUEUE_BYTES: usize = 256 * 1024;
+
+const _: () = {
+    assert!(NAME_BYTES * 4 / 3 * 2 < LINE_BYTES, "a name in base64 fits a line");
+    assert!(GRID_BYTES.is_multiple_of(PART_BYTES), "parts end on the grid");
+    assert!(UNKEPT_BYTES.is_multiple_of(GRID_BYTES));
+    assert!(UNKEPT_BYTES + GRID_BYTES <= 32 * 1024 * 1024, "a cut costs at most 32 MiB");
+};
