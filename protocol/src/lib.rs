@@ -5,14 +5,21 @@
 //! tests hold this crate against it.
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod clock;
 pub mod digest;
+pub mod edges;
 pub mod error;
 pub mod escape;
 pub mod file;
 pub mod ids;
 pub mod limits;
+pub mod line;
+pub mod message;
 pub mod name;
+pub mod server;
 
+pub use clock::Time;
 pub use digest::{Algorithm, Digest};
 pub use error::{Code, Fault, Refusal, Retry};
 pub use escape::Escaped;

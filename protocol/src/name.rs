@@ -83,10 +83,9 @@ impl Name {
 
     /// Whether one of the two is the other, or an ancestor of it.
     pub fn overlaps(&self, other: &Name) -> bool {
-        let (short, long) = if self.0.len() <= other.0.len() { (self, other) } else { (other, self) };
-        long.0
-            .strip_prefix(&*short.0)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        let (short, long) =
+            if self.0.len() <= other.0.len() { (self, other) } else { (other, self) };
+        long.0.strip_prefix(&*short.0).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
     fn split_last(&self) -> (Option<&[u8]>, &[u8]) {
@@ -204,7 +203,8 @@ mod tests {
 
     #[test]
     fn everything_else_is_a_name_and_is_never_normalised() {
-        for text in ["a", "...", "..a", " ", "a b/c\nd", "C:\\x", "é", "e\u{301}", "~", "-rf", "*"] {
+        for text in ["a", "...", "..a", " ", "a b/c\nd", "C:\\x", "é", "e\u{301}", "~", "-rf", "*"]
+        {
             assert_eq!(name(text).as_bytes(), text.as_bytes());
         }
         assert!(Name::parse(b"\xff\xfe/\x01").is_ok());
@@ -218,7 +218,8 @@ mod tests {
             assert_eq!(json.contains("b64"), std::str::from_utf8(bytes).is_err());
             assert_eq!(serde_json::from_str::<Name>(&json).unwrap().as_bytes(), bytes);
         }
-        for json in [r#"{"b64":"YQ=="}"#, r#"{"b64":"/w==","x":"y"}"#, r#"{"b64":"/w"}"#, "{}", "1"] {
+        for json in [r#"{"b64":"YQ=="}"#, r#"{"b64":"/w==","x":"y"}"#, r#"{"b64":"/w"}"#, "{}", "1"]
+        {
             assert!(serde_json::from_str::<Name>(json).is_err(), "{json}");
         }
     }

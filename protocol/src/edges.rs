@@ -1,0 +1,141 @@
+//! The legal edges of a request and of a connection, for both sides.
+//!
+//! ```text
+//!   put     Receive --end--> Commit --stored--> Reply
+//!   get     Open --opened--> Send --finished--> Reply
+//!   others  Ask --answered--> Reply
+//!           any phase --refused--> Reply;  Receive and Open --abort--> Reply
+//!           Send --abort--> Send: the open part is ended, then --refused--> Reply
+//!
+//!   a connection at the server
+//!           Greet --hello--> Talk --quiet--> Drain --finished--> Closed
+//!           Greet, Talk, Drain --failed--> Linger --gone--> Closed;  any stage --gone--> Closed
+//! ```
+//!
+//! The data of a phase is no part of this table: it lives in the variants of the machines. A phase
+//! changes nowhere but along an edge that stands here; protocol.md prints the table, and a test
+//! holds it against this one.
+
+/// Where a request is between its line and its final reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// The body of a put is on its way.
+    Receive,
+    /// The body of a put is complete; it is being checked, made durable and given its name.
+    Commit,
+    /// A get waits for its file to be opened.
+    Open,
+    /// The body of a get is on its way, or its digest is being waited for.
+    Send,
+    /// A resume, stat or ping waits for its answer.
+    Ask,
+    /// The final reply was given; the request is over.
+    Reply,
+}
+
+/// What moves a request along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Step {
+    /// A part of the body.
+    Data,
+    /// `kept`.
+    Kept,
+    /// `end` of a put.
+    End,
+    /// `abort`.
+    Abort,
+    /// `done`: the put took effect.
+    Stored,
+    /// `file`: the get's file is open.
+    Opened,
+    /// `end` of a get.
+    Finished,
+    /// `held`, `info` or `pong`.
+    Answered,
+    /// `error`.
+    Refused,
+}
+
+/// The edges of a request.
+pub const REQUEST: &[(Phase, Step, Phase)] = {
+    use Phase::*;
+    use Step::*;
+    &[
+        (Receive, Data, Receive),
+        (Receive, Kept, Receive),
+        (Receive, End, Commit),
+        (Receive, Abort, Reply),
+        (Receive, Refused, Reply),
+        (Commit, Kept, Commit),
+        (Commit, Stored, Reply),
+        (Commit, Refused, Reply),
+        (Open, Opened, Send),
+        (Open, Abort, Reply),
+        (Open, Refused, Reply),
+        (Send, Data, Send),
+        (Send, Finished, Reply),
+        (Send, Abort, Send),
+        (Send, Refused, Reply),
+        (Ask, Answered, Reply),
+        (Ask, Refused, Reply),
+    ]
+};
+
+/// Where a connection is, as its server sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StageKind {
+    /// `hello` has not come.
+    Greet,
+    /// Requests are welcome.
+    Talk,
+    /// No more requests: what is owed is answered, and then it is over.
+    Drain,
+    /// The last error was said; what still comes is thrown away, so that no reset eats the error.
+    Linger,
+    /// Over.
+    Closed,
+}
+
+/// What moves a connection along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Turn {
+    /// A `hello` of our version.
+    Hello,
+    /// The client closed its sending direction, or the server is about to stop.
+    Quiet,
+    /// Everything owed was said.
+    Finished,
+    /// The client broke the protocol or a deadline, or the server stops.
+    Failed,
+    /// The connection is gone, or has lingered long enough.
+    Gone,
+}
+
+/// The edges of a connection.
+pub const CONNECTION: &[(StageKind, Turn, StageKind)] = {
+    use StageKind::*;
+    use Turn::*;
+    &[
+        (Greet, Hello, Talk),
+        (Greet, Failed, Linger),
+        (Greet, Gone, Closed),
+        (Talk, Quiet, Drain),
+        (Talk, Failed, Linger),
+        (Talk, Gone, Closed),
+        (Drain, Quiet, Drain),
+        (Drain, Finished, Closed),
+        (Drain, Failed, Linger),
+        (Drain, Gone, Closed),
+        (Linger, Gone, Closed),
+    ]
+};
+
+/// Where a request goes from `phase` on `step`, if that is legal.
+pub fn request(phase: Phase, step: Step) -> Option<Phase> {
+    REQUEST.iter().find(|edge| edge.0 == phase && edge.1 == step).map(|edge| edge.2)
+}
+
+/// Where a connection goes from `stage` on `turn`, if that is legal.
+pub fn connection(stage: StageKind, turn: Turn) -> Option<StageKind> {
+    CONNECTION.iter().find(|edge| edge.0 == stage && edge.1 == turn).map(|edge| edge.2)
+}

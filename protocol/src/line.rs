@@ -1,0 +1,379 @@
+//! Lines: where one ends, what message it holds, and what is wrong with it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::digest::Algorithm;
+use crate::error::{Code, Refusal};
+use crate::escape::Escaped;
+use crate::ids::RequestId;
+use crate::limits::{INTEGER_MAX, LINE_BYTES, NEED_WORDS};
+use crate::message::{ClientMessage, ServerMessage};
+use crate::name::BAD_NAME_MARK;
+
+/// Collects a line that arrives in pieces. Holds nothing while lines arrive whole, at most
+/// [`LINE_BYTES`] otherwise, and looks at no byte twice.
+#[derive(Debug, Default)]
+pub struct LineBuffer {
+    partial: Vec<u8>,
+}
+
+/// What [`LineBuffer::take`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken<'a> {
+    /// A whole line, without its `\n`; so many bytes of the input belong to it.
+    Line(std::borrow::Cow<'a, [u8]>, usize),
+    /// No end yet: all of the input was kept.
+    Partial,
+    /// No end within [`LINE_BYTES`].
+    TooLong,
+}
+
+impl LineBuffer {
+    /// Takes the next line, or what there is of it, from the front of `input`.
+    pub fn take<'a>(&mut self, input: &'a [u8]) -> Taken<'a> {
+        let room = LINE_BYTES.saturating_sub(self.partial.len());
+        let end = input.iter().take(room).position(|&byte| byte == b'\n');
+        match end {
+            Some(end) => {
+                let (line, _) = input.split_at(end);
+                let used = end.saturating_add(1);
+                if self.partial.is_empty() {
+                    return Taken::Line(line.into(), used);
+                }
+                // Taken, not cleared: an idle connection owns no buffer.
+                let mut whole = std::mem::take(&mut self.partial);
+                whole.extend_from_slice(line);
+                Taken::Line(whole.into(), used)
+            }
+            None if input.len() >= room => {
+                self.partial = Vec::new();
+                Taken::TooLong
+            }
+            None => {
+                self.partial.extend_from_slice(input);
+                Taken::Partial
+            }
+        }
+    }
+
+    /// Bytes of an unfinished line.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.len()
+    }
+
+    /// Forgets an unfinished line.
+    pub fn clear(&mut self) {
+        self.partial = Vec::new();
+    }
+}
+
+/// Appends the message and its `\n`.
+pub fn write<M: Serialize>(message: &M, out: &mut Vec<u8>) {
+    let start = out.len();
+    match serde_json::to_writer(&mut *out, message) {
+        Ok(()) => out.push(b'\n'),
+        // Only a map with keys that are no strings can fail, and no message has one.
+        Err(error) => {
+            debug_assert!(false, "a message cannot be written: {error}");
+            out.truncate(start);
+        }
+    }
+}
+
+/// A line that is not a message which can be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LineError {
+    /// The request is refused; the connection lives on.
+    Refused(RequestId, Refusal),
+    /// The connection is over.
+    Fatal(Refusal),
+}
+
+/// Reads a line from a client.
+///
+/// # Errors
+/// [`LineError::Refused`] for a request of an unknown kind, with an unknown word in `need`, a bad
+/// name or an unknown digest; [`LineError::Fatal`] for everything that is no message.
+pub fn read_client(line: &[u8]) -> Result<ClientMessage, LineError> {
+    check_strict(line)?;
+    let message: ClientMessage = match serde_json::from_slice(line) {
+        Ok(message) => message,
+        Err(error) => return Err(classify(line, &error)),
+    };
+    let need = match &message {
+        ClientMessage::Put(put) => Some((put.id, &put.need)),
+        ClientMessage::Get(get) => Some((get.id, &get.need)),
+        ClientMessage::Resume(resume) => Some((resume.id, &resume.need)),
+        ClientMessage::Stat(stat) => Some((stat.id, &stat.need)),
+        _ => None,
+    };
+    match need {
+        Some((id, words)) if !words.is_empty() => Err(unknown_need(id, words)),
+        _ => Ok(message),
+    }
+}
+
+/// Reads a line from a server. `None` is a kind of message that this crate does not know, which a
+/// client passes over.
+///
+/// # Errors
+/// A fatal [`Refusal`]: the server does not speak the protocol.
+pub fn read_server(line: &[u8]) -> Result<Option<ServerMessage>, Refusal> {
+    const KINDS: [&str; 11] = [
+        "welcome", "kept", "done", "file", "data", "end", "held", "info", "pong", "alive", "error",
+    ];
+    let fatal = |error: &dyn fmt::Display| bad_message(line, error);
+    check_strict(line).map_err(|error| match error {
+        LineError::Refused(_, refusal) | LineError::Fatal(refusal) => refusal,
+    })?;
+    match serde_json::from_slice::<ServerMessage>(line) {
+        Ok(message) => Ok(Some(message)),
+        Err(error) => match serde_json::from_slice::<Value>(line) {
+            Ok(Value::Object(object))
+                if object.len() == 1 && object.keys().all(|key| !KINDS.contains(&key.as_str())) =>
+            {
+                Ok(None)
+            }
+            _ => Err(fatal(&error)),
+        },
+    }
+}
+
+/// Finds out why a line that is sound JSON is no message of a client. Slow, and only for errors.
+fn classify(line: &[u8], error: &serde_json::Error) -> LineError {
+    let fatal = || LineError::Fatal(bad_message(line, error));
+    let Ok(Value::Object(object)) = serde_json::from_slice::<Value>(line) else {
+        return fatal();
+    };
+    let mut members = object.iter();
+    let (Some((kind, Value::Object(body))), None) = (members.next(), members.next()) else {
+        return fatal();
+    };
+    let Some(id) = body.get("id").and_then(Value::as_u64).map(RequestId) else {
+        return fatal();
+    };
+    if matches!(kind.as_str(), "hello" | "data" | "end" | "abort") {
+        return fatal();
+    }
+    if let Some(Value::Array(words)) = body.get("need")
+        && !words.is_empty()
+    {
+        let words: Vec<String> =
+            words.iter().map(|word| word.as_str().unwrap_or_default().to_owned()).collect();
+        return unknown_need(id, &words);
+    }
+    if !matches!(kind.as_str(), "put" | "get" | "resume" | "stat" | "ping") {
+        let message = format!("no request is called \"{}\"", Escaped(kind.as_bytes()));
+        return LineError::Refused(id, Refusal::new(Code::UnknownRequest, message));
+    }
+    let text = error.to_string();
+    if let Some((_, rule)) = text.split_once(BAD_NAME_MARK) {
+        let rule = rule.split(" at line ").next().unwrap_or(rule);
+        return LineError::Refused(id, Refusal::new(Code::BadName, rule));
+    }
+    if let Some(Value::String(word)) = body.get("digest")
+        && !Algorithm::ALL.iter().any(|known| known.as_str() == word)
+    {
+        return LineError::Refused(id, Code::UnsupportedDigest.into());
+    }
+    fatal()
+}
+
+fn unknown_need(id: RequestId, words: &[String]) -> LineError {
+    let shown: Vec<String> =
+        words.iter().take(NEED_WORDS).map(|word| Escaped(word.as_bytes()).to_string()).collect();
+    let message = format!("this server does not know {}", shown.join(", "));
+    LineError::Refused(id, Refusal::new(Code::UnknownNeed, message))
+}
+
+fn bad_message(line: &[u8], error: &dyn fmt::Display) -> Refusal {
+    const SHOWN_BYTES: usize = 80;
+    let (shown, more) = match line.split_at_checked(SHOWN_BYTES) {
+        Some((shown, _)) => (shown, "…"),
+        None => (line, ""),
+    };
+    let error = error.to_string();
+    let message = format!("{} in {}{more}", Escaped(error.as_bytes()), Escaped(shown));
+    Refusal::new(Code::BadMessage, message)
+}
+
+/// The rules of JSON that derived readers do not keep: no duplicate key at any depth, no fraction,
+/// no integer beyond [`INTEGER_MAX`] on either side of 0.
+fn check_strict(line: &[u8]) -> Result<(), LineError> {
+    serde_json::from_slice::<Strict>(line)
+        .map(drop)
+        .map_err(|error| LineError::Fatal(bad_message(line, &error)))
+}
+
+struct Strict;
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(|()| Self)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> DeserializeSeed<'de> for StrictVisitor {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
+        if value <= INTEGER_MAX { Ok(()) } else { Err(E::custom("an integer beyond 2^53 - 1")) }
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        self.visit_u64(value.unsigned_abs())
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        Err(E::custom("a number that is no integer within 2^53 - 1"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(StrictVisitor)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut keys = BTreeSet::new();
+        while let Some(key) = members.next_key::<String>()? {
+            if !keys.insert(key) {
+                return Err(de::Error::custom("a duplicate key"));
+            }
+            members.next_value_seed(StrictVisitor)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(line: &str) -> Result<(), (Option<u64>, Code)> {
+        match read_client(line.as_bytes()) {
+            Ok(_) => Ok(()),
+            Err(LineError::Refused(id, refusal)) => Err((Some(id.0), refusal.code)),
+            Err(LineError::Fatal(refusal)) => Err((None, refusal.code)),
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_ends_the_connection() {
+        for line in [
+            "",
+            "\r",
+            "hello",
+            "[]",
+            "{}",
+            "null",
+            "{\"ping\":{\"id\":1}} x",
+            "{\"ping\":{\"id\":1},\"stat\":{\"id\":2,\"name\":\"a\"}}",
+            "{\"ping\":{\"id\":1,\"id\":2}}",
+            "{\"ping\":{\"id\":1,\"x\":{\"y\":1,\"y\":1}}}",
+            "{\"ping\":{\"id\":\"1\"}}",
+            "{\"ping\":{\"id\":-1}}",
+            "{\"ping\":{\"id\":1.0}}",
+            "{\"ping\":{\"id\":1e3}}",
+            "{\"ping\":{\"id\":9007199254740992}}",
+            "{\"ping\":{\"id\":18446744073709551616}}",
+            "{\"ping\":{\"id\":1,\"x\":-9007199254740992}}",
+            "{\"ping\":{}}",
+            "{\"data\":{\"id\":1,\"at\":0}}",
+            "{\"dat\u{0}a\":{}}",
+            "{\"put\":{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\",\"transfer\":\"00\"}}",
+        ] {
+            assert_eq!(code(line), Err((None, Code::BadMessage)), "{line:?}");
+        }
+        assert_eq!(code(&"[".repeat(5_000)), Err((None, Code::BadMessage)));
+        assert_eq!(
+            read_client(b"{\"ping\":{\"id\":1,\"x\":\"\xff\"}}").map(drop).map_err(|error| {
+                matches!(error, LineError::Fatal(refusal) if refusal.code == Code::BadMessage)
+            }),
+            Err(true)
+        );
+    }
+
+    #[test]
+    fn what_is_only_not_known_or_not_allowed_is_refused_by_its_id() {
+        for (line, expected) in [
+            (r#"{"fly":{"id":7}}"#, Code::UnknownRequest),
+            (r#"{"stat":{"id":7,"name":"a","need":["x"]}}"#, Code::UnknownNeed),
+            (r#"{"fly":{"id":7,"need":["x"]}}"#, Code::UnknownNeed),
+            (r#"{"stat":{"id":7,"name":"../a"}}"#, Code::BadName),
+            (r#"{"stat":{"id":7,"name":{"b64":"YQ"}}}"#, Code::BadMessage),
+            (r#"{"get":{"id":7,"name":"a","digest":"md5"}}"#, Code::UnsupportedDigest),
+        ] {
+            let id = (expected != Code::BadMessage).then_some(7);
+            assert_eq!(code(line), Err((id, expected)), "{line}");
+        }
+        assert_eq!(code(r#"{"stat":{"id":7,"name":"a","later":[1,{"x":null}]}}"#), Ok(()));
+    }
+
+    #[test]
+    fn a_line_is_the_same_however_it_is_cut() {
+        let input = b"{\"ping\":{\"id\":1}}\nrest";
+        for cut in 0..18 {
+            let mut buffer = LineBuffer::default();
+            let (head, tail) = input.split_at(cut);
+            assert_eq!(buffer.take(head), Taken::Partial);
+            assert_eq!(
+                buffer.take(tail),
+                Taken::Line(b"{\"ping\":{\"id\":1}}"[..].into(), 18 - cut)
+            );
+            assert_eq!(buffer.held_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_given_up_at_the_limit() {
+        let mut buffer = LineBuffer::default();
+        assert_eq!(buffer.take(&vec![b'a'; LINE_BYTES - 1]), Taken::Partial);
+        assert_eq!(buffer.take(b"\n"), Taken::Line(vec![b'a'; LINE_BYTES - 1].into(), 1));
+        assert_eq!(buffer.take(&vec![b'a'; LINE_BYTES - 1]), Taken::Partial);
+        assert_eq!(buffer.take(b"a"), Taken::TooLong);
+        assert_eq!(buffer.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_message_from_a_newer_server_is_passed_over_and_an_unknown_code_is_kept() {
+        assert_eq!(read_server(br#"{"news":{"id":1}}"#), Ok(None));
+        assert!(read_server(br#"{"pong":{}}"#).is_err());
+        let Ok(Some(ServerMessage::Error(error))) =
+            read_server(br#"{"error":{"id":1,"code":"no_such_code_yet"}}"#)
+        else {
+            panic!("an error");
+        };
+        assert_eq!(error.code, Code::Unknown);
+    }
+}

@@ -1,0 +1,398 @@
+//! The messages, as types. Each is one line of JSON: an object with one member, whose key is the
+//! kind of message. Reading and writing lines is [`crate::line`]'s work.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Algorithm, Digest};
+use crate::error::{Code, Refusal};
+use crate::file::{Condition, Durability, FileTime, Kind, Mode};
+use crate::ids::{RequestId, TransferId, Version};
+use crate::limits;
+use crate::name::Name;
+
+/// The version of the protocol that this crate speaks.
+pub const FTX_VERSION: u64 = 1;
+
+/// What a client sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientMessage {
+    /// Opens the conversation.
+    Hello(Hello),
+    /// Asks to store a file; its body follows.
+    Put(Put),
+    /// A part of the body of the open put; raw bytes follow.
+    Data(Data),
+    /// Closes the body of the open put: all bytes were sent.
+    End(End),
+    /// Closes the body of the open put without its bytes, or stops a get.
+    Abort(Abort),
+    /// Asks for a file.
+    Get(Get),
+    /// Asks what is durable of a transfer, and takes it over.
+    Resume(Resume),
+    /// Asks what a name stands for.
+    Stat(Stat),
+    /// Asks for a sign of life.
+    Ping(Ping),
+}
+
+/// What a server sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerMessage {
+    /// Answers `hello`.
+    Welcome(Welcome),
+    /// Bytes of a put up to here are durable. Not a final reply.
+    Kept(Kept),
+    /// The final reply to a put that took effect.
+    Done(Done),
+    /// What a get is about to send. Not a final reply.
+    File(File),
+    /// A part of a file; raw bytes follow.
+    Data(Data),
+    /// The final reply to a get whose bytes were all sent.
+    End(End),
+    /// The final reply to a resume.
+    Held(Held),
+    /// The final reply to a stat.
+    Info(Info),
+    /// The final reply to a ping.
+    Pong(Pong),
+    /// Nothing yet, but the server lives.
+    Alive(Alive),
+    /// The final reply to a request that was refused or failed; without an id, the last message
+    /// before the server closes the connection.
+    Error(Error),
+}
+
+/// See [`ClientMessage::Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The version of the protocol that the client speaks.
+    pub ftx: u64,
+    /// The client program, for the server's log.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub agent: String,
+}
+
+/// See [`ClientMessage::Put`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Put {
+    /// The request.
+    pub id: RequestId,
+    /// Where the file goes.
+    pub name: Name,
+    /// How its digest is computed.
+    pub digest: Algorithm,
+    /// Bytes of the whole file; left out when the client does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The offset of the first byte that follows: what `held` said, or 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub at: u64,
+    /// The attempt that this is, so that it can be resumed.
+    pub transfer: TransferId,
+    /// Last modification to give the file; the server's time if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<FileTime>,
+    /// Permissions to give the file; the server's default if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// When the file may take its name.
+    #[serde(default, rename = "if", skip_serializing_if = "Condition::is_always")]
+    pub condition: Condition,
+    /// What an acknowledgement has to mean.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub durability: Durability,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
+}
+
+/// See [`ClientMessage::Data`] and [`ServerMessage::Data`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Data {
+    /// The request whose body this is.
+    pub id: RequestId,
+    /// The offset in the file of the first raw byte.
+    pub at: u64,
+    /// How many raw bytes follow the line. May be 0.
+    pub size: u64,
+}
+
+/// See [`ClientMessage::End`] and [`ServerMessage::End`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The request.
+    pub id: RequestId,
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// The digest of the whole file.
+    pub digest: Digest,
+}
+
+/// See [`ClientMessage::Abort`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abort {
+    /// The request.
+    pub id: RequestId,
+    /// Why: `changed` when the source changed while it was read, else `aborted`.
+    pub code: Code,
+}
+
+/// Whether a digest may come from the server's memory of an earlier reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// It may.
+    #[default]
+    Use,
+    /// It must be computed from the bytes now.
+    Bypass,
+}
+
+/// See [`ClientMessage::Get`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Get {
+    /// The request.
+    pub id: RequestId,
+    /// Which file.
+    pub name: Name,
+    /// How its digest is computed.
+    pub digest: Algorithm,
+    /// The offset to begin at; `end` carries the digest of the whole file all the same.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub at: u64,
+    /// The version that the first part of the file came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// Where the digest may come from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cache: Cache,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
+}
+
+/// See [`ClientMessage::Resume`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The request.
+    pub id: RequestId,
+    /// The transfer.
+    pub transfer: TransferId,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
+}
+
+/// See [`ClientMessage::Stat`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stat {
+    /// The request.
+    pub id: RequestId,
+    /// Which name.
+    pub name: Name,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
+}
+
+/// See [`ClientMessage::Ping`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// The request.
+    pub id: RequestId,
+}
+
+/// See [`ServerMessage::Welcome`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version of the protocol that the server speaks.
+    pub ftx: u64,
+    /// The server program.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub agent: String,
+    /// What the server can do beyond the minimum, and the digests that it has.
+    pub features: Vec<String>,
+    /// The limits it grants.
+    pub limits: Limits,
+}
+
+/// What a server grants. A limit that is left out is the guaranteed minimum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes of a line with its end.
+    pub line: u64,
+    /// Raw bytes of one `data`.
+    pub part: u64,
+    /// Requests without a final reply.
+    pub requests: u64,
+    /// The grid of durable offsets.
+    pub grid: u64,
+    /// Bytes of the largest file that a put may bring.
+    pub file: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            line: limits::LINE_BYTES as u64,
+            part: limits::PART_BYTES,
+            requests: limits::REQUESTS as u64,
+            grid: limits::GRID_BYTES,
+            file: limits::INTEGER_MAX,
+        }
+    }
+}
+
+/// See [`ServerMessage::Kept`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The request.
+    pub id: RequestId,
+    /// Every byte before this offset is durable.
+    pub at: u64,
+}
+
+/// What a replayed acknowledgement says of the time since the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Replay {
+    /// The name still holds what this transfer put there.
+    Same,
+    /// The name has been given another file, or none, since.
+    Changed,
+}
+
+/// See [`ServerMessage::Done`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The request.
+    pub id: RequestId,
+    /// Bytes of the stored file.
+    pub size: u64,
+    /// The digest of the stored bytes, computed by the server.
+    pub digest: Digest,
+    /// What the file survives from now on.
+    pub durability: Durability,
+    /// The version that the name holds. Left out in a replay that says `changed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// Last modification of the stored file. Left out like `version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<FileTime>,
+    /// Permissions of the stored file. Left out like `version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// There when the file had been acknowledged, or renamed, before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<Replay>,
+}
+
+/// See [`ServerMessage::File`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// The request.
+    pub id: RequestId,
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// The offset of the first byte that follows: the `at` of the request.
+    pub at: u64,
+    /// What a resumed get has to name.
+    pub version: Version,
+    /// Last modification.
+    pub mtime: FileTime,
+    /// Permissions.
+    pub mode: Mode,
+}
+
+/// What a server has of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeldState {
+    /// Nothing: begin at 0.
+    Nothing,
+    /// The ranges, durable: go on behind them.
+    Partial,
+    /// All of it, under its name: put at its end, with no data, to have the reply again.
+    Complete,
+}
+
+/// See [`ServerMessage::Held`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The request.
+    pub id: RequestId,
+    /// How much there is.
+    pub state: HeldState,
+    /// Durable ranges, `[from, to)`. In ftx/1 none, or one that begins at 0.
+    pub ranges: Vec<(u64, u64)>,
+    /// The digest of the bytes in the range; left out when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+}
+
+/// See [`ServerMessage::Info`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// The request.
+    pub id: RequestId,
+    /// What the name stands for.
+    pub kind: Kind,
+    /// Bytes of a file; 0 for a directory.
+    pub size: u64,
+    /// Last modification.
+    pub mtime: FileTime,
+    /// Permissions.
+    pub mode: Mode,
+    /// What a file holds; left out for a directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+}
+
+/// See [`ServerMessage::Pong`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// The request.
+    pub id: RequestId,
+}
+
+/// See [`ServerMessage::Alive`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {}
+
+/// See [`ServerMessage::Error`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    /// The request; left out when the connection is at an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<RequestId>,
+    /// What programs decide by.
+    pub code: Code,
+    /// What a person reads.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+impl Error {
+    /// The message that carries a refusal.
+    pub fn new(id: Option<RequestId>, refusal: Refusal) -> Self {
+        Self { id, code: refusal.code, message: refusal.message }
+    }
+
+    /// The refusal that the message carries, cut to what a person should have to read.
+    pub fn refusal(&self) -> Refusal {
+        Refusal::new(self.code, self.message.clone())
+    }
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

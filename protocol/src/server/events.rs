@@ -1,0 +1,134 @@
+//! What the server does with each answer of storage, and how it sends a file.
+//!
+//! Answers to requests that are over (refused, aborted, of a connection that failed) come late and
+//! are passed over.
+
+use super::requests::{Outcome, Request, Sending};
+use super::{Command, Event, Server};
+use crate::clock::Time;
+use crate::edges::Step;
+use crate::error::Refusal;
+use crate::ids::RequestId;
+use crate::limits::REPLY_QUEUE_BYTES;
+use crate::message::{Data, Done, End, Error, File, Kept, ServerMessage};
+
+impl Server {
+    /// Takes an answer of storage.
+    pub fn handle(&mut self, event: Event, now: Time) {
+        match event {
+            Event::Kept(kept) => self.kept(kept, now),
+            Event::Stored(done) => self.stored(done, now),
+            Event::Opened(file) => self.opened(file, now),
+            Event::Digest { id, digest } => {
+                if let Some(Request::Send(sending)) = self.requests.get_mut(&id)
+                    && matches!(sending.outcome, Outcome::Unknown)
+                {
+                    sending.outcome = Outcome::Digest(digest);
+                    self.end_sending(id, now);
+                }
+            }
+            Event::Held(held) => {
+                if let Some(Request::Resume) = self.requests.get(&held.id) {
+                    self.reply(held.id, Step::Answered, &ServerMessage::Held(held), now);
+                }
+            }
+            Event::Info(info) => {
+                if let Some(Request::Stat(_)) = self.requests.get(&info.id) {
+                    self.reply(info.id, Step::Answered, &ServerMessage::Info(info), now);
+                }
+            }
+            Event::Refused { id, refusal } => self.refused(id, refusal, now),
+        }
+        self.finish_drain(now);
+    }
+
+    fn kept(&mut self, kept: Kept, now: Time) {
+        if let Some(Request::Receive(_)) = self.requests.get(&kept.id) {
+            self.say(&ServerMessage::Kept(kept), now);
+        }
+    }
+
+    fn stored(&mut self, done: Done, now: Time) {
+        if let Some(Request::Commit(_)) = self.requests.get(&done.id) {
+            self.reply(done.id, Step::Stored, &ServerMessage::Done(done), now);
+        }
+    }
+
+    fn opened(&mut self, file: File, now: Time) {
+        let id = file.id;
+        let Some(Request::Open(get)) = self.requests.get(&id) else { return };
+        let name = get.name.clone();
+        let sending = Sending { at: file.at, size: file.size, outcome: Outcome::Unknown };
+        let nothing_to_send = file.at >= file.size;
+        self.enter(id, Step::Opened, Request::Send(sending));
+        self.order.leave(&name, id);
+        self.send_queue.push_back(id);
+        self.say(&ServerMessage::File(file), now);
+        if nothing_to_send {
+            self.commands.push_back(Command::Digest(id));
+        }
+        self.release();
+    }
+
+    fn refused(&mut self, id: RequestId, refusal: Refusal, now: Time) {
+        match self.requests.get_mut(&id) {
+            Some(Request::Send(sending)) => {
+                sending.outcome = Outcome::Refused(refusal);
+                if self.outbound.has_part_of(id) {
+                    self.outbound.fill_with_zeros();
+                } else {
+                    self.end_sending(id, now);
+                }
+            }
+            Some(_) => self.refuse(id, Step::Refused, refusal, now),
+            None => {}
+        }
+    }
+
+    /// Opens the next part of the get whose turn it is.
+    pub(super) fn continue_sending(&mut self, now: Time) {
+        let Some(&id) = self.send_queue.front() else { return };
+        let Some(Request::Send(sending)) = self.requests.get(&id) else { return };
+        let (at, left) = (sending.at, sending.size.saturating_sub(sending.at));
+        // A part is opened when the lines before it are nearly written, so that it does not hold
+        // up the lines that come in the meantime.
+        if left == 0 || self.outbound.queued_bytes() > REPLY_QUEUE_BYTES {
+            return;
+        }
+        let size = left.min(self.settings.limits.part);
+        let header = ServerMessage::Data(Data { id, at, size });
+        self.outbound.open_part(&header, id, at, size);
+        if let Some(Request::Send(sending)) = self.requests.get_mut(&id) {
+            sending.at = at.saturating_add(size);
+        }
+        self.spoke = now;
+    }
+
+    /// A part was written whole.
+    pub(super) fn part_sent(&mut self, id: RequestId, now: Time) {
+        let Some(Request::Send(sending)) = self.requests.get(&id) else { return };
+        if sending.at >= sending.size && matches!(sending.outcome, Outcome::Unknown) {
+            self.commands.push_back(Command::Digest(id));
+        }
+        self.end_sending(id, now);
+    }
+
+    /// Gives a get its final reply, if it is due: never inside a part.
+    pub(super) fn end_sending(&mut self, id: RequestId, now: Time) {
+        if self.outbound.has_part_of(id) {
+            return;
+        }
+        let Some(Request::Send(sending)) = self.requests.get(&id) else { return };
+        match &sending.outcome {
+            Outcome::Refused(refusal) => {
+                let error = ServerMessage::Error(Error::new(Some(id), refusal.clone()));
+                self.reply(id, Step::Refused, &error, now);
+            }
+            Outcome::Digest(digest) if sending.at >= sending.size => {
+                let end = End { id, size: sending.size, digest: *digest };
+                self.reply(id, Step::Finished, &ServerMessage::End(end), now);
+            }
+            Outcome::Digest(_) | Outcome::Unknown => {}
+        }
+    }
+}

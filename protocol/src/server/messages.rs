@@ -1,0 +1,252 @@
+//! What the server does with each message of a client.
+
+use super::requests::{Committing, Outcome, Receiving, Request};
+use super::{Command, DrainCause, Inbound, Server, Stage};
+use crate::clock::Time;
+use crate::edges::{Step, Turn};
+use crate::error::{Code, Refusal};
+use crate::ids::RequestId;
+use crate::line::{self, LineError};
+use crate::message::{
+    Abort, ClientMessage, Data, End, Error, FTX_VERSION, Get, Hello, Ping, Pong, Put, Resume,
+    ServerMessage, Stat, Welcome,
+};
+
+impl Server {
+    pub(super) fn read_line(&mut self, line: &[u8], now: Time) {
+        let message = line::read_client(line);
+        match (&self.stage, message) {
+            (_, Err(LineError::Fatal(refusal))) => self.fail(refusal, now),
+            (Stage::Greet { .. }, Ok(ClientMessage::Hello(hello))) => self.greet(hello, now),
+            (Stage::Greet { .. }, _) | (_, Ok(ClientMessage::Hello(_))) => {
+                self.fail(Code::BadHello.into(), now);
+            }
+            (_, Err(LineError::Refused(id, refusal))) => {
+                if self.admits(id, now) {
+                    self.refuse_at_once(id, refusal, now);
+                }
+            }
+            (_, Ok(message)) => self.carry_out(message, now),
+        }
+    }
+
+    fn greet(&mut self, hello: Hello, now: Time) {
+        if hello.ftx != FTX_VERSION {
+            let message = format!("this server speaks ftx/{FTX_VERSION}, not ftx/{}", hello.ftx);
+            return self.fail(Refusal::new(Code::UnsupportedVersion, message), now);
+        }
+        let welcome = Welcome {
+            ftx: FTX_VERSION,
+            agent: self.settings.agent.clone(),
+            features: self.settings.features.clone(),
+            limits: self.settings.limits.clone(),
+        };
+        self.turn(Turn::Hello, Stage::Talk);
+        self.say(&ServerMessage::Welcome(welcome), now);
+    }
+
+    fn carry_out(&mut self, message: ClientMessage, now: Time) {
+        match message {
+            ClientMessage::Hello(_) => {}
+            ClientMessage::Data(data) => self.open_part(data, now),
+            ClientMessage::End(end) => self.close_body(end, now),
+            ClientMessage::Abort(abort) => self.abort(abort, now),
+            ClientMessage::Put(Put { id, .. })
+            | ClientMessage::Get(Get { id, .. })
+            | ClientMessage::Resume(Resume { id, .. })
+            | ClientMessage::Stat(Stat { id, .. })
+            | ClientMessage::Ping(Ping { id }) => {
+                if self.admits(id, now) {
+                    self.begin(id, message, now);
+                }
+            }
+        }
+    }
+
+    /// Whether a request may have this id, and be at all. Says so if not.
+    fn admits(&mut self, id: RequestId, now: Time) -> bool {
+        if self.last_id.is_some_and(|last| id <= last) {
+            self.fail(Code::BadId.into(), now);
+            return false;
+        }
+        if self.requests.len() as u64 >= self.settings.limits.requests {
+            self.fail(Code::TooManyRequests.into(), now);
+            return false;
+        }
+        self.last_id = Some(id);
+        if matches!(self.stage, Stage::Drain(DrainCause::ShuttingDown)) {
+            self.refuse_at_once(id, Code::ShuttingDown.into(), now);
+            return false;
+        }
+        true
+    }
+
+    fn begin(&mut self, id: RequestId, message: ClientMessage, now: Time) {
+        match message {
+            ClientMessage::Put(put) => self.begin_put(put, now),
+            ClientMessage::Get(get) => {
+                self.order.enter(get.name.clone(), id);
+                self.enter(id, Step::Data, Request::Open(get));
+                self.issue_in_order(id);
+            }
+            ClientMessage::Stat(stat) => {
+                self.order.enter(stat.name.clone(), id);
+                self.enter(id, Step::Data, Request::Stat(stat));
+                self.issue_in_order(id);
+            }
+            ClientMessage::Resume(resume) => {
+                self.enter(id, Step::Data, Request::Resume);
+                self.commands.push_back(Command::Resume(resume));
+            }
+            ClientMessage::Ping(Ping { id }) => self.say(&ServerMessage::Pong(Pong { id }), now),
+            _ => {}
+        }
+    }
+
+    fn begin_put(&mut self, put: Put, now: Time) {
+        if self.receiving.is_some() {
+            let refusal = Refusal::new(Code::BadMessage, "a put inside the body of another put");
+            return self.fail(refusal, now);
+        }
+        if put.size.is_some_and(|size| put.at > size) {
+            return self.refuse_at_once(put.id, Code::BadOffset.into(), now);
+        }
+        if put.size.unwrap_or(put.at) > self.settings.limits.file {
+            return self.refuse_at_once(put.id, Code::TooLarge.into(), now);
+        }
+        self.discarded_bytes = 0;
+        self.order.enter(put.name.clone(), put.id);
+        self.receiving = Some(put.id);
+        let receiving =
+            Receiving { name: put.name.clone(), digest: put.digest, size: put.size, at: put.at };
+        self.enter(put.id, Step::Data, Request::Receive(receiving));
+        self.commands.push_back(Command::Begin(put));
+    }
+
+    /// Answers a request that never came to life.
+    fn refuse_at_once(&mut self, id: RequestId, refusal: Refusal, now: Time) {
+        self.say(&ServerMessage::Error(Error::new(Some(id), refusal)), now);
+    }
+
+    fn open_part(&mut self, data: Data, now: Time) {
+        let Data { id, at, size } = data;
+        if size > 0 {
+            self.inbound = Inbound::Part { id, at, left: size, began: now, size };
+        }
+        if self.receiving != Some(id) {
+            return;
+        }
+        let part_max = self.settings.limits.part;
+        let file_max = self.settings.limits.file;
+        let Some(Request::Receive(receiving)) = self.requests.get_mut(&id) else { return };
+        let end = at.saturating_add(size);
+        let wrong = if size > part_max {
+            Some(Refusal::new(Code::BadPart, format!("a part has at most {part_max} bytes")))
+        } else if at != receiving.at {
+            let message = format!("a part at {at}, where {} is next", receiving.at);
+            Some(Refusal::new(Code::BadPart, message))
+        } else if receiving.size.is_some_and(|size| end > size) {
+            Some(Refusal::new(Code::BadPart, format!("a part to {end}, past the announced size")))
+        } else if end > file_max {
+            Some(Code::TooLarge.into())
+        } else {
+            receiving.at = end;
+            None
+        };
+        if let Some(refusal) = wrong {
+            self.discard(id, Step::Refused, refusal, now);
+        }
+    }
+
+    fn close_body(&mut self, end: End, now: Time) {
+        let id = end.id;
+        if self.receiving != Some(id) {
+            return;
+        }
+        let Some(Request::Receive(receiving)) = self.requests.get(&id) else { return };
+        let arrived = receiving.at;
+        if end.size != arrived || receiving.size.is_some_and(|size| size != arrived) {
+            let message = format!("{arrived} bytes arrived; end says {}", end.size);
+            return self.discard(id, Step::Refused, Refusal::new(Code::SizeMismatch, message), now);
+        }
+        if end.digest.algorithm != receiving.digest {
+            let message = format!("end has a digest of another kind than {}", receiving.digest);
+            let refusal = Refusal::new(Code::DigestMismatch, message);
+            return self.discard(id, Step::Refused, refusal, now);
+        }
+        let name = receiving.name.clone();
+        self.receiving = None;
+        self.enter(id, Step::End, Request::Commit(Committing { name, end }));
+        self.issue_in_order(id);
+    }
+
+    fn abort(&mut self, abort: Abort, now: Time) {
+        let id = abort.id;
+        let refusal = match abort.code {
+            Code::Changed => {
+                Refusal::new(Code::Changed, "the client's file changed while it was read")
+            }
+            _ => Refusal::new(Code::Aborted, "the client gave up"),
+        };
+        match self.requests.get_mut(&id) {
+            Some(Request::Receive(_)) => self.discard(id, Step::Abort, refusal, now),
+            Some(Request::Open(_)) => {
+                self.commands.push_back(Command::Close(id));
+                self.refuse(id, Step::Abort, refusal, now);
+            }
+            Some(Request::Send(sending)) => {
+                sending.outcome = Outcome::Refused(refusal);
+                if !self.outbound.has_part_of(id) {
+                    self.end_sending(id, now);
+                }
+            }
+            Some(Request::Commit(_) | Request::Stat(_) | Request::Resume) | None => {}
+        }
+    }
+
+    /// Refuses the open put and has storage drop it.
+    fn discard(&mut self, id: RequestId, step: Step, refusal: Refusal, now: Time) {
+        self.commands.push_back(Command::Discard(id));
+        self.refuse(id, step, refusal, now);
+    }
+
+    /// Issues the command of a request now, or when those before it have taken effect.
+    fn issue_in_order(&mut self, id: RequestId) {
+        let waits = self
+            .requests
+            .get(&id)
+            .and_then(Request::ordered_name)
+            .is_some_and(|name| self.order.must_wait(name, id));
+        if waits {
+            self.held_back.insert(id);
+        } else {
+            self.issue(id);
+        }
+    }
+
+    fn issue(&mut self, id: RequestId) {
+        self.commands.extend(match self.requests.get(&id) {
+            Some(Request::Commit(committing)) => Some(Command::Finish(committing.end.clone())),
+            Some(Request::Open(get)) => Some(Command::Open(get.clone())),
+            Some(Request::Stat(stat)) => Some(Command::Stat(stat.clone())),
+            Some(Request::Receive(_) | Request::Send(_) | Request::Resume) | None => None,
+        });
+    }
+
+    /// Issues the commands that waited for a request which has just taken effect.
+    pub(super) fn release(&mut self) {
+        let ready: Vec<RequestId> = self
+            .held_back
+            .iter()
+            .copied()
+            .filter(|id| {
+                let name = self.requests.get(id).and_then(Request::ordered_name);
+                !name.is_some_and(|name| self.order.must_wait(name, *id))
+            })
+            .collect();
+        for id in ready {
+            self.held_back.remove(&id);
+            self.issue(id);
+        }
+    }
+}

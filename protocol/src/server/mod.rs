@@ -1,0 +1,535 @@
+//! The server's side of one connection, without the connection.
+//!
+//! Bytes that arrived and answers of storage go in; [`Command`]s for storage and [`Output`] for
+//! the socket come out; the time is passed in. The driver's contract:
+//!
+//! 1. After each call that changes anything, drain [`Server::poll_command`]. The ranges in
+//!    [`Command::Write`] refer to the input of the [`Server::receive`] just before.
+//! 2. Ask [`Server::output`] what to write until it says [`Output::Nothing`], and report what was
+//!    written with [`Server::wrote`].
+//! 3. Read when [`Server::reads`] says so. Say [`Server::starving`] when there was nothing to
+//!    read, [`Server::blocked`] when nothing more could be written: the clocks that time the peer
+//!    run only then.
+//! 4. Call [`Server::on_time`] at [`Server::deadline`].
+//! 5. When [`Server::closed`] has a reason, close.
+//!
+//! Nothing a peer sends, and nothing storage answers, makes it panic.
+
+mod events;
+mod messages;
+mod order;
+mod outbound;
+mod requests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::edges::{self, Phase, StageKind, Step, Turn};
+use crate::error::{Code, Refusal};
+use crate::ids::RequestId;
+use crate::limits::{
+    ALIVE_EVERY, DISCARD_BYTES, LINGER, LINGER_BYTES, PART_BYTES_PER_SECOND_MIN, REPLY_QUEUE_BYTES,
+};
+use crate::line::{LineBuffer, Taken};
+use crate::message::{Alive, Error, Limits, ServerMessage};
+
+use order::Order;
+use outbound::Outbound;
+use requests::{Request, SendQueue};
+
+pub use outbound::Output;
+pub use requests::{Command, Event};
+
+/// What a server is set up to do; the same for all its connections.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What it calls itself.
+    pub agent: String,
+    /// Digests and extras, for `welcome`.
+    pub features: Vec<String>,
+    /// What it grants; never below the minimum.
+    pub limits: Limits,
+    /// How long `hello`, and any line that was begun, may take.
+    pub header_timeout: Duration,
+    /// How long a peer that is waited for may say, or read, nothing.
+    pub idle_timeout: Duration,
+}
+
+/// Why a connection is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The client was done, and everything it was owed was said.
+    Finished,
+    /// The client closed or reset the connection while something was open.
+    PeerGone,
+    /// The server said this error last.
+    Failed(Code),
+    /// The client spoke another protocol.
+    Foreign,
+}
+
+/// Where the connection is. See [`StageKind`] for the meaning of each.
+#[derive(Debug)]
+enum Stage {
+    Greet { since: Time },
+    Talk,
+    Drain(DrainCause),
+    Linger { until: Time, left_bytes: u64, reason: Reason },
+    Closed(Reason),
+}
+
+/// Why no more requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DrainCause {
+    PeerFinished,
+    ShuttingDown,
+}
+
+/// What the next byte that arrives belongs to.
+#[derive(Debug)]
+enum Inbound {
+    Line,
+    /// The raw bytes of a part. Whether they are wanted is asked of the request, each time.
+    Part {
+        id: RequestId,
+        at: u64,
+        left: u64,
+        began: Time,
+        size: u64,
+    },
+}
+
+/// The machine. See the module's documentation.
+#[derive(Debug)]
+pub struct Server {
+    settings: Settings,
+    stage: Stage,
+    inbound: Inbound,
+    line: LineBuffer,
+    /// When the line that is being collected began.
+    line_began: Time,
+    /// The put whose body is open.
+    receiving: Option<RequestId>,
+    last_id: Option<RequestId>,
+    requests: BTreeMap<RequestId, Request>,
+    order: Order,
+    /// Requests whose command waits for an earlier one to take effect.
+    held_back: BTreeSet<RequestId>,
+    send_queue: SendQueue,
+    outbound: Outbound,
+    commands: VecDeque<Command>,
+    discarded_bytes: u64,
+    /// When something was last said.
+    spoke: Time,
+    /// Since when the driver waits for the peer's bytes, or for the peer to read.
+    starving: Option<Time>,
+    blocked: Option<Time>,
+}
+
+impl Server {
+    /// A connection that was accepted at `now`.
+    pub fn new(settings: Settings, now: Time) -> Self {
+        Self {
+            settings,
+            stage: Stage::Greet { since: now },
+            inbound: Inbound::Line,
+            line: LineBuffer::default(),
+            line_began: now,
+            receiving: None,
+            last_id: None,
+            requests: BTreeMap::new(),
+            order: Order::default(),
+            held_back: BTreeSet::new(),
+            send_queue: SendQueue::new(),
+            outbound: Outbound::default(),
+            commands: VecDeque::new(),
+            discarded_bytes: 0,
+            spoke: now,
+            starving: None,
+            blocked: None,
+        }
+    }
+
+    /// Takes bytes that arrived, all of them.
+    pub fn receive(&mut self, input: &[u8], now: Time) {
+        self.starving = None;
+        let mut used: usize = 0;
+        while let Some(rest) = input.get(used..)
+            && !rest.is_empty()
+        {
+            let taken = match (&self.stage, &self.inbound) {
+                (Stage::Closed(_), _) => return,
+                (Stage::Linger { .. }, _) => return self.throw_away(rest.len(), now),
+                (Stage::Greet { .. }, Inbound::Line) if self.is_foreign(rest) => {
+                    return self.refuse_foreign(rest, now);
+                }
+                (_, Inbound::Line) => self.take_line(rest, now),
+                (_, Inbound::Part { .. }) => self.take_part(used, rest.len(), now),
+            };
+            used = used.saturating_add(taken);
+        }
+    }
+
+    /// The peer will send no more.
+    pub fn receive_end(&mut self, now: Time) {
+        self.starving = None;
+        match self.stage {
+            Stage::Talk | Stage::Drain(_) => {
+                let torn =
+                    self.line.held_bytes() > 0 || matches!(self.inbound, Inbound::Part { .. });
+                self.line.clear();
+                self.inbound = Inbound::Line;
+                if let Some(id) = self.receiving.take() {
+                    self.forget(id, Step::Refused);
+                    self.commands.push_back(Command::Suspend(id));
+                    self.release();
+                }
+                if torn && self.requests.is_empty() {
+                    return self.gone(Reason::PeerGone);
+                }
+                self.turn(Turn::Quiet, Stage::Drain(DrainCause::PeerFinished));
+                self.finish_drain(now);
+            }
+            Stage::Greet { .. } => self.gone(Reason::PeerGone),
+            Stage::Linger { reason, .. } => self.gone(reason),
+            Stage::Closed(_) => {}
+        }
+    }
+
+    /// The connection broke: nothing more can be read or written.
+    pub fn broken(&mut self) {
+        self.gone(Reason::PeerGone);
+    }
+
+    /// The server is about to stop: finishes what runs and takes no new requests.
+    pub fn shut_down(&mut self, now: Time) {
+        match self.stage {
+            Stage::Talk => {
+                self.turn(Turn::Quiet, Stage::Drain(DrainCause::ShuttingDown));
+                self.finish_drain(now);
+            }
+            Stage::Greet { .. } => self.fail(Code::ShuttingDown.into(), now),
+            Stage::Drain(_) | Stage::Linger { .. } | Stage::Closed(_) => {}
+        }
+    }
+
+    /// Ends the connection with an error that the peer is told. What storage has of it is
+    /// suspended.
+    pub fn fail(&mut self, refusal: Refusal, now: Time) {
+        if matches!(self.stage, Stage::Linger { .. } | Stage::Closed(_)) {
+            return;
+        }
+        let code = refusal.code;
+        self.outbound.fill_with_zeros();
+        self.say(&ServerMessage::Error(Error::new(None, refusal)), now);
+        self.linger(Reason::Failed(code), now);
+    }
+
+    /// What storage should do next, until there is nothing.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// What to write next.
+    pub fn output(&mut self, now: Time) -> Output<'_> {
+        if !self.outbound.has_part() && matches!(self.stage, Stage::Talk | Stage::Drain(_)) {
+            self.continue_sending(now);
+        }
+        let over = matches!(self.stage, Stage::Linger { .. } | Stage::Closed(_));
+        match self.outbound.next() {
+            Output::Nothing if over => Output::Shutdown,
+            output => output,
+        }
+    }
+
+    /// So many bytes of the last [`Output`] were written.
+    pub fn wrote(&mut self, count: u64, now: Time) {
+        self.blocked = None;
+        self.spoke = now;
+        if let Some(id) = self.outbound.wrote(count) {
+            self.part_sent(id, now);
+        }
+        self.finish_drain(now);
+    }
+
+    /// Whether the driver should read.
+    pub fn reads(&self) -> Reads {
+        match self.stage {
+            Stage::Closed(_) | Stage::Drain(DrainCause::PeerFinished) => Reads::Nothing,
+            _ if self.outbound.queued_bytes() > REPLY_QUEUE_BYTES => Reads::Nothing,
+            Stage::Linger { .. } => Reads::Lines,
+            _ => match self.inbound {
+                Inbound::Line => Reads::Lines,
+                Inbound::Part { left, .. } => Reads::Part { left_bytes: left },
+            },
+        }
+    }
+
+    /// There was nothing to read.
+    pub fn starving(&mut self, now: Time) {
+        self.starving.get_or_insert(now);
+    }
+
+    /// Nothing more could be written.
+    pub fn blocked(&mut self, now: Time) {
+        self.blocked.get_or_insert(now);
+    }
+
+    /// When [`Server::on_time`] has to be called, at the latest.
+    pub fn deadline(&self) -> Option<Time> {
+        let alive = self.owes_a_sign().then(|| self.spoke.after(ALIVE_EVERY));
+        [self.patience(), alive].into_iter().flatten().min()
+    }
+
+    /// Does what the time asks for.
+    pub fn on_time(&mut self, now: Time) {
+        if self.patience().is_some_and(|end| end <= now) {
+            match self.stage {
+                Stage::Linger { reason, .. } => self.gone(reason),
+                _ => self.fail(Code::Timeout.into(), now),
+            }
+        } else if self.owes_a_sign() && self.spoke.after(ALIVE_EVERY) <= now {
+            self.say(&ServerMessage::Alive(Alive {}), now);
+        }
+    }
+
+    /// Bytes of unfinished lines and unread replies that this connection makes the server hold.
+    pub fn held_bytes(&self) -> usize {
+        self.line.held_bytes().saturating_add(self.outbound.queued_bytes())
+    }
+
+    /// Requests without their final reply.
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Why the connection is over, once it is.
+    pub fn closed(&self) -> Option<Reason> {
+        match self.stage {
+            Stage::Closed(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// The end of the server's patience with its peer: none while it waits for itself.
+    fn patience(&self) -> Option<Time> {
+        let Settings { header_timeout, idle_timeout, .. } = self.settings;
+        let unread = self.blocked.map(|since| since.after(idle_timeout));
+        let silent = match &self.stage {
+            Stage::Closed(_) => return None,
+            Stage::Linger { until, .. } => return Some(*until),
+            Stage::Greet { since } => return Some(since.after(header_timeout)),
+            Stage::Drain(DrainCause::PeerFinished) => None,
+            Stage::Talk | Stage::Drain(DrainCause::ShuttingDown) => {
+                self.starving.and_then(|since| {
+                    let idle = since.after(idle_timeout);
+                    match self.inbound {
+                        Inbound::Part { began, size, .. } => {
+                            let slowest = Duration::from_secs(size / PART_BYTES_PER_SECOND_MIN);
+                            Some(idle.min(began.after(idle_timeout).after(slowest)))
+                        }
+                        Inbound::Line if self.line.held_bytes() > 0 => {
+                            Some(self.line_began.after(header_timeout))
+                        }
+                        Inbound::Line if self.receiving.is_some() || self.requests.is_empty() => {
+                            Some(idle)
+                        }
+                        Inbound::Line => None,
+                    }
+                })
+            }
+        };
+        [unread, silent].into_iter().flatten().min()
+    }
+
+    fn owes_a_sign(&self) -> bool {
+        let open = matches!(self.stage, Stage::Talk | Stage::Drain(_));
+        open && !self.requests.is_empty() && self.outbound.is_empty()
+    }
+
+    fn say(&mut self, message: &ServerMessage, now: Time) {
+        self.outbound.say(message);
+        self.spoke = now;
+    }
+
+    /// Takes a line, or what there is of it; returns how many bytes that were.
+    fn take_line(&mut self, input: &[u8], now: Time) -> usize {
+        if self.line.held_bytes() == 0 {
+            self.line_began = now;
+        }
+        match self.line.take(input) {
+            Taken::Line(line, used) => {
+                self.read_line(&line, now);
+                used
+            }
+            Taken::Partial => input.len(),
+            Taken::TooLong => {
+                self.fail(Code::LineTooLong.into(), now);
+                input.len()
+            }
+        }
+    }
+
+    /// Takes bytes of the open part; returns how many.
+    fn take_part(&mut self, position: usize, available: usize, now: Time) -> usize {
+        let Inbound::Part { id, at, left, .. } = &mut self.inbound else { return available };
+        let count = usize::try_from(*left).map_or(available, |left| left.min(available));
+        let (id, from) = (*id, *at);
+        *left = left.saturating_sub(count as u64);
+        *at = at.saturating_add(count as u64);
+        if *left == 0 {
+            self.inbound = Inbound::Line;
+        }
+        if self.receiving == Some(id) {
+            let bytes = position..position.saturating_add(count);
+            self.commands.push_back(Command::Write { id, at: from, bytes });
+        } else {
+            self.discarded_bytes = self.discarded_bytes.saturating_add(count as u64);
+            if self.discarded_bytes > DISCARD_BYTES {
+                self.fail(Code::TooMuchDiscarded.into(), now);
+            }
+        }
+        count
+    }
+
+    fn throw_away(&mut self, count: usize, _now: Time) {
+        if let Stage::Linger { left_bytes, reason, .. } = &mut self.stage {
+            *left_bytes = left_bytes.saturating_sub(count as u64);
+            if *left_bytes == 0 {
+                let reason = *reason;
+                self.gone(reason);
+            }
+        }
+    }
+
+    /// Whether the first bytes of the connection are no ftx.
+    fn is_foreign(&self, input: &[u8]) -> bool {
+        self.line.held_bytes() == 0 && !input.starts_with(b"{")
+    }
+
+    fn refuse_foreign(&mut self, input: &[u8], now: Time) {
+        const TLS_ALERT_PROTOCOL_VERSION: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
+        const HTTP: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\n\
+            Content-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
+            This port speaks ftx/1. Use the ftx program.";
+        match input.first() {
+            Some(0x16) => self.outbound.say_raw(TLS_ALERT_PROTOCOL_VERSION),
+            Some(b'A'..=b'Z') => self.outbound.say_raw(HTTP),
+            _ => {
+                let refusal = Refusal::new(Code::BadMessage, "a message begins with {");
+                return self.fail(refusal, now);
+            }
+        }
+        self.linger(Reason::Foreign, now);
+    }
+
+    fn linger(&mut self, reason: Reason, now: Time) {
+        let until = now.after(LINGER);
+        self.drop_requests();
+        self.turn(Turn::Failed, Stage::Linger { until, left_bytes: LINGER_BYTES, reason });
+    }
+
+    fn gone(&mut self, reason: Reason) {
+        if self.closed().is_none() {
+            self.drop_requests();
+            self.turn(Turn::Gone, Stage::Closed(reason));
+        }
+    }
+
+    fn drop_requests(&mut self) {
+        self.receiving = None;
+        self.line.clear();
+        self.requests.clear();
+        self.order = Order::default();
+        self.held_back.clear();
+        self.send_queue.clear();
+        self.commands.push_back(Command::HangUp);
+    }
+
+    /// Ends a connection on which nothing is owed any more.
+    fn finish_drain(&mut self, now: Time) {
+        let Stage::Drain(cause) = self.stage else { return };
+        if !self.requests.is_empty() || !self.outbound.is_empty() {
+            return;
+        }
+        match cause {
+            DrainCause::PeerFinished => {
+                self.drop_requests();
+                self.turn(Turn::Finished, Stage::Closed(Reason::Finished));
+            }
+            DrainCause::ShuttingDown => self.fail(Code::ShuttingDown.into(), now),
+        }
+    }
+
+    /// The one place where the stage changes.
+    fn turn(&mut self, turn: Turn, to: Stage) {
+        debug_assert_eq!(edges::connection(self.stage.kind(), turn), Some(to.kind()));
+        self.stage = to;
+    }
+}
+
+/// What the driver should read, so that it can choose a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// Nothing: replies back up, or nothing is expected.
+    Nothing,
+    /// Lines, each with at most a small body in all likelihood.
+    Lines,
+    /// At least this many raw bytes.
+    Part {
+        /// What is left of the part.
+        left_bytes: u64,
+    },
+}
+
+impl Stage {
+    fn kind(&self) -> StageKind {
+        match self {
+            Self::Greet { .. } => StageKind::Greet,
+            Self::Talk => StageKind::Talk,
+            Self::Drain(_) => StageKind::Drain,
+            Self::Linger { .. } => StageKind::Linger,
+            Self::Closed(_) => StageKind::Closed,
+        }
+    }
+}
+
+impl Server {
+    /// The one place where a request changes its phase.
+    fn enter(&mut self, id: RequestId, step: Step, to: Request) {
+        if let Some(from) = self.requests.get(&id) {
+            debug_assert_eq!(edges::request(from.phase(), step), Some(to.phase()));
+        }
+        self.requests.insert(id, to);
+    }
+
+    /// The one place where a request ends. Nothing is said.
+    fn forget(&mut self, id: RequestId, step: Step) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        debug_assert_eq!(edges::request(request.phase(), step), Some(Phase::Reply));
+        if let Some(name) = request.ordered_name() {
+            self.order.leave(name, id);
+        }
+        self.held_back.remove(&id);
+        if matches!(request, Request::Send(_)) {
+            self.send_queue.retain(|queued| *queued != id);
+            self.commands.push_back(Command::Close(id));
+        }
+    }
+
+    /// Ends a request with its final reply.
+    fn reply(&mut self, id: RequestId, step: Step, message: &ServerMessage, now: Time) {
+        self.forget(id, step);
+        self.say(message, now);
+        self.release();
+    }
+
+    fn refuse(&mut self, id: RequestId, step: Step, refusal: Refusal, now: Time) {
+        if self.receiving == Some(id) {
+            self.receiving = None;
+        }
+        let message = ServerMessage::Error(Error::new(Some(id), refusal));
+        self.reply(id, step, &message, now);
+    }
+}

@@ -1,0 +1,153 @@
+//! A request at the server: its phase, with the data of that phase inside it.
+
+use std::collections::VecDeque;
+
+use crate::digest::{Algorithm, Digest};
+use crate::edges::Phase;
+use crate::error::Refusal;
+use crate::ids::RequestId;
+use crate::message::{End, Get, Stat};
+use crate::name::Name;
+
+/// A request without its final reply.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// See [`Phase::Receive`].
+    Receive(Receiving),
+    /// See [`Phase::Commit`].
+    Commit(Committing),
+    /// See [`Phase::Open`].
+    Open(Get),
+    /// See [`Phase::Send`].
+    Send(Sending),
+    /// See [`Phase::Ask`]: a stat.
+    Stat(Stat),
+    /// See [`Phase::Ask`]: a resume.
+    Resume,
+}
+
+/// A put whose body is open.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    pub(super) name: Name,
+    pub(super) digest: Algorithm,
+    pub(super) size: Option<u64>,
+    /// Where the next part has to begin.
+    pub(super) at: u64,
+}
+
+/// A put whose body is closed.
+#[derive(Debug)]
+pub(super) struct Committing {
+    pub(super) name: Name,
+    pub(super) end: End,
+}
+
+/// A get whose file is open.
+#[derive(Debug)]
+pub(super) struct Sending {
+    /// Where the next part begins.
+    pub(super) at: u64,
+    pub(super) size: u64,
+    pub(super) outcome: Outcome,
+}
+
+/// What a get that is being sent will end with.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Not known.
+    Unknown,
+    /// `end`, once every byte was sent.
+    Digest(Digest),
+    /// `error`, at the next border of a part.
+    Refused(Refusal),
+}
+
+impl Request {
+    pub(super) fn phase(&self) -> Phase {
+        match self {
+            Self::Receive(_) => Phase::Receive,
+            Self::Commit(_) => Phase::Commit,
+            Self::Open(_) => Phase::Open,
+            Self::Send(_) => Phase::Send,
+            Self::Stat(_) | Self::Resume => Phase::Ask,
+        }
+    }
+
+    /// The name that the request has a place in the order for, as long as it has not taken effect.
+    pub(super) fn ordered_name(&self) -> Option<&Name> {
+        match self {
+            Self::Receive(receiving) => Some(&receiving.name),
+            Self::Commit(committing) => Some(&committing.name),
+            Self::Open(get) => Some(&get.name),
+            Self::Stat(stat) => Some(&stat.name),
+            Self::Send(_) | Self::Resume => None,
+        }
+    }
+}
+
+/// What storage is asked to do. Ids are those of the requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Begin, or go on with, a put.
+    Begin(crate::message::Put),
+    /// Take bytes of the body of a put, in order.
+    Write {
+        /// The put.
+        id: RequestId,
+        /// Where in the file.
+        at: u64,
+        /// Where in the input that was just given to [`super::Server::receive`].
+        bytes: std::ops::Range<usize>,
+    },
+    /// Check size and digest, make the file durable and give it its name.
+    Finish(End),
+    /// Drop a put and what is stored of it.
+    Discard(RequestId),
+    /// The body of a put broke off: keep what is durable of it.
+    Suspend(RequestId),
+    /// Take a transfer over and say what is held of it.
+    Resume(crate::message::Resume),
+    /// Say what a name stands for.
+    Stat(Stat),
+    /// Open a file to send it.
+    Open(Get),
+    /// Every byte of a get was sent: say its digest.
+    Digest(RequestId),
+    /// A get is over.
+    Close(RequestId),
+    /// The connection is over for storage: suspend and close everything of it.
+    HangUp,
+}
+
+/// What storage answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Bytes of a put are durable.
+    Kept(crate::message::Kept),
+    /// A put took effect.
+    Stored(crate::message::Done),
+    /// A get's file is open.
+    Opened(crate::message::File),
+    /// The digest of a get's file.
+    Digest {
+        /// The get.
+        id: RequestId,
+        /// Of the whole file.
+        digest: Digest,
+    },
+    /// What is held of a transfer.
+    Held(crate::message::Held),
+    /// What a name stands for.
+    Info(crate::message::Info),
+    /// A request failed.
+    Refused {
+        /// The request.
+        id: RequestId,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// The gets whose files are open, in the order in which they are sent: the first has the turn.
+pub(super) type SendQueue = VecDeque<RequestId>;
