@@ -1,1 +1,16 @@
-//! disk
+//! Names to descriptors, staging, the commit recipe, the journal and hashing.
+//!
+//! The server stores with this crate, the client's `get` writes with it: there is one confined
+//! writer. It is synchronous and has no thread; it knows no socket, no message and no phase. From
+//! the protocol it takes the vocabulary only: names, digests, ids, times, error codes.
+#![forbid(unsafe_code)]
+
+mod digests;
+mod failure;
+pub mod hash;
+pub mod identity;
+pub mod landing;
+mod log;
+mod reserved;
+pub mod store;
+pub mod sys;

@@ -20,6 +20,12 @@ impl FileTime {
         fits.then_some(Self(seconds, nanoseconds))
     }
 
+    /// The nearest time that can be said: seconds and nanoseconds are cut to their ranges.
+    pub fn nearest(seconds: i64, nanoseconds: u32) -> Self {
+        const SECONDS_MAX: i64 = INTEGER_MAX as i64;
+        Self(seconds.clamp(-SECONDS_MAX, SECONDS_MAX), nanoseconds.min(999_999_999))
+    }
+
     /// Whole seconds, rounded down.
     pub fn seconds(&self) -> i64 {
         self.0

@@ -100,6 +100,11 @@ impl Version {
         }
     }
 
+    /// A version made of the first half of a hash.
+    pub fn of_hash(hash: &[u8; 32]) -> Self {
+        Self(HEXLOWER.encode(hash.first_chunk::<16>().unwrap_or(&[0; 16])))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -13,21 +13,24 @@ use std::path::Path;
 use ftx_protocol::{FileTime, Mode, Name};
 
 #[cfg(all(target_os = "linux", not(ftx_portable)))]
-mod linux;
-#[cfg(all(target_os = "linux", not(ftx_portable)))]
-pub use linux::Native;
+#[path = "linux.rs"]
+mod platform;
+#[cfg(not(all(target_os = "linux", not(ftx_portable))))]
+#[path = "portable.rs"]
+mod platform;
 
-#[cfg(not(all(target_os = "linux", not(ftx_portable))))]
-mod portable;
-#[cfg(not(all(target_os = "linux", not(ftx_portable))))]
-pub use portable::Native;
+mod native;
+mod walk;
+
+pub use native::{Native, raise_descriptor_limit};
+pub use platform::send_file;
 
 /// The calls. A `part` is one component (no `/`, not `.` or `..`), so such a call resolves
 /// nothing and follows nothing: it acts in the directory that is held open, on that entry.
 ///
 /// Interrupted calls are repeated inside; short reads and writes are handed up. All methods
 /// return the error of the system call as it came.
-pub trait Disk: Send + Sync + 'static {
+pub trait Disk: Clone + Send + Sync + 'static {
     /// A file or directory held open. Closed when dropped.
     type Handle: Send + Sync + 'static;
 
@@ -49,6 +52,9 @@ pub trait Disk: Send + Sync + 'static {
     /// (`ELOOP`, or `ENOTDIR` for a directory). Files for reading and writing.
     fn open_part(&self, dir: &Self::Handle, part: &[u8], want: Want) -> io::Result<Self::Handle>;
 
+    /// Opens the directory that a directory is in, wherever that is: only ever to sync it.
+    fn open_parent(&self, dir: &Self::Handle) -> io::Result<Self::Handle>;
+
     /// Makes a new empty file for reading and writing, never opening what is there (`EEXIST`).
     fn create(&self, dir: &Self::Handle, part: &[u8], mode: Mode) -> io::Result<Self::Handle>;
 
@@ -63,6 +69,9 @@ pub trait Disk: Send + Sync + 'static {
         to: &Self::Handle,
         to_part: &[u8],
     ) -> io::Result<()>;
+
+    /// Gives a file a second name in the same directory (`EEXIST` when it is taken).
+    fn link(&self, dir: &Self::Handle, part: &[u8], new_part: &[u8]) -> io::Result<()>;
 
     /// Removes an entry that is not a directory.
     fn remove(&self, dir: &Self::Handle, part: &[u8]) -> io::Result<()>;

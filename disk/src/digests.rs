@@ -1,0 +1,266 @@
+//! The digest cache: what files hold, as long as nothing says that they were written to.
+//!
+//! The key is the [`Identity`]. An entry that came from reading is good for this boot of the
+//! machine: after a power cut the same identity may stand for bytes that were never written. One
+//! that came from a durable commit is good for ever.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ftx_protocol::{Algorithm, Digest, Durability};
+use serde::{Deserialize, Serialize};
+
+use crate::hash::{Running, Saved};
+use crate::identity::Identity;
+use crate::log::Log;
+use crate::reserved::Reserved;
+use crate::sys::Disk;
+
+/// The file of the cache.
+const DIGESTS: &[u8] = b"digests";
+
+/// Entries: about 20 MiB at most, far more files than are fetched again and again.
+const ENTRIES_MAX: usize = 65_536;
+
+/// The file is written anew when it has this many records that say nothing any more.
+const STALE_RECORDS: usize = 2 * ENTRIES_MAX;
+
+/// A file that was changed less than this before it was looked at may be changed again without its
+/// times showing it: clocks of file systems tick every 4 to 10 ms.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
+
+/// The cache.
+pub struct DigestCache<D: Disk> {
+    disk: D,
+    boot_id: Option<String>,
+    /// `None` when the store only reads.
+    directory: Option<D::Handle>,
+    reserved: Arc<Reserved>,
+    entries: Mutex<Entries<D>>,
+}
+
+struct Entries<D: Disk> {
+    log: Option<Log<D, Record>>,
+    records: usize,
+    by_key: HashMap<Key, Entry>,
+    by_age: BTreeMap<u64, Key>,
+    next_age: u64,
+}
+
+type Key = (Identity, Algorithm);
+
+#[derive(Debug, Clone)]
+struct Entry {
+    known: Known,
+    good: Good,
+    age: u64,
+}
+
+/// What is known of a file's digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Known {
+    Whole(Digest),
+    /// That of its first bytes, to go on from.
+    Part(Saved),
+}
+
+/// How long an entry is good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Good {
+    Ever,
+    Boot(Option<String>),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    file: Identity,
+    known: Known,
+    good: Good,
+}
+
+/// What became of a digest that was to be remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remembered {
+    /// It is, or was not worth it.
+    Fine,
+    /// The same identity had another digest: the disk or the memory of the machine changed bytes
+    /// by itself, or somebody wrote through a memory map. The old entry stays.
+    Corrupt,
+}
+
+impl<D: Disk> DigestCache<D> {
+    pub(crate) fn open(
+        disk: &D,
+        directory: D::Handle,
+        boot_id: Option<String>,
+        reserved: &Arc<Reserved>,
+    ) -> io::Result<Self> {
+        let (log, replayed) = Log::<D, Record>::open(disk, &directory, DIGESTS, reserved)?;
+        let mut entries = Entries::new(Some(log), replayed.records.len());
+        for record in replayed.records {
+            let reaches = match &record.good {
+                Good::Ever => true,
+                Good::Boot(boot) => boot.is_some() && *boot == boot_id,
+            };
+            if reaches {
+                entries.insert(record);
+            }
+        }
+        Ok(Self {
+            disk: disk.clone(),
+            boot_id,
+            directory: Some(directory),
+            reserved: Arc::clone(reserved),
+            entries: Mutex::new(entries),
+        })
+    }
+
+    pub(crate) fn in_memory(disk: &D) -> Self {
+        Self {
+            disk: disk.clone(),
+            boot_id: None,
+            directory: None,
+            reserved: Arc::default(),
+            entries: Mutex::new(Entries::new(None, 0)),
+        }
+    }
+
+    /// The digest of a file, if it is known.
+    pub fn digest(&self, file: Identity, algorithm: Algorithm) -> Option<Digest> {
+        match &self.entries().by_key.get(&(file, algorithm))?.known {
+            Known::Whole(digest) => Some(*digest),
+            Known::Part(_) => None,
+        }
+    }
+
+    /// The running digest of the first bytes of a file, if it is known.
+    pub fn partial(&self, file: Identity, algorithm: Algorithm) -> Option<Running> {
+        match &self.entries().by_key.get(&(file, algorithm))?.known {
+            Known::Part(saved) => Running::restore(saved).ok(),
+            Known::Whole(_) => None,
+        }
+    }
+
+    /// Remembers the digest of a file that was just read to its end, and whose identity was the
+    /// same before and after.
+    pub fn remember(&self, file: Identity, digest: Digest) -> Remembered {
+        let known = self.digest(file, digest.algorithm);
+        match known {
+            Some(known) if known != digest => return Remembered::Corrupt,
+            Some(_) => return Remembered::Fine,
+            None => {}
+        }
+        if is_settled(&file) {
+            let good = Good::Boot(self.boot_id.clone());
+            self.add(Record { file, known: Known::Whole(digest), good });
+        }
+        Remembered::Fine
+    }
+
+    /// Remembers how far the digest of a file has come.
+    pub fn remember_partial(&self, file: Identity, running: &Running) {
+        if let Some(saved) = running.save()
+            && is_settled(&file)
+        {
+            let good = Good::Boot(self.boot_id.clone());
+            self.add(Record { file, known: Known::Part(saved), good });
+        }
+    }
+
+    /// Remembers the digest of a file that has just been given its name.
+    pub(crate) fn remember_committed(
+        &self,
+        file: Identity,
+        digest: Digest,
+        durability: Durability,
+    ) {
+        // Its time of change is now. A write within this tick of the clock would show in its time
+        // of modification, unless that is now too.
+        let apart =
+            |seconds: i64, nanoseconds: u32| Duration::new(seconds.unsigned_abs(), nanoseconds);
+        let (changed, modified) = (file.changed, file.modified);
+        let age = apart(changed.seconds(), changed.nanoseconds())
+            .checked_sub(apart(modified.seconds(), modified.nanoseconds()));
+        if age.is_none_or(|age| age < CLOCK_TICK) {
+            return;
+        }
+        let good = match durability {
+            Durability::None => Good::Boot(self.boot_id.clone()),
+            Durability::Memory | Durability::Full => Good::Ever,
+        };
+        self.add(Record { file, known: Known::Whole(digest), good });
+    }
+
+    fn add(&self, record: Record) {
+        let mut entries = self.entries();
+        entries.records = entries.records.saturating_add(1);
+        let worn = entries.records > STALE_RECORDS.saturating_add(entries.by_key.len());
+        // Never synced: what is lost is computed again. An error ends the file, not the cache.
+        let written = match &mut entries.log {
+            Some(log) => log.append(std::iter::once(&record)),
+            None => Ok(()),
+        };
+        entries.insert(record);
+        if written.is_err() {
+            entries.log = None;
+        } else if worn && let Some(directory) = &self.directory {
+            let records: Vec<Record> = entries.all();
+            entries.records = records.len();
+            entries.log =
+                Log::replace(&self.disk, directory, DIGESTS, &self.reserved, records.iter()).ok();
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries<D>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: Disk> Entries<D> {
+    fn new(log: Option<Log<D, Record>>, records: usize) -> Self {
+        Self { log, records, by_key: HashMap::new(), by_age: BTreeMap::new(), next_age: 0 }
+    }
+
+    fn insert(&mut self, record: Record) {
+        let algorithm = match &record.known {
+            Known::Whole(digest) => digest.algorithm,
+            Known::Part(saved) => saved.algorithm(),
+        };
+        let key = (record.file, algorithm);
+        let age = self.next_age;
+        self.next_age = age.saturating_add(1);
+        let entry = Entry { known: record.known, good: record.good, age };
+        if let Some(old) = self.by_key.insert(key, entry) {
+            self.by_age.remove(&old.age);
+        }
+        self.by_age.insert(age, key);
+        while self.by_key.len() > ENTRIES_MAX
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.by_key.remove(&oldest);
+        }
+    }
+
+    /// Everything that is known, oldest first.
+    fn all(&self) -> Vec<Record> {
+        self.by_age
+            .values()
+            .filter_map(|key| {
+                let entry = self.by_key.get(key)?;
+                Some(Record { file: key.0, known: entry.known.clone(), good: entry.good.clone() })
+            })
+            .collect()
+    }
+}
+
+/// Whether a write from now on would show in the file's times.
+fn is_settled(file: &Identity) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = u64::try_from(file.changed.seconds()).unwrap_or(0);
+    let changed = Duration::new(seconds, file.changed.nanoseconds());
+    now.checked_sub(changed).is_some_and(|age| age >= CLOCK_TICK)
+}

@@ -1,0 +1,54 @@
+//! The one place where an error of the operating system becomes a code that a peer can be told.
+
+use std::io;
+
+use ftx_protocol::{Code, Refusal};
+use rustix::io::Errno;
+
+/// What the failed call was for. The same error number means different things for a name that a
+/// peer asked for and for the store's own files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Looking up what a peer named.
+    Name,
+    /// Giving a file the name that a peer asked for, or making its directories.
+    Naming,
+    /// Writing the bytes of a put, or making room for them.
+    Bytes,
+    /// The store's own files, and every sync.
+    Store,
+}
+
+/// The refusal for a failed call. `step` says what was being done, in words that show no path.
+pub(crate) fn refusal(cause: Cause, step: &str, error: &io::Error) -> Refusal {
+    Refusal::new(code(cause, error), format!("{step}: {}", text(error)))
+}
+
+fn code(cause: Cause, error: &io::Error) -> Code {
+    let Some(errno) = Errno::from_io_error(error) else { return Code::StorageFailed };
+    match errno {
+        Errno::NOSPC | Errno::DQUOT => Code::NoSpace,
+        Errno::FBIG => Code::TooLarge,
+        Errno::ROFS => Code::ReadOnly,
+        // Out of descriptors: the next moment may have some.
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN => Code::Busy,
+        _ if matches!(cause, Cause::Store | Cause::Bytes) => Code::StorageFailed,
+        Errno::ACCESS | Errno::PERM => Code::PermissionDenied,
+        Errno::NOENT => Code::NotFound,
+        Errno::NOTDIR => Code::NotADirectory,
+        Errno::ISDIR => Code::IsDirectory,
+        Errno::LOOP | Errno::XDEV | Errno::MLINK => Code::OutsideRoot,
+        Errno::NXIO | Errno::NODEV => Code::NotAFile,
+        Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ => Code::UnstorableName,
+        _ => Code::StorageFailed,
+    }
+}
+
+/// The system's words, without the number that std adds.
+fn text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}

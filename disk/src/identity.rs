@@ -1,0 +1,66 @@
+//! What makes a file the same file with the same bytes, as far as a file system can tell.
+
+use ftx_protocol::{FileTime, Version};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::sys::Stat;
+
+/// Where a file is, however it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Inode {
+    /// The file system.
+    pub device: u64,
+    /// The number on it.
+    pub number: u64,
+}
+
+impl Inode {
+    /// That of a stat.
+    pub fn of(stat: &Stat) -> Self {
+        Self { device: stat.device, number: stat.inode }
+    }
+}
+
+/// All that changes when the bytes of a file are changed by write or truncate, or when another
+/// file takes the name. A store through mmap changes none of it until later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// Which file.
+    pub inode: Inode,
+    /// Bytes.
+    pub size: u64,
+    /// Last modification, which a user may set.
+    pub modified: FileTime,
+    /// Last change, which nobody can set.
+    pub changed: FileTime,
+}
+
+impl Identity {
+    /// That of a stat.
+    pub fn of(stat: &Stat) -> Self {
+        Self {
+            inode: Inode::of(stat),
+            size: stat.size,
+            modified: stat.modified,
+            changed: stat.changed,
+        }
+    }
+
+    /// The opaque word for it: 32 hexadecimal digits that tell nothing about the machine.
+    pub fn version(&self) -> Version {
+        let mut hash = Sha256::new();
+        for number in [
+            self.inode.device,
+            self.inode.number,
+            self.size,
+            self.modified.seconds().cast_unsigned(),
+            self.modified.nanoseconds().into(),
+            self.changed.seconds().cast_unsigned(),
+            self.changed.nanoseconds().into(),
+        ] {
+            hash.update(number.to_le_bytes());
+        }
+        Version::of_hash(&hash.finalize().0)
+    }
+}

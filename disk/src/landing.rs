@@ -1,0 +1,217 @@
+//! Where a fetched file lands: a hidden part file beside its target, which takes the target's name
+//! only when it is whole. Until then, and after any failure, the old file stays as it is.
+
+use std::io;
+use std::path::Path;
+
+use ftx_protocol::{FileTime, Mode};
+use rustix::io::Errno;
+
+use crate::hash::{BadState, Running, Saved};
+use crate::identity::Inode;
+use crate::log::write_all;
+use crate::sys::{Disk, FileKind, Want};
+
+/// A part file, open, with the running digest of what is in it.
+pub struct Landing<D: Disk> {
+    disk: D,
+    directory: D::Handle,
+    file: D::Handle,
+    part: String,
+    inode: Inode,
+    running: Running,
+}
+
+/// Whether a landing may replace what has its target's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replace {
+    /// It may.
+    Yes,
+    /// It must not: `AlreadyExists`.
+    No,
+}
+
+impl<D: Disk> Landing<D> {
+    /// Makes a new part file in a directory, by a name that is short whatever the target's is.
+    /// `token` tells it from others.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened or written to.
+    pub fn create(disk: D, directory: &Path, token: u64, running: Running) -> io::Result<Self> {
+        let directory = disk.open_root(directory)?;
+        let part = format!(".ftx-{token:016x}.part");
+        let file = disk.create(&directory, part.as_bytes(), Mode::new(0o600))?;
+        let inode = Inode::of(&disk.stat(&file)?);
+        Ok(Self { disk, directory, file, part, inode, running })
+    }
+
+    /// Goes on with a part file of an earlier run. What is in it past the saved state does not
+    /// count, and goes.
+    ///
+    /// # Errors
+    /// When it is not there any more, is another file, or is shorter than it should be.
+    pub fn reopen(
+        disk: D,
+        directory: &Path,
+        part: &str,
+        inode: Inode,
+        saved: &Saved,
+    ) -> io::Result<Self> {
+        let running = Running::restore(saved)
+            .map_err(|error: BadState| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let directory = disk.open_root(directory)?;
+        let file = disk.open_part(&directory, part.as_bytes(), Want::File)?;
+        let stat = disk.stat(&file)?;
+        let same = stat.kind == FileKind::File && Inode::of(&stat) == inode;
+        if !same || stat.size < running.offset() {
+            return Err(Errno::STALE.into());
+        }
+        disk.truncate(&file, running.offset())?;
+        Ok(Self { disk, directory, file, part: part.to_owned(), inode, running })
+    }
+
+    /// The part file's name in its directory.
+    pub fn part(&self) -> &str {
+        &self.part
+    }
+
+    /// The part file.
+    pub fn inode(&self) -> Inode {
+        self.inode
+    }
+
+    /// What is in it so far.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Makes room for a file of this size, where the file system can.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn reserve(&self, size: u64) -> io::Result<()> {
+        match self.disk.reserve(&self.file, size) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// When the disk refuses them.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        write_all(&self.disk, &self.file, bytes, self.running.offset())?;
+        self.running.update(bytes);
+        Ok(())
+    }
+
+    /// Makes what is in it survive a power cut.
+    ///
+    /// # Errors
+    /// When the disk fails; what is in it is worth nothing then.
+    pub fn sync(&self) -> io::Result<()> {
+        self.disk.sync(&self.file)
+    }
+
+    /// Gives the part file its permissions, its time and the name `target`, durably.
+    ///
+    /// # Errors
+    /// When the disk fails, or when the name is taken and must not be replaced; then the part file
+    /// is gone, and the name holds what it held. Only if the last sync fails, of the directory,
+    /// the file has its name already.
+    pub fn publish(
+        self,
+        target: &[u8],
+        mode: Mode,
+        modified: FileTime,
+        replace: Replace,
+    ) -> io::Result<()> {
+        let named = self
+            .disk
+            .set_mode(&self.file, mode)
+            .and_then(|()| self.disk.set_modified(&self.file, modified))
+            .and_then(|()| self.disk.sync(&self.file))
+            .and_then(|()| match replace {
+                Replace::Yes => {
+                    self.disk.rename(&self.directory, self.part.as_bytes(), &self.directory, target)
+                }
+                Replace::No => self.disk.link(&self.directory, self.part.as_bytes(), target),
+            });
+        if named.is_err() || replace == Replace::No {
+            self.remove();
+        }
+        named.and_then(|()| self.disk.sync(&self.directory))
+    }
+
+    /// Gives the landing up.
+    pub fn discard(self) {
+        self.remove();
+    }
+
+    fn remove(&self) {
+        // A part file that stays is hidden, and costs room only.
+        let _ = self.disk.remove(&self.directory, self.part.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Native;
+    use ftx_protocol::Algorithm;
+
+    fn time() -> FileTime {
+        FileTime::new(1_764_000_000, 5).unwrap()
+    }
+
+    #[test]
+    fn a_landing_takes_its_name_whole_and_leaves_the_old_file_until_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = "t".repeat(255);
+        std::fs::write(dir.path().join(&target), "old").unwrap();
+        let mut landing =
+            Landing::create(Native, dir.path(), 7, Running::new(Algorithm::Sha256)).unwrap();
+        landing.write(b"new").unwrap();
+        assert_eq!(std::fs::read(dir.path().join(&target)).unwrap(), b"old");
+        landing.publish(target.as_bytes(), Mode::new(0o4640), time(), Replace::Yes).unwrap();
+        assert_eq!(std::fs::read(dir.path().join(&target)).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let metadata = std::fs::metadata(dir.path().join(&target)).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&metadata) & 0o7777, 0o640);
+        assert_eq!(std::os::unix::fs::MetadataExt::mtime_nsec(&metadata), 5);
+    }
+
+    #[test]
+    fn a_landing_that_must_not_replace_leaves_both_the_old_file_and_no_part() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "old").unwrap();
+        let landing =
+            Landing::create(Native, dir.path(), 7, Running::new(Algorithm::Sha256)).unwrap();
+        let error = landing.publish(b"a", Mode::new(0o644), time(), Replace::No).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_landing_goes_on_from_a_saved_state_and_forgets_what_came_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut landing =
+            Landing::create(Native, dir.path(), 7, Running::new(Algorithm::Sha256)).unwrap();
+        landing.write(b"hello").unwrap();
+        let saved = landing.running().save().unwrap();
+        landing.write(b" torn").unwrap();
+        let (part, inode) = (landing.part().to_owned(), landing.inode());
+        drop(landing);
+        let other = Inode { number: inode.number ^ 1, ..inode };
+        assert!(Landing::reopen(Native, dir.path(), &part, other, &saved).is_err());
+        let mut landing = Landing::reopen(Native, dir.path(), &part, inode, &saved).unwrap();
+        landing.write(b" world").unwrap();
+        let mut whole = Running::new(Algorithm::Sha256);
+        whole.update(b"hello world");
+        assert_eq!(landing.running().digest(), whole.digest());
+        landing.publish(b"a", Mode::new(0o600), time(), Replace::No).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"hello world");
+    }
+}

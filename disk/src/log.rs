@@ -1,0 +1,162 @@
+//! An append-only log of records with checksums: the form of the journal and of the digest cache.
+//!
+//! One record is one line: the CRC-32 of what follows in 8 hexadecimal digits, a space, compact
+//! JSON, and `\n`. A torn tail is normal input: everything from the first line that is not whole is
+//! cut off. Knows nothing of what its records mean.
+
+use std::io;
+use std::marker::PhantomData;
+
+use ftx_protocol::Mode;
+use rustix::io::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::identity::Inode;
+use crate::reserved::Reserved;
+use crate::sys::{Disk, Want};
+
+/// Read from the file at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// A log, open for appending.
+pub(crate) struct Log<D: Disk, R> {
+    disk: D,
+    file: D::Handle,
+    size: u64,
+    records: PhantomData<fn(R)>,
+}
+
+/// What was in a log when it was opened.
+pub(crate) struct Replayed<R> {
+    pub(crate) records: Vec<R>,
+    /// Bytes at the end that were no whole record, and were cut off.
+    pub(crate) torn_bytes: u64,
+}
+
+impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
+    /// Opens the log `part` of `dir`, making it if it is not there, and reads it.
+    pub(crate) fn open(
+        disk: &D,
+        dir: &D::Handle,
+        part: &[u8],
+        reserved: &Reserved,
+    ) -> io::Result<(Self, Replayed<R>)> {
+        let file = match disk.open_part(dir, part, Want::File) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+                disk.create(dir, part, Mode::new(0o600))?
+            }
+            result => result?,
+        };
+        reserved.reserve(Inode::of(&disk.stat(&file)?));
+        let bytes = read_all(disk, &file)?;
+        let mut records = Vec::new();
+        let mut good: u64 = 0;
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let Some(record) = parse(line) else { break };
+            records.push(record);
+            good = good.saturating_add(line.len() as u64);
+        }
+        let torn_bytes = (bytes.len() as u64).saturating_sub(good);
+        if torn_bytes > 0 {
+            disk.truncate(&file, good)?;
+        }
+        let log = Self { disk: disk.clone(), file, size: good, records: PhantomData };
+        Ok((log, Replayed { records, torn_bytes }))
+    }
+
+    /// Replaces the log `part` of `dir` by one with just these records, durably.
+    pub(crate) fn replace<'a>(
+        disk: &D,
+        dir: &D::Handle,
+        part: &[u8],
+        reserved: &Reserved,
+        records: impl Iterator<Item = &'a R>,
+    ) -> io::Result<Self>
+    where
+        R: 'a,
+    {
+        let new: Vec<u8> = [part, b".new"].concat();
+        match disk.remove(dir, &new) {
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::NOENT) => return Err(error),
+            _ => {}
+        }
+        let file = disk.create(dir, &new, Mode::new(0o600))?;
+        reserved.reserve(Inode::of(&disk.stat(&file)?));
+        let mut log = Self { disk: disk.clone(), file, size: 0, records: PhantomData };
+        log.append(records)?;
+        log.sync()?;
+        disk.rename(dir, &new, dir, part)?;
+        disk.sync(dir)?;
+        Ok(log)
+    }
+
+    /// Appends records. They survive a crash of this program, and a power cut after
+    /// [`Log::sync`]. After an error the log ends in a torn record at worst.
+    pub(crate) fn append<'a>(&mut self, records: impl Iterator<Item = &'a R>) -> io::Result<()>
+    where
+        R: 'a,
+    {
+        let mut bytes = Vec::new();
+        for record in records {
+            let json = serde_json::to_vec(record)?;
+            bytes.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
+            bytes.extend_from_slice(&json);
+            bytes.push(b'\n');
+        }
+        write_all(&self.disk, &self.file, &bytes, self.size)?;
+        self.size = self.size.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Makes what was appended survive a power cut.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.disk.sync(&self.file)
+    }
+
+    /// Bytes in the log.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+fn parse<R: DeserializeOwned>(line: &[u8]) -> Option<R> {
+    let line = line.strip_suffix(b"\n")?;
+    let (sum, rest) = line.split_at_checked(8)?;
+    let json = rest.strip_prefix(b" ")?;
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
+    if crc32fast::hash(json) != sum {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+fn read_all<D: Disk>(disk: &D, file: &D::Handle) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let count = disk.read_at(file, &mut buffer, bytes.len() as u64)?;
+        if count == 0 {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
+    }
+}
+
+/// Writes all of `bytes` at an offset, however little the disk takes at once.
+pub(crate) fn write_all<D: Disk>(
+    disk: &D,
+    file: &D::Handle,
+    mut bytes: &[u8],
+    mut at: u64,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = disk.write_at(file, bytes, at)?;
+        if count == 0 {
+            return Err(Errno::IO.into());
+        }
+        at = at.saturating_add(count as u64);
+        bytes = bytes.get(count..).unwrap_or_default();
+    }
+    Ok(())
+}

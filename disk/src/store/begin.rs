@@ -1,0 +1,343 @@
+//! Beginning a put: everything that can be refused is refused before the first byte.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use ftx_protocol::limits::RESUMABLE_BYTES;
+use ftx_protocol::{Code, Condition, Digest, Durability, Mode, Name, Refusal};
+use rustix::io::Errno;
+
+use super::private::{Private, check_spelling};
+use super::record::{Begun, Committed, Survival};
+use super::transfers::{Kept, Partial, Use};
+use super::upload::{Body, Limit, Plan, Resume, Staged};
+use super::{Put, Store, Upload, best, lock};
+use crate::failure::{Cause, refusal};
+use crate::hash::Running;
+use crate::identity::{Identity, Inode};
+use crate::sys::{Disk, FileKind, MediumKind, Stat, Want};
+
+/// Bodies below this are not reserved in advance: on ext4 that makes many small files seven times
+/// slower, because it defeats delayed allocation.
+const RESERVE_BYTES: u64 = 1024 * 1024;
+
+/// What there is of the directories above a name.
+enum Deepest<D: Disk> {
+    /// The name is in the root.
+    Root,
+    /// All are there; this is the last.
+    Parent(D::Handle),
+    SomeMissing,
+}
+
+impl<D: Disk> Store<D> {
+    /// Begins a put, or goes on with one.
+    ///
+    /// # Errors
+    /// Everything that can be known before the bytes come; nothing is left of a put that is
+    /// refused here, and one that was held is held as before.
+    pub fn begin(&self, put: Put) -> Result<Upload<D>, Refusal> {
+        let private = self.writable()?;
+        let plan = self.plan(&put)?;
+        if let Some(committed) = self.transfers.complete(&put.transfer) {
+            return self.begin_complete(&put, plan, committed);
+        }
+        self.check_target(&put.name, &put.condition)?;
+        let held = self.transfers.partial(&put.transfer);
+        match held {
+            Some(partial) => self.begin_again(private, &put, plan, &partial),
+            None if put.at > 0 => {
+                Err(Refusal::new(Code::BadOffset, "nothing is held of this transfer"))
+            }
+            None => self.begin_new(private, &put, plan),
+        }
+    }
+
+    fn plan(&self, put: &Put) -> Result<Plan, Refusal> {
+        let durability = match put.durability {
+            Durability::None => Durability::None,
+            Durability::Memory | Durability::Full => {
+                match best(self.options.durability, self.medium_kind()?) {
+                    Durability::None => return Err(Code::DurabilityUnavailable.into()),
+                    given => given,
+                }
+            }
+        };
+        check_spelling(&put.name)?;
+        if put.size.is_some_and(|size| size > self.options.size_max_bytes) {
+            let most = self.options.size_max_bytes;
+            let message = format!("this server takes files up to {most} bytes");
+            return Err(Refusal::new(Code::TooLarge, message));
+        }
+        Ok(Plan {
+            transfer: put.transfer,
+            name: put.name.clone(),
+            condition: put.condition.clone(),
+            durability,
+            modified: put.modified,
+            mode: put.mode,
+        })
+    }
+
+    fn medium_kind(&self) -> Result<MediumKind, Refusal> {
+        let medium = self.disk.medium(&self.root);
+        Ok(medium.map_err(|error| refusal(Cause::Store, "asking the file system", &error))?.kind)
+    }
+
+    fn begin_complete(
+        &self,
+        put: &Put,
+        plan: Plan,
+        committed: Arc<Committed>,
+    ) -> Result<Upload<D>, Refusal> {
+        let same = committed.name == put.name
+            && committed.digest.algorithm == put.algorithm
+            && put.size.is_none_or(|size| size == committed.size);
+        if !same {
+            return Err(Code::TransferMismatch.into());
+        }
+        if put.at != committed.size {
+            let message = format!("this transfer is complete, with {} bytes", committed.size);
+            return Err(Refusal::new(Code::BadOffset, message));
+        }
+        Ok(Upload { disk: self.disk.clone(), plan, body: Body::Complete(committed) })
+    }
+
+    fn begin_new(&self, private: &Private<D>, put: &Put, plan: Plan) -> Result<Upload<D>, Refusal> {
+        self.check_free(put.size.unwrap_or(0))?;
+        let part = self.new_staged_part();
+        let failed = |error: &io::Error| refusal(Cause::Bytes, "making a file", error);
+        let file = self
+            .disk
+            .create(&private.staging, part.as_bytes(), Mode::new(0o600))
+            .map_err(|error| failed(&error))?;
+        let inode = match self.disk.stat(&file) {
+            Ok(stat) => Inode::of(&stat),
+            Err(error) => {
+                // See remove_staged.
+                let _ = self.disk.remove(&private.staging, part.as_bytes());
+                return Err(failed(&error));
+            }
+        };
+        self.reserved.reserve(inode);
+        if let Some(size) = put.size.filter(|size| *size >= RESERVE_BYTES)
+            && let Err(error) = self.reserve(&file, size)
+        {
+            self.remove_staged(&part, inode);
+            return Err(refusal(Cause::Bytes, "making room for the file", &error));
+        }
+        let file = Arc::new(file);
+        let resumable = put.size.is_none_or(|size| size >= RESUMABLE_BYTES);
+        let resume = if resumable {
+            let begun = Begun {
+                transfer: put.transfer,
+                staged: part.clone(),
+                inode,
+                name: put.name.clone(),
+                algorithm: put.algorithm,
+                size: put.size,
+                survival: Survival::of(plan.durability, self.boot_id.as_ref()),
+            };
+            let partial = Partial { begun, kept: Kept::Nothing, epoch: 0, use_: Use::Busy };
+            let partial = self.transfers.insert(put.transfer, partial);
+            Resume::Yes { partial, epoch: 0, pending: Arc::new(AtomicBool::new(false)) }
+        } else {
+            Resume::No
+        };
+        let running = Running::new(put.algorithm);
+        let limit = self.limit(put);
+        let staged = Staged { file, part, inode, running, limit, resume };
+        Ok(Upload { disk: self.disk.clone(), plan, body: Body::Staged(Box::new(staged)) })
+    }
+
+    fn begin_again(
+        &self,
+        private: &Private<D>,
+        put: &Put,
+        plan: Plan,
+        shared: &super::Shared<Partial>,
+    ) -> Result<Upload<D>, Refusal> {
+        let mut partial = lock(shared);
+        let begun = &partial.begun;
+        let survival = Survival::of(plan.durability, self.boot_id.as_ref());
+        let same = begun.name == put.name
+            && begun.algorithm == put.algorithm
+            && begun.size == put.size
+            && begun.survival == survival;
+        if !same {
+            return Err(Code::TransferMismatch.into());
+        }
+        let running = match &partial.kept {
+            Kept::UpTo(saved) => Running::restore(saved)
+                .map_err(|error| Refusal::new(Code::StorageFailed, error.to_string()))?,
+            Kept::Nothing => Running::new(put.algorithm),
+            Kept::Lost => return Err(Code::StorageFailed.into()),
+        };
+        if running.offset() != put.at {
+            let message = format!("{} bytes are durable", running.offset());
+            return Err(Refusal::new(Code::BadOffset, message));
+        }
+        let reopened = self
+            .disk
+            .open_part(&private.staging, begun.staged.as_bytes(), Want::File)
+            .and_then(|file| {
+                let stat = self.disk.stat(&file)?;
+                let whole = Inode::of(&stat) == begun.inode && stat.size >= put.at;
+                // Nothing past the promise counts, whatever the file's size says.
+                if whole {
+                    self.disk.truncate(&file, put.at).map(|()| file)
+                } else {
+                    Err(Errno::STALE.into())
+                }
+            });
+        let file = match reopened {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                drop(partial);
+                self.transfers.remove(&put.transfer);
+                self.drop_partial(shared);
+                return Err(refusal(Cause::Store, "opening what was held", &error));
+            }
+        };
+        let left = put.size.unwrap_or(0).saturating_sub(put.at);
+        self.check_free(left)?;
+        if let Some(size) = put.size {
+            self.reserve(&file, size)
+                .map_err(|error| refusal(Cause::Bytes, "making room for the file", &error))?;
+        }
+        let (part, inode) = (begun.staged.clone(), begun.inode);
+        partial.epoch = partial.epoch.saturating_add(1);
+        partial.use_ = Use::Busy;
+        let resume = Resume::Yes {
+            partial: Arc::clone(shared),
+            epoch: partial.epoch,
+            pending: Arc::new(AtomicBool::new(false)),
+        };
+        let limit = self.limit(put);
+        let staged = Staged { file, part, inode, running, limit, resume };
+        Ok(Upload { disk: self.disk.clone(), plan, body: Body::Staged(Box::new(staged)) })
+    }
+
+    fn limit(&self, put: &Put) -> Limit {
+        put.size.map_or(Limit::Most(self.options.size_max_bytes), Limit::Size)
+    }
+
+    fn reserve(&self, file: &D::Handle, size: u64) -> io::Result<()> {
+        match self.disk.reserve(file, size) {
+            // A file system that cannot reserve says "full" later, and no worse.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn check_free(&self, needed: u64) -> Result<(), Refusal> {
+        let medium = self
+            .disk
+            .medium(&self.root)
+            .map_err(|error| refusal(Cause::Store, "asking the file system", &error))?;
+        let least = needed.saturating_add(self.options.free_min_bytes);
+        if medium.free < least {
+            let free = medium.free;
+            let message = format!("{free} bytes are free; {least} are needed");
+            return Err(Refusal::new(Code::NoSpace, message));
+        }
+        Ok(())
+    }
+
+    /// Refuses a put that could not take its name as things are now.
+    fn check_target(&self, name: &Name, condition: &Condition) -> Result<(), Refusal> {
+        match self.deepest(name)? {
+            Deepest::Root => self.check_taking(&self.root, name.last_part(), condition),
+            Deepest::Parent(parent) => self.check_taking(&parent, name.last_part(), condition),
+            Deepest::SomeMissing => check_absent(condition),
+        }
+    }
+
+    /// Looks for the directory above a name, and checks the deepest one that exists.
+    fn deepest(&self, name: &Name) -> Result<Deepest<D>, Refusal> {
+        let Some(parent) = name.parent() else { return Ok(Deepest::Root) };
+        let mut above = Some(parent.clone());
+        while let Some(directory) = above {
+            match self.disk.open_beneath(&self.root, &directory, Want::Directory) {
+                Ok(handle) => {
+                    self.check_directory(&handle)?;
+                    let found = directory == parent;
+                    return Ok(if found { Deepest::Parent(handle) } else { Deepest::SomeMissing });
+                }
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+                    above = directory.parent();
+                }
+                Err(error) => return Err(refusal(Cause::Name, "looking up the directory", &error)),
+            }
+        }
+        Ok(Deepest::SomeMissing)
+    }
+
+    /// Refuses a directory that nothing may be put in.
+    pub(super) fn check_directory(&self, directory: &D::Handle) -> Result<Stat, Refusal> {
+        let stat = self
+            .disk
+            .stat(directory)
+            .map_err(|error| refusal(Cause::Name, "looking up the directory", &error))?;
+        self.reserved.check(&stat)?;
+        if stat.device != self.root_inode.device {
+            return Err(Code::OtherFilesystem.into());
+        }
+        Ok(stat)
+    }
+
+    /// Refuses to take a name from what has it, or that the condition does not allow.
+    pub(super) fn check_taking(
+        &self,
+        directory: &D::Handle,
+        part: &[u8],
+        condition: &Condition,
+    ) -> Result<(), Refusal> {
+        let found = match self.disk.stat_part(directory, part) {
+            Ok(found) => found,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+                return check_absent(condition);
+            }
+            Err(error) => return Err(refusal(Cause::Naming, "looking up the name", &error)),
+        };
+        self.reserved.check(&found)?;
+        match (found.kind, condition) {
+            (FileKind::Directory, _) => Err(Code::IsDirectory.into()),
+            (FileKind::Special, _) => Err(Code::NotAFile.into()),
+            (_, Condition::Absent) => Err(Code::Exists.into()),
+            (_, Condition::Version(version)) if Identity::of(&found).version() != *version => {
+                Err(Code::VersionMismatch.into())
+            }
+            (_, Condition::Always | Condition::Version(_)) => Ok(()),
+        }
+    }
+
+    /// What the journal will say of a put that is whole.
+    pub(super) fn committed(
+        &self,
+        plan: &Plan,
+        staged: &Staged<D>,
+        size: u64,
+        digest: Digest,
+    ) -> Committed {
+        Committed {
+            transfer: plan.transfer,
+            staged: staged.part.clone(),
+            inode: staged.inode,
+            name: plan.name.clone(),
+            size,
+            digest,
+            condition: plan.condition.clone(),
+            durability: plan.durability,
+            survival: Survival::of(plan.durability, self.boot_id.as_ref()),
+        }
+    }
+}
+
+fn check_absent(condition: &Condition) -> Result<(), Refusal> {
+    match condition {
+        Condition::Always | Condition::Absent => Ok(()),
+        Condition::Version(_) => Err(Refusal::new(Code::VersionMismatch, "nothing has this name")),
+    }
+}

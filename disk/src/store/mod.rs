@@ -1,0 +1,304 @@
+//! The store: a directory that holds only whole files under their names.
+//!
+//! ```text
+//!   begin -> Upload -> write* -> finish -> Finished -> sync -> commit -> Stored
+//!                        |                                       (one round, many files)
+//!                        +-> Checkpoint -> make_durable          (beside the writing)
+//! ```
+//!
+//! Nothing of a put is seen under its name before `commit`. Each step may be called from another
+//! thread; no step starts one. Staging, journal and lock are in `.ftx` of the served directory.
+
+mod begin;
+mod commit;
+mod journal;
+mod private;
+mod read;
+mod record;
+mod recover;
+mod transfers;
+mod upload;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ftx_protocol::{
+    Algorithm, Code, Condition, Digest, Durability, FileTime, Kind, Mode, Name, Refusal,
+    TransferId, Version, message::Replay,
+};
+use thiserror::Error;
+
+use crate::digests::DigestCache;
+use crate::identity::Inode;
+use crate::reserved::Reserved;
+use crate::sys::{Disk, MediumKind};
+
+use commit::Committing;
+use private::Private;
+use transfers::Transfers;
+
+pub use crate::digests::Remembered;
+pub use read::{Reading, Unchanged};
+pub use upload::{Checkpoint, Finished, Upload};
+
+/// Whether a store may be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Puts are refused, nothing is made, and the directory may be on a read-only disk.
+    ReadOnly,
+    /// Puts are taken.
+    ReadWrite,
+}
+
+/// What a store is asked to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whether it may be written to.
+    pub access: Access,
+    /// The most that an acknowledgement promises: `Full` or `None`.
+    pub durability: Durability,
+    /// The largest file that a put may bring, in bytes.
+    pub size_max_bytes: u64,
+    /// What a put must leave free on the disk, in bytes.
+    pub free_min_bytes: u64,
+}
+
+/// What a store found when it was opened, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// Files that were journalled and not yet under their name, and now are.
+    pub finished: usize,
+    /// Transfers that can be resumed.
+    pub resumable: usize,
+    /// Staged files that nobody can go on with, removed.
+    pub swept: usize,
+    /// Bytes at the end of the journal that were no whole record.
+    pub torn_bytes: u64,
+}
+
+/// A directory cannot be served.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The directory itself cannot be opened.
+    #[error("cannot open the directory {path}: {error}")]
+    Root {
+        /// As the operator typed it.
+        path: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Another server has it.
+    #[error("another ftx server is serving this directory")]
+    Locked,
+    /// There is a `.ftx` that is no directory.
+    #[error(
+        "there is a .ftx in the directory that is not a directory; ftx keeps its own files there"
+    )]
+    NotOurs,
+    /// The staging directory, the journal or the cache cannot be used.
+    #[error(
+        "cannot {step} in .ftx of the directory: {error}; to serve without writing, say --read-only"
+    )]
+    Private {
+        /// What was being done.
+        step: &'static str,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// What a put brings, besides its bytes.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// Where the file goes.
+    pub name: Name,
+    /// How its digest is computed.
+    pub algorithm: Algorithm,
+    /// Bytes of the whole file, if known.
+    pub size: Option<u64>,
+    /// The offset to go on from.
+    pub at: u64,
+    /// The attempt that this is.
+    pub transfer: TransferId,
+    /// When the file may take its name.
+    pub condition: Condition,
+    /// What the acknowledgement has to mean.
+    pub durability: Durability,
+    /// Last modification to give it.
+    pub modified: Option<FileTime>,
+    /// Permissions to give it.
+    pub mode: Option<Mode>,
+}
+
+/// How much of a transfer there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completeness {
+    /// The first bytes, perhaps none.
+    Partial,
+    /// All, under its name.
+    Complete,
+}
+
+/// What is held of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Every byte before this is durable.
+    pub at: u64,
+    /// The digest of these bytes; `None` when there are none.
+    pub digest: Option<Digest>,
+    /// How much that is.
+    pub complete: Completeness,
+}
+
+/// A put that took effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes.
+    pub size: u64,
+    /// The digest of the stored bytes.
+    pub digest: Digest,
+    /// What the file survives.
+    pub durability: Durability,
+    /// What the name holds; `None` in a replay after the name was given something else. So for
+    /// the next two.
+    pub version: Option<Version>,
+    /// Last modification.
+    pub modified: Option<FileTime>,
+    /// Permissions.
+    pub mode: Option<Mode>,
+    /// There when the put had taken effect before.
+    pub replayed: Option<Replay>,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// File or directory.
+    pub kind: Kind,
+    /// Bytes of a file; 0 for a directory.
+    pub size: u64,
+    /// Last modification.
+    pub modified: FileTime,
+    /// Permissions.
+    pub mode: Mode,
+    /// What a file holds.
+    pub version: Option<Version>,
+}
+
+/// What a store has on its hands, for tests of leaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Transfers that are not complete, live or resumable.
+    pub partial: usize,
+    /// Files in staging.
+    pub staged: usize,
+}
+
+/// See the module's documentation.
+pub struct Store<D: Disk> {
+    disk: D,
+    root: D::Handle,
+    root_inode: Inode,
+    options: Options,
+    /// What an acknowledgement says when everything was synced.
+    best: Durability,
+    boot_id: Option<String>,
+    /// `None` when the store only reads.
+    private: Option<Private<D>>,
+    reserved: Arc<Reserved>,
+    transfers: Transfers,
+    committing: Mutex<Committing<D>>,
+    digests: DigestCache<D>,
+    /// Numbers staged files.
+    next_staged: AtomicU64,
+}
+
+impl<D: Disk> Store<D> {
+    /// Opens a directory: takes its lock, and finishes or forgets what an earlier store left.
+    ///
+    /// # Errors
+    /// When the directory cannot be served; then nothing was changed in it but `.ftx`.
+    pub fn open(disk: D, root: &Path, options: Options) -> Result<(Self, Recovery), OpenError> {
+        recover::open(disk, root, options)
+    }
+
+    /// What an acknowledgement of this store says at best.
+    pub fn durability(&self) -> Durability {
+        self.best
+    }
+
+    /// What is held of a transfer. Takes it away from whoever was working on it: an older
+    /// [`Upload`] or [`Checkpoint`] of it has no effect from now on. Waits for a checkpoint that
+    /// is being journalled. The caller makes sure that no write is in flight.
+    pub fn held(&self, transfer: &TransferId) -> Held {
+        self.transfers.held(transfer)
+    }
+
+    /// The cache of digests.
+    pub fn digests(&self) -> &DigestCache<D> {
+        &self.digests
+    }
+
+    /// Drops what is held of transfers that nobody has worked on for `ttl`, as far as calls of
+    /// this function have seen: `running` is how long the server has been running. Returns how
+    /// many.
+    pub fn expire(&self, ttl: Duration, running: Duration) -> usize {
+        let expired = self.transfers.take_expired(ttl, running);
+        for partial in &expired {
+            self.drop_partial(partial);
+        }
+        expired.len()
+    }
+
+    /// What there is on its hands.
+    ///
+    /// # Errors
+    /// When the staging directory cannot be listed.
+    pub fn counts(&self) -> io::Result<Counts> {
+        let staged = match &self.private {
+            Some(private) => self.disk.list(&private.staging, usize::MAX)?.len(),
+            None => 0,
+        };
+        Ok(Counts { partial: self.transfers.partials(), staged })
+    }
+
+    /// The parts of the store that a put needs.
+    fn writable(&self) -> Result<&Private<D>, Refusal> {
+        self.private.as_ref().ok_or_else(|| Code::ReadOnly.into())
+    }
+
+    /// A name for a new staged file, never used before by this store.
+    fn new_staged_part(&self) -> String {
+        format!("{:016x}", self.next_staged.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Removes a staged file. What cannot be removed is swept at the next start.
+    fn remove_staged(&self, staged: &str, inode: Inode) {
+        if let Some(private) = &self.private {
+            // An error leaves a file that costs room until the next start, and no more.
+            let _ = self.disk.remove(&private.staging, staged.as_bytes());
+            self.reserved.release(inode);
+        }
+    }
+}
+
+/// What `Full` turns into on this medium.
+fn best(asked: Durability, medium: MediumKind) -> Durability {
+    match (asked, medium) {
+        (Durability::None, _) => Durability::None,
+        (_, MediumKind::Memory) => Durability::Memory,
+        (_, MediumKind::Disk | MediumKind::ReadOnly) => Durability::Full,
+    }
+}
+
+/// A lock that a panicking thread held is taken all the same: each holder leaves what it guards
+/// whole at every step.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A transfer that is shared between its upload, its checkpoints and the table.
+type Shared<T> = Arc<Mutex<T>>;

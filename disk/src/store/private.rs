@@ -1,0 +1,37 @@
+//! `.ftx`: the store's own directory in the root. [`crate::reserved`] keeps peers out of it.
+
+use std::sync::Mutex;
+
+use ftx_protocol::{Code, Name, Refusal};
+
+use super::journal::Journal;
+use crate::sys::Disk;
+
+/// The store's own directory in the root.
+pub(super) const PRIVATE: &[u8] = b".ftx";
+
+/// Where files are until they take their names.
+pub(super) const STAGING: &[u8] = b"staging";
+
+/// The file whose lock says that a server runs.
+pub(super) const LOCK: &[u8] = b"lock";
+
+/// What a store that writes has of its own.
+pub(super) struct Private<D: Disk> {
+    /// `.ftx`.
+    pub(super) directory: D::Handle,
+    pub(super) staging: D::Handle,
+    pub(super) journal: Mutex<Journal<D>>,
+    /// Held for its lock.
+    pub(super) _lock: D::Handle,
+    /// Permissions that the process's umask leaves of 0o666.
+    pub(super) default_mode: ftx_protocol::Mode,
+}
+
+/// Refuses a name that is spelled as the store's own, before anything is looked up.
+pub(super) fn check_spelling(name: &Name) -> Result<(), Refusal> {
+    match name.parts().next() {
+        Some(first) if first.eq_ignore_ascii_case(PRIVATE) => Err(Code::ReservedName.into()),
+        _ => Ok(()),
+    }
+}

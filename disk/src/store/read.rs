@@ -1,0 +1,127 @@
+//! Looking at files and reading them.
+
+use ftx_protocol::{Code, FileTime, Kind, Mode, Name, Refusal, Version};
+use rustix::io::Errno;
+
+use super::private::check_spelling;
+use super::{Info, Store};
+use crate::failure::{Cause, refusal};
+use crate::identity::Identity;
+use crate::sys::{Disk, FileKind, Stat, Want};
+
+/// A regular file, open for reading, and what it was when it was opened.
+pub struct Reading<D: Disk> {
+    disk: D,
+    handle: D::Handle,
+    stat: Stat,
+}
+
+/// Whether a file is still what it was when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unchanged {
+    /// It is.
+    Same,
+    /// Somebody wrote to it.
+    Changed,
+}
+
+impl<D: Disk> Store<D> {
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// When the name leads to nothing, to something that is no regular file, out of the root, or
+    /// to the store's own files; or the system refuses.
+    pub fn open_file(&self, name: &Name) -> Result<Reading<D>, Refusal> {
+        let (handle, stat) = self.look_up(name)?;
+        match stat.kind {
+            FileKind::File => Ok(Reading { disk: self.disk.clone(), handle, stat }),
+            FileKind::Directory => Err(Code::IsDirectory.into()),
+            FileKind::Symlink | FileKind::Special => Err(Code::NotAFile.into()),
+        }
+    }
+
+    /// Says what a name stands for.
+    ///
+    /// # Errors
+    /// As for [`Store::open_file`], but for directories.
+    pub fn stat(&self, name: &Name) -> Result<Info, Refusal> {
+        let (_, stat) = self.look_up(name)?;
+        let (kind, size, version) = match stat.kind {
+            FileKind::File => (Kind::File, stat.size, Some(Identity::of(&stat).version())),
+            FileKind::Directory => (Kind::Directory, 0, None),
+            FileKind::Symlink | FileKind::Special => return Err(Code::NotAFile.into()),
+        };
+        Ok(Info { kind, size, modified: stat.modified, mode: stat.mode, version })
+    }
+
+    fn look_up(&self, name: &Name) -> Result<(D::Handle, Stat), Refusal> {
+        check_spelling(name)?;
+        let failed = |error: &std::io::Error| match Errno::from_io_error(error) {
+            // No file system has such a name, so nothing has it.
+            Some(Errno::NAMETOOLONG | Errno::ILSEQ) => Code::NotFound.into(),
+            _ => refusal(Cause::Name, "looking up the name", error),
+        };
+        let handle =
+            self.disk.open_beneath(&self.root, name, Want::File).map_err(|error| failed(&error))?;
+        let stat = self.disk.stat(&handle).map_err(|error| failed(&error))?;
+        self.reserved.check(&stat)?;
+        Ok((handle, stat))
+    }
+}
+
+impl<D: Disk> Reading<D> {
+    /// What it is: the key to its digest.
+    pub fn identity(&self) -> Identity {
+        Identity::of(&self.stat)
+    }
+
+    /// The opaque word for what it holds.
+    pub fn version(&self) -> Version {
+        self.identity().version()
+    }
+
+    /// Bytes, when it was opened.
+    pub fn size(&self) -> u64 {
+        self.stat.size
+    }
+
+    /// Last modification.
+    pub fn modified(&self) -> FileTime {
+        self.stat.modified
+    }
+
+    /// Permissions.
+    pub fn mode(&self) -> Mode {
+        self.stat.mode
+    }
+
+    /// The open file, for the one call that moves its bytes to a socket inside the kernel.
+    pub fn handle(&self) -> &D::Handle {
+        &self.handle
+    }
+
+    /// Reads bytes at an offset; 0 is the end of the file.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize, Refusal> {
+        self.disk
+            .read_at(&self.handle, buffer, at)
+            .map_err(|error| refusal(Cause::Store, "reading the file", &error))
+    }
+
+    /// Looks whether it was written to since it was opened.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn unchanged(&self) -> Result<Unchanged, Refusal> {
+        let now = self
+            .disk
+            .stat(&self.handle)
+            .map_err(|error| refusal(Cause::Store, "looking at the file", &error))?;
+        let then = Identity::of(&self.stat);
+        // Another name or mode for it (a link, a rename, a chmod) sets ctime and leaves the bytes.
+        let same = Identity { changed: then.changed, ..Identity::of(&now) } == then;
+        Ok(if same { Unchanged::Same } else { Unchanged::Changed })
+    }
+}

@@ -1,0 +1,350 @@
+//! A put on its way: its bytes go to a staged file and through the running digest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ftx_protocol::limits::GRID_BYTES;
+use ftx_protocol::{
+    Code, Condition, Digest, Durability, FileTime, Mode, Name, Refusal, TransferId,
+};
+
+use super::journal::Sync;
+use super::record::{Begun, Committed, Record};
+use super::transfers::{Kept, Partial, Use};
+use super::{Shared, Store, lock};
+use crate::failure::{Cause, refusal};
+use crate::hash::{Running, Saved};
+use crate::identity::Inode;
+use crate::log::write_all;
+use crate::sys::Disk;
+
+/// A put whose body is open. Dropping it leaves its staged file to the next start: give it to
+/// [`Store::suspend`] or [`Store::discard`] instead.
+pub struct Upload<D: Disk> {
+    pub(super) disk: D,
+    pub(super) plan: Plan,
+    pub(super) body: Body<D>,
+}
+
+/// What a put will be, once it is whole.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) transfer: TransferId,
+    pub(super) name: Name,
+    pub(super) condition: Condition,
+    /// What the acknowledgement will say.
+    pub(super) durability: Durability,
+    pub(super) modified: Option<FileTime>,
+    pub(super) mode: Option<Mode>,
+}
+
+/// Where the bytes of a put are.
+pub(super) enum Body<D: Disk> {
+    /// In staging.
+    Staged(Box<Staged<D>>),
+    /// Under their name already: this put only asks for the acknowledgement again.
+    Complete(Arc<Committed>),
+}
+
+pub(super) struct Staged<D: Disk> {
+    pub(super) file: Arc<D::Handle>,
+    pub(super) part: String,
+    pub(super) inode: Inode,
+    pub(super) running: Running,
+    /// The end that the body must not pass.
+    pub(super) limit: Limit,
+    pub(super) resume: Resume,
+}
+
+/// How far a body may go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Limit {
+    /// As announced.
+    Size(u64),
+    /// As far as the store takes files.
+    Most(u64),
+}
+
+/// Whether a put can be resumed.
+pub(super) enum Resume {
+    No,
+    Yes {
+        partial: Shared<Partial>,
+        epoch: u64,
+        /// A checkpoint is under way; one at a time is enough.
+        pending: Arc<AtomicBool>,
+    },
+}
+
+/// The bytes of a put so far, to be made durable while it goes on.
+pub struct Checkpoint<D: Disk> {
+    file: Arc<D::Handle>,
+    digest: Saved,
+    partial: Shared<Partial>,
+    epoch: u64,
+    pending: Arc<AtomicBool>,
+    durability: Durability,
+    name: Name,
+}
+
+/// A put whose bytes are whole and have the right digest.
+pub struct Finished<D: Disk> {
+    pub(super) plan: Plan,
+    pub(super) body: FinishedBody<D>,
+}
+
+pub(super) enum FinishedBody<D: Disk> {
+    Staged { file: Arc<D::Handle>, committed: Committed },
+    Complete(Arc<Committed>),
+}
+
+impl<D: Disk> Upload<D> {
+    /// The offset of the next byte.
+    pub fn offset(&self) -> u64 {
+        match &self.body {
+            Body::Staged(staged) => staged.running.offset(),
+            Body::Complete(committed) => committed.size,
+        }
+    }
+
+    /// Takes the next bytes. Returns a checkpoint when a point of the grid was passed and none is
+    /// under way: for [`Store::make_durable`], on whatever thread.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the body grows past its announced size. The upload has to be
+    /// discarded then.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<Option<Checkpoint<D>>, Refusal> {
+        let Body::Staged(staged) = &mut self.body else {
+            let message = "this transfer is complete; no more bytes belong to it";
+            return Err(Refusal::new(Code::BadPart, message));
+        };
+        staged.check_room(bytes.len() as u64)?;
+        let mut checkpoint = None;
+        while !bytes.is_empty() {
+            let at = staged.running.offset();
+            let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
+            let count = usize::try_from(to_grid).unwrap_or(usize::MAX).min(bytes.len());
+            let (now, later) = bytes.split_at(count);
+            write_all(&self.disk, &staged.file, now, at)
+                .map_err(|error| refusal(Cause::Bytes, "writing the file", &error))?;
+            staged.running.update(now);
+            bytes = later;
+            if staged.running.offset().is_multiple_of(GRID_BYTES) {
+                checkpoint = staged.checkpoint(&self.plan).or(checkpoint);
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// Closes the body: compares it with what the client says it sent.
+    ///
+    /// # Errors
+    /// [`Code::SizeMismatch`] or [`Code::DigestMismatch`]; then nothing of it is left.
+    pub fn finish(
+        self,
+        store: &Store<D>,
+        size: u64,
+        digest: Digest,
+    ) -> Result<Finished<D>, Refusal> {
+        let (have_size, have) = match &self.body {
+            Body::Staged(staged) => (staged.running.offset(), staged.running.digest()),
+            Body::Complete(committed) => (committed.size, committed.digest),
+        };
+        let wrong = if have_size != size {
+            let message = format!("{have_size} bytes are stored; end says {size}");
+            Some(Refusal::new(Code::SizeMismatch, message))
+        } else if have != digest {
+            let message = format!("the stored bytes have {have}; end says {digest}");
+            Some(Refusal::new(Code::DigestMismatch, message))
+        } else {
+            None
+        };
+        if let Some(refusal) = wrong {
+            store.discard(self);
+            return Err(refusal);
+        }
+        let body = match self.body {
+            Body::Complete(committed) => FinishedBody::Complete(committed),
+            Body::Staged(staged) => {
+                let committed = store.committed(&self.plan, &staged, size, digest);
+                FinishedBody::Staged { file: staged.file, committed }
+            }
+        };
+        Ok(Finished { plan: self.plan, body })
+    }
+}
+
+impl<D: Disk> Staged<D> {
+    fn check_room(&self, more: u64) -> Result<(), Refusal> {
+        let end = self.running.offset().saturating_add(more);
+        match self.limit {
+            Limit::Size(size) if end > size => {
+                Err(Refusal::new(Code::BadPart, format!("more bytes than the announced {size}")))
+            }
+            Limit::Most(most) if end > most => Err(Refusal::new(
+                Code::TooLarge,
+                format!("this server takes files up to {most} bytes"),
+            )),
+            Limit::Size(_) | Limit::Most(_) => Ok(()),
+        }
+    }
+
+    fn checkpoint(&self, plan: &Plan) -> Option<Checkpoint<D>> {
+        let Resume::Yes { partial, epoch, pending } = &self.resume else { return None };
+        let digest = self.running.save()?;
+        if pending.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        Some(Checkpoint {
+            file: Arc::clone(&self.file),
+            digest,
+            partial: Arc::clone(partial),
+            epoch: *epoch,
+            pending: Arc::clone(pending),
+            durability: plan.durability,
+            name: plan.name.clone(),
+        })
+    }
+}
+
+impl<D: Disk> Checkpoint<D> {
+    /// Whose bytes these are.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
+impl<D: Disk> Finished<D> {
+    /// Where the file will go.
+    pub fn name(&self) -> &Name {
+        &self.plan.name
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Makes the bytes of a checkpoint durable, and promises them. Waits for the disk.
+    ///
+    /// # Errors
+    /// When the disk fails: then the transfer is over, and every later step of it fails. When the
+    /// transfer has changed hands, [`Code::TakenOver`].
+    pub fn make_durable(&self, checkpoint: Checkpoint<D>) -> Result<u64, Refusal> {
+        let result = self.keep(&checkpoint);
+        checkpoint.pending.store(false, Ordering::Release);
+        result
+    }
+
+    fn keep(&self, checkpoint: &Checkpoint<D>) -> Result<u64, Refusal> {
+        let private = self.writable()?;
+        let synced = match checkpoint.durability {
+            Durability::None => Ok(()),
+            Durability::Memory | Durability::Full => self.disk.sync(&checkpoint.file),
+        };
+        let mut partial = lock(&checkpoint.partial);
+        partial.check_epoch(checkpoint.epoch)?;
+        let transfer = partial.begun.transfer;
+        let mut records = Vec::with_capacity(2);
+        match &partial.kept {
+            Kept::Nothing => records.push(Record::Begin(partial.begun.clone())),
+            Kept::UpTo(_) => {}
+            Kept::Lost => return Err(Code::StorageFailed.into()),
+        }
+        records.push(Record::Progress { transfer, digest: checkpoint.digest.clone() });
+        let sync = sync_for(checkpoint.durability);
+        let kept = synced
+            .map_err(|error| refusal(Cause::Store, "syncing the file", &error))
+            .and_then(|()| {
+                lock(&private.journal)
+                    .write(&private.directory, &records, sync)
+                    .map_err(|error| refusal(Cause::Store, "writing the journal", &error))
+            });
+        match kept {
+            Ok(()) => {
+                partial.kept = Kept::UpTo(checkpoint.digest.clone());
+                Ok(checkpoint.digest.offset())
+            }
+            Err(refusal) => {
+                // What a failed sync left on the disk is unknown for good: the transfer is over.
+                partial.kept = Kept::Lost;
+                let begun = partial.begun.clone();
+                drop(partial);
+                self.forget(&begun);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Ends an upload whose body broke off: what is durable of it is kept, the rest goes.
+    pub fn suspend(&self, upload: Upload<D>) {
+        let Body::Staged(staged) = upload.body else { return };
+        let Resume::Yes { partial, epoch, .. } = &staged.resume else {
+            return self.remove_staged(&staged.part, staged.inode);
+        };
+        let mut partial = lock(partial);
+        if partial.check_epoch(*epoch).is_err() {
+            return;
+        }
+        let durable = match &partial.kept {
+            Kept::UpTo(saved) => Some(saved.offset()),
+            Kept::Nothing | Kept::Lost => None,
+        };
+        // Gives back the room of what is past the promise, and of what was reserved.
+        match durable.map(|at| self.disk.truncate(&staged.file, at)) {
+            Some(Ok(())) => {
+                partial.use_ = Use::Idle;
+            }
+            Some(Err(_)) | None => {
+                let begun = partial.begun.clone();
+                partial.kept = Kept::Lost;
+                drop(partial);
+                self.forget(&begun);
+            }
+        }
+    }
+
+    /// Ends an upload and everything that is stored of it.
+    pub fn discard(&self, upload: Upload<D>) {
+        let Body::Staged(staged) = upload.body else { return };
+        match &staged.resume {
+            Resume::No => self.remove_staged(&staged.part, staged.inode),
+            Resume::Yes { partial, epoch, .. } => {
+                let mut partial = lock(partial);
+                if partial.check_epoch(*epoch).is_ok() {
+                    partial.kept = Kept::Lost;
+                    let begun = partial.begun.clone();
+                    drop(partial);
+                    self.forget(&begun);
+                }
+            }
+        }
+    }
+
+    /// Drops a transfer that was taken out of the table.
+    pub(super) fn drop_partial(&self, partial: &Shared<Partial>) {
+        let mut partial = lock(partial);
+        partial.kept = Kept::Lost;
+        partial.epoch = partial.epoch.saturating_add(1);
+        let begun = partial.begun.clone();
+        drop(partial);
+        self.forget(&begun);
+    }
+
+    /// Takes a transfer out of the table, the journal and staging.
+    fn forget(&self, begun: &Begun) {
+        self.transfers.remove(&begun.transfer);
+        if let Some(private) = &self.private {
+            let record = Record::Drop { transfer: begun.transfer };
+            // Not synced, and an error has no consequence: a transfer whose staged file is gone is
+            // forgotten at the next start all the same.
+            let _ = lock(&private.journal).write(&private.directory, &[record], Sync::Never);
+        }
+        self.remove_staged(&begun.staged, begun.inode);
+    }
+}
+
+/// Whether records about bytes of this durability have to be synced.
+pub(super) fn sync_for(durability: Durability) -> Sync {
+    match durability {
+        Durability::None => Sync::Never,
+        Durability::Memory | Durability::Full => Sync::Now,
+    }
+}

@@ -1,0 +1,86 @@
+//! The calls that only Linux has.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ftx_protocol::Name;
+use rustix::fs::{self, FallocateFlags, OFlags, ResolveFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::{MediumKind, Want, walk};
+
+/// openat2 says EAGAIN when a rename raced a `..` in a symlink. Each try is a fresh race; losing
+/// so many in a row is somebody's purpose.
+const RESOLVE_TRIES: u32 = 128;
+
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+const RAMFS_MAGIC: u64 = 0x8584_58f6;
+
+/// openat2 is not there: an old kernel, or a sandbox that does not know it.
+static WITHOUT_OPENAT2: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Result<OwnedFd> {
+    if WITHOUT_OPENAT2.load(Ordering::Relaxed) {
+        return walk::open_beneath(root, name, want);
+    }
+    let flags = match want {
+        Want::File => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Want::Directory => OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+    };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..RESOLVE_TRIES {
+        let opened =
+            retry_on_intr(|| fs::openat2(root, name.as_bytes(), flags, fs::Mode::empty(), resolve));
+        match opened {
+            Err(Errno::AGAIN) => {}
+            Err(Errno::NOSYS) => {
+                WITHOUT_OPENAT2.store(true, Ordering::Relaxed);
+                return walk::open_beneath(root, name, want);
+            }
+            // A sandbox may say EPERM for calls that it does not know; the walk tells which it is.
+            Err(Errno::PERM) => return walk::open_beneath(root, name, want),
+            result => return Ok(result?),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
+
+pub(super) fn reserve(file: &OwnedFd, size: u64) -> io::Result<()> {
+    Ok(retry_on_intr(|| fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size))?)
+}
+
+pub(super) fn sync(handle: &OwnedFd) -> io::Result<()> {
+    Ok(fs::fsync(handle)?)
+}
+
+pub(super) fn medium_kind(handle: &OwnedFd) -> io::Result<MediumKind> {
+    let stat = retry_on_intr(|| fs::fstatfs(handle))?;
+    // The type of the field differs between architectures; the magic numbers have 32 bits.
+    let magic = (stat.f_type as u64) & 0xffff_ffff;
+    Ok(if magic == TMPFS_MAGIC || magic == RAMFS_MAGIC {
+        MediumKind::Memory
+    } else {
+        MediumKind::Disk
+    })
+}
+
+pub(super) fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// Moves up to `limit` bytes of a file from `at` on to a socket, inside the kernel. Returns how
+/// many; 0 is the end of the file.
+///
+/// # Errors
+/// `WouldBlock` when a nonblocking socket takes no more; else what is wrong with either.
+pub fn send_file(
+    socket: BorrowedFd<'_>,
+    file: &OwnedFd,
+    at: u64,
+    limit: usize,
+) -> io::Result<usize> {
+    let mut offset = at;
+    Ok(retry_on_intr(|| fs::sendfile(socket, file, Some(&mut offset), limit))?)
+}

@@ -1,0 +1,194 @@
+//! The disk of this machine, by POSIX calls; what only Linux has is in `platform`.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use ftx_protocol::{FileTime, Mode, Name};
+use rustix::fs::{self, AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
+use rustix::io::{pread, pwrite, retry_on_intr};
+
+use super::{Disk, FileKind, Medium, MediumKind, Stat, Want, platform};
+
+/// The disk of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Native;
+
+impl Disk for Native {
+    type Handle = OwnedFd;
+
+    fn open_root(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(retry_on_intr(|| fs::open(path, flags, fs::Mode::empty()))?)
+    }
+
+    fn open_beneath(&self, root: &OwnedFd, name: &Name, want: Want) -> io::Result<OwnedFd> {
+        platform::open_beneath(root, name, want)
+    }
+
+    fn open_part(&self, dir: &OwnedFd, part: &[u8], want: Want) -> io::Result<OwnedFd> {
+        let flags = match want {
+            Want::File => OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY,
+            Want::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
+        };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(retry_on_intr(|| fs::openat(dir, part, flags, fs::Mode::empty()))?)
+    }
+
+    fn open_parent(&self, dir: &OwnedFd) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(retry_on_intr(|| fs::openat(dir, "..", flags, fs::Mode::empty()))?)
+    }
+
+    fn create(&self, dir: &OwnedFd, part: &[u8], mode: Mode) -> io::Result<OwnedFd> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(retry_on_intr(|| fs::openat(dir, part, flags, permissions(mode)))?)
+    }
+
+    fn make_directory(&self, dir: &OwnedFd, part: &[u8], mode: Mode) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::mkdirat(dir, part, permissions(mode)))?)
+    }
+
+    fn rename(
+        &self,
+        from: &OwnedFd,
+        from_part: &[u8],
+        to: &OwnedFd,
+        to_part: &[u8],
+    ) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::renameat(from, from_part, to, to_part))?)
+    }
+
+    fn link(&self, dir: &OwnedFd, part: &[u8], new_part: &[u8]) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::linkat(dir, part, dir, new_part, AtFlags::empty()))?)
+    }
+
+    fn remove(&self, dir: &OwnedFd, part: &[u8]) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::unlinkat(dir, part, AtFlags::empty()))?)
+    }
+
+    fn stat_part(&self, dir: &OwnedFd, part: &[u8]) -> io::Result<Stat> {
+        let stat = retry_on_intr(|| fs::statat(dir, part, AtFlags::SYMLINK_NOFOLLOW))?;
+        Ok(from_stat(&stat))
+    }
+
+    fn stat(&self, handle: &OwnedFd) -> io::Result<Stat> {
+        Ok(from_stat(&retry_on_intr(|| fs::fstat(handle))?))
+    }
+
+    fn list(&self, dir: &OwnedFd, limit: usize) -> io::Result<Vec<Vec<u8>>> {
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            if names.len() >= limit {
+                break;
+            }
+            names.push(name.to_vec());
+        }
+        Ok(names)
+    }
+
+    fn read_at(&self, file: &OwnedFd, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        Ok(retry_on_intr(|| pread(file, &mut *buffer, at))?)
+    }
+
+    fn write_at(&self, file: &OwnedFd, bytes: &[u8], at: u64) -> io::Result<usize> {
+        Ok(retry_on_intr(|| pwrite(file, bytes, at))?)
+    }
+
+    fn truncate(&self, file: &OwnedFd, size: u64) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::ftruncate(file, size))?)
+    }
+
+    fn reserve(&self, file: &OwnedFd, size: u64) -> io::Result<()> {
+        platform::reserve(file, size)
+    }
+
+    fn set_mode(&self, file: &OwnedFd, mode: Mode) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::fchmod(file, permissions(mode)))?)
+    }
+
+    fn set_modified(&self, file: &OwnedFd, time: FileTime) -> io::Result<()> {
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW },
+            last_modification: Timespec {
+                tv_sec: time.seconds(),
+                tv_nsec: time.nanoseconds().into(),
+            },
+        };
+        Ok(retry_on_intr(|| fs::futimens(file, &times))?)
+    }
+
+    fn sync(&self, handle: &OwnedFd) -> io::Result<()> {
+        // Not repeated when interrupted: after any error nothing is known about what survives.
+        platform::sync(handle)
+    }
+
+    fn lock(&self, handle: &OwnedFd) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::flock(handle, FlockOperation::NonBlockingLockExclusive))?)
+    }
+
+    fn medium(&self, handle: &OwnedFd) -> io::Result<Medium> {
+        let stat = retry_on_intr(|| fs::fstatvfs(handle))?;
+        let kind = if stat.f_flag.contains(fs::StatVfsMountFlags::RDONLY) {
+            MediumKind::ReadOnly
+        } else {
+            platform::medium_kind(handle)?
+        };
+        Ok(Medium { free: stat.f_bavail.saturating_mul(stat.f_frsize), kind })
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        platform::boot_id()
+    }
+}
+
+/// Raises the soft limit of open descriptors to the hard one, and returns it.
+///
+/// # Errors
+/// When the system refuses; the old limit stays.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    }
+    Ok(maximum.unwrap_or(u64::MAX))
+}
+
+fn permissions(mode: Mode) -> fs::Mode {
+    fs::Mode::from_bits_truncate(mode.bits() as fs::RawMode)
+}
+
+// The widths of these fields differ from system to system.
+#[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+fn from_stat(stat: &fs::Stat) -> Stat {
+    let kind = match fs::FileType::from_raw_mode(stat.st_mode) {
+        fs::FileType::RegularFile => FileKind::File,
+        fs::FileType::Directory => FileKind::Directory,
+        fs::FileType::Symlink => FileKind::Symlink,
+        _ => FileKind::Special,
+    };
+    Stat {
+        kind,
+        device: stat.st_dev as u64,
+        inode: stat.st_ino as u64,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        mode: Mode::new(u32::from(stat.st_mode)),
+        owner: stat.st_uid,
+        modified: file_time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        changed: file_time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+    }
+}
+
+/// A time that a file system made up beyond what the protocol can say is shown as the nearest one
+/// that it can.
+fn file_time(seconds: i64, nanoseconds: i64) -> FileTime {
+    let nanoseconds = u32::try_from(nanoseconds).unwrap_or(0).min(999_999_999);
+    FileTime::nearest(seconds, nanoseconds)
+}

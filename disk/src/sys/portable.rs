@@ -1,0 +1,56 @@
+//! What stands in for the calls that only Linux has.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use ftx_protocol::Name;
+use rustix::io::{Errno, pread, retry_on_intr, write};
+
+use super::{MediumKind, Want, walk};
+
+/// Read and sent in one call: what fits a core's cache.
+const SEND_BYTES: usize = 128 * 1024;
+
+pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Result<OwnedFd> {
+    walk::open_beneath(root, name, want)
+}
+
+pub(super) fn reserve(_: &OwnedFd, _: u64) -> io::Result<()> {
+    Err(Errno::OPNOTSUPP.into())
+}
+
+/// fsync(2) of macOS does not reach the disk; F_FULLFSYNC does.
+pub(super) fn sync(handle: &OwnedFd) -> io::Result<()> {
+    #[cfg(target_vendor = "apple")]
+    return Ok(rustix::fs::fcntl_fullfsync(handle)?);
+    #[cfg(not(target_vendor = "apple"))]
+    return Ok(rustix::fs::fsync(handle)?);
+}
+
+pub(super) fn medium_kind(_: &OwnedFd) -> io::Result<MediumKind> {
+    Ok(MediumKind::Disk)
+}
+
+pub(super) fn boot_id() -> Option<String> {
+    None
+}
+
+/// Moves up to `limit` bytes of a file from `at` on to a socket. Returns how many; 0 is the end of
+/// the file.
+///
+/// # Errors
+/// `WouldBlock` when a nonblocking socket takes no more; else what is wrong with either.
+pub fn send_file(
+    socket: BorrowedFd<'_>,
+    file: &OwnedFd,
+    at: u64,
+    limit: usize,
+) -> io::Result<usize> {
+    let mut buffer = vec![0; limit.min(SEND_BYTES)];
+    let count = retry_on_intr(|| pread(file, &mut *buffer, at))?;
+    let bytes = buffer.get(..count).unwrap_or_default();
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    Ok(retry_on_intr(|| write(socket, bytes))?)
+}

@@ -1,0 +1,169 @@
+//! `ftx serve`: the options of a server, its log, and its end.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use ftx::server::{Access, Exposure, MadeDirectory, Options, Server, Stopper};
+use ftx_protocol::limits::INTEGER_MAX;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+use super::size::Size;
+
+/// Serve a directory: take files with `put`, hand them out with `get`.
+///
+/// Prints "listening on ADDRESS" for each address when it is ready. Ctrl-C or SIGTERM lets what
+/// runs finish, or end so that it can be resumed; a second one quits at once.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ftx serve ./dir --max-size 10G --min-free 1G")]
+pub struct Serve {
+    /// The directory. It is made if its parent exists
+    directory: PathBuf,
+
+    /// Where to listen; port 0 takes a free one. May be given several times
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7389")]
+    listen: Vec<SocketAddr>,
+
+    /// Hand files out, and take none; the directory may be on a read-only disk
+    #[arg(long)]
+    read_only: bool,
+
+    /// What an acknowledgement means. full: the file survives a power cut. none: it survives a
+    /// crash of the server, but a power cut may lose it, or leave it empty or torn
+    #[arg(long, value_enum, default_value = "full")]
+    durability: Durability,
+
+    /// The largest file to take, such as 10G
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<Size>,
+
+    /// Refuse a file that would leave less than this free on the disk
+    #[arg(long, value_name = "SIZE", default_value = "64M")]
+    min_free: Size,
+
+    /// Connections at once; more wait until one ends
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    max_connections: usize,
+
+    /// End a connection that says or reads nothing for this long while the server waits for it
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    idle_timeout: Duration,
+
+    /// End a connection that has not introduced itself, or not ended a line, after this long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    header_timeout: Duration,
+
+    /// Keep what there is of an interrupted upload for this long, while the server runs
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "7d")]
+    partial_ttl: Duration,
+
+    /// When asked to stop, let transfers run on for this long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    drain_timeout: Duration,
+
+    /// How the log on stderr is written. RUST_LOG=debug shows every connection
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+
+    /// Listen on addresses that other machines can reach, although nobody is asked who they are:
+    /// whoever reaches the port can read and replace every file
+    #[arg(long)]
+    allow_anyone: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Durability {
+    Full,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Serve {
+    pub fn run(self) -> Result<()> {
+        let _log = start_log(self.log_format);
+        match ftx_disk::sys::raise_descriptor_limit() {
+            Ok(limit) => tracing::debug!(limit, "open descriptors"),
+            Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors"),
+        }
+        let directory = self.directory.clone();
+        let server = Server::bind(self.options())?;
+        if server.made_directory() == MadeDirectory::New {
+            tracing::info!(directory = %directory.display(), "made the directory");
+        }
+        let mut stdout = std::io::stdout().lock();
+        for address in server.addresses() {
+            writeln!(stdout, "listening on {address}").context("cannot say where it listens")?;
+        }
+        stdout.flush().ok();
+        drop(stdout);
+        stop_on_signal(server.stopper())?;
+        server.run().context("the selector failed")
+    }
+
+    fn options(self) -> Options {
+        Options {
+            directory: self.directory,
+            listen: self.listen,
+            exposure: if self.allow_anyone { Exposure::Anyone } else { Exposure::LoopbackOnly },
+            access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            durability: match self.durability {
+                Durability::Full => ftx_protocol::Durability::Full,
+                Durability::None => ftx_protocol::Durability::None,
+            },
+            size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
+            free_min_bytes: self.min_free.bytes(),
+            connections_max: self.max_connections.max(1),
+            header_timeout: self.header_timeout,
+            idle_timeout: self.idle_timeout,
+            partial_ttl: self.partial_ttl,
+            drain_timeout: self.drain_timeout,
+        }
+    }
+}
+
+/// Writes the log on a thread of its own: a stderr that nobody reads must not stop the selector.
+fn start_log(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
+    use tracing_subscriber::EnvFilter;
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    match format {
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            builder.with_target(false).with_ansi(colours).init();
+        }
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    guard
+}
+
+/// The first SIGTERM or SIGINT stops the server in order, the second at once.
+fn stop_on_signal(stopper: Stopper) -> Result<()> {
+    /// As a shell says it of a program that SIGINT ended.
+    const QUIT: i32 = 130;
+    // Writing past a limit of file sizes is an error of that write, not the end of the server.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGXFSZ]).context("cannot take signals")?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let mut asked = signals.forever().filter(|signal| *signal != SIGXFSZ);
+            if asked.next().is_some() {
+                stopper.stop();
+            }
+            if asked.next().is_some() {
+                std::process::exit(QUIT);
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Sizes as people type them.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A number of bytes: `4096`, `512K`, `64M`, `10G`, `1T`, each step 1,024, with or without `iB` or
+/// `B` behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(u64);
+
+impl Size {
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let shift = match unit.to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+            "" => 0,
+            "K" => 10,
+            "M" => 20,
+            "G" => 30,
+            "T" => 40,
+            _ => return Err("a size is a number of bytes, or one with K, M, G or T".to_owned()),
+        };
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(1 << shift))
+            .map(Self)
+            .ok_or_else(|| "a size is a number of bytes, or one with K, M, G or T".to_owned())
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_type_them() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("4096", Some(4_096)),
+            ("1k", Some(1_024)),
+            ("64M", Some(64 << 20)),
+            ("10GiB", Some(10 << 30)),
+            ("1TB", Some(1 << 40)),
+            ("", None),
+            ("G", None),
+            ("-1", None),
+            ("1.5G", None),
+            ("1X", None),
+            ("99999999T", None),
+        ] {
+            assert_eq!(text.parse::<Size>().ok().map(Size::bytes), bytes, "{text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The one pool of memory for bodies. What is not in it is in a job, and comes back by itself.
+
+use std::ops::{Deref, Range};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One buffer. Large enough that a hand-over to a worker is cheap beside the bytes, small enough
+/// to stay in a core's cache between the socket and the hash.
+pub(super) const BUFFER_BYTES: usize = 256 * 1024;
+
+/// All buffers together: this, and not the number of clients, bounds the memory for bodies.
+pub(super) const BUFFERS: usize = 96;
+
+/// Hands out buffers as long as there are some.
+#[derive(Debug, Clone)]
+pub(super) struct Pool {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    free: Vec<Box<[u8]>>,
+    /// Buffers that may still be made. They are made when they are first needed.
+    unmade: usize,
+}
+
+/// A buffer that goes back to its pool when it is dropped.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    bytes: Box<[u8]>,
+    pool: Pool,
+}
+
+/// A part of a filled buffer that several jobs share.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    buffer: Arc<Buffer>,
+    range: Range<usize>,
+}
+
+impl Pool {
+    pub(super) fn new(buffers: usize) -> Self {
+        let shared = Shared { free: Vec::with_capacity(buffers), unmade: buffers };
+        Self { shared: Arc::new(Mutex::new(shared)) }
+    }
+
+    /// A buffer, unless all are out.
+    pub(super) fn take(&self) -> Option<Buffer> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = match shared.free.pop() {
+            Some(bytes) => bytes,
+            None => {
+                shared.unmade = shared.unmade.checked_sub(1)?;
+                vec![0; BUFFER_BYTES].into_boxed_slice()
+            }
+        };
+        drop(shared);
+        Some(Buffer { bytes, pool: self.clone() })
+    }
+
+    /// Buffers that are not out.
+    pub(super) fn available(&self) -> usize {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.free.len().saturating_add(shared.unmade)
+    }
+}
+
+impl Buffer {
+    /// The first `count` bytes.
+    pub(super) fn filled(&self, count: usize) -> &[u8] {
+        self.bytes.get(..count).unwrap_or_default()
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.pool.shared.lock().unwrap_or_else(PoisonError::into_inner).free.push(bytes);
+    }
+}
+
+impl Piece {
+    /// The part of the buffer that the range names; nothing of it where it is not inside.
+    pub(super) fn new(buffer: &Arc<Buffer>, range: Range<usize>) -> Self {
+        Self { buffer: Arc::clone(buffer), range }
+    }
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.buffer.bytes.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_gives_no_more_than_it_has_and_gets_back_what_jobs_drop() {
+        let pool = Pool::new(2);
+        let first = Arc::new(pool.take().unwrap());
+        let second = pool.take().unwrap();
+        assert!(pool.take().is_none());
+        let piece = Piece::new(&first, 0..3);
+        drop(first);
+        assert_eq!(pool.available(), 0, "a piece keeps its buffer out");
+        assert_eq!(&*piece, [0; 3]);
+        drop((piece, second));
+        assert_eq!(pool.available(), 2);
+    }
+}

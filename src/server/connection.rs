@@ -1,0 +1,323 @@
+//! One connection: its socket, its machine, its lane into storage, and what moves between them.
+//!
+//! Knows no file: a download's bytes go from storage to the socket without passing here. Never
+//! waits: it works until the socket blocks or its turn is over, and says which.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+
+use ftx_protocol::server::{Command, Output, Reads, Reason, Server as Machine, Settings};
+use ftx_protocol::{Code, Time};
+use mio::net::TcpStream;
+
+use super::buffers::{Buffer, Piece, Pool};
+use super::storage::{Job, Lane, Outcome, SendEnd};
+
+/// Bytes that one connection may move in one turn before the others have theirs.
+const TURN_BYTES: usize = 1024 * 1024;
+
+/// Bytes of bodies that one connection may have with storage and not yet stored: enough to keep a
+/// worker busy while the socket is read, too little to let one slow disk take the whole pool.
+const UNSTORED_BYTES: usize = 1024 * 1024;
+
+/// How much is read when lines are expected: they are short, and a body that follows is read into
+/// a buffer of its own.
+const LINES_BYTES: usize = 64 * 1024;
+
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TurnEnd {
+    /// Nothing to do until the socket or storage says something.
+    Wait,
+    /// There is more, but the turn is over.
+    Again,
+    /// It could read, had it a buffer.
+    WantBuffer,
+    /// The connection is over.
+    Close(Reason),
+}
+
+/// What became of one step of a turn.
+enum Moved {
+    Bytes(usize),
+    Nothing,
+    WantBuffer,
+}
+
+/// Whether a worker writes to the socket now. While it does, nobody else may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Selector,
+    Worker,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    socket: Arc<TcpStream>,
+    pub(super) peer: SocketAddr,
+    machine: Machine,
+    lane: Lane,
+    readable: bool,
+    writable: bool,
+    sender: Sender,
+    shut_down: bool,
+    unstored_bytes: usize,
+}
+
+impl Connection {
+    pub(super) fn new(
+        socket: Arc<TcpStream>,
+        peer: SocketAddr,
+        lane: Lane,
+        settings: Settings,
+        now: Time,
+    ) -> Self {
+        Self {
+            socket,
+            peer,
+            machine: Machine::new(settings, now),
+            lane,
+            readable: true,
+            writable: true,
+            sender: Sender::Selector,
+            shut_down: false,
+            unstored_bytes: 0,
+        }
+    }
+
+    /// The socket may have become ready. These are hints; only a read or write tells.
+    pub(super) fn ready(&mut self, readable: bool, writable: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+    }
+
+    /// Takes an answer of storage.
+    pub(super) fn outcome(&mut self, outcome: Outcome, now: Time) {
+        match outcome {
+            Outcome::Event(event) => self.machine.handle(event, now),
+            Outcome::Taken { bytes } => {
+                self.unstored_bytes = self.unstored_bytes.saturating_sub(bytes);
+            }
+            Outcome::Sent { count, end } => {
+                self.sender = Sender::Selector;
+                if count > 0 {
+                    self.machine.wrote(count, now);
+                }
+                match end {
+                    // The socket may have become writable since the worker found it blocked; then
+                    // that was noted, and stands.
+                    SendEnd::Blocked => self.machine.blocked(now),
+                    SendEnd::Broken => self.machine.broken(),
+                    SendEnd::Complete | SendEnd::Short => self.writable = true,
+                }
+            }
+        }
+        self.carry_out(None);
+    }
+
+    /// The time has come that [`Connection::deadline`] named.
+    pub(super) fn on_time(&mut self, now: Time) {
+        self.machine.on_time(now);
+        self.carry_out(None);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.machine.deadline()
+    }
+
+    /// Finishes what runs and takes no more.
+    pub(super) fn shut_down(&mut self, now: Time) {
+        self.machine.shut_down(now);
+        self.carry_out(None);
+    }
+
+    /// Ends the connection with an error.
+    pub(super) fn fail(&mut self, code: Code, now: Time) {
+        self.machine.fail(code.into(), now);
+        self.carry_out(None);
+    }
+
+    /// Ends the connection without a word.
+    pub(super) fn give_up(&mut self) {
+        self.machine.broken();
+        self.carry_out(None);
+    }
+
+    /// Lets the peer see the end now: a worker that still sends may hold the socket open for a
+    /// while. Its registration goes when it is closed; events until then find nobody.
+    pub(super) fn close(&self) {
+        // A socket that is gone already is what this would bring about.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Bytes outside the pool that this connection makes the server hold.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.machine.held_bytes()
+    }
+
+    /// Reads, carries out and writes until there is nothing to do or the turn is over.
+    pub(super) fn turn(&mut self, pool: &Pool, spare: &mut Option<Buffer>, now: Time) -> TurnEnd {
+        let mut moved_bytes: usize = 0;
+        loop {
+            let written = self.write(now);
+            let read = self.read(pool, spare, now);
+            if let Some(reason) = self.machine.closed() {
+                return TurnEnd::Close(reason);
+            }
+            moved_bytes = match (written, read) {
+                (Moved::Nothing, Moved::Nothing) => return TurnEnd::Wait,
+                (Moved::Nothing, Moved::WantBuffer) => return TurnEnd::WantBuffer,
+                (Moved::Bytes(written), Moved::Bytes(read)) => {
+                    moved_bytes.saturating_add(written).saturating_add(read)
+                }
+                (Moved::Bytes(bytes), _) | (_, Moved::Bytes(bytes)) => {
+                    moved_bytes.saturating_add(bytes)
+                }
+                (Moved::WantBuffer, _) => return TurnEnd::WantBuffer,
+            };
+            if moved_bytes >= TURN_BYTES {
+                return TurnEnd::Again;
+            }
+        }
+    }
+
+    fn read(&mut self, pool: &Pool, spare: &mut Option<Buffer>, now: Time) -> Moved {
+        if !self.readable || self.unstored_bytes >= UNSTORED_BYTES {
+            return Moved::Nothing;
+        }
+        let limit = match self.machine.reads() {
+            Reads::Nothing => return Moved::Nothing,
+            Reads::Lines => LINES_BYTES,
+            Reads::Part { .. } => usize::MAX,
+        };
+        let Some(mut buffer) = spare.take().or_else(|| pool.take()) else {
+            return Moved::WantBuffer;
+        };
+        let filled = self.fill(buffer.bytes_mut(), limit);
+        let buffer = Arc::new(buffer);
+        match &filled {
+            Ok(0) => {
+                self.readable = false;
+                self.machine.receive_end(now);
+            }
+            Ok(count) => {
+                let input = buffer.filled(*count);
+                self.machine.receive(input, now);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.machine.starving(now);
+            }
+            Err(_) => self.machine.broken(),
+        }
+        self.carry_out(Some(&buffer));
+        // A buffer that no job took is as good as new for the next connection.
+        *spare = Arc::into_inner(buffer);
+        match filled {
+            Ok(count) => Moved::Bytes(count.max(1)),
+            Err(_) => Moved::Nothing,
+        }
+    }
+
+    /// Reads until the buffer is full or the socket is empty: fewer, larger jobs.
+    fn fill(&mut self, buffer: &mut [u8], limit: usize) -> io::Result<usize> {
+        let limit = limit.min(buffer.len());
+        let mut filled: usize = 0;
+        while let Some(room) = buffer.get_mut(filled..limit)
+            && !room.is_empty()
+        {
+            match (&*self.socket).read(room) {
+                Ok(0) if filled > 0 => break,
+                Ok(0) => return Ok(0),
+                Ok(count) => filled = filled.saturating_add(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    if filled > 0 {
+                        break;
+                    }
+                    return Err(error);
+                }
+                // What came before the error is good; the error comes again.
+                Err(_) if filled > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write(&mut self, now: Time) -> Moved {
+        if self.sender == Sender::Worker {
+            return Moved::Nothing;
+        }
+        let output = self.machine.output(now);
+        let result = match output {
+            Output::Nothing => return Moved::Nothing,
+            Output::Shutdown => {
+                if !self.shut_down {
+                    self.shut_down = true;
+                    // A socket that is gone already is what this would bring about.
+                    let _ = self.socket.shutdown(Shutdown::Write);
+                }
+                return Moved::Nothing;
+            }
+            _ if !self.writable => return Moved::Nothing,
+            Output::File { id, at, size } => {
+                self.sender = Sender::Worker;
+                // Set again by an event that comes while the worker sends.
+                self.writable = false;
+                let socket = Arc::clone(&self.socket);
+                self.lane.submit(Job::Send { id, at, size, socket });
+                return Moved::Nothing;
+            }
+            Output::Bytes(bytes) => (&*self.socket).write(bytes),
+            Output::Zeros(count) => {
+                const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+                let count = usize::try_from(count).unwrap_or(usize::MAX).min(ZEROS.len());
+                (&*self.socket).write(ZEROS.get(..count).unwrap_or_default())
+            }
+        };
+        match result {
+            Ok(count) => {
+                self.machine.wrote(count as u64, now);
+                self.carry_out(None);
+                Moved::Bytes(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Moved::Bytes(1),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                self.machine.blocked(now);
+                Moved::Nothing
+            }
+            Err(_) => {
+                self.machine.broken();
+                self.carry_out(None);
+                Moved::Nothing
+            }
+        }
+    }
+
+    /// Turns the machine's commands into jobs.
+    fn carry_out(&mut self, input: Option<&Arc<Buffer>>) {
+        while let Some(command) = self.machine.poll_command() {
+            let job = match command {
+                Command::Begin(put) => Job::Begin(put),
+                Command::Write { id, bytes, .. } => {
+                    let Some(buffer) = input else { continue };
+                    self.unstored_bytes = self.unstored_bytes.saturating_add(bytes.len());
+                    Job::Write { id, piece: Piece::new(buffer, bytes) }
+                }
+                Command::Finish(end) => Job::Finish(end),
+                Command::Discard(id) => Job::Discard(id),
+                Command::Suspend(id) => Job::Suspend(id),
+                Command::Resume(resume) => Job::Resume(resume),
+                Command::Stat(stat) => Job::Stat(stat),
+                Command::Open(get) => Job::Open(get),
+                Command::Digest(id) => Job::Digest(id),
+                Command::Close(id) => Job::Close(id),
+                Command::HangUp => Job::HangUp,
+            };
+            self.lane.submit(job);
+        }
+    }
+}

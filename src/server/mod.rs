@@ -1,0 +1,149 @@
+//! The server: sockets on one side, storage on the other, and between them one pure machine for
+//! each connection.
+//!
+//! ```text
+//!   listen      addresses to sockets
+//!   selector    the loop: waits for readiness, gives each connection its turn; knows no file
+//!   connection  one socket and its machine; moves bytes between the two and storage
+//!   buffers     the one pool of memory for bodies
+//!   storage     jobs in, outcomes out; the only part that knows files, and that may wait
+//! ```
+
+mod buffers;
+mod connection;
+mod listen;
+mod selector;
+mod storage;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ftx_disk::store::OpenError;
+use ftx_protocol::Durability;
+use thiserror::Error;
+
+pub use ftx_disk::store::Access;
+pub use listen::{Exposure, ListenError};
+use selector::Selector;
+pub use selector::Stopper;
+use storage::Directory;
+
+/// What a server is asked to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory that is served. Made if its parent exists.
+    pub directory: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Whether addresses that others can reach are allowed.
+    pub exposure: Exposure,
+    /// Whether puts are taken.
+    pub access: Access,
+    /// The most that an acknowledgement promises: `Full` or `None`.
+    pub durability: Durability,
+    /// The largest file that a put may bring.
+    pub size_max_bytes: u64,
+    /// What a put must leave free on the disk.
+    pub free_min_bytes: u64,
+    /// Connections at once; more wait in the listen queue.
+    pub connections_max: usize,
+    /// How long `hello`, and a line that was begun, may take.
+    pub header_timeout: Duration,
+    /// How long a peer that is waited for may be silent.
+    pub idle_timeout: Duration,
+    /// How long an interrupted upload is kept, counted while the server runs.
+    pub partial_ttl: Duration,
+    /// How long running transfers may go on after the server was asked to stop.
+    pub drain_timeout: Duration,
+}
+
+/// The server could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The directory cannot be made.
+    #[error("cannot make the directory {}: {error}", path.display())]
+    Make {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The directory cannot be served.
+    #[error(transparent)]
+    Storage(#[from] OpenError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system does not give what the loop needs.
+    #[error("cannot set up the selector: {0}")]
+    Selector(#[from] std::io::Error),
+}
+
+/// A server that is bound and has its directory, and does not serve yet.
+pub struct Server {
+    selector: Selector,
+    addresses: Vec<SocketAddr>,
+    made_directory: MadeDirectory,
+}
+
+/// Whether the served directory had to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MadeDirectory {
+    /// It was made.
+    New,
+    /// It was there.
+    Old,
+}
+
+impl Server {
+    /// Opens the directory, recovers what an earlier server left, and binds the addresses.
+    ///
+    /// # Errors
+    /// When any of that is not possible; nothing is left behind but a new directory.
+    pub fn bind(options: Options) -> Result<Self, StartError> {
+        let sockets = listen::bind(&options.listen, options.exposure)?;
+        let addresses = sockets.iter().map(|socket| socket.address).collect();
+        let made_directory = make_directory(&options)?;
+        let poll = mio::Poll::new()?;
+        let outcomes = Arc::new(storage::Outcomes::new(selector::waker(&poll)?));
+        let directory = Directory::open(&options, Arc::clone(&outcomes))?;
+        let selector = Selector::new(poll, sockets, directory, outcomes, &options)?;
+        Ok(Self { selector, addresses, made_directory })
+    }
+
+    /// The addresses with their real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Whether the served directory had to be made.
+    pub fn made_directory(&self) -> MadeDirectory {
+        self.made_directory
+    }
+
+    /// A handle that stops the server from another thread.
+    pub fn stopper(&self) -> Stopper {
+        self.selector.stopper()
+    }
+
+    /// Serves until it is stopped and what runs has finished, or the drain time is over.
+    ///
+    /// # Errors
+    /// When the selector itself fails; a failure of one connection never gets here.
+    pub fn run(self) -> std::io::Result<()> {
+        self.selector.run()
+    }
+}
+
+fn make_directory(options: &Options) -> Result<MadeDirectory, StartError> {
+    if options.access == Access::ReadOnly {
+        return Ok(MadeDirectory::Old);
+    }
+    match std::fs::create_dir(&options.directory) {
+        Ok(()) => Ok(MadeDirectory::New),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(MadeDirectory::Old),
+        Err(error) => Err(StartError::Make { path: options.directory.clone(), error }),
+    }
+}

@@ -1,0 +1,105 @@
+//! The directory as storage: the store, the workers and the committer put together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ftx_disk::store;
+use ftx_disk::sys::Native;
+use tracing::{info, warn};
+
+use super::committer::Committer;
+use super::download::Fetch;
+use super::lane::Lane;
+use super::transfers::Transfers;
+use super::upload::Bring;
+use super::workers::{Strand, Workers};
+use super::{ConnectionKey, Origin, Outcomes, Store};
+use crate::server::{Options, StartError};
+
+/// A served directory, open.
+pub(in crate::server) struct Directory {
+    shared: Arc<Shared>,
+    workers: Workers,
+    partial_ttl: Duration,
+}
+
+/// What all strands work with.
+pub(super) struct Shared {
+    pub(super) store: Arc<Store>,
+    pub(super) outcomes: Arc<Outcomes>,
+    pub(super) transfers: Arc<Transfers>,
+    pub(super) committer: Committer,
+}
+
+impl Directory {
+    /// Opens the directory, finishes or forgets what an earlier server left, and starts the
+    /// threads.
+    pub(in crate::server) fn open(
+        options: &Options,
+        outcomes: Arc<Outcomes>,
+    ) -> Result<Self, StartError> {
+        let store_options = store::Options {
+            access: options.access,
+            durability: options.durability,
+            size_max_bytes: options.size_max_bytes,
+            free_min_bytes: options.free_min_bytes,
+        };
+        let (store, recovery) = store::Store::open(Native, &options.directory, store_options)?;
+        info!(
+            directory = %options.directory.display(),
+            durability = %store.durability(),
+            finished = recovery.finished,
+            resumable = recovery.resumable,
+            swept = recovery.swept,
+            "serving"
+        );
+        if recovery.torn_bytes > 0 {
+            warn!(
+                bytes = recovery.torn_bytes,
+                "the journal ended in a torn record, as after a crash"
+            );
+        }
+        let store = Arc::new(store);
+        let transfers = Arc::new(Transfers::default());
+        let committer =
+            Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
+        let shared = Arc::new(Shared { store, outcomes, transfers, committer });
+        let workers = Workers::start()?;
+        Ok(Self { shared, workers, partial_ttl: options.partial_ttl })
+    }
+
+    /// A new connection's way in.
+    pub(in crate::server) fn lane(&self, key: ConnectionKey, peer: SocketAddr) -> Lane {
+        let origin = Origin { key, peer };
+        let bring = Strand::new(Box::new(Bring::new(Arc::clone(&self.shared), origin)));
+        let fetch = Strand::new(Box::new(Fetch::new(Arc::clone(&self.shared), origin)));
+        Lane::new(self.workers.line(), bring, fetch)
+    }
+
+    /// Drops uploads that nobody has touched for their time to live. On a thread of its own: it
+    /// waits for the disk, and comes once a minute.
+    pub(in crate::server) fn expire(&self, running: Duration) {
+        let (shared, ttl) = (Arc::clone(&self.shared), self.partial_ttl);
+        let spawned = std::thread::Builder::new().name("expire".into()).spawn(move || {
+            let expired = shared.store.expire(ttl, running);
+            if expired > 0 {
+                info!(expired, "dropped uploads that nobody went on with");
+            }
+        });
+        if let Err(error) = spawned {
+            warn_once(&error);
+        }
+    }
+
+    /// Does what waits, and ends the threads.
+    pub(in crate::server) fn finish(self) {
+        self.workers.finish();
+        self.shared.committer.finish();
+    }
+}
+
+fn warn_once(error: &io::Error) {
+    warn!(%error, "cannot look for expired uploads now; trying again in a minute");
+}

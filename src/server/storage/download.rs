@@ -1,0 +1,311 @@
+//! What a connection fetches: files that are open, sent piece by piece, and their digests.
+//!
+//! Where the digest is known, the kernel moves the bytes. Where it is not, they are read, sent and
+//! hashed in one go while they are in the cache, so that the file is read once.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ftx_disk::hash::Running;
+use ftx_disk::store::{Remembered, Unchanged};
+use ftx_disk::sys;
+use ftx_protocol::limits::GRID_BYTES;
+use ftx_protocol::message::{Cache, File, Get};
+use ftx_protocol::server::Event;
+use ftx_protocol::{Algorithm, Code, Digest, Name, Refusal, RequestId};
+use mio::net::TcpStream;
+use tracing::{error, info};
+
+use super::directory::Shared;
+use super::workers::{Hand, Worked};
+use super::{Job, Origin, Outcome, Reading, SendEnd, log_refused};
+
+/// Bytes that the kernel is asked to move in one call.
+const SEND_FILE_BYTES: usize = 1024 * 1024;
+
+/// Bytes hashed without sending, before the other strands have their turn.
+const HASH_TURN_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The hand of the strand.
+pub(super) struct Fetch {
+    shared: Arc<Shared>,
+    origin: Origin,
+    gets: HashMap<RequestId, Open>,
+}
+
+/// A get whose file is open.
+struct Open {
+    name: Name,
+    reading: Reading,
+    algorithm: Algorithm,
+    cache: Cache,
+    hash: Hash,
+    began: Instant,
+}
+
+/// What is known of the digest of an open file.
+enum Hash {
+    Known(Digest),
+    /// Up to some offset. Bytes before it are sent without a look, bytes at it are hashed.
+    Running(Box<Running>),
+}
+
+/// What one step of sending did.
+enum Step {
+    Sent(u64),
+    /// The file ended early, or could not be read.
+    Short(Refusal),
+    Socket(io::Error),
+}
+
+impl Fetch {
+    pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
+        Self { shared, origin, gets: HashMap::new() }
+    }
+
+    fn open(&mut self, get: Get) {
+        match self.try_open(&get) {
+            Ok((file, open)) => {
+                self.gets.insert(get.id, open);
+                self.shared.outcomes.push_event(self.origin.key, Event::Opened(file));
+            }
+            Err(refusal) => self.refuse(get.id, &get.name, refusal),
+        }
+    }
+
+    fn try_open(&self, get: &Get) -> Result<(File, Open), Refusal> {
+        let reading = self.shared.store.open_file(&get.name)?;
+        let version = reading.version();
+        if get.version.as_ref().is_some_and(|asked| *asked != version) {
+            return Err(Code::VersionMismatch.into());
+        }
+        if get.at > reading.size() {
+            let message = format!("the file has {} bytes", reading.size());
+            return Err(Refusal::new(Code::BadOffset, message));
+        }
+        let digests = self.shared.store.digests();
+        let identity = reading.identity();
+        let known = match get.cache {
+            Cache::Use => digests.digest(identity, get.digest).map(Hash::Known),
+            Cache::Bypass => None,
+        };
+        let hash = known.unwrap_or_else(|| {
+            let running = match get.cache {
+                Cache::Use => digests.partial(identity, get.digest),
+                Cache::Bypass => None,
+            };
+            Hash::Running(Box::new(running.unwrap_or_else(|| Running::new(get.digest))))
+        });
+        let file = File {
+            id: get.id,
+            size: reading.size(),
+            at: get.at,
+            version,
+            mtime: reading.modified(),
+            mode: reading.mode(),
+        };
+        let open = Open {
+            name: get.name.clone(),
+            reading,
+            algorithm: get.digest,
+            cache: get.cache,
+            hash,
+            began: Instant::now(),
+        };
+        Ok((file, open))
+    }
+
+    fn send(&mut self, id: RequestId, at: u64, size: u64, socket: &TcpStream, scratch: &mut [u8]) {
+        let mut count: u64 = 0;
+        let end = loop {
+            let left = size.saturating_sub(count);
+            if left == 0 {
+                break SendEnd::Complete;
+            }
+            let Some(open) = self.gets.get_mut(&id) else { break SendEnd::Short };
+            match open.step(&self.shared, at.saturating_add(count), left, socket, scratch) {
+                Step::Sent(sent) => count = count.saturating_add(sent),
+                Step::Short(refusal) => {
+                    let name = open.name.clone();
+                    self.refuse(id, &name, refusal);
+                    break SendEnd::Short;
+                }
+                Step::Socket(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Step::Socket(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    break SendEnd::Blocked;
+                }
+                Step::Socket(_) => break SendEnd::Broken,
+            }
+        };
+        self.shared.outcomes.push(self.origin.key, Outcome::Sent { count, end });
+    }
+
+    fn digest(&mut self, id: RequestId, scratch: &mut [u8]) -> Worked {
+        let Some(open) = self.gets.get_mut(&id) else { return Worked::Done };
+        match open.finish_hash(&self.shared, scratch) {
+            Ok(None) => return Worked::Unfinished(Job::Digest(id)),
+            Ok(Some(digest)) => {
+                info!(
+                    peer = %self.origin.peer,
+                    name = %open.name,
+                    bytes = open.reading.size(),
+                    %digest,
+                    milliseconds = open.began.elapsed().as_millis(),
+                    "sent"
+                );
+                self.shared.outcomes.push_event(self.origin.key, Event::Digest { id, digest });
+            }
+            Err(refusal) => {
+                let name = open.name.clone();
+                self.refuse(id, &name, refusal);
+            }
+        }
+        Worked::Done
+    }
+
+    fn refuse(&self, id: RequestId, name: &Name, refusal: Refusal) {
+        log_refused(self.origin, "get", name, &refusal);
+        self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
+    }
+}
+
+impl Hand for Fetch {
+    fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked {
+        match job {
+            Job::Open(get) => self.open(get),
+            Job::Send { id, at, size, socket } => self.send(id, at, size, &socket, scratch),
+            Job::Digest(id) => return self.digest(id, scratch),
+            Job::Close(id) => drop(self.gets.remove(&id)),
+            Job::HangUp => self.gets.clear(),
+            Job::Begin(_)
+            | Job::Write { .. }
+            | Job::Finish(_)
+            | Job::Discard(_)
+            | Job::Suspend(_)
+            | Job::Resume(_)
+            | Job::Stat(_) => {}
+        }
+        Worked::Done
+    }
+
+    fn pause(&mut self) {}
+}
+
+impl Open {
+    /// Sends some bytes from `at` on, by the way that fits what is known of the digest.
+    fn step(
+        &mut self,
+        shared: &Shared,
+        at: u64,
+        left: u64,
+        mut socket: &TcpStream,
+        scratch: &mut [u8],
+    ) -> Step {
+        let running = match &mut self.hash {
+            Hash::Running(running) if running.offset() == at => running,
+            Hash::Running(running) if running.offset() > at => {
+                let hashed = running.offset().saturating_sub(at);
+                return send_file(&self.reading, at, left.min(hashed), socket);
+            }
+            Hash::Running(_) | Hash::Known(_) => {
+                return send_file(&self.reading, at, left, socket);
+            }
+        };
+        let bytes = match read_to_grid(&self.reading, at, left, scratch) {
+            Ok(bytes) => bytes,
+            Err(refusal) => return Step::Short(refusal),
+        };
+        match socket.write(bytes) {
+            Ok(count) => {
+                // Only what was sent: the rest is read again when the socket takes more.
+                running.update(bytes.get(..count).unwrap_or_default());
+                remember(shared, &self.reading, running);
+                Step::Sent(count as u64)
+            }
+            Err(error) => Step::Socket(error),
+        }
+    }
+
+    /// Hashes what is left to be hashed, for one turn. `None`: there is more.
+    fn finish_hash(
+        &mut self,
+        shared: &Shared,
+        scratch: &mut [u8],
+    ) -> Result<Option<Digest>, Refusal> {
+        let size = self.reading.size();
+        let digest = match &mut self.hash {
+            Hash::Known(digest) => *digest,
+            Hash::Running(running) => {
+                let turn_end = running.offset().saturating_add(HASH_TURN_BYTES).min(size);
+                while running.offset() < turn_end {
+                    let left = turn_end.saturating_sub(running.offset());
+                    let bytes = read_to_grid(&self.reading, running.offset(), left, scratch)?;
+                    running.update(bytes);
+                    remember(shared, &self.reading, running);
+                }
+                if running.offset() < size {
+                    return Ok(None);
+                }
+                running.digest()
+            }
+        };
+        if self.reading.unchanged()? == Unchanged::Changed {
+            return Err(Code::Changed.into());
+        }
+        if let Hash::Running(_) = self.hash {
+            let digests = shared.store.digests();
+            if digests.remember(self.reading.identity(), digest) == Remembered::Corrupt {
+                error!(
+                    name = %self.name,
+                    %digest,
+                    algorithm = %self.algorithm,
+                    cache = ?self.cache,
+                    "CORRUPTION: this file has other bytes than before, and nothing says that it was \
+                     written to; check the disk and the memory of this machine"
+                );
+            }
+        }
+        Ok(Some(digest))
+    }
+}
+
+/// Has the kernel move bytes from the file to the socket.
+fn send_file(reading: &Reading, at: u64, left: u64, socket: &TcpStream) -> Step {
+    let limit = usize::try_from(left).unwrap_or(usize::MAX).min(SEND_FILE_BYTES);
+    match sys::send_file(socket.as_fd(), reading.handle(), at, limit) {
+        Ok(0) => Step::Short(ended_early()),
+        Ok(count) => Step::Sent(count as u64),
+        Err(error) => Step::Socket(error),
+    }
+}
+
+/// Reads from `at`, not past the next point of the grid, where the running digest can be saved.
+fn read_to_grid<'a>(
+    reading: &Reading,
+    at: u64,
+    left: u64,
+    scratch: &'a mut [u8],
+) -> Result<&'a [u8], Refusal> {
+    let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
+    let limit = usize::try_from(left.min(to_grid)).unwrap_or(usize::MAX).min(scratch.len());
+    let room = scratch.get_mut(..limit).unwrap_or_default();
+    let count = reading.read_at(room, at)?;
+    if count == 0 {
+        return Err(ended_early());
+    }
+    Ok(room.get(..count).unwrap_or_default())
+}
+
+fn ended_early() -> Refusal {
+    Refusal::new(Code::Changed, "the file became shorter while it was read")
+}
+
+/// At each point of the grid, so that a get that is resumed after a crash need not read all again.
+fn remember(shared: &Shared, reading: &Reading, running: &Running) {
+    if running.offset().is_multiple_of(GRID_BYTES) {
+        shared.store.digests().remember_partial(reading.identity(), running);
+    }
+}

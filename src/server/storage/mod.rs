@@ -1,0 +1,153 @@
+//! The boundary of storage: jobs in, outcomes out, as messages.
+//!
+//! No descriptor, path or error number of a disk passes it. Whoever stands behind it (today a
+//! [`Directory`]) may wait for disks; whoever stands before it never waits for an answer.
+
+mod committer;
+mod directory;
+mod download;
+mod lane;
+mod transfers;
+mod upload;
+mod workers;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ftx_disk::sys::Native;
+use ftx_protocol::message::{End, Get, Put, Resume, Stat};
+use ftx_protocol::server::Event;
+use ftx_protocol::{Code, RequestId};
+use mio::net::TcpStream;
+
+use super::buffers::Piece;
+
+pub(super) use directory::Directory;
+pub(super) use lane::Lane;
+
+/// The store, and what it hands out, on the disk of this machine.
+type Store = ftx_disk::store::Store<Native>;
+type Upload = ftx_disk::store::Upload<Native>;
+type Checkpoint = ftx_disk::store::Checkpoint<Native>;
+type Finished = ftx_disk::store::Finished<Native>;
+type Reading = ftx_disk::store::Reading<Native>;
+
+/// Names one connection, and no other before or after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ConnectionKey(pub(super) usize);
+
+/// What storage is asked to do for one connection. Jobs of one [`Lane`] side keep their order.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Begin, or go on with, a put.
+    Begin(Put),
+    /// Take the next bytes of a put.
+    Write { id: RequestId, piece: Piece },
+    /// Check, make durable and name a put.
+    Finish(End),
+    /// Drop a put and what is stored of it.
+    Discard(RequestId),
+    /// The body of a put broke off.
+    Suspend(RequestId),
+    /// Take a transfer over.
+    Resume(Resume),
+    /// Say what a name stands for.
+    Stat(Stat),
+    /// Open a file to send it.
+    Open(Get),
+    /// Send so many bytes of an open file, from this offset, until the socket blocks.
+    Send { id: RequestId, at: u64, size: u64, socket: Arc<TcpStream> },
+    /// Say the digest of an open file.
+    Digest(RequestId),
+    /// Close an open file.
+    Close(RequestId),
+    /// The connection is over.
+    HangUp,
+}
+
+/// What storage answers.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// An answer to a request.
+    Event(Event),
+    /// So many bytes of bodies were taken; their room is free again.
+    Taken { bytes: usize },
+    /// A [`Job::Send`] is over.
+    Sent { count: u64, end: SendEnd },
+}
+
+/// Why a [`Job::Send`] is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SendEnd {
+    /// All of it was sent.
+    Complete,
+    /// The socket takes no more now.
+    Blocked,
+    /// The socket is broken.
+    Broken,
+    /// The file could not be read to the end; an [`Event::Refused`] went before.
+    Short,
+}
+
+/// The way back: outcomes gather here until the selector takes them.
+#[derive(Debug)]
+pub(super) struct Outcomes {
+    waiting: Mutex<Vec<(ConnectionKey, Outcome)>>,
+    waker: mio::Waker,
+}
+
+impl Outcomes {
+    pub(super) fn new(waker: mio::Waker) -> Self {
+        Self { waiting: Mutex::new(Vec::new()), waker }
+    }
+
+    /// Adds an outcome. The first one since the selector looked wakes it.
+    fn push(&self, key: ConnectionKey, outcome: Outcome) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = waiting.is_empty();
+        waiting.push((key, outcome));
+        drop(waiting);
+        if first {
+            self.wake();
+        }
+    }
+
+    fn push_event(&self, key: ConnectionKey, event: Event) {
+        self.push(key, Outcome::Event(event));
+    }
+
+    /// Takes all that have gathered.
+    pub(super) fn take(&self) -> Vec<(ConnectionKey, Outcome)> {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes the selector look, whether or not there is an outcome.
+    pub(super) fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "cannot wake the selector");
+        }
+    }
+}
+
+/// Who a job is for, for outcomes and for the log.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    key: ConnectionKey,
+    peer: SocketAddr,
+}
+
+/// A put that is not told to the peer any more has only the log.
+fn log_refused(
+    origin: Origin,
+    what: &str,
+    name: &ftx_protocol::Name,
+    refusal: &ftx_protocol::Refusal,
+) {
+    let (peer, code) = (origin.peer, refusal.code);
+    match code.fault() {
+        ftx_protocol::Fault::Server if code != Code::ShuttingDown => {
+            tracing::warn!(%peer, %name, %code, message = refusal.message, "{what} failed");
+        }
+        _ => tracing::info!(%peer, %name, %code, message = refusal.message, "{what} refused"),
+    }
+}

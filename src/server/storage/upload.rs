@@ -1,0 +1,219 @@
+//! What a connection brings: puts, and the small questions that have to stay in order with them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ftx_disk::store;
+use ftx_protocol::message::{self, End, HeldState, Info, Put, Resume, Stat};
+use ftx_protocol::server::Event;
+use ftx_protocol::{Code, Name, Refusal, RequestId};
+
+use super::committer::Task;
+use super::directory::Shared;
+use super::transfers::{Ending, Slot, taken_over};
+use super::workers::{Hand, Worked};
+use super::{Job, Origin, Outcome, Upload, log_refused};
+
+/// The hand of the strand.
+pub(super) struct Bring {
+    shared: Arc<Shared>,
+    origin: Origin,
+    puts: HashMap<RequestId, Open>,
+    taken_bytes: usize,
+}
+
+/// A put whose body is open, as far as this connection knows.
+struct Open {
+    slot: Arc<Slot>,
+    name: Name,
+    began: Instant,
+}
+
+impl Bring {
+    pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
+        Self { shared, origin, puts: HashMap::new(), taken_bytes: 0 }
+    }
+
+    fn begin(&mut self, put: Put) {
+        let id = put.id;
+        let name = put.name.clone();
+        let Some(slot) = self.shared.transfers.claim(put.transfer, self.origin, id) else {
+            let message = "this transfer is being worked on; ask with resume first";
+            return self.refuse(id, &name, Refusal::new(Code::BadOffset, message));
+        };
+        let began = Instant::now();
+        match self.shared.store.begin(beginning(put)) {
+            Ok(upload) => {
+                self.puts.insert(id, Open { slot: Arc::clone(&slot), name, began });
+                self.keep(id, &slot, Box::new(upload));
+            }
+            Err(refusal) => {
+                self.shared.transfers.release(&slot);
+                self.refuse(id, &name, refusal);
+            }
+        }
+    }
+
+    fn write(&mut self, id: RequestId, bytes: &[u8]) {
+        let Some(open) = self.puts.get(&id) else { return };
+        let slot = Arc::clone(&open.slot);
+        let Some(mut upload) = slot.take() else { return self.lost(id) };
+        match upload.write(bytes) {
+            Ok(checkpoint) => {
+                if let Some(checkpoint) = checkpoint {
+                    let slot = Arc::clone(&slot);
+                    self.shared.committer.submit(Task::Keep { slot, checkpoint });
+                }
+                self.keep(id, &slot, upload);
+            }
+            Err(refusal) => self.fail(id, *upload, refusal),
+        }
+    }
+
+    fn finish(&mut self, end: &End) {
+        let Some(open) = self.puts.get(&end.id) else { return };
+        let (slot, name, began) = (Arc::clone(&open.slot), open.name.clone(), open.began);
+        let Some(upload) = slot.take() else { return self.lost(end.id) };
+        match upload.finish(&self.shared.store, end.size, end.digest) {
+            Ok(finished) => {
+                self.puts.remove(&end.id);
+                self.shared.committer.submit(Task::Sync {
+                    slot,
+                    finished: Box::new(finished),
+                    began,
+                });
+            }
+            Err(refusal) => {
+                self.puts.remove(&end.id);
+                self.shared.transfers.release(&slot);
+                self.refuse(end.id, &name, refusal);
+            }
+        }
+    }
+
+    /// Gives the upload back to its slot, or lets go of it where the slot has to.
+    fn keep(&mut self, id: RequestId, slot: &Arc<Slot>, upload: Box<Upload>) {
+        if let Some((upload, ending)) = slot.put_back(upload) {
+            self.let_go(slot, *upload, ending);
+            self.lost(id);
+        }
+    }
+
+    /// The transfer is not this connection's any more.
+    fn lost(&mut self, id: RequestId) {
+        if self.puts.remove(&id).is_some() {
+            self.shared.outcomes.push_event(self.origin.key, taken_over(id));
+        }
+    }
+
+    fn fail(&mut self, id: RequestId, upload: Upload, refusal: Refusal) {
+        if let Some(open) = self.puts.remove(&id) {
+            self.let_go(&open.slot, upload, Ending::Discard);
+            self.refuse(id, &open.name, refusal);
+        }
+    }
+
+    fn let_go(&self, slot: &Slot, upload: Upload, ending: Ending) {
+        match ending {
+            Ending::Suspend => self.shared.store.suspend(upload),
+            Ending::Discard => self.shared.store.discard(upload),
+        }
+        self.shared.transfers.release(slot);
+    }
+
+    /// The body of a put ends without its last byte.
+    fn end(&mut self, id: RequestId, ending: Ending) {
+        if let Some(open) = self.puts.remove(&id)
+            && let Some(upload) = open.slot.take()
+        {
+            self.let_go(&open.slot, *upload, ending);
+        }
+    }
+
+    fn resume(&self, resume: &Resume) {
+        let evicted = self.shared.transfers.evict(
+            &resume.transfer,
+            &self.shared.store,
+            &self.shared.outcomes,
+        );
+        if let Err(code) = evicted {
+            let event = Event::Refused { id: resume.id, refusal: code.into() };
+            return self.shared.outcomes.push_event(self.origin.key, event);
+        }
+        let held = self.shared.store.held(&resume.transfer);
+        let (state, ranges) = match (held.complete, held.at) {
+            (store::Completeness::Complete, at) => (HeldState::Complete, vec![(0, at)]),
+            (store::Completeness::Partial, 0) => (HeldState::Nothing, Vec::new()),
+            (store::Completeness::Partial, at) => (HeldState::Partial, vec![(0, at)]),
+        };
+        let held = message::Held { id: resume.id, state, ranges, digest: held.digest };
+        self.shared.outcomes.push_event(self.origin.key, Event::Held(held));
+    }
+
+    fn stat(&self, stat: Stat) {
+        let event = match self.shared.store.stat(&stat.name) {
+            Ok(found) => Event::Info(Info {
+                id: stat.id,
+                kind: found.kind,
+                size: found.size,
+                mtime: found.modified,
+                mode: found.mode,
+                version: found.version,
+            }),
+            Err(refusal) => Event::Refused { id: stat.id, refusal },
+        };
+        self.shared.outcomes.push_event(self.origin.key, event);
+    }
+
+    fn refuse(&self, id: RequestId, name: &Name, refusal: Refusal) {
+        log_refused(self.origin, "put", name, &refusal);
+        self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
+    }
+}
+
+impl Hand for Bring {
+    fn work(&mut self, job: Job, _scratch: &mut [u8]) -> Worked {
+        match job {
+            Job::Begin(put) => self.begin(put),
+            Job::Write { id, piece } => {
+                self.write(id, &piece);
+                self.taken_bytes = self.taken_bytes.saturating_add(piece.len());
+            }
+            Job::Finish(end) => self.finish(&end),
+            Job::Discard(id) => self.end(id, Ending::Discard),
+            Job::Suspend(id) => self.end(id, Ending::Suspend),
+            Job::Resume(resume) => self.resume(&resume),
+            Job::Stat(stat) => self.stat(stat),
+            Job::HangUp => {
+                let ids: Vec<RequestId> = self.puts.keys().copied().collect();
+                for id in ids {
+                    self.end(id, Ending::Suspend);
+                }
+            }
+            Job::Open(_) | Job::Send { .. } | Job::Digest(_) | Job::Close(_) => {}
+        }
+        Worked::Done
+    }
+
+    fn pause(&mut self) {
+        let bytes = std::mem::take(&mut self.taken_bytes);
+        if bytes > 0 {
+            self.shared.outcomes.push(self.origin.key, Outcome::Taken { bytes });
+        }
+    }
+}
+
+fn beginning(put: Put) -> store::Put {
+    store::Put {
+        name: put.name,
+        algorithm: put.digest,
+        size: put.size,
+        at: put.at,
+        transfer: put.transfer,
+        condition: put.condition,
+        durability: put.durability,
+        modified: put.mtime,
+        mode: put.mode,
+    }
+}

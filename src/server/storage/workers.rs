@@ -1,0 +1,178 @@
+//! Threads that may wait for a disk, and strands: queues whose jobs run one after another.
+//!
+//! Each connection has two strands, one for what it brings and one for what it fetches, so it can
+//! hold two workers and no more, whatever its disk does. Knows nothing of what a job does.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::Job;
+use crate::server::buffers::BUFFER_BYTES;
+
+/// Workers. They wait for disks more than they compute, so there are more than cores.
+pub(super) const WORKERS: usize = 16;
+
+/// Jobs that a strand may do before the others have their turn.
+const BATCH_JOBS: usize = 16;
+
+/// Whoever does the jobs of one strand.
+pub(super) trait Hand: Send {
+    /// Does one job. `scratch` is the worker's own buffer, of [`BUFFER_BYTES`].
+    fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked;
+
+    /// The strand lets go of the worker: says what it held back to say in one go.
+    fn pause(&mut self);
+}
+
+/// How a job ended.
+pub(super) enum Worked {
+    /// It is done.
+    Done,
+    /// It goes on with this, after the other strands had their turn.
+    Unfinished(Job),
+}
+
+/// A queue of jobs and the hand that does them.
+pub(super) struct Strand {
+    queue: Mutex<Queue>,
+    hand: Mutex<Box<dyn Hand>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    place: Place,
+}
+
+/// Where a strand is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Place {
+    #[default]
+    Idle,
+    /// In the line of the ready, or with a worker.
+    Busy,
+}
+
+impl Strand {
+    pub(super) fn new(hand: Box<dyn Hand>) -> Self {
+        Self { queue: Mutex::default(), hand: Mutex::new(hand) }
+    }
+
+    fn next(&self) -> Option<Job> {
+        lock(&self.queue).jobs.pop_front()
+    }
+
+    /// Idle if there is nothing to do; else it has to stand in line again.
+    fn rest(&self) -> Place {
+        let mut queue = lock(&self.queue);
+        if queue.jobs.is_empty() {
+            queue.place = Place::Idle;
+        }
+        queue.place
+    }
+}
+
+/// The line of strands that have something to do.
+pub(super) struct Line {
+    ready: Mutex<Ready>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Ready {
+    strands: VecDeque<Arc<Strand>>,
+    closed: bool,
+}
+
+/// The threads.
+pub(super) struct Workers {
+    line: Arc<Line>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    pub(super) fn start() -> std::io::Result<Self> {
+        let line = Arc::new(Line { ready: Mutex::default(), wake: Condvar::new() });
+        let threads = (0..WORKERS)
+            .map(|number| {
+                let line = Arc::clone(&line);
+                std::thread::Builder::new()
+                    .name(format!("worker-{number}"))
+                    .spawn(move || line.work())
+            })
+            .collect::<std::io::Result<_>>()?;
+        Ok(Self { line, threads })
+    }
+
+    pub(super) fn line(&self) -> Arc<Line> {
+        Arc::clone(&self.line)
+    }
+
+    /// Does what stands in line, and ends.
+    pub(super) fn finish(self) {
+        lock(&self.line.ready).closed = true;
+        self.line.wake.notify_all();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended by a fault in the program");
+            }
+        }
+    }
+}
+
+impl Line {
+    /// Adds a job to a strand, and the strand to the line.
+    pub(super) fn submit(&self, strand: &Arc<Strand>, job: Job) {
+        let mut queue = lock(&strand.queue);
+        queue.jobs.push_back(job);
+        let was = std::mem::replace(&mut queue.place, Place::Busy);
+        drop(queue);
+        if was == Place::Idle {
+            self.stand(Arc::clone(strand));
+        }
+    }
+
+    fn stand(&self, strand: Arc<Strand>) {
+        lock(&self.ready).strands.push_back(strand);
+        self.wake.notify_one();
+    }
+
+    fn work(&self) {
+        let mut scratch = vec![0; BUFFER_BYTES];
+        while let Some(strand) = self.next() {
+            let mut hand = lock(&strand.hand);
+            for _ in 0..BATCH_JOBS {
+                let Some(job) = strand.next() else { break };
+                if let Worked::Unfinished(job) = hand.work(job, &mut scratch) {
+                    lock(&strand.queue).jobs.push_front(job);
+                    break;
+                }
+            }
+            hand.pause();
+            drop(hand);
+            if strand.rest() == Place::Busy {
+                self.stand(strand);
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Arc<Strand>> {
+        let mut ready = lock(&self.ready);
+        loop {
+            if let Some(strand) = ready.strands.pop_front() {
+                return Some(strand);
+            }
+            if ready.closed {
+                return None;
+            }
+            ready = self.wake.wait(ready).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// A lock that a panicking thread held is taken all the same: each holder leaves what it guards
+/// whole at every step.
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
