@@ -1,1 +1,101 @@
-//! client
+//! put, get, stat and ping, for programs.
+//!
+//! Blocking, with a thread where it pays. Everything that an interruption can break resumes by
+//! itself: on a new connection within the retry time, and in a new process from the state that is
+//! kept on disk. The crate writes only what the caller named, whatever a server says.
+//!
+//! ```no_run
+//! use ftx_client::{Client, Durability, PutOptions, Retry, Source};
+//! # fn main() -> Result<(), ftx_client::Failure> {
+//! let client = Client::new("127.0.0.1:7389".parse()?, Retry::default());
+//! let source = Source::open("photo.jpg".as_ref())?;
+//! let name = ftx_client::Name::parse(b"photos/photo.jpg").unwrap();
+//! let done = client.put(source, &name, &PutOptions::default(), &mut |_| {})?;
+//! println!("{}", done.digest);
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod address;
+mod ask;
+mod failure;
+mod get;
+mod link;
+mod put;
+mod retry;
+mod source;
+mod state;
+
+pub use address::{DEFAULT_PORT, Remote, ServerAddress};
+pub use failure::{Class, Failure};
+pub use ftx_disk::landing::Replace;
+pub use ftx_protocol::message::{Info, Replay};
+pub use ftx_protocol::{Algorithm, Code, Condition, Digest, Durability, Name};
+pub use get::{GetDone, GetOptions, Sink};
+pub use put::{PutDone, PutOptions};
+pub use retry::Retry;
+pub use source::Source;
+
+/// One server, as a client sees it. Each call makes its own connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    server: ServerAddress,
+    retry: Retry,
+}
+
+impl Client {
+    /// A client of a server. Nothing is connected yet.
+    pub fn new(server: ServerAddress, retry: Retry) -> Self {
+        Self { server, retry }
+    }
+
+    /// The server.
+    pub fn server(&self) -> &ServerAddress {
+        &self.server
+    }
+}
+
+/// What a transfer has to say while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// It begins, or goes on, at an offset.
+    Began {
+        /// The offset.
+        at: u64,
+        /// Bytes of the whole, if known.
+        size: Option<u64>,
+    },
+    /// Everything before this offset was sent or has arrived.
+    Moved {
+        /// The offset.
+        at: u64,
+    },
+    /// The connection broke, or the server asked to come again; the next try is after a pause.
+    Retrying {
+        /// What happened.
+        cause: String,
+        /// How long it waits.
+        pause: std::time::Duration,
+    },
+    /// Something that does not stop the transfer, and that a person should know.
+    Warning(String),
+}
+
+/// Where notices go.
+pub type Observer<'a> = dyn FnMut(Notice) + 'a;
+
+/// Bytes that were moved, and those that were moved a second time because of an interruption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Bytes of the body that crossed the network.
+    pub moved_bytes: u64,
+    /// Of these, bytes that had crossed it before.
+    pub moved_again_bytes: u64,
+    /// Bytes that were read from the local disk.
+    pub read_bytes: u64,
+    /// Of these, bytes that had been read before.
+    pub read_again_bytes: u64,
+    /// Connections that were made.
+    pub connections: u64,
+}

@@ -1,15 +1,21 @@
 //! The command line: the only part that sees both the server and the client.
 
+mod ask;
+mod exit;
+mod report;
 mod serve;
 mod size;
+mod transfer;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use exit::Exit;
+
 /// Upload and download files to and from a box you own, and be certain about it.
 #[derive(Debug, Parser)]
-#[command(name = "ftx", version)]
+#[command(name = "ftx", version, after_help = exit::HELP)]
 struct Ftx {
     #[command(subcommand)]
     command: Command,
@@ -18,17 +24,26 @@ struct Ftx {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Put(transfer::Put),
+    Get(transfer::Get),
+    Stat(ask::Stat),
+    Ping(ask::Ping),
 }
 
+/// Does what the command line says.
 pub fn main() -> ExitCode {
-    let result = match Ftx::parse().command {
-        Command::Serve(serve) => serve.run(),
+    let exit = match Ftx::parse().command {
+        Command::Serve(serve) => match serve.run() {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                eprintln!("ftx: {error:#}");
+                Exit::Serve
+            }
+        },
+        Command::Put(put) => put.run(),
+        Command::Get(get) => get.run(),
+        Command::Stat(stat) => stat.run(),
+        Command::Ping(ping) => ping.run(),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ftx: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit.into()
 }

@@ -1,0 +1,189 @@
+//! Where a server is, and names on it, as people type them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ftx_protocol::Name;
+
+use crate::failure::{Class, Failure};
+
+/// The port when none is given.
+pub const DEFAULT_PORT: u16 = 7389;
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerAddress {
+    host: String,
+    port: u16,
+}
+
+impl ServerAddress {
+    /// A host name or address, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Default for ServerAddress {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".to_owned(), port: DEFAULT_PORT }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = Failure;
+
+    /// `host`, `host:port`, `[v6]`, `[v6]:port`, each with or without `ftx://` before it and one
+    /// `/` behind it.
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        let wrong = || {
+            let message =
+                format!("{text:?} is no server address; write host:port, such as 127.0.0.1:7389");
+            Failure::new(Class::Usage, message)
+        };
+        let bare = text.strip_prefix("ftx://").unwrap_or(text);
+        let bare = bare.strip_suffix('/').unwrap_or(bare);
+        let (host, port) = match bare.strip_prefix('[') {
+            Some(rest) => {
+                let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
+                (
+                    host,
+                    if rest.is_empty() {
+                        None
+                    } else {
+                        Some(rest.strip_prefix(':').ok_or_else(wrong)?)
+                    },
+                )
+            }
+            None => match bare.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (bare, None),
+            },
+        };
+        let fits = !host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']);
+        let port = match port {
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
+            None => DEFAULT_PORT,
+        };
+        if fits { Ok(Self { host: host.to_owned(), port }) } else { Err(wrong()) }
+    }
+}
+
+/// A name on a server, as given on a command line: `name`, or `ftx://host:port/name` with percent
+/// escapes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// The server, where the words name one.
+    pub server: Option<ServerAddress>,
+    /// The name.
+    pub name: Name,
+}
+
+impl Remote {
+    /// Reads the words.
+    ///
+    /// # Errors
+    /// Of class `Usage`, when they are no name.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Failure> {
+        let Some(rest) = bytes.strip_prefix(b"ftx://") else {
+            return Ok(Self { server: None, name: name(bytes)? });
+        };
+        let (server, path) = match rest.iter().position(|&byte| byte == b'/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, &b""[..]),
+        };
+        let server = String::from_utf8_lossy(server).parse()?;
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        Ok(Self { server: Some(server), name: name(&unescape(path)?)? })
+    }
+}
+
+fn name(bytes: &[u8]) -> Result<Name, Failure> {
+    Name::parse(bytes).map_err(|error| {
+        let shown = ftx_protocol::Escaped(bytes);
+        Failure::new(Class::Usage, format!("\"{shown}\" cannot be a name on a server: {error}"))
+    })
+}
+
+fn unescape(path: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let value = rest
+            .split_at_checked(2)
+            .and_then(|(digits, after)| {
+                rest = after;
+                std::str::from_utf8(digits).ok()
+            })
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(value.ok_or_else(|| {
+            Failure::new(
+                Class::Usage,
+                "a % in an ftx:// address is followed by two hexadecimal digits; a % itself is %25",
+            )
+        })?);
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_read_as_people_type_them() {
+        for (text, shown) in [
+            ("box", Some("box:7389")),
+            ("box:1", Some("box:1")),
+            ("127.0.0.1:80", Some("127.0.0.1:80")),
+            ("[::1]", Some("[::1]:7389")),
+            ("[::1]:99", Some("[::1]:99")),
+            ("ftx://box:5/", Some("box:5")),
+            ("", None),
+            (":80", None),
+            ("box:", None),
+            ("box:0", None),
+            ("box:65536", None),
+            ("a/b", None),
+            ("[::1", None),
+            ("::1", None),
+            ("user@box", None),
+        ] {
+            let read = text.parse::<ServerAddress>().ok().map(|address| address.to_string());
+            assert_eq!(read.as_deref(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_may_bring_its_server_and_any_byte() {
+        let remote = Remote::parse(b"ftx://[::1]:9/a%20b/%ff%25").unwrap();
+        assert_eq!(remote.server.unwrap().to_string(), "[::1]:9");
+        assert_eq!(remote.name.as_bytes(), b"a b/\xff%");
+        assert_eq!(Remote::parse(b"50%").unwrap().name.as_bytes(), b"50%");
+        for bad in
+            [&b"ftx://box"[..], b"ftx://box/", b"ftx://box/%4", b"ftx://box/%zz", b"/etc", b"../x"]
+        {
+            assert_eq!(Remote::parse(bad).unwrap_err().class, Class::Usage);
+        }
+    }
+}

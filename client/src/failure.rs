@@ -1,0 +1,130 @@
+//! Why a transfer failed, in words for a person and a class for a program.
+
+use std::fmt;
+use std::io;
+
+use ftx_protocol::client::Violation;
+use ftx_protocol::{Code, Escaped, Refusal};
+
+/// What has to change for it to succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The words that were given: an address, a name.
+    Usage,
+    /// The network, or no server there.
+    Network,
+    /// The server said no.
+    Refused(Code),
+    /// Bytes are not what they should be.
+    Integrity,
+    /// The local file or directory.
+    Local,
+}
+
+/// A failure: what was being done, on which side, why, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What has to change.
+    pub class: Class,
+    message: String,
+}
+
+impl Failure {
+    /// A failure of a class, with what a person reads.
+    pub fn new(class: Class, message: impl Into<String>) -> Self {
+        Self { class, message: message.into() }
+    }
+
+    /// A local file or directory that could not be used: what was being done, which, and why.
+    pub fn local(step: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        Self::new(Class::Local, format!("{step} {}: {}", shown(path), plain(error)))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What ended one try.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// No connection came about.
+    Unreachable(String),
+    /// The connection broke.
+    Broken(String),
+    /// The server refused the request, or ended the connection and said why.
+    Refused(Refusal),
+    /// The server contradicts itself or us.
+    Violation(Violation),
+    /// The bytes that came are not those that the server says they are.
+    Corrupt(String),
+    /// Nothing that another try would mend.
+    Final(Failure),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Final(failure)
+    }
+}
+
+impl From<Violation> for Trouble {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::Silence | Violation::Closed => Self::Broken(violation.to_string()),
+            violation => Self::Violation(violation),
+        }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(plain(&error))
+    }
+}
+
+impl Trouble {
+    /// The end of a transfer, if this was its last try.
+    pub(crate) fn into_failure(self, what: &str, server: &dyn fmt::Display) -> Failure {
+        match self {
+            Self::Final(failure) => failure,
+            Self::Unreachable(cause) => Failure::new(
+                Class::Network,
+                format!(
+                    "{what}: cannot reach a server at {server}: {cause}; is it running? (ftx serve DIR)"
+                ),
+            ),
+            Self::Broken(cause) => Failure::new(
+                Class::Network,
+                format!(
+                    "{what}: the connection to {server} broke: {cause}; the same command goes on where it ended"
+                ),
+            ),
+            Self::Refused(refusal) => {
+                let message = Escaped(refusal.message.as_bytes()).to_string();
+                let text = format!("{what}: the server refused ({}): {message}", refusal.code);
+                Failure::new(Class::Refused(refusal.code), text)
+            }
+            Self::Violation(violation) => {
+                Failure::new(Class::Integrity, format!("{what}: {violation}"))
+            }
+            Self::Corrupt(cause) => Failure::new(Class::Integrity, format!("{what}: {cause}")),
+        }
+    }
+}
+
+/// The system's words, without the number that std adds.
+pub(crate) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
+}
+
+/// A path as it may be shown.
+pub(crate) fn shown(path: &std::path::Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    Escaped(path.as_os_str().as_bytes()).to_string()
+}

@@ -1,0 +1,467 @@
+//! Getting a file: receive, hash, store, in one pass, on as many connections as it takes.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ftx_disk::hash::{Running, Saved};
+use ftx_disk::landing::{Landing, Replace};
+use ftx_disk::sys::Native;
+use ftx_protocol::client::Event;
+use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
+use ftx_protocol::message::{Cache, End, File, Get};
+use ftx_protocol::{Algorithm, Digest, Name, RequestId, Retry as Again};
+
+use crate::failure::{Class, Failure, Trouble, plain, shown};
+use crate::link::{Link, READ_BYTES};
+use crate::retry::Patience;
+use crate::state::{Key, State, Subject, boot_id};
+use crate::{Client, Counts, Notice, Observer};
+
+/// How often what has arrived is synced to the local disk, so that a power cut here does not cost
+/// all of it.
+const SYNC_EVERY_BYTES: u64 = 8 * GRID_BYTES;
+
+/// How a file is got.
+#[derive(Debug, Clone)]
+pub struct GetOptions {
+    /// How the digest is computed.
+    pub algorithm: Algorithm,
+    /// Whether a file that is there may be replaced.
+    pub replace: Replace,
+}
+
+impl Default for GetOptions {
+    fn default() -> Self {
+        Self { algorithm: Algorithm::default(), replace: Replace::Yes }
+    }
+}
+
+/// Where the bytes go.
+pub enum Sink {
+    /// To a file that takes its name only when it is whole.
+    File(PathBuf),
+    /// To a stream (standard output, a FIFO, a device), as they come. They are verified at the end.
+    Stream(Box<dyn Write>),
+}
+
+/// A get whose bytes have the digest that the server says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GetDone {
+    /// Bytes.
+    pub size: u64,
+    /// Equal on both sides.
+    pub digest: Digest,
+    /// What it cost.
+    pub counts: Counts,
+}
+
+impl Client {
+    /// Gets a file. Tries again, and goes on where it broke, as long as there is progress.
+    ///
+    /// # Errors
+    /// When the server refuses, cannot be reached for too long, the local disk fails, or the bytes
+    /// do not have the digest that they should. A file that was there stays as it was.
+    pub fn get(
+        &self,
+        name: &Name,
+        sink: Sink,
+        options: &GetOptions,
+        observer: &mut Observer<'_>,
+    ) -> Result<GetDone, Failure> {
+        Transfer::new(self, name, sink, options, observer)?.run()
+    }
+}
+
+/// Where the bytes are, so far.
+enum Landed {
+    /// Nowhere: nothing has arrived.
+    Nothing,
+    File(Landing<Native>),
+    Stream(Running),
+}
+
+/// One file on its way.
+struct Transfer<'a, 'o> {
+    client: &'a Client,
+    name: &'a Name,
+    sink: Sink,
+    options: &'a GetOptions,
+    observer: &'a mut Observer<'o>,
+    patience: Patience,
+    counts: Counts,
+    state: Option<State>,
+    /// What the bytes that are here came from.
+    file: Option<File>,
+    landed: Landed,
+    cache: Cache,
+    known: Known,
+    moved_to: u64,
+    synced_to: u64,
+}
+
+/// Whether the server was ever reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    No,
+    Yes,
+}
+
+impl<'a, 'o> Transfer<'a, 'o> {
+    fn new(
+        client: &'a Client,
+        name: &'a Name,
+        sink: Sink,
+        options: &'a GetOptions,
+        observer: &'a mut Observer<'o>,
+    ) -> Result<Self, Failure> {
+        let mut transfer = Self {
+            client,
+            name,
+            sink,
+            options,
+            observer,
+            patience: Patience::new(client.retry),
+            counts: Counts::default(),
+            state: None,
+            file: None,
+            landed: Landed::Nothing,
+            cache: Cache::Use,
+            known: Known::No,
+            moved_to: 0,
+            synced_to: 0,
+        };
+        transfer.check_target()?;
+        transfer.take_up_state();
+        Ok(transfer)
+    }
+
+    /// Refuses what could not be replaced, before anything is asked of the server.
+    fn check_target(&self) -> Result<(), Failure> {
+        let Sink::File(path) = &self.sink else { return Ok(()) };
+        match std::fs::symlink_metadata(path) {
+            Ok(_) if self.options.replace == Replace::No => {
+                let message = format!("{} is there already; it was left as it is", shown(path));
+                Err(Failure::new(Class::Local, message))
+            }
+            Ok(metadata) if metadata.is_dir() => {
+                let message = format!("{} is a directory", shown(path));
+                Err(Failure::new(Class::Local, message))
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Failure::local("cannot write", path, &error)),
+        }
+    }
+
+    /// Finds out whether an earlier process began this.
+    fn take_up_state(&mut self) {
+        let Sink::File(path) = &self.sink else { return };
+        let key = Key {
+            direction: "get",
+            server: &self.client.server,
+            name: self.name,
+            path,
+            algorithm: self.options.algorithm,
+        };
+        match State::open(&key) {
+            Ok(Some((state, earlier))) => {
+                self.state = Some(state);
+                if let Some(earlier) = earlier
+                    && let Subject::Get { version, size, mtime, mode, part, inode, boot } =
+                        earlier.subject
+                {
+                    // Only what was synced is there after a power cut.
+                    let same_boot = boot.is_some() && boot == boot_id();
+                    let reaches = |saved: &&Saved| same_boot || saved.offset() <= earlier.synced;
+                    let last = earlier.saved.iter().map(Saved::offset).max().unwrap_or(0);
+                    if let Some(saved) = earlier.saved.iter().rev().find(reaches)
+                        && let Ok(landing) =
+                            Landing::reopen(Native, directory(path), &part, inode, saved)
+                    {
+                        let at = landing.running().offset();
+                        let id = RequestId(0);
+                        self.file = Some(File { id, size, at, version, mtime, mode });
+                        self.landed = Landed::File(landing);
+                        self.synced_to = earlier.synced.min(at);
+                        self.moved_to = last.saturating_add(GRID_BYTES).min(size);
+                    } else {
+                        // What cannot be gone on with is in nobody's way, but in the user's sight.
+                        let _ = std::fs::remove_file(directory(path).join(part));
+                    }
+                }
+            }
+            // Another process gets the same file to the same place; this one lands beside it.
+            Ok(None) => {}
+            Err(error) => self.warn_stateless(&error),
+        }
+    }
+
+    fn warn_stateless(&mut self, error: &std::io::Error) {
+        let message =
+            format!("cannot keep state for resuming after a crash of this program: {error}");
+        (self.observer)(Notice::Warning(message));
+    }
+
+    fn run(mut self) -> Result<GetDone, Failure> {
+        let mut fresh_tries_left: u32 = 1;
+        loop {
+            let trouble = match self.attempt() {
+                Ok(end) => return self.finish(&end),
+                Err(trouble) => trouble,
+            };
+            let again = match &trouble {
+                Trouble::Unreachable(_) if self.known == Known::No => Again::No,
+                Trouble::Unreachable(_) | Trouble::Broken(_) => Again::Later,
+                Trouble::Refused(refusal) => refusal.code.retry(),
+                Trouble::Corrupt(_) => Again::Fresh,
+                Trouble::Violation(_) | Trouble::Final(_) => Again::No,
+            };
+            match again {
+                Again::Fresh if fresh_tries_left > 0 && self.can_start_over() => {
+                    fresh_tries_left -= 1;
+                    if matches!(trouble, Trouble::Corrupt(_)) {
+                        self.cache = Cache::Bypass;
+                    }
+                    self.start_over();
+                }
+                Again::Later if let Some(pause) = self.patience.next_pause() => {
+                    let cause = self.failure(trouble).to_string();
+                    (self.observer)(Notice::Retrying { cause, pause });
+                    std::thread::sleep(pause);
+                }
+                Again::Later => return Err(self.failure(trouble)),
+                Again::No | Again::Fresh => return Err(self.give_up(trouble)),
+            }
+        }
+    }
+
+    fn failure(&self, trouble: Trouble) -> Failure {
+        trouble.into_failure(&format!("get {}", self.name), &self.client.server)
+    }
+
+    /// The end, unless the same command may still succeed where this one ended.
+    fn give_up(&mut self, trouble: Trouble) -> Failure {
+        let may_go_on = matches!(trouble, Trouble::Unreachable(_) | Trouble::Broken(_));
+        if !may_go_on || matches!(self.landed, Landed::Nothing) {
+            self.drop_landed();
+            if let Some(state) = self.state.take() {
+                state.remove();
+            }
+        }
+        self.failure(trouble)
+    }
+
+    fn drop_landed(&mut self) {
+        if let Landed::File(landing) = std::mem::replace(&mut self.landed, Landed::Nothing) {
+            landing.discard();
+        }
+    }
+
+    /// What was written to a stream cannot be taken back.
+    fn can_start_over(&self) -> bool {
+        match &self.landed {
+            Landed::Stream(running) => running.offset() == 0,
+            Landed::Nothing | Landed::File(_) => true,
+        }
+    }
+
+    fn start_over(&mut self) {
+        self.drop_landed();
+        self.file = None;
+        self.synced_to = 0;
+    }
+
+    fn offset(&self) -> u64 {
+        match &self.landed {
+            Landed::Nothing => 0,
+            Landed::File(landing) => landing.running().offset(),
+            Landed::Stream(running) => running.offset(),
+        }
+    }
+
+    /// One connection.
+    fn attempt(&mut self) -> Result<End, Trouble> {
+        let link = Link::open(&self.client.server)?;
+        self.known = Known::Yes;
+        self.counts.connections = self.counts.connections.saturating_add(1);
+        let get = Get {
+            id: RequestId(0),
+            name: self.name.clone(),
+            digest: self.options.algorithm,
+            at: self.offset(),
+            version: self.file.as_ref().map(|file| file.version.clone()),
+            cache: self.cache,
+            need: Vec::new(),
+        };
+        link.send(|machine, out, now| machine.get(get, out, now))?;
+        let mut buffer = vec![0; READ_BYTES];
+        let mut ended = None;
+        while ended.is_none() {
+            link.receive(&mut buffer, &mut |event, input| {
+                match event {
+                    Event::File(file) => self.opened(file)?,
+                    Event::Body { bytes, .. } => {
+                        self.write(input.get(bytes).unwrap_or_default())?;
+                    }
+                    Event::End(end) => ended = Some(end),
+                    Event::Refused { refusal, .. } => return Err(Trouble::Refused(refusal)),
+                    _ => {}
+                }
+                Ok(())
+            })?;
+        }
+        let end = ended.ok_or_else(|| Trouble::Broken("no answer".to_owned()))?;
+        let have = match &self.landed {
+            Landed::File(landing) => landing.running().digest(),
+            Landed::Stream(running) => running.digest(),
+            Landed::Nothing => Running::new(self.options.algorithm).digest(),
+        };
+        if have != end.digest {
+            let cause = format!(
+                "the bytes that arrived have {have}, the server says {}: something between its disk \
+                 and here changed them; nothing was kept",
+                end.digest
+            );
+            return Err(Trouble::Corrupt(cause));
+        }
+        Ok(end)
+    }
+
+    fn opened(&mut self, file: File) -> Result<(), Trouble> {
+        (self.observer)(Notice::Began { at: file.at, size: Some(file.size) });
+        if matches!(self.landed, Landed::Nothing) {
+            let running = Running::new(self.options.algorithm);
+            self.landed = match &self.sink {
+                Sink::Stream(_) => Landed::Stream(running),
+                Sink::File(path) => Landed::File(land(path, running, file.size)?),
+            };
+            if let (Landed::File(landing), Some(state)) = (&self.landed, &mut self.state)
+                && file.size >= RESUMABLE_BYTES
+            {
+                let subject = Subject::Get {
+                    version: file.version.clone(),
+                    size: file.size,
+                    mtime: file.mtime,
+                    mode: file.mode,
+                    part: landing.part().to_owned(),
+                    inode: landing.inode(),
+                    boot: boot_id(),
+                };
+                if let Err(error) = state.begin(&subject) {
+                    self.state = None;
+                    self.warn_stateless(&error);
+                }
+            }
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Takes bytes of the body, stopping at the points of the grid.
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
+        while !bytes.is_empty() {
+            let at = self.offset();
+            let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
+            let count = usize::try_from(to_grid).unwrap_or(usize::MAX).min(bytes.len());
+            let (now, later) = bytes.split_at(count);
+            self.store(now)?;
+            bytes = later;
+            let end = self.offset();
+            self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(count as u64);
+            let again = self.moved_to.min(end).saturating_sub(at);
+            self.counts.moved_again_bytes = self.counts.moved_again_bytes.saturating_add(again);
+            if end > self.moved_to {
+                self.moved_to = end;
+                self.patience.progress();
+            }
+            if end.is_multiple_of(GRID_BYTES) {
+                self.pass_grid()?;
+            }
+        }
+        let at = self.offset();
+        (self.observer)(Notice::Moved { at });
+        Ok(())
+    }
+
+    fn store(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        match (&mut self.landed, &mut self.sink) {
+            (Landed::File(landing), Sink::File(path)) => {
+                landing.write(bytes).map_err(|error| Failure::local("cannot write", path, &error))
+            }
+            (Landed::Stream(running), Sink::Stream(stream)) => {
+                running.update(bytes);
+                stream.write_all(bytes).map_err(|error| {
+                    Failure::new(
+                        Class::Local,
+                        format!("cannot write the output: {}", plain(&error)),
+                    )
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn pass_grid(&mut self) -> Result<(), Failure> {
+        let (Landed::File(landing), Some(state), Sink::File(path)) =
+            (&self.landed, &mut self.state, &self.sink)
+        else {
+            return Ok(());
+        };
+        let Some(saved) = landing.running().save() else { return Ok(()) };
+        let at = saved.offset();
+        let mut noted = state.passed(&saved);
+        if at.saturating_sub(self.synced_to) >= SYNC_EVERY_BYTES {
+            landing.sync().map_err(|error| Failure::local("cannot sync", path, &error))?;
+            self.synced_to = at;
+            noted = noted.and_then(|()| state.synced(at));
+        }
+        if let Err(error) = noted {
+            self.state = None;
+            self.warn_stateless(&error);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, end: &End) -> Result<GetDone, Failure> {
+        let landed = std::mem::replace(&mut self.landed, Landed::Nothing);
+        match (landed, &mut self.sink, &self.file) {
+            (Landed::File(landing), Sink::File(path), Some(file)) => {
+                let target = path.file_name().unwrap_or_default();
+                let target = std::os::unix::ffi::OsStrExt::as_bytes(target);
+                landing
+                    .publish(target, file.mode, file.mtime, self.options.replace)
+                    .map_err(|error| Failure::local("cannot store", path, &error))?;
+            }
+            (_, Sink::Stream(stream), _) => stream.flush().map_err(|error| {
+                Failure::new(Class::Local, format!("cannot write the output: {}", plain(&error)))
+            })?,
+            _ => {}
+        }
+        if let Some(state) = self.state.take() {
+            state.remove();
+        }
+        Ok(GetDone { size: end.size, digest: end.digest, counts: self.counts })
+    }
+}
+
+fn land(path: &Path, running: Running, size: u64) -> Result<Landing<Native>, Failure> {
+    let failed = |error: &std::io::Error| Failure::local("cannot write", path, error);
+    let token = getrandom::u64().map_err(|error| failed(&error.into()))?;
+    let landing =
+        Landing::create(Native, directory(path), token, running).map_err(|error| failed(&error))?;
+    match landing.reserve(size) {
+        Ok(()) => Ok(landing),
+        Err(error) => {
+            landing.discard();
+            Err(failed(&error))
+        }
+    }
+}
+
+/// The directory that a path is in.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}

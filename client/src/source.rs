@@ -1,0 +1,261 @@
+//! What is put: a file, which can be read again, or a stream, of which the bytes that may have to
+//! be sent again are kept in memory.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use ftx_disk::identity::{Identity, Inode};
+use ftx_protocol::{FileTime, Mode};
+
+use crate::failure::{Class, Failure, shown};
+
+/// Read from a stream at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Chunks that the reading thread may be ahead.
+const CHUNKS_AHEAD: usize = 4;
+
+/// A quiet stream is waited for this long before the server gets a sign of life: less than a
+/// server's idle timeout (rule 5.3).
+const QUIET: Duration = Duration::from_secs(15);
+
+/// What is put.
+#[derive(Debug)]
+pub struct Source {
+    pub(crate) kind: Kind,
+    /// For messages.
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    File { file: File, identity: Identity, mode: Mode },
+    Stream(Stream),
+}
+
+/// What one read gave.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Got {
+    Bytes(usize),
+    /// There is no more.
+    End,
+    /// There is nothing yet.
+    Quiet,
+}
+
+impl Source {
+    /// Opens a file. What is no regular file (a FIFO, a device) is read as a stream.
+    ///
+    /// # Errors
+    /// Of class `Local`, when it cannot be opened, or is a directory.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let failed = |error: &io::Error| Failure::local("cannot read", path, error);
+        let file = File::open(path).map_err(|error| failed(&error))?;
+        let metadata = file.metadata().map_err(|error| failed(&error))?;
+        let kind = metadata.file_type();
+        if metadata.is_dir() {
+            let message = format!("cannot put {}: it is a directory", shown(path));
+            return Err(Failure::new(Class::Local, message));
+        }
+        let path = path.to_owned();
+        if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket() {
+            return Ok(Self { kind: Kind::Stream(Stream::new(file)), path });
+        }
+        let identity = identity(&metadata);
+        let mode = Mode::new(metadata.mode());
+        Ok(Self { kind: Kind::File { file, identity, mode }, path })
+    }
+
+    /// Reads a stream, such as standard input, to its end.
+    pub fn stream(input: impl Read + Send + 'static) -> Self {
+        Self { kind: Kind::Stream(Stream::new(input)), path: PathBuf::from("standard input") }
+    }
+
+    /// Bytes of the whole, if known.
+    pub fn size(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::File { identity, .. } => Some(identity.size),
+            Kind::Stream(_) => None,
+        }
+    }
+
+    pub(crate) fn mode(&self) -> Option<Mode> {
+        match &self.kind {
+            Kind::File { mode, .. } => Some(*mode),
+            Kind::Stream(_) => None,
+        }
+    }
+
+    pub(crate) fn modified(&self) -> Option<FileTime> {
+        match &self.kind {
+            Kind::File { identity, .. } => Some(identity.modified),
+            Kind::Stream(_) => None,
+        }
+    }
+
+    /// Reads bytes at an offset.
+    pub(crate) fn read_at(&mut self, buffer: &mut [u8], at: u64) -> Result<Got, Failure> {
+        let path = &self.path;
+        let failed = |error: io::Error| Failure::local("cannot read", path, &error);
+        match &mut self.kind {
+            Kind::File { file, .. } => loop {
+                match file.read_at(buffer, at) {
+                    Ok(0) => return Ok(Got::End),
+                    Ok(count) => return Ok(Got::Bytes(count)),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            },
+            Kind::Stream(stream) => stream.read_at(buffer, at).map_err(failed),
+        }
+    }
+
+    /// Bytes before this offset will not be asked for again.
+    pub(crate) fn forget_before(&mut self, at: u64) {
+        if let Kind::Stream(stream) = &mut self.kind {
+            stream.forget_before(at);
+        }
+    }
+
+    /// Whether bytes from this offset on can still be read.
+    pub(crate) fn reaches_back_to(&self, at: u64) -> bool {
+        match &self.kind {
+            Kind::File { .. } => true,
+            Kind::Stream(stream) => stream.begin <= at,
+        }
+    }
+
+    /// Looks whether a file was written to since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<(), Failure> {
+        let Kind::File { file, identity: then, .. } = &self.kind else { return Ok(()) };
+        let metadata = file
+            .metadata()
+            .map_err(|error| Failure::local("cannot look at", &self.path, &error))?;
+        let now = identity(&metadata);
+        if now.size == then.size && now.modified == then.modified {
+            Ok(())
+        } else {
+            Err(self.changed())
+        }
+    }
+
+    pub(crate) fn changed(&self) -> Failure {
+        let message = format!("{} changed while it was read; put it again", shown(&self.path));
+        Failure::new(Class::Local, message)
+    }
+}
+
+fn identity(metadata: &std::fs::Metadata) -> Identity {
+    let time = |seconds: i64, nanoseconds: i64| {
+        FileTime::nearest(seconds, u32::try_from(nanoseconds).unwrap_or(0))
+    };
+    Identity {
+        inode: Inode { device: metadata.dev(), number: metadata.ino() },
+        size: metadata.size(),
+        modified: time(metadata.mtime(), metadata.mtime_nsec()),
+        changed: time(metadata.ctime(), metadata.ctime_nsec()),
+    }
+}
+
+/// A stream: a thread reads it, and what was read is kept until the server has it safe.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    chunks: Receiver<io::Result<Vec<u8>>>,
+    /// The bytes from `begin` to `end`.
+    spool: VecDeque<Vec<u8>>,
+    begin: u64,
+    end: u64,
+}
+
+impl Stream {
+    fn new(mut input: impl Read + Send + 'static) -> Self {
+        let (sender, chunks) = sync_channel(CHUNKS_AHEAD);
+        // Ends with its input, or when nobody takes its chunks any more.
+        std::thread::spawn(move || {
+            loop {
+                let mut chunk = vec![0; CHUNK_BYTES];
+                let read = match input.read(&mut chunk) {
+                    Ok(0) => return,
+                    Ok(count) => {
+                        chunk.truncate(count);
+                        Ok(chunk)
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => Err(error),
+                };
+                if sender.send(read).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { chunks, spool: VecDeque::new(), begin: 0, end: 0 }
+    }
+
+    fn read_at(&mut self, buffer: &mut [u8], at: u64) -> io::Result<Got> {
+        if at >= self.end {
+            match self.chunks.recv_timeout(QUIET) {
+                Ok(chunk) => {
+                    let chunk = chunk?;
+                    self.end = self.end.saturating_add(chunk.len() as u64);
+                    self.spool.push_back(chunk);
+                }
+                Err(RecvTimeoutError::Timeout) => return Ok(Got::Quiet),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Got::End),
+            }
+        }
+        let mut from = self.begin;
+        for chunk in &self.spool {
+            let skip = usize::try_from(at.saturating_sub(from)).unwrap_or(usize::MAX);
+            if let Some(bytes) = chunk.get(skip..)
+                && !bytes.is_empty()
+            {
+                let count = bytes.len().min(buffer.len());
+                for (to, byte) in buffer.iter_mut().zip(bytes) {
+                    *to = *byte;
+                }
+                return Ok(Got::Bytes(count));
+            }
+            from = from.saturating_add(chunk.len() as u64);
+        }
+        Ok(Got::End)
+    }
+
+    fn forget_before(&mut self, at: u64) {
+        while let Some(first) = self.spool.front() {
+            let end = self.begin.saturating_add(first.len() as u64);
+            if end > at {
+                return;
+            }
+            self.begin = end;
+            self.spool.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_can_be_read_again_back_to_what_was_forgotten() {
+        let bytes: Vec<u8> = (0..CHUNK_BYTES * 3 + 5).map(|at| (at % 251) as u8).collect();
+        let mut source = Source::stream(io::Cursor::new(bytes.clone()));
+        let mut read = Vec::new();
+        let mut buffer = vec![0; 100_000];
+        while let Got::Bytes(count) = source.read_at(&mut buffer, read.len() as u64).unwrap() {
+            read.extend_from_slice(&buffer[..count]);
+        }
+        assert_eq!(read, bytes);
+        source.forget_before(CHUNK_BYTES as u64 + 1);
+        assert!(source.reaches_back_to(CHUNK_BYTES as u64));
+        assert!(!source.reaches_back_to(CHUNK_BYTES as u64 - 1));
+        let at = CHUNK_BYTES + 7;
+        let Got::Bytes(count) = source.read_at(&mut buffer, at as u64).unwrap() else { panic!() };
+        assert_eq!(buffer[..count], bytes[at..at + count]);
+    }
+}

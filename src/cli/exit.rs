@@ -1,0 +1,54 @@
+//! The exit codes: few, and they stay.
+
+use std::process::ExitCode;
+
+use ftx_client::Class;
+
+/// How a command ended. With several files, the first failure decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything was done.
+    Done = 0,
+    /// A server could not start or had to end.
+    Serve = 1,
+    /// The words of the command are wrong.
+    Usage = 2,
+    /// No server could be reached, or the connection broke for too long.
+    Network = 3,
+    /// The server refused.
+    Refused = 4,
+    /// Bytes are not what they should be.
+    Integrity = 5,
+    /// The local file or directory.
+    Local = 6,
+}
+
+/// For the help.
+pub const HELP: &str = "\
+Exit codes:
+  0  done
+  1  the server could not start or had to end
+  2  the words of the command are wrong
+  3  network: no server there, or the connection broke for too long
+  4  the server refused
+  5  integrity: bytes are not what they should be; nothing was kept
+  6  the local file or directory
+With several files each is tried; the first failure decides.";
+
+impl From<Class> for Exit {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Usage => Self::Usage,
+            Class::Network => Self::Network,
+            Class::Refused(_) => Self::Refused,
+            Class::Integrity => Self::Integrity,
+            Class::Local => Self::Local,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

@@ -1,0 +1,316 @@
+//! `ftx put` and `ftx get`.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ftx_client::{
+    Algorithm, Class, Client, Condition, Durability, Failure, GetOptions, Name, PutOptions, Remote,
+    Replace, Replay, Retry, ServerAddress, Sink, Source,
+};
+use serde_json::json;
+
+use super::exit::Exit;
+use super::report::{Form, Report, Results};
+
+/// What put and get have in common.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The server: host or host:port
+    #[arg(
+        short,
+        long,
+        env = "FTX_SERVER",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:7389"
+    )]
+    server: ServerAddress,
+
+    /// How both sides compute the digest
+    #[arg(long, value_enum, default_value = "sha256")]
+    digest: DigestKind,
+
+    /// When the connection breaks, go on trying for this long without progress; 0 for never
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    retry_for: Duration,
+
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Print one JSON object a line for each event, instead of checksum lines
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DigestKind {
+    Sha256,
+    Blake3,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Level {
+    Full,
+    None,
+}
+
+/// Put files on a server.
+///
+/// Prints the checksum line of each file, with its name on the server, once the server has it
+/// verified, durable and under its name. An interruption resumes by itself; after a crash or a
+/// reboot the same command goes on where it ended.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  ftx put photo.jpg --as photos/2026/photo.jpg\n  ftx put *.iso > SUMS\n  pg_dump db | ftx put - --as backup/db.sql"
+)]
+pub struct Put {
+    /// Files; - is standard input, and needs --as
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<OsString>,
+
+    /// The name on the server; for one file. Without it, the last part of its path
+    #[arg(long = "as", value_name = "NAME")]
+    name: Option<OsString>,
+
+    /// Fail if the name is taken
+    #[arg(long)]
+    no_clobber: bool,
+
+    /// full: acknowledged when it survives a power cut of the server. none: when the server has
+    /// stored it
+    #[arg(long, value_enum, default_value = "full")]
+    durability: Level,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Get files from a server.
+///
+/// Prints the checksum line of each file, with its local path, once it is verified, on the disk
+/// and under its name. Until then, and if anything fails, an old file stays as it is.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  ftx get photos/2026/photo.jpg\n  ftx get ftx://box:7389/backup/db.sql -o - | psql db\n  ftx get a.iso b.iso -o downloads/"
+)]
+pub struct Get {
+    /// Names on the server
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<OsString>,
+
+    /// Where to: a file, a directory to put it in, or - for standard output. Without it, the last
+    /// part of the name, here
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+
+    /// Fail if the file is there
+    #[arg(long)]
+    no_clobber: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Put {
+    pub fn run(self) -> Exit {
+        if self.name.is_some() && self.files.len() > 1 {
+            return usage("--as names one file; give one, or leave --as out");
+        }
+        first_failure(self.files.iter().map(|file| self.one(file)))
+    }
+
+    fn one(&self, file: &OsString) -> Exit {
+        let (source, remote) = match self.source(file) {
+            Ok(both) => both,
+            Err(failure) => {
+                Report::new(self.common.form(), Results::Stdout, "put", file.as_bytes())
+                    .failed(&failure);
+                return failure.class.into();
+            }
+        };
+        let mut report =
+            Report::new(self.common.form(), Results::Stdout, "put", remote.name.as_bytes());
+        let options = PutOptions {
+            algorithm: self.common.algorithm(),
+            condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
+            durability: match self.durability {
+                Level::Full => Durability::Full,
+                Level::None => Durability::None,
+            },
+        };
+        let client = self.common.client(remote.server);
+        let put = client.put(source, &remote.name, &options, &mut |notice| report.notice(notice));
+        match put {
+            Ok(done) => {
+                if done.replayed == Some(Replay::Changed) {
+                    report.notice(ftx_client::Notice::Warning(format!(
+                        "{} was stored, and has been given another file since",
+                        remote.name
+                    )));
+                }
+                let more = json!({"durability": done.durability.as_str()});
+                told(report.done(&done.digest, done.size, &done.counts, more))
+            }
+            Err(failure) => {
+                report.failed(&failure);
+                failure.class.into()
+            }
+        }
+    }
+
+    fn source(&self, file: &OsString) -> Result<(Source, Remote), Failure> {
+        let remote = match (&self.name, file.as_bytes()) {
+            (Some(name), _) => Remote::parse(name.as_bytes())?,
+            (None, b"-") => return Err(wrong("put - needs --as NAME")),
+            (None, _) => {
+                let name = Path::new(file)
+                    .file_name()
+                    .ok_or_else(|| wrong("that path has no last part; say --as NAME"))?;
+                Remote::parse(name.as_bytes())?
+            }
+        };
+        let source = match file.as_bytes() {
+            b"-" => Source::stream(std::io::stdin()),
+            _ => Source::open(Path::new(file))?,
+        };
+        Ok((source, remote))
+    }
+}
+
+impl Get {
+    pub fn run(self) -> Exit {
+        let into_directory = self.output.as_ref().is_some_and(|path| is_directory(path));
+        if self.names.len() > 1 && self.output.is_some() && !into_directory {
+            return usage("several names need -o to be a directory that exists");
+        }
+        first_failure(self.names.iter().map(|name| self.one(name)))
+    }
+
+    fn one(&self, name: &OsString) -> Exit {
+        match self.get(name) {
+            Ok(exit) => exit,
+            Err(failure) => {
+                Report::new(self.common.form(), self.results(), "get", name.as_bytes())
+                    .failed(&failure);
+                failure.class.into()
+            }
+        }
+    }
+
+    fn get(&self, name: &OsString) -> Result<Exit, Failure> {
+        let remote = Remote::parse(name.as_bytes())?;
+        let (sink, shown) = self.sink(&remote.name)?;
+        let mut report = Report::new(self.common.form(), self.results(), "get", &shown);
+        let options = GetOptions {
+            algorithm: self.common.algorithm(),
+            replace: if self.no_clobber { Replace::No } else { Replace::Yes },
+        };
+        let client = self.common.client(remote.server);
+        let got = client.get(&remote.name, sink, &options, &mut |notice| report.notice(notice));
+        Ok(match got {
+            Ok(done) => told(report.done(&done.digest, done.size, &done.counts, json!({}))),
+            Err(failure) => {
+                report.failed(&failure);
+                failure.class.into()
+            }
+        })
+    }
+
+    fn results(&self) -> Results {
+        match &self.output {
+            Some(path) if path.as_os_str() == "-" => Results::Stderr,
+            _ => Results::Stdout,
+        }
+    }
+
+    /// Where one file goes, and how that is called in its checksum line.
+    fn sink(&self, name: &Name) -> Result<(Sink, Vec<u8>), Failure> {
+        let last = PathBuf::from(OsString::from_vec(name.last_part().to_vec()));
+        let path = match &self.output {
+            None => last,
+            Some(path) if path.as_os_str() == "-" => {
+                let stream = Box::new(std::io::stdout());
+                return Ok((Sink::Stream(stream), name.as_bytes().to_vec()));
+            }
+            Some(path) if is_directory(path) => path.join(last),
+            Some(path) => path.clone(),
+        };
+        let shown = path.as_os_str().as_bytes().to_vec();
+        match std::fs::metadata(&path) {
+            // Written into, never replaced.
+            Ok(metadata) if is_special(&metadata) => {
+                let file = std::fs::OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(|error| Failure::local("cannot write", &path, &error))?;
+                Ok((Sink::Stream(Box::new(file)), shown))
+            }
+            _ => Ok((Sink::File(path), shown)),
+        }
+    }
+}
+
+impl Common {
+    fn client(&self, server: Option<ServerAddress>) -> Client {
+        let retry = Retry { without_progress: self.retry_for };
+        Client::new(server.unwrap_or_else(|| self.server.clone()), retry)
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        match self.digest {
+            DigestKind::Sha256 => Algorithm::Sha256,
+            DigestKind::Blake3 => Algorithm::Blake3,
+        }
+    }
+
+    fn form(&self) -> Form {
+        match (self.json, self.quiet) {
+            (true, _) => Form::Json,
+            (false, true) => Form::Quiet,
+            (false, false) => Form::Text,
+        }
+    }
+}
+
+/// As humantime reads it, and a bare 0.
+fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    if text == "0" { Ok(Duration::ZERO) } else { humantime::parse_duration(text) }
+}
+
+fn is_directory(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
+fn is_special(metadata: &std::fs::Metadata) -> bool {
+    let kind = metadata.file_type();
+    kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket()
+}
+
+fn first_failure(exits: impl Iterator<Item = Exit>) -> Exit {
+    exits.fold(Exit::Done, |first, exit| if first == Exit::Done { exit } else { first })
+}
+
+/// A result that could not be printed is no result; a reader that has enough is no failure.
+pub fn told(result: std::io::Result<()>) -> Exit {
+    match result {
+        Ok(()) => Exit::Done,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(error) => {
+            eprintln!("ftx: cannot write the result: {error}");
+            Exit::Local
+        }
+    }
+}
+
+fn wrong(message: &str) -> Failure {
+    Failure::new(Class::Usage, message)
+}
+
+fn usage(message: &str) -> Exit {
+    eprintln!("ftx: {message}");
+    Exit::Usage
+}
