@@ -21,6 +21,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Read at once: a part and its line fit.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
 
+/// Takes what the server said, and the input that the ranges in it refer to.
+pub(crate) type Hear<'a> = dyn FnMut(Event, &[u8]) -> Result<(), Trouble> + 'a;
+
 pub(crate) struct Link {
     socket: TcpStream,
     machine: Mutex<Machine>,
@@ -98,7 +101,7 @@ impl Link {
     pub(crate) fn receive(
         &self,
         buffer: &mut [u8],
-        each: &mut dyn FnMut(Event, &[u8]) -> Result<(), Trouble>,
+        each: &mut Hear<'_>,
     ) -> Result<(), Trouble> {
         let result = self.receive_once(buffer, each);
         if result.is_err() {
@@ -110,7 +113,7 @@ impl Link {
     fn receive_once(
         &self,
         buffer: &mut [u8],
-        each: &mut dyn FnMut(Event, &[u8]) -> Result<(), Trouble>,
+        each: &mut Hear<'_>,
     ) -> Result<(), Trouble> {
         match (&self.socket).read(buffer) {
             Ok(0) => {

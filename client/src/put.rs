@@ -7,9 +7,10 @@ use ftx_disk::hash::{Running, Saved};
 use ftx_disk::identity::Identity;
 use ftx_protocol::client::{Event, Violation};
 use ftx_protocol::limits::{GRID_BYTES, PART_BYTES, RESUMABLE_BYTES};
-use ftx_protocol::message::{Done, HeldState, Put, Replay, Resume};
+use ftx_protocol::message::{Done, HeldState, Put, Resume};
 use ftx_protocol::{
-    Algorithm, Code, Condition, Digest, Durability, Name, RequestId, Retry as Again, TransferId,
+    Algorithm, Code, Condition, Digest, Durability, Name, Replay, RequestId, Retry as Again,
+    TransferId,
 };
 
 use crate::ask::wait;

@@ -163,7 +163,9 @@ impl<D: Disk> DigestCache<D> {
 
     /// Remembers how far the digest of a file has come.
     pub fn remember_partial(&self, file: Identity, running: &Running) {
-        if let Some(saved) = running.save()
+        // A known digest is what a new reading is compared with.
+        if self.digest(file, running.algorithm()).is_none()
+            && let Some(saved) = running.save()
             && is_settled(&file)
         {
             let good = Good::Boot(self.boot_id.clone());

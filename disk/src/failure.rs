@@ -15,8 +15,10 @@ pub(crate) enum Cause {
     Naming,
     /// Writing the bytes of a put, or making room for them.
     Bytes,
-    /// The store's own files, and every sync.
+    /// The store's own files.
     Store,
+    /// Making something durable: whatever the reason, it is not (rule 6.4).
+    Sync,
 }
 
 /// The refusal for a failed call. `step` says what was being done, in words that show no path.
@@ -27,16 +29,18 @@ pub(crate) fn refusal(cause: Cause, step: &str, error: &io::Error) -> Refusal {
 fn code(cause: Cause, error: &io::Error) -> Code {
     let Some(errno) = Errno::from_io_error(error) else { return Code::StorageFailed };
     match errno {
+        _ if cause == Cause::Sync => Code::StorageFailed,
         Errno::NOSPC | Errno::DQUOT => Code::NoSpace,
         Errno::FBIG => Code::TooLarge,
-        Errno::ROFS => Code::ReadOnly,
         // Out of descriptors: the next moment may have some.
         Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN => Code::Busy,
         _ if matches!(cause, Cause::Store | Cause::Bytes) => Code::StorageFailed,
+        Errno::ROFS => Code::ReadOnly,
         Errno::ACCESS | Errno::PERM => Code::PermissionDenied,
         Errno::NOENT => Code::NotFound,
         Errno::NOTDIR => Code::NotADirectory,
         Errno::ISDIR => Code::IsDirectory,
+        Errno::MLINK if cause == Cause::Naming => Code::NoSpace,
         Errno::LOOP | Errno::XDEV | Errno::MLINK => Code::OutsideRoot,
         Errno::NXIO | Errno::NODEV => Code::NotAFile,
         Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ => Code::UnstorableName,

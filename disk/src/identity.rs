@@ -47,11 +47,18 @@ impl Identity {
         }
     }
 
-    /// The opaque word for it: 32 hexadecimal digits that tell nothing about the machine.
+    /// Whether it is the same file with the same bytes, on a file system whose device number may
+    /// have changed over a reboot.
+    pub fn is_same_after_reboot(&self, then: &Self) -> bool {
+        let device = then.inode.device;
+        Self { inode: Inode { device, ..self.inode }, ..*self } == *then
+    }
+
+    /// The opaque word for it: 32 hexadecimal digits that tell nothing about the machine. The
+    /// device is no part of it: its number changes over a reboot, and the bytes do not.
     pub fn version(&self) -> Version {
         let mut hash = Sha256::new();
         for number in [
-            self.inode.device,
             self.inode.number,
             self.size,
             self.modified.seconds().cast_unsigned(),

@@ -53,8 +53,9 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         let mut records = Vec::new();
         let mut good: u64 = 0;
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let Some(record) = parse(line) else { break };
-            records.push(record);
+            let Some(json) = checked(line) else { break };
+            // Whole, and not understood: a newer program wrote it, and it may matter.
+            records.push(serde_json::from_slice(json)?);
             good = good.saturating_add(line.len() as u64);
         }
         let torn_bytes = (bytes.len() as u64).saturating_sub(good);
@@ -77,15 +78,25 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         R: 'a,
     {
         let new: Vec<u8> = [part, b".new"].concat();
-        match disk.remove(dir, &new) {
-            Err(error) if Errno::from_io_error(&error) != Some(Errno::NOENT) => return Err(error),
-            _ => {}
+        // Of an earlier try that failed.
+        match disk.stat_part(dir, &new) {
+            Ok(stale) => {
+                disk.remove(dir, &new)?;
+                reserved.release(Inode::of(&stale));
+            }
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
+            Err(error) => return Err(error),
         }
+        let old = disk.stat_part(dir, part).ok();
         let file = disk.create(dir, &new, Mode::new(0o600))?;
         reserved.reserve(Inode::of(&disk.stat(&file)?));
         let mut log = Self { disk: disk.clone(), file, size: 0, records: PhantomData };
         log.append(records)?;
         log.sync()?;
+        // Its inode may be given to a new file the moment it is replaced.
+        if let Some(old) = old {
+            reserved.release(Inode::of(&old));
+        }
         disk.rename(dir, &new, dir, part)?;
         disk.sync(dir)?;
         Ok(log)
@@ -120,15 +131,13 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
     }
 }
 
-fn parse<R: DeserializeOwned>(line: &[u8]) -> Option<R> {
+/// The JSON of a line that is whole.
+fn checked(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_suffix(b"\n")?;
     let (sum, rest) = line.split_at_checked(8)?;
     let json = rest.strip_prefix(b" ")?;
     let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    if crc32fast::hash(json) != sum {
-        return None;
-    }
-    serde_json::from_slice(json).ok()
+    (crc32fast::hash(json) == sum).then_some(json)
 }
 
 fn read_all<D: Disk>(disk: &D, file: &D::Handle) -> io::Result<Vec<u8>> {

@@ -132,3 +132,13 @@ pub enum Kind {
     /// A directory.
     Directory,
 }
+
+/// What a replayed acknowledgement says of the time since the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Replay {
+    /// The name still holds what this transfer put there.
+    Same,
+    /// The name has been given another file, or none, since.
+    Changed,
+}

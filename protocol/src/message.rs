@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Code, Refusal};
-use crate::file::{Condition, Durability, FileTime, Kind, Mode};
+use crate::file::{Condition, Durability, FileTime, Kind, Mode, Replay};
 use crate::ids::{RequestId, TransferId, Version};
 use crate::limits;
 use crate::name::Name;
@@ -255,16 +255,6 @@ pub struct Kept {
     pub id: RequestId,
     /// Every byte before this offset is durable.
     pub at: u64,
-}
-
-/// What a replayed acknowledgement says of the time since the first one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Replay {
-    /// The name still holds what this transfer put there.
-    Same,
-    /// The name has been given another file, or none, since.
-    Changed,
 }
 
 /// See [`ServerMessage::Done`].

@@ -16,7 +16,7 @@ mod selector;
 mod storage;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,9 +141,16 @@ fn make_directory(options: &Options) -> Result<MadeDirectory, StartError> {
     if options.access == Access::ReadOnly {
         return Ok(MadeDirectory::Old);
     }
-    match std::fs::create_dir(&options.directory) {
+    let path = &options.directory;
+    match std::fs::create_dir(path).and_then(|()| sync_parent(path)) {
         Ok(()) => Ok(MadeDirectory::New),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(MadeDirectory::Old),
         Err(error) => Err(StartError::Make { path: options.directory.clone(), error }),
     }
+}
+
+/// What is stored in a directory is as durable as the directory itself.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }

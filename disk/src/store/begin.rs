@@ -9,9 +9,9 @@ use ftx_protocol::{Code, Condition, Digest, Durability, Mode, Name, Refusal};
 use rustix::io::Errno;
 
 use super::private::{Private, check_spelling};
-use super::record::{Begun, Committed, Survival};
+use super::record::{Begun, Committed, Complete, Survival};
 use super::transfers::{Kept, Partial, Use};
-use super::upload::{Body, Limit, Plan, Resume, Staged};
+use super::upload::{Body, Limit, Plan, Resume, Staged, StagedFile};
 use super::{Put, Store, Upload, best, lock};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
@@ -40,8 +40,8 @@ impl<D: Disk> Store<D> {
     pub fn begin(&self, put: Put) -> Result<Upload<D>, Refusal> {
         let private = self.writable()?;
         let plan = self.plan(&put)?;
-        if let Some(committed) = self.transfers.complete(&put.transfer) {
-            return self.begin_complete(&put, plan, committed);
+        if let Some(complete) = self.transfers.complete(&put.transfer) {
+            return self.begin_complete(&put, plan, complete);
         }
         self.check_target(&put.name, &put.condition)?;
         let held = self.transfers.partial(&put.transfer);
@@ -89,11 +89,13 @@ impl<D: Disk> Store<D> {
         &self,
         put: &Put,
         plan: Plan,
-        committed: Arc<Committed>,
+        complete: Arc<Complete>,
     ) -> Result<Upload<D>, Refusal> {
+        let committed = &complete.committed;
         let same = committed.name == put.name
             && committed.digest.algorithm == put.algorithm
-            && put.size.is_none_or(|size| size == committed.size);
+            && put.size.is_none_or(|size| size == committed.size)
+            && plan.durability <= committed.durability;
         if !same {
             return Err(Code::TransferMismatch.into());
         }
@@ -101,7 +103,7 @@ impl<D: Disk> Store<D> {
             let message = format!("this transfer is complete, with {} bytes", committed.size);
             return Err(Refusal::new(Code::BadOffset, message));
         }
-        Ok(Upload { disk: self.disk.clone(), plan, body: Body::Complete(committed) })
+        Ok(Upload { disk: self.disk.clone(), plan, body: Body::Complete(complete) })
     }
 
     fn begin_new(&self, private: &Private<D>, put: &Put, plan: Plan) -> Result<Upload<D>, Refusal> {
@@ -127,7 +129,7 @@ impl<D: Disk> Store<D> {
             self.remove_staged(&part, inode);
             return Err(refusal(Cause::Bytes, "making room for the file", &error));
         }
-        let file = Arc::new(file);
+        let file = Arc::new(StagedFile::new(file));
         let resumable = put.size.is_none_or(|size| size >= RESUMABLE_BYTES);
         let resume = if resumable {
             let begun = Begun {
@@ -183,7 +185,7 @@ impl<D: Disk> Store<D> {
             .open_part(&private.staging, begun.staged.as_bytes(), Want::File)
             .and_then(|file| {
                 let stat = self.disk.stat(&file)?;
-                let whole = Inode::of(&stat) == begun.inode && stat.size >= put.at;
+                let whole = stat.inode == begun.inode.number && stat.size >= put.at;
                 // Nothing past the promise counts, whatever the file's size says.
                 if whole {
                     self.disk.truncate(&file, put.at).map(|()| file)
@@ -192,20 +194,28 @@ impl<D: Disk> Store<D> {
                 }
             });
         let file = match reopened {
-            Ok(file) => Arc::new(file),
+            Ok(file) => file,
             Err(error) => {
+                let gone =
+                    matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::STALE));
                 drop(partial);
-                self.transfers.remove(&put.transfer);
-                self.drop_partial(shared);
+                // Anything else (no descriptor left, say) passes, and what was promised stays.
+                if gone {
+                    self.drop_partial(shared);
+                }
                 return Err(refusal(Cause::Store, "opening what was held", &error));
             }
         };
-        let left = put.size.unwrap_or(0).saturating_sub(put.at);
-        self.check_free(left)?;
-        if let Some(size) = put.size {
-            self.reserve(&file, size)
-                .map_err(|error| refusal(Cause::Bytes, "making room for the file", &error))?;
+        self.check_free(put.size.unwrap_or(0).saturating_sub(put.at))?;
+        if let Some(size) = put.size
+            && let Err(error) = self.reserve(&file, size)
+        {
+            // A file system may have taken all the room there was before it gave up.
+            let freed = self.disk.truncate(&file, put.at);
+            let error = freed.err().unwrap_or(error);
+            return Err(refusal(Cause::Bytes, "making room for the file", &error));
         }
+        let file = Arc::new(StagedFile::new(file));
         let (part, inode) = (begun.staged.clone(), begun.inode);
         partial.epoch = partial.epoch.saturating_add(1);
         partial.use_ = Use::Busy;

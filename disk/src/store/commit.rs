@@ -1,19 +1,19 @@
 //! Giving finished files their names, many in one round, so that no power cut takes one back.
 //!
-//! The order is the promise: the file's mode, time and bytes are synced; the journal's record is
-//! synced; then the rename; then the directory, and every directory above it that was not synced
-//! into its parent since it was made; and only then the acknowledgement.
+//! The order is the promise: the file's mode, time and bytes are synced; its entry in staging is;
+//! the journal's record is; then the rename; then the directory, and every directory above it that
+//! was not synced into its parent since it was made; and only then the acknowledgement.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ftx_protocol::message::Replay;
-use ftx_protocol::{Code, Durability, Mode, Name, Refusal};
+use ftx_protocol::{Code, Durability, Mode, Name, Refusal, Replay};
 use rustix::io::Errno;
 
+use super::journal::Sync;
 use super::private::Private;
-use super::record::{Committed, Record};
-use super::upload::{Finished, FinishedBody, sync_for};
+use super::record::{Committed, Complete, Outcome, Record};
+use super::upload::{Finished, FinishedBody, StagedFile, sync_for};
 use super::{Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
@@ -28,49 +28,76 @@ const SYNCED_MAX: usize = 65_536;
 
 /// What is known of directories, and the lock under which names are given: one round at a time.
 pub(super) struct Committing<D: Disk> {
+    disk: D,
+    root: Inode,
     /// Directories whose entry in their parent was synced by this store.
     synced: HashSet<Inode>,
-    /// Directories of which a sync failed: nothing in them is acknowledged as durable any more.
+    /// Directories of which a sync failed: nothing that depends on them is acknowledged as durable
+    /// any more.
     doubtful: HashSet<Inode>,
-    disk: D,
 }
 
 /// A file that has its name, in this round.
 struct Named<D: Disk> {
-    file: Arc<D::Handle>,
-    committed: Arc<Committed>,
+    file: Arc<StagedFile<D>>,
+    committed: Committed,
     directory: Inode,
 }
 
+/// A file's answer, or what there is to say once its directory is synced.
+type Answer<D> = Result<Named<D>, Result<Stored, Refusal>>;
+
 impl<D: Disk> Committing<D> {
-    pub(super) fn new(disk: D) -> Self {
-        Self { synced: HashSet::new(), doubtful: HashSet::new(), disk }
+    pub(super) fn new(disk: D, root: Inode) -> Self {
+        Self { disk, root, synced: HashSet::new(), doubtful: HashSet::new() }
     }
 
-    /// Syncs a directory and whatever leads to it from the root and was not synced since this
-    /// store began.
-    pub(super) fn sync_up(&mut self, directory: &D::Handle, root: Inode) -> std::io::Result<()> {
-        let inode = |disk: &D, handle: &D::Handle| disk.stat(handle).map(|stat| Inode::of(&stat));
-        self.disk.sync(directory)?;
-        let mut here = inode(&self.disk, directory)?;
-        let mut above;
-        let mut handle = directory;
-        while here != root && !self.synced.contains(&here) {
-            above = self.disk.open_parent(handle)?;
-            self.disk.sync(&above)?;
-            if self.synced.len() >= SYNCED_MAX {
-                self.synced.clear();
-            }
-            self.synced.insert(here);
-            let parent = inode(&self.disk, &above)?;
-            if parent == here {
+    /// A directory was made: an older one with its inode may have been synced, this one was not.
+    fn made(&mut self, directory: &D::Handle) {
+        match self.inode(directory) {
+            Ok(inode) => drop(self.synced.remove(&inode)),
+            Err(_) => self.synced.clear(),
+        }
+    }
+
+    /// Syncs a directory, and whatever leads to it from the root and was not synced since this
+    /// store began. A sync that failed is not tried again.
+    pub(super) fn sync_up(&mut self, directory: &D::Handle) -> std::io::Result<()> {
+        let mut here = self.sync_one(directory)?;
+        let mut entries = Vec::new();
+        let mut above: Option<D::Handle> = None;
+        while here != self.root && !self.synced.contains(&here) {
+            let parent = self.disk.open_parent(above.as_ref().unwrap_or(directory))?;
+            let parent_inode = self.sync_one(&parent)?;
+            entries.push(here);
+            if parent_inode == here {
                 // The top of the file system: the directory was moved out of the root meanwhile.
                 break;
             }
-            here = parent;
-            handle = &above;
+            here = parent_inode;
+            above = Some(parent);
         }
+        if self.synced.len() >= SYNCED_MAX {
+            self.synced.clear();
+        }
+        self.synced.extend(entries);
         Ok(())
+    }
+
+    fn sync_one(&mut self, directory: &D::Handle) -> std::io::Result<Inode> {
+        let inode = self.inode(directory)?;
+        if self.doubtful.contains(&inode) {
+            return Err(Errno::IO.into());
+        }
+        if let Err(error) = self.disk.sync(directory) {
+            self.doubtful.insert(inode);
+            return Err(error);
+        }
+        Ok(inode)
+    }
+
+    fn inode(&self, handle: &D::Handle) -> std::io::Result<Inode> {
+        self.disk.stat(handle).map(|stat| Inode::of(&stat))
     }
 }
 
@@ -87,16 +114,16 @@ impl<D: Disk> Store<D> {
         let mode = finished.plan.mode.unwrap_or(private.default_mode);
         let result = self
             .disk
-            .set_mode(file, mode)
+            .set_mode(&file.handle, mode)
             .and_then(|()| match finished.plan.modified {
-                Some(time) => self.disk.set_modified(file, time),
+                Some(time) => self.disk.set_modified(&file.handle, time),
                 None => Ok(()),
             })
             .and_then(|()| match finished.plan.durability {
                 Durability::None => Ok(()),
-                Durability::Memory | Durability::Full => self.disk.sync(file),
+                Durability::Memory | Durability::Full => file.sync(&self.disk),
             })
-            .map_err(|error| refusal(Cause::Store, "syncing the file", &error));
+            .map_err(|error| refusal(Cause::Sync, "syncing the file", &error));
         if result.is_err() {
             self.abandon(private, committed);
         }
@@ -115,14 +142,14 @@ impl<D: Disk> Store<D> {
         let mut committing = lock(&self.committing);
         let journalled = self.journal_round(private, &round);
         let mut directories = HashMap::new();
-        let named: Vec<Result<Named<D>, Result<Stored, Refusal>>> = round
+        let named: Vec<Answer<D>> = round
             .into_iter()
             .map(|finished| match finished.body {
-                FinishedBody::Complete(committed) => Err(Ok(self.replay(&committed))),
+                FinishedBody::Complete(complete) => Err(Ok(self.replay(&complete))),
                 FinishedBody::Staged { file, committed } => match &journalled {
-                    Ok(()) => {
-                        self.give_name(private, file, committed, &mut directories).map_err(Err)
-                    }
+                    Ok(()) => self
+                        .give_name(private, file, committed, &mut committing, &mut directories)
+                        .map_err(Err),
                     Err(refusal) => {
                         self.abandon(private, &committed);
                         Err(Err(refusal.clone()))
@@ -130,14 +157,22 @@ impl<D: Disk> Store<D> {
                 },
             })
             .collect();
-        self.sync_directories(&mut committing, &named, &directories);
-        named
+        let failed = sync_directories(&mut committing, &named, &directories);
+        let mut settled = Vec::new();
+        let answers = named
             .into_iter()
             .map(|result| match result {
-                Ok(named) => self.acknowledge(&committing, &named),
+                Ok(named) if failed.contains(&named.directory) => {
+                    self.transfers.uncompleted(&named.committed.transfer);
+                    Err(Code::DurabilityUnknown.into())
+                }
+                Ok(named) => Ok(self.acknowledge(named, &mut settled)),
                 Err(answer) => answer,
             })
-            .collect()
+            .collect();
+        // What is lost of these follows from the disk at the next start.
+        let _ = lock(&private.journal).write(&private.directory, &settled, Sync::Never);
+        answers
     }
 
     fn journal_round(&self, private: &Private<D>, round: &[Finished<D>]) -> Result<(), Refusal> {
@@ -155,26 +190,25 @@ impl<D: Disk> Store<D> {
         if records.is_empty() {
             return Ok(());
         }
-        lock(&private.journal)
-            .write(&private.directory, &records, sync_for(best))
-            .map_err(|error| refusal(Cause::Store, "writing the journal", &error))
+        self.sync_staging(private, best)
+            .and_then(|()| {
+                lock(&private.journal).write(&private.directory, &records, sync_for(best))
+            })
+            .map_err(|error| refusal(Cause::Sync, "writing the journal", &error))
     }
 
-    /// Gives one file its name. What cannot have it is gone after that, from the journal first, so
-    /// that no restart takes its absence from staging for success.
+    /// Gives one file its name. What cannot have it is gone after that.
     fn give_name(
         &self,
         private: &Private<D>,
-        file: Arc<D::Handle>,
+        file: Arc<StagedFile<D>>,
         committed: Committed,
-        directories: &mut HashMap<Inode, D::Handle>,
+        committing: &mut Committing<D>,
+        directories: &mut HashMap<Inode, Arc<D::Handle>>,
     ) -> Result<Named<D>, Refusal> {
-        match self.take_name(private, &committed) {
+        match self.take_name(private, &committed, committing) {
             Ok((handle, directory)) => {
                 directories.entry(directory).or_insert(handle);
-                self.reserved.release(committed.inode);
-                let committed = Arc::new(committed);
-                self.transfers.completed(Arc::clone(&committed));
                 Ok(Named { file, committed, directory })
             }
             Err(refusal) => {
@@ -189,34 +223,42 @@ impl<D: Disk> Store<D> {
         &self,
         private: &Private<D>,
         committed: &Committed,
-    ) -> Result<(D::Handle, Inode), Refusal> {
+        committing: &mut Committing<D>,
+    ) -> Result<(Arc<D::Handle>, Inode), Refusal> {
         let directory = match committed.name.parent() {
-            Some(parent) => self.make_directories(&parent)?,
-            None => self
-                .disk
-                .open_parent(&private.directory)
-                .map_err(|error| refusal(Cause::Store, "opening the directory", &error))?,
+            Some(parent) => Arc::new(self.make_directories(&parent, committing)?),
+            None => Arc::clone(&self.root),
         };
         let inode = Inode::of(&self.check_directory(&directory)?);
         let part = committed.name.last_part();
         self.check_taking(&directory, part, &committed.condition)?;
-        self.disk
-            .rename(&private.staging, committed.staged.as_bytes(), &directory, part)
-            .map_err(|error| refusal(Cause::Naming, "giving the file its name", &error))?;
+        // Before the rename: the name is seen by others before the call returns.
+        self.reserved.release(committed.inode);
+        self.disk.rename(&private.staging, committed.staged.as_bytes(), &directory, part).map_err(
+            |error| {
+                self.reserved.reserve(committed.inode);
+                refusal(Cause::Naming, "giving the file its name", &error)
+            },
+        )?;
         Ok((directory, inode))
     }
 
     /// Opens the directory, making what is missing of it, one after another from the root.
-    fn make_directories(&self, name: &Name) -> Result<D::Handle, Refusal> {
+    fn make_directories(
+        &self,
+        name: &Name,
+        committing: &mut Committing<D>,
+    ) -> Result<D::Handle, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
-        match self.disk.open_beneath(&self.root, name, Want::Directory) {
+        let open = || self.disk.open_beneath(&self.root, name, Want::Directory);
+        match open() {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
             result => return result.map_err(|error| failed(&error)),
         }
         let part = name.last_part();
         let made = match name.parent() {
             Some(parent) => {
-                let parent = self.make_directories(&parent)?;
+                let parent = self.make_directories(&parent, committing)?;
                 self.check_directory(&parent)?;
                 self.disk.make_directory(&parent, part, DIRECTORY_MODE)
             }
@@ -228,79 +270,84 @@ impl<D: Disk> Store<D> {
             }
             _ => {}
         }
-        self.disk.open_beneath(&self.root, name, Want::Directory).map_err(|error| failed(&error))
+        let directory = open().map_err(|error| failed(&error))?;
+        committing.made(&directory);
+        Ok(directory)
     }
 
-    fn sync_directories(
-        &self,
-        committing: &mut Committing<D>,
-        named: &[Result<Named<D>, Result<Stored, Refusal>>],
-        directories: &HashMap<Inode, D::Handle>,
-    ) {
-        let wanted: HashSet<Inode> = named
-            .iter()
-            .flatten()
-            .filter(|named| named.committed.durability > Durability::None)
-            .map(|named| named.directory)
-            .collect();
-        for inode in wanted {
-            let synced = directories
-                .get(&inode)
-                .map_or(Ok(()), |handle| committing.sync_up(handle, self.root_inode));
-            if synced.is_err() {
-                committing.doubtful.insert(inode);
+    /// Says what a file in its place is, and notes it for the journal.
+    fn acknowledge(&self, named: Named<D>, settled: &mut Vec<Record>) -> Stored {
+        let Named { file, committed, .. } = named;
+        // It is durable under its name; a stat that fails takes nothing of that back.
+        let stat = self.disk.stat(&file.handle).ok();
+        let outcome = match &stat {
+            Some(stat) => {
+                let file = Identity::of(stat);
+                self.digests.remember_committed(file, committed.digest, committed.durability);
+                settled.push(Record::Done { transfer: committed.transfer, file });
+                Outcome::Named(file)
             }
-        }
+            None => Outcome::Pending,
+        };
+        let answer = stored(&committed, stat.as_ref(), None);
+        self.transfers.completed(Arc::new(Complete { committed, outcome }));
+        answer
     }
 
-    fn acknowledge(&self, committing: &Committing<D>, named: &Named<D>) -> Result<Stored, Refusal> {
-        let committed = &named.committed;
-        if committed.durability > Durability::None && committing.doubtful.contains(&named.directory)
-        {
-            return Err(Code::DurabilityUnknown.into());
-        }
-        let stat = self
-            .disk
-            .stat(&named.file)
-            .map_err(|error| refusal(Cause::Store, "looking at the stored file", &error))?;
-        self.digests.remember_committed(
-            Identity::of(&stat),
-            committed.digest,
-            committed.durability,
-        );
-        Ok(stored(committed, Some(&stat), None))
-    }
-
-    fn replay(&self, committed: &Committed) -> Stored {
+    fn replay(&self, complete: &Complete) -> Stored {
+        let Complete { committed, outcome } = complete;
         let found = self
             .disk
             .open_beneath(&self.root, &committed.name, Want::File)
             .and_then(|file| self.disk.stat(&file))
             .ok()
-            .filter(|stat| stat.kind == FileKind::File && Inode::of(stat) == committed.inode);
+            .filter(|stat| match outcome {
+                Outcome::Named(then) => Identity::of(stat).is_same_after_reboot(then),
+                Outcome::Pending | Outcome::Replaced => false,
+            });
         let replay = if found.is_some() { Replay::Same } else { Replay::Changed };
         stored(committed, found.as_ref(), Some(replay))
     }
 
     /// Ends a put that is whole and cannot have its name: its record is taken back, durably,
-    /// before its staged file goes. If that cannot be done the file stays, for the next start to
-    /// decide.
+    /// before its staged file goes, so that no restart takes the absence from staging for success.
+    /// If that cannot be done the file stays, for the next start to decide.
     pub(super) fn abandon(&self, private: &Private<D>, committed: &Committed) {
         self.transfers.remove(&committed.transfer);
-        self.transfers.uncompleted(&committed.transfer);
-        let record = Record::Drop { transfer: committed.transfer };
-        let dropped = lock(&private.journal).write(
+        let retracted = lock(&private.journal).retract(
             &private.directory,
-            &[record],
+            committed.transfer,
+            &committed.staged,
             sync_for(committed.durability),
         );
-        if dropped.is_ok() {
+        if retracted.is_ok() {
             self.remove_staged(&committed.staged, committed.inode);
         }
     }
 }
 
+/// Syncs the directories of a round. Returns those of which that failed.
+fn sync_directories<D: Disk>(
+    committing: &mut Committing<D>,
+    named: &[Answer<D>],
+    directories: &HashMap<Inode, Arc<D::Handle>>,
+) -> HashSet<Inode> {
+    let wanted: HashSet<Inode> = named
+        .iter()
+        .flatten()
+        .filter(|named| named.committed.durability > Durability::None)
+        .map(|named| named.directory)
+        .collect();
+    wanted
+        .into_iter()
+        .filter(|inode| {
+            directories.get(inode).is_none_or(|handle| committing.sync_up(handle).is_err())
+        })
+        .collect()
+}
+
 fn stored(committed: &Committed, stat: Option<&Stat>, replayed: Option<Replay>) -> Stored {
+    let stat = stat.filter(|stat| stat.kind == FileKind::File);
     Stored {
         size: committed.size,
         digest: committed.digest,

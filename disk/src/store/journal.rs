@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ftx_protocol::TransferId;
 
-use super::record::{Begun, Committed, Record};
+use super::record::{Begun, Complete, Outcome, Record};
 use super::transfers::COMPLETE_MAX;
 use crate::hash::Saved;
 use crate::log::Log;
@@ -33,10 +33,10 @@ pub(super) enum Sync {
 /// What a journal says.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Image {
-    pub(super) partial: HashMap<TransferId, (Begun, Saved)>,
-    begun: HashMap<TransferId, Begun>,
+    pub(super) run: u64,
+    pub(super) partial: HashMap<TransferId, (Begun, Option<Saved>)>,
     /// Oldest first.
-    pub(super) complete: VecDeque<Arc<Committed>>,
+    pub(super) complete: VecDeque<Complete>,
 }
 
 pub(super) struct Journal<D: Disk> {
@@ -75,6 +75,26 @@ impl<D: Disk> Journal<D> {
     /// What it says.
     pub(super) fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// Takes a transfer back. What the journal said of it counts no more even if that cannot be
+    /// written now: no later journal will say it.
+    ///
+    /// # Errors
+    /// When the journal that is on the disk may still say it.
+    pub(super) fn retract(
+        &mut self,
+        private: &D::Handle,
+        transfer: TransferId,
+        staged: &str,
+        sync: Sync,
+    ) -> io::Result<()> {
+        let record = Record::Drop { transfer, staged: staged.to_owned() };
+        self.image.apply(&record);
+        match self.write(private, std::slice::from_ref(&record), sync) {
+            Ok(()) => Ok(()),
+            Err(_) => self.renew(private, self.image.clone()),
+        }
     }
 
     /// Writes it anew, to say just this.
@@ -129,39 +149,58 @@ impl<D: Disk> Journal<D> {
 impl Image {
     fn apply(&mut self, record: &Record) {
         match record {
+            Record::Run { number } => self.run = *number,
             Record::Begin(begun) => {
-                self.begun.insert(begun.transfer, begun.clone());
+                self.partial.insert(begun.transfer, (begun.clone(), None));
             }
             Record::Progress { transfer, digest } => {
-                if let Some(begun) = self.begun.get(transfer) {
-                    self.partial.insert(*transfer, (begun.clone(), digest.clone()));
+                if let Some((_, saved)) = self.partial.get_mut(transfer) {
+                    *saved = Some(digest.clone());
                 }
             }
             Record::Commit(committed) => {
-                self.forget(&committed.transfer);
-                self.complete.push_back(Arc::new(committed.clone()));
+                self.partial.remove(&committed.transfer);
+                let committed = committed.clone();
+                self.complete.push_back(Complete { committed, outcome: Outcome::Pending });
                 while self.complete.len() > COMPLETE_MAX {
                     self.complete.pop_front();
                 }
             }
-            Record::Drop { transfer } => {
-                self.forget(transfer);
-                self.complete.retain(|committed| committed.transfer != *transfer);
+            Record::Done { transfer, file } => {
+                let mut newest_first = self.complete.iter_mut().rev();
+                if let Some(complete) =
+                    newest_first.find(|complete| complete.committed.transfer == *transfer)
+                {
+                    complete.outcome = Outcome::Named(*file);
+                }
+            }
+            Record::Drop { transfer, staged } => {
+                if self.partial.get(transfer).is_some_and(|(begun, _)| begun.staged == *staged) {
+                    self.partial.remove(transfer);
+                }
+                self.complete.retain(|complete| {
+                    complete.committed.transfer != *transfer || complete.committed.staged != *staged
+                });
             }
         }
     }
 
-    fn forget(&mut self, transfer: &TransferId) {
-        self.begun.remove(transfer);
-        self.partial.remove(transfer);
-    }
-
     fn records(&self) -> Vec<Record> {
-        let complete = self.complete.iter().map(|committed| Record::Commit((**committed).clone()));
-        let partial = self.partial.iter().flat_map(|(transfer, (begun, digest))| {
-            let progress = Record::Progress { transfer: *transfer, digest: digest.clone() };
-            [Record::Begin(begun.clone()), progress]
+        let run = std::iter::once(Record::Run { number: self.run });
+        let complete = self.complete.iter().flat_map(|Complete { committed, outcome }| {
+            let done = match outcome {
+                Outcome::Named(file) => {
+                    Some(Record::Done { transfer: committed.transfer, file: *file })
+                }
+                Outcome::Pending | Outcome::Replaced => None,
+            };
+            std::iter::once(Record::Commit(committed.clone())).chain(done)
         });
-        complete.chain(partial).collect()
+        let partial = self.partial.iter().flat_map(|(transfer, (begun, saved))| {
+            let progress =
+                saved.clone().map(|digest| Record::Progress { transfer: *transfer, digest });
+            std::iter::once(Record::Begin(begun.clone())).chain(progress)
+        });
+        run.chain(complete).chain(partial).collect()
     }
 }

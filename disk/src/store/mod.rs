@@ -26,9 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ftx_protocol::{
-    Algorithm, Code, Condition, Digest, Durability, FileTime, Kind, Mode, Name, Refusal,
-    TransferId, Version, message::Replay,
+    Algorithm, Code, Condition, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, Replay,
+    TransferId, Version,
 };
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::digests::DigestCache;
@@ -200,7 +201,7 @@ pub struct Counts {
 /// See the module's documentation.
 pub struct Store<D: Disk> {
     disk: D,
-    root: D::Handle,
+    root: Arc<D::Handle>,
     root_inode: Inode,
     options: Options,
     /// What an acknowledgement says when everything was synced.
@@ -212,6 +213,8 @@ pub struct Store<D: Disk> {
     transfers: Transfers,
     committing: Mutex<Committing<D>>,
     digests: DigestCache<D>,
+    /// How many stores were opened on this directory, this one included.
+    run: u64,
     /// Numbers staged files.
     next_staged: AtomicU64,
 }
@@ -272,15 +275,21 @@ impl<D: Disk> Store<D> {
 
     /// A name for a new staged file, never used before by this store.
     fn new_staged_part(&self) -> String {
-        format!("{:016x}", self.next_staged.fetch_add(1, Ordering::Relaxed))
+        format!("{:08x}-{:08x}", self.run, self.next_staged.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Removes a staged file. What cannot be removed is swept at the next start.
     fn remove_staged(&self, staged: &str, inode: Inode) {
         if let Some(private) = &self.private {
-            // An error leaves a file that costs room until the next start, and no more.
-            let _ = self.disk.remove(&private.staging, staged.as_bytes());
+            // Before it is removed: its inode may be given to a new file at once.
             self.reserved.release(inode);
+            match self.disk.remove(&private.staging, staged.as_bytes()) {
+                Err(error) if Errno::from_io_error(&error) != Some(Errno::NOENT) => {
+                    // It costs room until the next start, and no more.
+                    self.reserved.reserve(inode);
+                }
+                _ => {}
+            }
         }
     }
 }

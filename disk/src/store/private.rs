@@ -31,7 +31,7 @@ pub(super) struct Private<D: Disk> {
 /// Refuses a name that is spelled as the store's own, before anything is looked up.
 pub(super) fn check_spelling(name: &Name) -> Result<(), Refusal> {
     match name.parts().next() {
-        Some(first) if first.eq_ignore_ascii_case(PRIVATE) => Err(Code::ReservedName.into()),
+        Some(first) if first == PRIVATE => Err(Code::ReservedName.into()),
         _ => Ok(()),
     }
 }

@@ -4,20 +4,25 @@ use ftx_protocol::{Algorithm, Condition, Digest, Durability, Name, TransferId};
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Saved;
-use crate::identity::Inode;
+use crate::identity::{Identity, Inode};
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Record {
+    /// A store was opened, for this many-th time. Part of the name of each file that it stages, so
+    /// that no name in staging is ever used twice.
+    Run { number: u64 },
     /// A transfer that can be resumed. Written with its first progress.
     Begin(Begun),
     /// The first bytes of a transfer are durable, and this is their running digest.
     Progress { transfer: TransferId, digest: Saved },
     /// A file is whole and durable in staging and is about to take its name.
     Commit(Committed),
-    /// Nothing of the transfer counts any more.
-    Drop { transfer: TransferId },
+    /// It has its name, durably, and is this. Not synced: it follows from the disk otherwise.
+    Done { transfer: TransferId, file: Identity },
+    /// Nothing of the transfer that has this file in staging counts any more.
+    Drop { transfer: TransferId, staged: String },
 }
 
 /// What a resumed put must fit.
@@ -46,6 +51,24 @@ pub(super) struct Committed {
     pub(super) condition: Condition,
     pub(super) durability: Durability,
     pub(super) survival: Survival,
+}
+
+/// A transfer that is complete, or is about to be.
+#[derive(Debug, Clone)]
+pub(super) struct Complete {
+    pub(super) committed: Committed,
+    pub(super) outcome: Outcome,
+}
+
+/// What is known of a rename.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Only that it was to happen.
+    Pending,
+    /// It happened, and the name held this file then.
+    Named(Identity),
+    /// It happened, and a later put took the name.
+    Replaced,
 }
 
 /// How long the bytes behind a record can be relied on.

@@ -6,18 +6,19 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use ftx_protocol::{Durability, Mode};
+use ftx_protocol::{Durability, Mode, Name};
 use rustix::io::Errno;
 
 use super::commit::Committing;
 use super::journal::{Image, Journal};
 use super::private::{LOCK, PRIVATE, Private, STAGING};
+use super::record::{Committed, Complete, Outcome};
 use super::transfers::{Kept, Partial, Transfers, Use};
 use super::{Access, OpenError, Options, Recovery, Store, best, lock};
 use crate::digests::DigestCache;
-use crate::identity::Inode;
+use crate::identity::{Identity, Inode};
 use crate::reserved::Reserved;
-use crate::sys::{Disk, FileKind, Want};
+use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Permissions of what is the store's own: nobody else's business.
 const PRIVATE_MODE: Mode = Mode::new(0o700);
@@ -40,22 +41,25 @@ pub(super) fn open<D: Disk>(
         Access::ReadWrite => Found::read_write(&disk, &root)?,
     };
     let digests = match &found.private {
-        Some(_) => {
-            let failed = |error| OpenError::Private { step: "open the digest cache", error };
-            let directory = disk.open_part(&root, PRIVATE, Want::Directory).map_err(failed)?;
-            DigestCache::open(&disk, directory, boot_id.clone(), &found.reserved).map_err(failed)?
-        }
+        // A cache that cannot be opened is no reason not to serve.
+        Some(_) => disk
+            .open_part(&root, PRIVATE, Want::Directory)
+            .and_then(|directory| {
+                DigestCache::open(&disk, directory, boot_id.clone(), &found.reserved)
+            })
+            .unwrap_or_else(|_| DigestCache::in_memory(&disk)),
         None => DigestCache::in_memory(&disk),
     };
     let store = Store {
         best: best(options.durability, medium.kind),
-        committing: Mutex::new(Committing::new(disk.clone())),
+        committing: Mutex::new(Committing::new(disk.clone(), root_inode)),
         transfers: Transfers::new(),
-        next_staged: AtomicU64::new(found.next_staged()),
+        run: found.run,
+        next_staged: AtomicU64::new(0),
         reserved: found.reserved,
         private: found.private,
         disk,
-        root,
+        root: Arc::new(root),
         root_inode,
         options,
         boot_id,
@@ -72,6 +76,7 @@ struct Found<D: Disk> {
     /// The files in staging.
     staged: HashMap<String, Inode>,
     torn_bytes: u64,
+    run: u64,
 }
 
 impl<D: Disk> Found<D> {
@@ -94,7 +99,7 @@ impl<D: Disk> Found<D> {
                 }
             }
         }
-        Self { private: None, reserved, staged: HashMap::new(), torn_bytes: 0 }
+        Self { private: None, reserved, staged: HashMap::new(), torn_bytes: 0, run: 0 }
     }
 
     fn read_write(disk: &D, root: &D::Handle) -> Result<Self, OpenError> {
@@ -111,7 +116,12 @@ impl<D: Disk> Found<D> {
                 disk.stat_part(&staging, part.as_bytes()).map_err(step("look at staging"))?;
             staged.insert(part, Inode::of(&stat));
         }
-        let default_mode = probe_mode(disk, &staging).map_err(step("write to staging"))?;
+        let probe = probe(disk, &staging).map_err(step("write to staging"))?;
+        let ours = disk.stat(&directory).map_err(step("look"))?;
+        let root_device = disk.stat(root).map_err(step("look"))?.device;
+        if ours.owner != probe.owner || probe.device != root_device {
+            return Err(OpenError::NotOurs);
+        }
         let reserved = Arc::new(Reserved::default());
         for handle in [&directory, &staging] {
             reserved.reserve_directory(Inode::of(&disk.stat(handle).map_err(step("look"))?));
@@ -122,15 +132,11 @@ impl<D: Disk> Found<D> {
         }
         let (journal, torn_bytes) =
             Journal::open(disk, &directory, &reserved).map_err(step("read the journal"))?;
+        let run = journal.image().run.saturating_add(1);
         let journal = Mutex::new(journal);
-        let private = Private { directory, staging, journal, _lock: own_lock, default_mode };
-        Ok(Self { private: Some(private), reserved, staged, torn_bytes })
-    }
-
-    /// A number above that of every staged file.
-    fn next_staged(&self) -> u64 {
-        let numbers = self.staged.keys().filter_map(|part| u64::from_str_radix(part, 16).ok());
-        numbers.max().map_or(0, |last| last.saturating_add(1))
+        let private =
+            Private { directory, staging, journal, _lock: own_lock, default_mode: probe.mode };
+        Ok(Self { private: Some(private), reserved, staged, torn_bytes, run })
     }
 }
 
@@ -176,22 +182,22 @@ fn open_lock<D: Disk>(disk: &D, directory: &D::Handle) -> Result<D::Handle, Open
     }
 }
 
-/// What the process's umask leaves of 0o666. Asking for the umask would change it for a moment,
-/// for all threads; a new file tells without.
-fn probe_mode<D: Disk>(disk: &D, staging: &D::Handle) -> io::Result<Mode> {
+/// A new file in staging, as it looks: whose it is, on which file system, and what the process's
+/// umask leaves of 0o666. Asking for the umask would change it for a moment, for all threads.
+fn probe<D: Disk>(disk: &D, staging: &D::Handle) -> io::Result<Stat> {
     const PROBE: &[u8] = b"probe";
     match disk.remove(staging, PROBE) {
         Err(error) if Errno::from_io_error(&error) != Some(Errno::NOENT) => return Err(error),
         _ => {}
     }
     let file = disk.create(staging, PROBE, Mode::new(0o666))?;
-    let mode = disk.stat(&file)?.mode;
+    let stat = disk.stat(&file)?;
     disk.remove(staging, PROBE)?;
-    Ok(mode)
+    Ok(stat)
 }
 
 impl<D: Disk> Store<D> {
-    /// Finishes or forgets what the journal says, sweeps staging, and writes the journal anew.
+    /// Finishes or forgets what the journal says, writes it anew, and sweeps staging.
     fn recover(
         &self,
         staged: &HashMap<String, Inode>,
@@ -199,40 +205,42 @@ impl<D: Disk> Store<D> {
     ) -> Result<Recovery, OpenError> {
         let mut recovery = Recovery { torn_bytes, ..Recovery::default() };
         let Some(private) = &self.private else { return Ok(recovery) };
-        let step = |step| move |error| OpenError::Private { step, error };
         let image = lock(&private.journal).image().clone();
-        let mut kept = Image::default();
+        let mut kept = Image { run: self.run, ..Image::default() };
         let boot_id = self.boot_id.as_ref();
-        for committed in &image.complete {
-            if !committed.survival.reaches(boot_id) {
+        let newest: HashMap<Name, usize> = image
+            .complete
+            .iter()
+            .enumerate()
+            .map(|(place, complete)| (complete.committed.name.clone(), place))
+            .collect();
+        for (place, complete) in image.complete.iter().enumerate() {
+            if !complete.committed.survival.reaches(boot_id) {
                 continue;
             }
-            let is_staged = staged.get(&committed.staged) == Some(&committed.inode);
-            if is_staged && self.take_name(private, committed).is_err() {
-                // The condition does not hold any more, or something is in the way.
-                continue;
+            let is_newest = newest.get(&complete.committed.name) == Some(&place);
+            if let Some(complete) = self.settle(private, complete, is_newest, staged, &mut recovery)
+            {
+                self.transfers.completed(Arc::new(complete.clone()));
+                kept.complete.push_back(complete);
             }
-            recovery.finished = recovery.finished.saturating_add(usize::from(is_staged));
-            self.reserved.release(committed.inode);
-            self.transfers.completed(Arc::clone(committed));
-            kept.complete.push_back(Arc::clone(committed));
         }
-        // A crash between rename and sync leaves names that look right and are not durable.
-        self.sync_names(private, &kept).map_err(step("sync the directories"))?;
         let mut live = HashSet::new();
         for (transfer, (begun, saved)) in image.partial {
-            if staged.get(&begun.staged) != Some(&begun.inode) || !begun.survival.reaches(boot_id) {
+            let Some(saved) = saved else { continue };
+            let inode = staged.get(&begun.staged).map(|inode| inode.number);
+            if inode != Some(begun.inode.number) || !begun.survival.reaches(boot_id) {
                 continue;
             }
             live.insert(begun.staged.clone());
-            kept.partial.insert(transfer, (begun.clone(), saved.clone()));
+            kept.partial.insert(transfer, (begun.clone(), Some(saved.clone())));
             let kept = Kept::UpTo(saved);
             self.transfers.insert(transfer, Partial { begun, kept, epoch: 0, use_: Use::Idle });
             recovery.resumable = recovery.resumable.saturating_add(1);
         }
         lock(&private.journal)
             .renew(&private.directory, kept)
-            .map_err(step("write the journal"))?;
+            .map_err(|error| OpenError::Private { step: "write the journal", error })?;
         // After the journal: until it was written anew, it may need what is staged.
         for (part, inode) in staged.iter().filter(|(part, _)| !live.contains(*part)) {
             if self.disk.stat_part(&private.staging, part.as_bytes()).is_ok() {
@@ -243,28 +251,65 @@ impl<D: Disk> Store<D> {
         Ok(recovery)
     }
 
-    /// Syncs the directories of complete files that still have their names.
-    fn sync_names(&self, private: &Private<D>, image: &Image) -> io::Result<()> {
-        let mut committing = lock(&self.committing);
-        let mut seen = HashSet::new();
-        for committed in &image.complete {
-            if committed.durability == Durability::None {
-                continue;
-            }
-            let parent = committed.name.parent();
-            if !seen.insert(parent.clone()) {
-                continue;
-            }
-            let directory = match &parent {
-                Some(parent) => match self.disk.open_beneath(&self.root, parent, Want::Directory) {
-                    Ok(directory) => directory,
-                    // Gone since, and the file with it.
-                    Err(_) => continue,
-                },
-                None => self.disk.open_parent(&private.directory)?,
-            };
-            committing.sync_up(&directory, self.root_inode)?;
+    /// Finds out what became of a file that was about to take its name. `None`: nothing, and
+    /// nobody was told otherwise.
+    fn settle(
+        &self,
+        private: &Private<D>,
+        complete: &Complete,
+        is_newest: bool,
+        staged: &HashMap<String, Inode>,
+        recovery: &mut Recovery,
+    ) -> Option<Complete> {
+        let committed = &complete.committed;
+        let settled = |outcome| Some(Complete { committed: committed.clone(), outcome });
+        if let Outcome::Named(file) = complete.outcome {
+            return settled(Outcome::Named(file));
         }
-        Ok(())
+        let number = staged.get(&committed.staged).map(|inode| inode.number);
+        let is_staged = number == Some(committed.inode.number);
+        if is_staged && !is_newest {
+            // A later put of the same name came after it; its own turn is past.
+            return settled(Outcome::Replaced);
+        }
+        let mut committing = lock(&self.committing);
+        if is_staged {
+            // Where the condition does not hold any more, or something is in the way, it is over.
+            let (directory, _) = self.take_name(private, committed, &mut committing).ok()?;
+            recovery.finished = recovery.finished.saturating_add(1);
+            self.sync_name(&mut committing, committed, &directory)?;
+        } else {
+            // The crash came after the rename, and perhaps before the sync of the directory.
+            let directory = match committed.name.parent() {
+                Some(parent) => {
+                    Arc::new(self.disk.open_beneath(&self.root, &parent, Want::Directory).ok()?)
+                }
+                None => Arc::clone(&self.root),
+            };
+            let found = self.disk.stat_part(&directory, committed.name.last_part()).ok()?;
+            if found.inode != committed.inode.number || found.size != committed.size {
+                return None;
+            }
+            self.sync_name(&mut committing, committed, &directory)?;
+        }
+        let file = self
+            .disk
+            .open_beneath(&self.root, &committed.name, Want::File)
+            .and_then(|file| self.disk.stat(&file))
+            .ok()?;
+        settled(Outcome::Named(Identity::of(&file)))
+    }
+
+    /// `None` when the directory cannot be synced: it is doubtful from now on.
+    fn sync_name(
+        &self,
+        committing: &mut Committing<D>,
+        committed: &Committed,
+        directory: &D::Handle,
+    ) -> Option<()> {
+        match committed.durability {
+            Durability::None => Some(()),
+            Durability::Memory | Durability::Full => committing.sync_up(directory).ok(),
+        }
     }
 }

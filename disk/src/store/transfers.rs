@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ftx_protocol::{Code, Refusal, TransferId};
 
-use super::record::{Begun, Committed};
+use super::record::{Begun, Complete};
 use super::{Completeness, Held, Shared, lock};
 use crate::hash::{Running, Saved};
 
@@ -50,7 +50,7 @@ pub(super) struct Transfers {
 
 struct Table {
     partial: HashMap<TransferId, Shared<Partial>>,
-    complete: HashMap<TransferId, Arc<Committed>>,
+    complete: HashMap<TransferId, Arc<Complete>>,
     /// Complete ones, oldest first.
     order: VecDeque<TransferId>,
 }
@@ -66,7 +66,7 @@ impl Transfers {
         lock(&self.table).partial.get(transfer).cloned()
     }
 
-    pub(super) fn complete(&self, transfer: &TransferId) -> Option<Arc<Committed>> {
+    pub(super) fn complete(&self, transfer: &TransferId) -> Option<Arc<Complete>> {
         lock(&self.table).complete.get(transfer).cloned()
     }
 
@@ -86,11 +86,11 @@ impl Transfers {
     }
 
     /// Moves a transfer to the complete ones; the oldest of these is forgotten.
-    pub(super) fn completed(&self, committed: Arc<Committed>) {
+    pub(super) fn completed(&self, complete: Arc<Complete>) {
         let mut table = lock(&self.table);
-        let transfer = committed.transfer;
+        let transfer = complete.committed.transfer;
         table.partial.remove(&transfer);
-        if table.complete.insert(transfer, committed).is_none() {
+        if table.complete.insert(transfer, complete).is_none() {
             table.order.push_back(transfer);
         }
         while table.order.len() > COMPLETE_MAX {
@@ -100,7 +100,7 @@ impl Transfers {
         }
     }
 
-    /// A commit did not come about after all.
+    /// A commit did not come about after all, or nobody knows whether it did.
     pub(super) fn uncompleted(&self, transfer: &TransferId) {
         let mut table = lock(&self.table);
         if table.complete.remove(transfer).is_some() {
@@ -109,10 +109,10 @@ impl Transfers {
     }
 
     pub(super) fn held(&self, transfer: &TransferId) -> Held {
-        if let Some(committed) = self.complete(transfer) {
+        if let Some(complete) = self.complete(transfer) {
             return Held {
-                at: committed.size,
-                digest: Some(committed.digest),
+                at: complete.committed.size,
+                digest: Some(complete.committed.digest),
                 complete: Completeness::Complete,
             };
         }
@@ -120,6 +120,9 @@ impl Transfers {
         let Some(partial) = self.partial(transfer) else { return nothing };
         let mut partial = lock(&partial);
         partial.epoch = partial.epoch.saturating_add(1);
+        if let Use::IdleSince(_) = partial.use_ {
+            partial.use_ = Use::Idle;
+        }
         match &partial.kept {
             Kept::UpTo(saved) => match Running::restore(saved) {
                 Ok(running) => Held {

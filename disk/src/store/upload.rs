@@ -1,7 +1,7 @@
 //! A put on its way: its bytes go to a staged file and through the running digest.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{
@@ -9,7 +9,7 @@ use ftx_protocol::{
 };
 
 use super::journal::Sync;
-use super::record::{Begun, Committed, Record};
+use super::record::{Begun, Committed, Complete, Record};
 use super::transfers::{Kept, Partial, Use};
 use super::{Shared, Store, lock};
 use crate::failure::{Cause, refusal};
@@ -43,17 +43,49 @@ pub(super) enum Body<D: Disk> {
     /// In staging.
     Staged(Box<Staged<D>>),
     /// Under their name already: this put only asks for the acknowledgement again.
-    Complete(Arc<Committed>),
+    Complete(Arc<Complete>),
 }
 
 pub(super) struct Staged<D: Disk> {
-    pub(super) file: Arc<D::Handle>,
+    pub(super) file: Arc<StagedFile<D>>,
     pub(super) part: String,
     pub(super) inode: Inode,
     pub(super) running: Running,
     /// The end that the body must not pass.
     pub(super) limit: Limit,
     pub(super) resume: Resume,
+}
+
+/// A file in staging. All syncs of it go through here, one at a time: the system tells of a failed
+/// write-back once, to whoever syncs next, and after that nobody may believe the file any more.
+pub(super) struct StagedFile<D: Disk> {
+    pub(super) handle: D::Handle,
+    syncs: Mutex<Syncs>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Syncs {
+    Good,
+    Failed,
+}
+
+impl<D: Disk> StagedFile<D> {
+    pub(super) fn new(handle: D::Handle) -> Self {
+        Self { handle, syncs: Mutex::new(Syncs::Good) }
+    }
+
+    /// Syncs it, unless an earlier sync failed.
+    pub(super) fn sync(&self, disk: &D) -> std::io::Result<()> {
+        let mut syncs = lock(&self.syncs);
+        if *syncs == Syncs::Failed {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        let result = disk.sync(&self.handle);
+        if result.is_err() {
+            *syncs = Syncs::Failed;
+        }
+        result
+    }
 }
 
 /// How far a body may go.
@@ -78,7 +110,7 @@ pub(super) enum Resume {
 
 /// The bytes of a put so far, to be made durable while it goes on.
 pub struct Checkpoint<D: Disk> {
-    file: Arc<D::Handle>,
+    file: Arc<StagedFile<D>>,
     digest: Saved,
     partial: Shared<Partial>,
     epoch: u64,
@@ -94,8 +126,8 @@ pub struct Finished<D: Disk> {
 }
 
 pub(super) enum FinishedBody<D: Disk> {
-    Staged { file: Arc<D::Handle>, committed: Committed },
-    Complete(Arc<Committed>),
+    Staged { file: Arc<StagedFile<D>>, committed: Committed },
+    Complete(Arc<Complete>),
 }
 
 impl<D: Disk> Upload<D> {
@@ -103,7 +135,7 @@ impl<D: Disk> Upload<D> {
     pub fn offset(&self) -> u64 {
         match &self.body {
             Body::Staged(staged) => staged.running.offset(),
-            Body::Complete(committed) => committed.size,
+            Body::Complete(complete) => complete.committed.size,
         }
     }
 
@@ -125,7 +157,7 @@ impl<D: Disk> Upload<D> {
             let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
             let count = usize::try_from(to_grid).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(count);
-            write_all(&self.disk, &staged.file, now, at)
+            write_all(&self.disk, &staged.file.handle, now, at)
                 .map_err(|error| refusal(Cause::Bytes, "writing the file", &error))?;
             staged.running.update(now);
             bytes = later;
@@ -148,7 +180,7 @@ impl<D: Disk> Upload<D> {
     ) -> Result<Finished<D>, Refusal> {
         let (have_size, have) = match &self.body {
             Body::Staged(staged) => (staged.running.offset(), staged.running.digest()),
-            Body::Complete(committed) => (committed.size, committed.digest),
+            Body::Complete(complete) => (complete.committed.size, complete.committed.digest),
         };
         let wrong = if have_size != size {
             let message = format!("{have_size} bytes are stored; end says {size}");
@@ -164,8 +196,9 @@ impl<D: Disk> Upload<D> {
             return Err(refusal);
         }
         let body = match self.body {
-            Body::Complete(committed) => FinishedBody::Complete(committed),
+            Body::Complete(complete) => FinishedBody::Complete(complete),
             Body::Staged(staged) => {
+                staged.close()?;
                 let committed = store.committed(&self.plan, &staged, size, digest);
                 FinishedBody::Staged { file: staged.file, committed }
             }
@@ -187,6 +220,18 @@ impl<D: Disk> Staged<D> {
             )),
             Limit::Size(_) | Limit::Most(_) => Ok(()),
         }
+    }
+
+    /// From here on a checkpoint has nothing to promise any more: the commit will say all.
+    fn close(&self) -> Result<(), Refusal> {
+        let Resume::Yes { partial, epoch, .. } = &self.resume else { return Ok(()) };
+        let mut partial = lock(partial);
+        partial.check_epoch(*epoch)?;
+        if matches!(partial.kept, Kept::Lost) {
+            return Err(Code::StorageFailed.into());
+        }
+        partial.epoch = partial.epoch.saturating_add(1);
+        Ok(())
     }
 
     fn checkpoint(&self, plan: &Plan) -> Option<Checkpoint<D>> {
@@ -235,27 +280,32 @@ impl<D: Disk> Store<D> {
 
     fn keep(&self, checkpoint: &Checkpoint<D>) -> Result<u64, Refusal> {
         let private = self.writable()?;
+        lock(&checkpoint.partial).check_epoch(checkpoint.epoch)?;
         let synced = match checkpoint.durability {
             Durability::None => Ok(()),
-            Durability::Memory | Durability::Full => self.disk.sync(&checkpoint.file),
+            Durability::Memory | Durability::Full => checkpoint.file.sync(&self.disk),
         };
         let mut partial = lock(&checkpoint.partial);
+        // It may have changed hands while the disk was waited for.
         partial.check_epoch(checkpoint.epoch)?;
         let transfer = partial.begun.transfer;
         let mut records = Vec::with_capacity(2);
-        match &partial.kept {
-            Kept::Nothing => records.push(Record::Begin(partial.begun.clone())),
-            Kept::UpTo(_) => {}
+        let synced = match &partial.kept {
+            Kept::Nothing => {
+                records.push(Record::Begin(partial.begun.clone()));
+                synced.and_then(|()| self.sync_staging(private, checkpoint.durability))
+            }
+            Kept::UpTo(_) => synced,
             Kept::Lost => return Err(Code::StorageFailed.into()),
-        }
+        };
         records.push(Record::Progress { transfer, digest: checkpoint.digest.clone() });
         let sync = sync_for(checkpoint.durability);
         let kept = synced
-            .map_err(|error| refusal(Cause::Store, "syncing the file", &error))
+            .map_err(|error| refusal(Cause::Sync, "syncing the file", &error))
             .and_then(|()| {
                 lock(&private.journal)
                     .write(&private.directory, &records, sync)
-                    .map_err(|error| refusal(Cause::Store, "writing the journal", &error))
+                    .map_err(|error| refusal(Cause::Sync, "writing the journal", &error))
             });
         match kept {
             Ok(()) => {
@@ -283,12 +333,14 @@ impl<D: Disk> Store<D> {
         if partial.check_epoch(*epoch).is_err() {
             return;
         }
+        // A checkpoint that is under way must not promise what is cut off here.
+        partial.epoch = partial.epoch.saturating_add(1);
         let durable = match &partial.kept {
             Kept::UpTo(saved) => Some(saved.offset()),
             Kept::Nothing | Kept::Lost => None,
         };
         // Gives back the room of what is past the promise, and of what was reserved.
-        match durable.map(|at| self.disk.truncate(&staged.file, at)) {
+        match durable.map(|at| self.disk.truncate(&staged.file.handle, at)) {
             Some(Ok(())) => {
                 partial.use_ = Use::Idle;
             }
@@ -332,12 +384,28 @@ impl<D: Disk> Store<D> {
     fn forget(&self, begun: &Begun) {
         self.transfers.remove(&begun.transfer);
         if let Some(private) = &self.private {
-            let record = Record::Drop { transfer: begun.transfer };
             // Not synced, and an error has no consequence: a transfer whose staged file is gone is
             // forgotten at the next start all the same.
-            let _ = lock(&private.journal).write(&private.directory, &[record], Sync::Never);
+            let _ = lock(&private.journal).retract(
+                &private.directory,
+                begun.transfer,
+                &begun.staged,
+                Sync::Never,
+            );
         }
         self.remove_staged(&begun.staged, begun.inode);
+    }
+
+    /// Makes the entries of staging survive: a journal that names a file there relies on it.
+    pub(super) fn sync_staging(
+        &self,
+        private: &super::private::Private<D>,
+        durability: Durability,
+    ) -> std::io::Result<()> {
+        match durability {
+            Durability::None => Ok(()),
+            Durability::Memory | Durability::Full => self.disk.sync(&private.staging),
+        }
     }
 }
 

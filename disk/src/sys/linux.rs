@@ -24,10 +24,23 @@ pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Resul
     if WITHOUT_OPENAT2.load(Ordering::Relaxed) {
         return walk::open_beneath(root, name, want);
     }
-    let flags = match want {
-        Want::File => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
-        Want::Directory => OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-    };
+    if want == Want::Directory {
+        return resolve(root, name, want, OFlags::RDONLY | OFlags::DIRECTORY);
+    }
+    // A look before the opening: opening a FIFO would release whoever waits to write into it, and
+    // opening a device may do anything.
+    let seen = resolve(root, name, want, OFlags::PATH)?;
+    let kind = fs::FileType::from_raw_mode(retry_on_intr(|| fs::fstat(&seen))?.st_mode);
+    match kind {
+        fs::FileType::RegularFile | fs::FileType::Directory => {
+            resolve(root, name, want, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
+        }
+        _ => Ok(seen),
+    }
+}
+
+fn resolve(root: &OwnedFd, name: &Name, want: Want, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..RESOLVE_TRIES {
         let opened =

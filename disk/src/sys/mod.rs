@@ -39,8 +39,9 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn open_root(&self, path: &Path) -> io::Result<Self::Handle>;
 
     /// Opens what `name` leads to below `root`, for reading. Symlinks are followed as long as they
-    /// stay beneath `root`; magic links never. Leaving `root` is `EXDEV`. Opening a FIFO or device
-    /// has no effect on it and does not wait; the caller looks at [`Disk::stat`] and drops it.
+    /// stay beneath `root`; magic links never. Leaving `root` is `EXDEV`. A FIFO or device is not
+    /// opened, because that may have an effect: the handle is only good for [`Disk::stat`], or the
+    /// error is `ENXIO`.
     fn open_beneath(
         &self,
         root: &Self::Handle,

@@ -67,6 +67,15 @@ pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Resul
 }
 
 fn open_one(here: &OwnedFd, part: &[u8], want: Want) -> Result<OwnedFd, Errno> {
+    if want == Want::File {
+        // See openat2's user: a FIFO or device is looked at, not opened. What cannot be looked at
+        // without opening it (there is no O_PATH everywhere) is refused.
+        let stat = retry_on_intr(|| fs::statat(here, part, fs::AtFlags::SYMLINK_NOFOLLOW))?;
+        match fs::FileType::from_raw_mode(stat.st_mode) {
+            fs::FileType::RegularFile | fs::FileType::Directory | fs::FileType::Symlink => {}
+            _ => return Err(Errno::NXIO),
+        }
+    }
     let flags = match want {
         Want::File => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
         Want::Directory => OFlags::RDONLY | OFlags::DIRECTORY,

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use ftx_protocol::message::{Done, Kept};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Name, Refusal};
+use ftx_protocol::{Code, Name, Refusal};
 use tracing::info;
 
 use super::transfers::{Slot, Transfers};
@@ -134,6 +134,8 @@ impl Bench {
                 let event = Event::Kept(Kept { id: slot.id, at });
                 self.outcomes.push_event(slot.origin.key, event);
             }
+            // The put is past this, or somebody else's.
+            Err(refusal) if refusal.code == Code::TakenOver => {}
             Err(refusal) => {
                 log_refused(slot.origin, "put", &name, &refusal);
                 if let Some(upload) = slot.condemn() {
