@@ -98,11 +98,7 @@ impl Link {
 
     /// Reads once, and hands over what the server said, with the input that the ranges in it refer
     /// to.
-    pub(crate) fn receive(
-        &self,
-        buffer: &mut [u8],
-        each: &mut Hear<'_>,
-    ) -> Result<(), Trouble> {
+    pub(crate) fn receive(&self, buffer: &mut [u8], each: &mut Hear<'_>) -> Result<(), Trouble> {
         let result = self.receive_once(buffer, each);
         if result.is_err() {
             self.ended.store(true, Ordering::Release);
@@ -110,11 +106,7 @@ impl Link {
         result
     }
 
-    fn receive_once(
-        &self,
-        buffer: &mut [u8],
-        each: &mut Hear<'_>,
-    ) -> Result<(), Trouble> {
+    fn receive_once(&self, buffer: &mut [u8], each: &mut Hear<'_>) -> Result<(), Trouble> {
         match (&self.socket).read(buffer) {
             Ok(0) => {
                 self.machine().receive_end()?;
