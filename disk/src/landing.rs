@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use crate::hash::{BadState, Running, Saved};
 use crate::identity::Inode;
 use crate::log::write_all;
+use crate::store::RESERVE_BYTES;
 use crate::sys::{Disk, FileKind, Want};
 
 /// A part file, open, with the running digest of what is in it.
@@ -85,11 +86,14 @@ impl<D: Disk> Landing<D> {
         &self.running
     }
 
-    /// Makes room for a file of this size, where the file system can.
+    /// Makes room for a file of this size, where the file system can and it is worth it.
     ///
     /// # Errors
     /// When there is not enough.
     pub fn reserve(&self, size: u64) -> io::Result<()> {
+        if size < RESERVE_BYTES {
+            return Ok(());
+        }
         match self.disk.reserve(&self.file, size) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => Ok(()),
             result => result,

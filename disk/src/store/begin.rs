@@ -20,7 +20,7 @@ use crate::sys::{Disk, FileKind, MediumKind, Stat, Want};
 
 /// Bodies below this are not reserved in advance: on ext4 that makes many small files seven times
 /// slower, because it defeats delayed allocation.
-const RESERVE_BYTES: u64 = 1024 * 1024;
+pub(crate) const RESERVE_BYTES: u64 = 1024 * 1024;
 
 /// What there is of the directories above a name.
 enum Deepest<D: Disk> {

@@ -37,6 +37,7 @@ use crate::identity::Inode;
 use crate::reserved::Reserved;
 use crate::sys::{Disk, MediumKind};
 
+pub(crate) use begin::RESERVE_BYTES;
 use commit::Committing;
 use private::Private;
 use transfers::Transfers;

@@ -1,0 +1,330 @@
+//! A server, a client and a line between them, for the tests.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub const MIB: usize = 1024 * 1024;
+
+/// Nothing that a test waits for takes this long, however busy the machine is.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A place of its own for one test: a served directory, a directory of the client, its state.
+pub struct World {
+    pub home: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        for directory in ["served", "here", "state"] {
+            std::fs::create_dir(home.path().join(directory)).unwrap();
+        }
+        Self { home }
+    }
+
+    pub fn served(&self) -> PathBuf {
+        self.home.path().join("served")
+    }
+
+    pub fn here(&self) -> PathBuf {
+        self.home.path().join("here")
+    }
+
+    pub fn serve(&self) -> Server {
+        self.serve_with(&[])
+    }
+
+    pub fn serve_with(&self, options: &[&str]) -> Server {
+        Server::start(&self.served(), "127.0.0.1:0", options)
+    }
+
+    /// The client, with a server and a state directory of its own.
+    pub fn ftx<S: AsRef<OsStr>>(
+        &self,
+        server: SocketAddr,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
+        command
+            .args(args)
+            .current_dir(self.here())
+            .env("FTX_SERVER", server.to_string())
+            .env("XDG_STATE_HOME", self.home.path().join("state"))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs the client to its end, and expects this exit code.
+    pub fn run(&self, server: SocketAddr, args: &[&str], code: i32) -> Output {
+        let output = self.ftx(server, args).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output.stderr));
+        output
+    }
+
+    /// A file of noise in the client's directory.
+    pub fn noise(&self, name: &str, size: usize) -> Vec<u8> {
+        let bytes = noise(size, size as u64 + 1);
+        std::fs::write(self.here().join(name), &bytes).unwrap();
+        bytes
+    }
+
+    pub fn stored(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.served().join(name)).unwrap()
+    }
+
+    /// Files in staging.
+    pub fn staged(&self) -> usize {
+        std::fs::read_dir(self.served().join(".ftx/staging")).unwrap().count()
+    }
+
+    /// Bytes of the largest file that is on its way to the server.
+    pub fn staged_bytes(&self) -> u64 {
+        largest(&self.served().join(".ftx/staging"))
+    }
+
+    /// Bytes of the largest hidden part file on its way to the client.
+    pub fn part_bytes(&self) -> u64 {
+        largest(&self.here())
+    }
+}
+
+fn largest(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let sizes = entries
+        .filter(|entry| {
+            directory.ends_with("staging")
+                || entry.file_name().to_string_lossy().starts_with(".ftx-")
+        })
+        .filter_map(|entry| entry.metadata().ok());
+    sizes.map(|metadata| metadata.len()).max().unwrap_or(0)
+}
+
+pub fn noise(size: usize, seed: u64) -> Vec<u8> {
+    let mut number = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Waits for something to become true.
+pub fn until(what: &str, mut is_true: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The last `done` event that a client printed with `--json`.
+pub fn done_event(output: &Output) -> serde_json::Value {
+    text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .find(|event| event["event"] == "done")
+        .unwrap_or_else(|| panic!("no done event in {}", text(&output.stdout)))
+}
+
+/// A server process. Killed when dropped.
+pub struct Server {
+    pub child: Child,
+    pub address: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    pub fn start(directory: &Path, listen: &str, options: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
+        command
+            .arg("serve")
+            .arg(directory)
+            .args(["--listen", listen, "--min-free", "0"])
+            .args(options);
+        Self::spawn(command)
+    }
+
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let writing = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while let Ok(1..) = stderr.read_line(&mut line) {
+                writing.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let Some(address) = line.trim().strip_prefix("listening on ") else {
+            let _ = child.wait();
+            panic!("the server said {line:?} and {}", log.lock().unwrap());
+        };
+        Self { address: address.parse().unwrap(), child, log }
+    }
+
+    /// Kills it, and starts another one on the same directory and address.
+    pub fn kill_and_restart(&mut self, directory: &Path, options: &[&str]) {
+        self.kill();
+        *self = Self::start(directory, &self.address.to_string(), options);
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Open descriptors of the process.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A peer that speaks the protocol by hand.
+pub struct Peer {
+    reader: BufReader<TcpStream>,
+}
+
+impl Peer {
+    pub fn connect(server: SocketAddr) -> Self {
+        let socket = TcpStream::connect(server).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { reader: BufReader::new(socket) }
+    }
+
+    /// Connects and says hello.
+    pub fn greeted(server: SocketAddr) -> Self {
+        let mut peer = Self::connect(server);
+        peer.send(b"{\"hello\":{\"ftx\":1}}\n");
+        assert!(peer.line()["welcome"].is_object());
+        peer
+    }
+
+    /// Sends bytes. That the server has gone is no failure here: what it said is.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _ = self.reader.get_mut().write_all(bytes);
+    }
+
+    /// The next line; `null` at the end of the connection.
+    pub fn line(&mut self) -> serde_json::Value {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line) {
+            Ok(1..) => serde_json::from_str(&line).unwrap(),
+            _ => serde_json::Value::Null,
+        }
+    }
+
+    /// The code of the next error, passing over other lines; `None` at the end.
+    pub fn error(&mut self) -> Option<String> {
+        loop {
+            match self.line() {
+                serde_json::Value::Null => return None,
+                line => {
+                    if let Some(code) = line["error"]["code"].as_str() {
+                        return Some(code.to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything until the end of the connection.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.reader.read_to_end(&mut bytes);
+        bytes
+    }
+
+    pub fn finish_sending(&self) {
+        let _ = self.reader.get_ref().shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// A line to a server that can be cut, or that swallows what the server says.
+pub struct Line {
+    pub address: SocketAddr,
+    budget: Arc<Budget>,
+}
+
+#[derive(Default)]
+struct Budget {
+    /// Bytes that may still pass, in each direction; 0 is without limit.
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Line {
+    /// A line whose first connection breaks after so many bytes up, or down; 0 is never.
+    pub fn cut_after(server: SocketAddr, up: u64, down: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let budget = Arc::new(Budget { up: AtomicU64::new(up), down: AtomicU64::new(down) });
+        let shared = Arc::clone(&budget);
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let Ok(far) = TcpStream::connect(server) else { continue };
+                let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                let (up, down) = (Arc::clone(&shared), Arc::clone(&shared));
+                std::thread::spawn(move || relay(near, far, &up.up));
+                std::thread::spawn(move || relay(far_back, near_back, &down.down));
+            }
+        });
+        Self { address, budget }
+    }
+
+    /// Whether the line has been cut as often as it was to be.
+    pub fn was_cut(&self) -> bool {
+        self.budget.up.load(Ordering::SeqCst) == 0 && self.budget.down.load(Ordering::SeqCst) == 0
+    }
+}
+
+fn relay(mut from: TcpStream, mut to: TcpStream, budget: &AtomicU64) {
+    let mut buffer = [0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let before = budget.load(Ordering::SeqCst);
+        if before > 0 && before <= count as u64 {
+            // What is over the budget never arrives.
+            let _ = to.write_all(&buffer[..before as usize - 1]);
+            budget.store(0, Ordering::SeqCst);
+            break;
+        }
+        if before > 0 {
+            budget.store(before - count as u64, Ordering::SeqCst);
+        }
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}

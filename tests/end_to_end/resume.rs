@@ -1,0 +1,328 @@
+//! Every interruption resumes by itself, and costs at most 32 MiB on each side.
+
+use std::io::{Read, Write};
+use std::process::{Output, Stdio};
+
+use crate::harness::{Line, MIB, Peer, Server, World, done_event, text, until};
+
+/// Large enough that the promise of 32 MiB says something.
+const FILE_BYTES: usize = 96 * MIB;
+
+/// What an interruption may cost.
+const COST_BYTES: u64 = 32 * 1024 * 1024;
+
+fn assert_cheap(output: &Output) {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let event = done_event(output);
+    for count in ["moved_again_bytes", "read_again_bytes"] {
+        let bytes = event[count].as_u64().unwrap();
+        assert!(bytes <= COST_BYTES, "{count} is {bytes} in {event}");
+    }
+}
+
+#[test]
+fn a_put_over_a_line_that_breaks_goes_on_from_where_the_server_has_it_safe() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("big", FILE_BYTES);
+    for (digest, cut) in [("sha256", 3), ("sha256", 50), ("sha256", 95), ("blake3", 60)] {
+        let line = Line::cut_after(server.address, cut * MIB as u64 + 12_345, 0);
+        let args = ["put", "big", "--json", "--digest", digest];
+        let output = world.ftx(line.address, args).output().unwrap();
+        assert_cheap(&output);
+        assert!(line.was_cut());
+        assert_eq!(done_event(&output)["connections"], 2);
+        assert!(world.stored("big") == bytes, "{digest} {cut}");
+    }
+    assert_eq!(world.staged(), 0);
+}
+
+#[test]
+fn a_get_over_a_line_that_breaks_goes_on_at_the_byte_where_it_was() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("big", FILE_BYTES);
+    world.run(server.address, &["put", "big"], 0);
+    for (digest, cut) in [("sha256", 3), ("sha256", 90), ("blake3", 60)] {
+        let line = Line::cut_after(server.address, 0, cut * MIB as u64 + 12_345);
+        let args = ["get", "big", "-o", "back", "--json", "--digest", digest];
+        let output = world.ftx(line.address, args).output().unwrap();
+        assert_cheap(&output);
+        assert!(line.was_cut());
+        assert!(std::fs::read(world.here().join("back")).unwrap() == bytes, "{digest} {cut}");
+        // Also to a pipe, where nothing can be written twice.
+        let line = Line::cut_after(server.address, 0, cut * MIB as u64);
+        let output = world
+            .ftx(line.address, ["get", "big", "-o", "-", "--digest", digest])
+            .output()
+            .unwrap();
+        assert!(output.status.success() && output.stdout == bytes, "{digest} {cut}");
+    }
+}
+
+#[test]
+fn a_put_goes_on_after_the_server_was_killed() {
+    let world = World::new();
+    let mut server = world.serve();
+    let bytes = world.noise("big", FILE_BYTES);
+    let put = world.ftx(server.address, ["put", "big", "--json"]).spawn().unwrap();
+    until("half is there", || world.staged_bytes() > FILE_BYTES as u64 / 2);
+    server.kill_and_restart(&world.served(), &[]);
+    assert_cheap(&put.wait_with_output().unwrap());
+    assert!(world.stored("big") == bytes);
+    assert_eq!(world.staged(), 0);
+}
+
+#[test]
+fn the_same_put_goes_on_after_the_client_was_killed() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("big", FILE_BYTES);
+    for digest in ["sha256", "blake3"] {
+        let args = ["put", "big", "--json", "--digest", digest];
+        let mut put = world.ftx(server.address, args).spawn().unwrap();
+        until("half is there", || world.staged_bytes() > FILE_BYTES as u64 / 2);
+        put.kill().unwrap();
+        put.wait().unwrap();
+        let output = world.ftx(server.address, args).output().unwrap();
+        assert_cheap(&output);
+        assert!(text(&output.stdout).contains("\"at\":"));
+        let moved = done_event(&output)["moved_bytes"].as_u64().unwrap();
+        assert!(moved < FILE_BYTES as u64 * 3 / 4, "it did not go on: {moved}");
+        assert!(world.stored("big") == bytes);
+        std::fs::remove_file(world.served().join("big")).unwrap();
+    }
+    let state = world.home.path().join("state/ftx");
+    assert_eq!(std::fs::read_dir(state).unwrap().count(), 0, "no state stays");
+}
+
+#[test]
+fn the_same_get_goes_on_after_either_side_was_killed() {
+    let world = World::new();
+    let mut server = world.serve();
+    let bytes = world.noise("big", FILE_BYTES);
+    world.run(server.address, &["put", "big"], 0);
+    let args = ["get", "big", "-o", "back", "--json", "--digest", "blake3"];
+    std::fs::write(world.here().join("back"), "old").unwrap();
+
+    let mut get = world.ftx(server.address, args).spawn().unwrap();
+    until("a third is here", || world.part_bytes() > FILE_BYTES as u64 / 3);
+    get.kill().unwrap();
+    get.wait().unwrap();
+    assert_eq!(std::fs::read(world.here().join("back")).unwrap(), b"old");
+
+    let get = world.ftx(server.address, args).spawn().unwrap();
+    until("two thirds are here", || world.part_bytes() > FILE_BYTES as u64 * 2 / 3);
+    server.kill_and_restart(&world.served(), &[]);
+    let output = get.wait_with_output().unwrap();
+    assert_cheap(&output);
+    let moved = done_event(&output)["moved_bytes"].as_u64().unwrap();
+    assert!(moved < FILE_BYTES as u64 * 5 / 6, "it did not go on: {moved}");
+    assert!(std::fs::read(world.here().join("back")).unwrap() == bytes);
+    assert_eq!(world.part_bytes(), 0);
+}
+
+#[test]
+fn a_pipe_goes_on_too_from_the_bytes_that_are_kept_in_memory() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = crate::harness::noise(FILE_BYTES, 9);
+    let line = Line::cut_after(server.address, 70 * MIB as u64, 0);
+    let mut put = world
+        .ftx(line.address, ["put", "-", "--as", "piped", "--json"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    put.stdin.take().unwrap().write_all(&bytes).unwrap();
+    let output = put.wait_with_output().unwrap();
+    assert_cheap(&output);
+    assert!(line.was_cut());
+    assert!(world.stored("piped") == bytes);
+}
+
+#[test]
+fn a_lost_acknowledgement_is_given_again() {
+    let world = World::new();
+    let server = world.serve();
+    world.noise("small", 1_000);
+    // The welcome has about 200 bytes; the line breaks inside the acknowledgement behind it.
+    let line = Line::cut_after(server.address, 0, 260);
+    let output = world.ftx(line.address, ["put", "small", "--json"]).output().unwrap();
+    assert_cheap(&output);
+    assert!(line.was_cut());
+    assert_eq!(server.log().matches(" stored ").count(), 2, "{}", server.log());
+    assert_eq!(done_event(&output)["moved_bytes"], 1_000, "nothing was sent twice");
+}
+
+#[test]
+fn a_lost_acknowledgement_is_given_again_by_a_server_that_was_killed() {
+    let world = World::new();
+    let mut server = world.serve();
+    let digest = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let transfer = "00112233445566778899aabbccddeeff";
+    let mut peer = Peer::greeted(server.address);
+    peer.send(
+        format!(
+            "{{\"put\":{{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\",\"size\":5,\"transfer\":\"{transfer}\"}}}}\n\
+             {{\"data\":{{\"id\":1,\"at\":0,\"size\":5}}}}\nhello\
+             {{\"end\":{{\"id\":1,\"size\":5,\"digest\":\"{digest}\"}}}}\n"
+        )
+        .as_bytes(),
+    );
+    until("it has its name", || world.served().join("a").exists());
+    server.kill_and_restart(&world.served(), &[]);
+    let replay = |replayed: &str| {
+        let mut peer = Peer::greeted(server.address);
+        peer.send(format!("{{\"resume\":{{\"id\":1,\"transfer\":\"{transfer}\"}}}}\n").as_bytes());
+        let held = peer.line();
+        assert_eq!(held["held"]["state"], "complete", "{held}");
+        peer.send(
+            format!(
+                "{{\"put\":{{\"id\":2,\"name\":\"a\",\"digest\":\"sha256\",\"size\":5,\"at\":5,\"transfer\":\"{transfer}\"}}}}\n\
+                 {{\"end\":{{\"id\":2,\"size\":5,\"digest\":\"{digest}\"}}}}\n"
+            )
+            .as_bytes(),
+        );
+        let done = peer.line();
+        assert_eq!(done["done"]["replayed"], replayed, "{done}");
+        assert_eq!(done["done"]["digest"], digest);
+    };
+    replay("same");
+    std::fs::write(world.served().join("a"), "other").unwrap();
+    replay("changed");
+}
+
+#[test]
+fn a_new_connection_takes_a_transfer_over_at_once() {
+    let world = World::new();
+    let server = world.serve();
+    let transfer = "ffeeddccbbaa99887766554433221100";
+    let mut old = Peer::greeted(server.address);
+    old.send(
+        format!("{{\"put\":{{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\",\"size\":20000000,\"transfer\":\"{transfer}\"}}}}\n")
+            .as_bytes(),
+    );
+    for part in 0..9 {
+        let at = part * MIB;
+        old.send(format!("{{\"data\":{{\"id\":1,\"at\":{at},\"size\":{MIB}}}}}\n").as_bytes());
+        old.send(&vec![7; MIB]);
+    }
+    let kept = old.line();
+    assert_eq!(kept["kept"]["at"], 8 * MIB, "{kept}");
+    // The old one neither closes nor says anything: its line is dead, and nobody knows.
+    let mut new = Peer::greeted(server.address);
+    new.send(format!("{{\"resume\":{{\"id\":1,\"transfer\":\"{transfer}\"}}}}\n").as_bytes());
+    let held = new.line();
+    assert_eq!(held["held"]["ranges"], serde_json::json!([[0, 8 * MIB]]), "{held}");
+    assert_eq!(old.error().as_deref(), Some("taken_over"));
+}
+
+#[test]
+fn a_server_that_is_asked_to_stop_leaves_what_can_be_resumed() {
+    let world = World::new();
+    let options = ["--drain-timeout", "200ms"];
+    let mut server = world.serve_with(&options);
+    let bytes = world.noise("big", FILE_BYTES);
+    // A source that stops in the middle keeps the transfer open.
+    let mut put = world
+        .ftx(server.address, ["put", "-", "--as", "big", "--json"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = put.stdin.take().unwrap();
+    stdin.write_all(&bytes[..FILE_BYTES / 2]).unwrap();
+    until("it is stored", || world.staged_bytes() > 40 * MIB as u64);
+    let id = server.child.id().to_string();
+    assert!(std::process::Command::new("kill").arg(&id).status().unwrap().success());
+    assert!(server.child.wait().unwrap().success(), "{}", server.log());
+    server.kill_and_restart(&world.served(), &[]);
+    stdin.write_all(&bytes[FILE_BYTES / 2..]).unwrap();
+    drop(stdin);
+    assert_cheap(&put.wait_with_output().unwrap());
+    assert!(world.stored("big") == bytes);
+}
+
+#[test]
+fn a_source_that_changed_in_between_is_put_from_the_start() {
+    let world = World::new();
+    let server = world.serve();
+    world.noise("big", FILE_BYTES);
+    let mut put = world.ftx(server.address, ["put", "big"]).spawn().unwrap();
+    until("half is there", || world.staged_bytes() > FILE_BYTES as u64 / 2);
+    put.kill().unwrap();
+    put.wait().unwrap();
+    let other = crate::harness::noise(FILE_BYTES, 77);
+    std::fs::write(world.here().join("big"), &other).unwrap();
+    world.run(server.address, &["put", "big"], 0);
+    assert!(world.stored("big") == other);
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_read_is_an_error_and_the_old_file_stays() {
+    let world = World::new();
+    let server = world.serve();
+    let old = world.noise("big", 1_000);
+    world.run(server.address, &["put", "big"], 0);
+    world.noise("big", FILE_BYTES);
+    let put = world.ftx(server.address, ["put", "big"]).spawn().unwrap();
+    until("it has begun", || world.staged_bytes() > 0);
+    let source = std::fs::File::options().append(true).open(world.here().join("big")).unwrap();
+    (&source).write_all(b"more").unwrap();
+    let output = put.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("changed while it was read"));
+    assert!(world.stored("big") == old);
+    until("staging is empty", || world.staged() == 0);
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_fetched_never_arrives_mixed() {
+    let world = World::new();
+    let server = world.serve();
+    world.noise("big", FILE_BYTES);
+    world.run(server.address, &["put", "big"], 0);
+    std::fs::write(world.here().join("back"), "old").unwrap();
+    let mut get = world.ftx(server.address, ["get", "big", "-o", "-"]).spawn().unwrap();
+    let mut stdout = get.stdout.take().unwrap();
+    let mut first = vec![0; MIB];
+    stdout.read_exact(&mut first).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(world.served().join("big"))
+        .unwrap()
+        .set_len(10)
+        .unwrap();
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    let output = get.wait_with_output().unwrap();
+    assert!([4, 5].contains(&output.status.code().unwrap()), "{}", text(&output.stderr));
+}
+
+#[test]
+fn two_processes_that_put_one_file_do_not_disturb_each_other() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("big", 40 * MIB);
+    let puts: Vec<_> =
+        (0..3).map(|_| world.ftx(server.address, ["put", "big"]).spawn().unwrap()).collect();
+    for put in puts {
+        let output = put.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert!(world.stored("big") == bytes);
+    assert_eq!(world.staged(), 0);
+}
+
+#[test]
+fn nobody_waits_for_a_server_that_is_not_to_be_waited_for() {
+    let world = World::new();
+    let mut server = world.serve();
+    world.noise("big", FILE_BYTES);
+    let put = world.ftx(server.address, ["put", "big", "--retry-for", "0"]).spawn().unwrap();
+    until("half is there", || world.staged_bytes() > FILE_BYTES as u64 / 2);
+    server.kill();
+    let output = put.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    let server = Server::start(&world.served(), "127.0.0.1:0", &[]);
+    drop(server);
+}
