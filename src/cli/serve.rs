@@ -99,13 +99,14 @@ impl Serve {
         if server.made_directory() == MadeDirectory::New {
             tracing::info!(directory = %directory.display(), "made the directory");
         }
+        // Before it says that it is ready: whoever has read that may send a signal.
+        stop_on_signal(server.stopper())?;
         let mut stdout = std::io::stdout().lock();
         for address in server.addresses() {
             writeln!(stdout, "listening on {address}").context("cannot say where it listens")?;
         }
         stdout.flush().ok();
         drop(stdout);
-        stop_on_signal(server.stopper())?;
         server.run().context("the selector failed")
     }
 

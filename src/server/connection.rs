@@ -183,7 +183,7 @@ impl Connection {
     }
 
     fn read(&mut self, pool: &Pool, spare: &mut Option<Buffer>, now: Time) -> Moved {
-        if !self.readable || self.unstored_bytes >= UNSTORED_BYTES {
+        if self.unstored_bytes >= UNSTORED_BYTES {
             return Moved::Nothing;
         }
         let limit = match self.machine.reads() {
@@ -191,6 +191,10 @@ impl Connection {
             Reads::Lines => LINES_BYTES,
             Reads::Part { .. } => usize::MAX,
         };
+        if !self.readable {
+            self.machine.starving(now);
+            return Moved::Nothing;
+        }
         let Some(mut buffer) = spare.take().or_else(|| pool.take()) else {
             return Moved::WantBuffer;
         };

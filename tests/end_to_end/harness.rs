@@ -264,10 +264,6 @@ impl Peer {
         let _ = self.reader.read_to_end(&mut bytes);
         bytes
     }
-
-    pub fn finish_sending(&self) {
-        let _ = self.reader.get_ref().shutdown(std::net::Shutdown::Write);
-    }
 }
 
 /// A line to a server that can be cut, or that swallows what the server says.
