@@ -81,6 +81,8 @@ impl Server {
                 }
             }
             Some(_) => self.refuse(id, Step::Refused, refusal, now),
+            // The last part of a connection that has failed cannot be filled: it ends inside it.
+            None if self.outbound.has_part_of(id) => self.broken(),
             None => {}
         }
     }

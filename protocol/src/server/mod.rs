@@ -86,6 +86,13 @@ enum DrainCause {
     ShuttingDown,
 }
 
+/// Whether storage may still have something of this connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attachment {
+    Attached,
+    Detached,
+}
+
 /// What the next byte that arrives belongs to.
 #[derive(Debug)]
 enum Inbound {
@@ -119,6 +126,7 @@ pub struct Server {
     send_queue: SendQueue,
     outbound: Outbound,
     commands: VecDeque<Command>,
+    storage: Attachment,
     discarded_bytes: u64,
     /// When something was last said.
     spoke: Time,
@@ -144,6 +152,7 @@ impl Server {
             send_queue: SendQueue::new(),
             outbound: Outbound::default(),
             commands: VecDeque::new(),
+            storage: Attachment::Attached,
             discarded_bytes: 0,
             spoke: now,
             starving: None,
@@ -215,13 +224,12 @@ impl Server {
     }
 
     /// Ends the connection with an error that the peer is told. What storage has of it is
-    /// suspended.
+    /// suspended. A part that is open is still filled with the file's bytes (rule 5.6).
     pub fn fail(&mut self, refusal: Refusal, now: Time) {
         if matches!(self.stage, Stage::Linger { .. } | Stage::Closed(_)) {
             return;
         }
         let code = refusal.code;
-        self.outbound.fill_with_zeros();
         self.say(&ServerMessage::Error(Error::new(None, refusal)), now);
         self.linger(Reason::Failed(code), now);
     }
@@ -233,10 +241,13 @@ impl Server {
 
     /// What to write next.
     pub fn output(&mut self, now: Time) -> Output<'_> {
+        if let Stage::Closed(_) = self.stage {
+            return Output::Shutdown;
+        }
         if !self.outbound.has_part() && matches!(self.stage, Stage::Talk | Stage::Drain(_)) {
             self.continue_sending(now);
         }
-        let over = matches!(self.stage, Stage::Linger { .. } | Stage::Closed(_));
+        let over = matches!(self.stage, Stage::Linger { .. });
         match self.outbound.next() {
             Output::Nothing if over => Output::Shutdown,
             output => output,
@@ -249,6 +260,9 @@ impl Server {
         self.spoke = now;
         if let Some(id) = self.outbound.wrote(count) {
             self.part_sent(id, now);
+            if matches!(self.stage, Stage::Linger { .. }) {
+                self.detach();
+            }
         }
         self.finish_drain(now);
     }
@@ -427,12 +441,16 @@ impl Server {
     fn linger(&mut self, reason: Reason, now: Time) {
         let until = now.after(LINGER);
         self.drop_requests();
+        if !self.outbound.has_part() {
+            self.detach();
+        }
         self.turn(Turn::Failed, Stage::Linger { until, left_bytes: LINGER_BYTES, reason });
     }
 
     fn gone(&mut self, reason: Reason) {
         if self.closed().is_none() {
             self.drop_requests();
+            self.detach();
             self.turn(Turn::Gone, Stage::Closed(reason));
         }
     }
@@ -444,7 +462,14 @@ impl Server {
         self.order = Order::default();
         self.held_back.clear();
         self.send_queue.clear();
-        self.commands.push_back(Command::HangUp);
+    }
+
+    /// Storage has nothing more to do for this connection.
+    fn detach(&mut self) {
+        if self.storage == Attachment::Attached {
+            self.storage = Attachment::Detached;
+            self.commands.push_back(Command::HangUp);
+        }
     }
 
     /// Ends a connection on which nothing is owed any more.
@@ -456,6 +481,7 @@ impl Server {
         match cause {
             DrainCause::PeerFinished => {
                 self.drop_requests();
+                self.detach();
                 self.turn(Turn::Finished, Stage::Closed(Reason::Finished));
             }
             DrainCause::ShuttingDown => self.fail(Code::ShuttingDown.into(), now),

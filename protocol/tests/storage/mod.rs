@@ -1,0 +1,170 @@
+//! A storage in memory, for machines. It checks that it is asked nothing out of order.
+
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+
+use ftx_protocol::message::{Done, End, File, Held, HeldState, Info, Put};
+use ftx_protocol::server::{Command, Event, Server};
+use ftx_protocol::{
+    Algorithm, Code, Digest, Durability, FileTime, Kind, Mode, RequestId, Time, TransferId, Version,
+};
+use sha2::{Digest as _, Sha256};
+
+/// SHA-256 of some bytes.
+pub fn digest(bytes: &[u8]) -> Digest {
+    Digest { algorithm: Algorithm::Sha256, bytes: Sha256::digest(bytes).0 }
+}
+
+/// The store. Every put that is not whole is kept under its transfer id.
+#[derive(Debug, Default, Clone)]
+pub struct Storage {
+    pub files: BTreeMap<String, String>,
+    puts: BTreeMap<RequestId, (Put, Vec<u8>)>,
+    gets: BTreeMap<RequestId, String>,
+    complete: BTreeMap<TransferId, String>,
+    /// Commits are kept until they are released.
+    pub holds_commits: bool,
+    /// Gets are never opened.
+    pub holds_opens: bool,
+    held: Vec<End>,
+    pub opened: Vec<u64>,
+}
+
+impl Storage {
+    /// Does what the machine asks for, until it asks for nothing.
+    pub fn carry_out(&mut self, machine: &mut Server, input: &[u8], now: Time) {
+        while let Some(command) = machine.poll_command() {
+            if let Some(event) = self.one(command, input) {
+                machine.handle(event, now);
+            }
+        }
+    }
+
+    fn one(&mut self, command: Command, input: &[u8]) -> Option<Event> {
+        match command {
+            Command::Begin(put) => {
+                assert!(self.puts.insert(put.id, (put, Vec::new())).is_none());
+                None
+            }
+            Command::Write { id, at, bytes } => {
+                let (put, body) = self.puts.get_mut(&id).expect("a write belongs to a put");
+                assert_eq!(at, put.at + body.len() as u64, "writes follow on each other");
+                body.extend_from_slice(&input[bytes]);
+                None
+            }
+            Command::Finish(end) if self.holds_commits => {
+                self.held.push(end);
+                None
+            }
+            Command::Finish(end) => Some(self.finish(&end)),
+            Command::Discard(id) | Command::Suspend(id) => {
+                assert!(self.puts.remove(&id).is_some());
+                None
+            }
+            Command::Resume(resume) => {
+                let content = self.complete.get(&resume.transfer);
+                Some(Event::Held(Held {
+                    id: resume.id,
+                    state: content.map_or(HeldState::Nothing, |_| HeldState::Complete),
+                    ranges: content.iter().map(|content| (0, content.len() as u64)).collect(),
+                    digest: content.map(|content| digest(content.as_bytes())),
+                }))
+            }
+            Command::Stat(stat) => Some(self.stat(stat.id, &stat.name.to_string())),
+            Command::Open(get) if self.holds_opens => {
+                let _ = get;
+                None
+            }
+            Command::Open(get) => {
+                self.opened.push(get.id.0);
+                let Some(content) = self.files.get(&get.name.to_string()) else {
+                    return Some(Event::Refused { id: get.id, refusal: Code::NotFound.into() });
+                };
+                self.gets.insert(get.id, content.clone());
+                Some(Event::Opened(File {
+                    id: get.id,
+                    size: content.len() as u64,
+                    at: get.at,
+                    version: version(content),
+                    mtime: FileTime::new(1, 0).unwrap(),
+                    mode: Mode::new(0o644),
+                }))
+            }
+            Command::Digest(id) => {
+                let digest = digest(self.gets.get(&id).expect("an open get").as_bytes());
+                Some(Event::Digest { id, digest })
+            }
+            Command::Close(id) => {
+                self.gets.remove(&id);
+                None
+            }
+            Command::HangUp => {
+                self.puts.clear();
+                self.gets.clear();
+                self.held.clear();
+                None
+            }
+        }
+    }
+
+    fn finish(&mut self, end: &End) -> Event {
+        let (put, body) = self.puts.remove(&end.id).expect("an end belongs to a put");
+        if digest(&body) != end.digest && put.at == 0 {
+            return Event::Refused { id: end.id, refusal: Code::DigestMismatch.into() };
+        }
+        let content = String::from_utf8(body).unwrap();
+        self.complete.insert(put.transfer, content.clone());
+        let version = version(&content);
+        self.files.insert(put.name.to_string(), content);
+        Event::Stored(Done {
+            id: end.id,
+            size: end.size,
+            digest: end.digest,
+            durability: Durability::Full,
+            version: Some(version),
+            mtime: None,
+            mode: None,
+            replayed: None,
+        })
+    }
+
+    fn stat(&self, id: RequestId, name: &str) -> Event {
+        let inside = format!("{name}/");
+        let (kind, size) = match self.files.get(name) {
+            Some(content) => (Kind::File, content.len() as u64),
+            None if self.files.keys().any(|file| file.starts_with(&inside)) => (Kind::Directory, 0),
+            None => return Event::Refused { id, refusal: Code::NotFound.into() },
+        };
+        let (mtime, mode) = (FileTime::new(1, 0).unwrap(), Mode::new(0o644));
+        Event::Info(Info { id, kind, size, mtime, mode, version: None })
+    }
+
+    /// The commits that wait.
+    pub fn held_commits(&self) -> Vec<u64> {
+        self.held.iter().map(|end| end.id.0).collect()
+    }
+
+    /// Lets them happen.
+    pub fn release_commits(&mut self, machine: &mut Server, now: Time) {
+        for end in std::mem::take(&mut self.held) {
+            let event = self.finish(&end);
+            machine.handle(event, now);
+            self.carry_out(machine, b"", now);
+        }
+    }
+
+    /// Bytes of an open get.
+    pub fn read(&self, id: RequestId, at: u64, size: u64) -> Vec<u8> {
+        self.gets[&id].as_bytes()[at as usize..(at + size) as usize].to_vec()
+    }
+
+    /// Puts whose body is open, or that wait for their commit.
+    pub fn open_puts(&self) -> usize {
+        self.puts.len()
+    }
+}
+
+fn version(content: &str) -> Version {
+    Version::of_hash(&digest(content.as_bytes()).bytes)
+}
