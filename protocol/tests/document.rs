@@ -1,6 +1,12 @@
 //! protocol.md against the code: its tables, its examples, its numbers.
 //!
 //! The document is the law. Where it and the code differ, one of the two is wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, that is how a failure is told"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -1,5 +1,11 @@
 //! The server's machine, and both machines joined in memory: however the bytes are cut, the same
 //! happens; and whatever a peer sends, it is refused as the document says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, that is how a failure is told"
+)]
 
 mod storage;
 

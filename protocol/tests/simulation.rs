@@ -3,6 +3,12 @@
 //!
 //! Each seed is run twice and has to tell the same story twice. `FTX_SEED=n` runs one seed and
 //! prints its story.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, that is how a failure is told"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;

@@ -1,4 +1,10 @@
 //! The real binary, real sockets, real disks. One test program, so that it is linked once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, that is how a failure is told"
+)]
 
 mod bad_input;
 mod harness;
