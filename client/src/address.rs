@@ -77,7 +77,10 @@ impl FromStr for ServerAddress {
         };
         let fits = !host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']);
         let port = match port {
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
+            Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?
+            }
+            Some(_) => return Err(wrong()),
             None => DEFAULT_PORT,
         };
         if fits { Ok(Self { host: host.to_owned(), port }) } else { Err(wrong()) }
@@ -135,6 +138,7 @@ fn unescape(path: &[u8]) -> Result<Vec<u8>, Failure> {
                 rest = after;
                 std::str::from_utf8(digits).ok()
             })
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         bytes.push(value.ok_or_else(|| {
             Failure::new(
@@ -162,6 +166,7 @@ mod tests {
             ("", None),
             (":80", None),
             ("box:", None),
+            ("box:+80", None),
             ("box:0", None),
             ("box:65536", None),
             ("a/b", None),
@@ -180,9 +185,15 @@ mod tests {
         assert_eq!(remote.server.unwrap().to_string(), "[::1]:9");
         assert_eq!(remote.name.as_bytes(), b"a b/\xff%");
         assert_eq!(Remote::parse(b"50%").unwrap().name.as_bytes(), b"50%");
-        for bad in
-            [&b"ftx://box"[..], b"ftx://box/", b"ftx://box/%4", b"ftx://box/%zz", b"/etc", b"../x"]
-        {
+        for bad in [
+            &b"ftx://box"[..],
+            b"ftx://box/",
+            b"ftx://box/%4",
+            b"ftx://box/%zz",
+            b"ftx://box/%+f",
+            b"/etc",
+            b"../x",
+        ] {
             assert_eq!(Remote::parse(bad).unwrap_err().class, Class::Usage);
         }
     }

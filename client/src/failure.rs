@@ -41,6 +41,17 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Adds what to do next.
+    pub(crate) fn with_hint(mut self, hint: &str) -> Self {
+        self.message = format!("{}; {hint}", self.message);
+        self
+    }
+}
+
+/// What to do next, where an earlier try left something to go on with.
+pub(crate) const GOES_ON: &str = "the same command goes on where this one ended";
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -100,9 +111,7 @@ impl Trouble {
             ),
             Self::Broken(cause) => Failure::new(
                 Class::Network,
-                format!(
-                    "{what}: the connection to {server} broke: {cause}; the same command goes on where it ended"
-                ),
+                format!("{what}: the connection to {server} broke: {cause}"),
             ),
             Self::Refused(refusal) => {
                 let message = Escaped(refusal.message.as_bytes()).to_string();
@@ -110,7 +119,12 @@ impl Trouble {
                 Failure::new(Class::Refused(refusal.code), text)
             }
             Self::Violation(violation) => {
-                Failure::new(Class::Integrity, format!("{what}: {violation}"))
+                let class = match &violation {
+                    Violation::FalseAcknowledgement { .. }
+                    | Violation::WeakAcknowledgement { .. } => Class::Integrity,
+                    _ => Class::Network,
+                };
+                Failure::new(class, format!("{what}: {violation}"))
             }
             Self::Corrupt(cause) => Failure::new(Class::Integrity, format!("{what}: {cause}")),
         }

@@ -11,7 +11,7 @@ use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{Cache, End, File, Get};
 use ftx_protocol::{Algorithm, Digest, Name, RequestId, Retry as Again};
 
-use crate::failure::{Class, Failure, Trouble, plain, shown};
+use crate::failure::{Class, Failure, GOES_ON, Trouble, plain, shown};
 use crate::link::{Link, READ_BYTES};
 use crate::retry::Patience;
 use crate::state::{Key, State, Subject, boot_id};
@@ -90,6 +90,8 @@ struct Transfer<'a, 'o> {
     patience: Patience,
     counts: Counts,
     state: Option<State>,
+    /// Why there is none; said once it turns out to matter.
+    stateless: Option<std::io::Error>,
     /// What the bytes that are here came from.
     file: Option<File>,
     landed: Landed,
@@ -123,6 +125,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             patience: Patience::new(client.retry),
             counts: Counts::default(),
             state: None,
+            stateless: None,
             file: None,
             landed: Landed::Nothing,
             cache: Cache::Use,
@@ -145,6 +148,10 @@ impl<'a, 'o> Transfer<'a, 'o> {
             }
             Ok(metadata) if metadata.is_dir() => {
                 let message = format!("{} is a directory", shown(path));
+                Err(Failure::new(Class::Local, message))
+            }
+            Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
+                let message = format!("{} is a device or FIFO, and is not replaced", shown(path));
                 Err(Failure::new(Class::Local, message))
             }
             Ok(_) => Ok(()),
@@ -174,7 +181,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     let same_boot = boot.is_some() && boot == boot_id();
                     let reaches = |saved: &&Saved| same_boot || saved.offset() <= earlier.synced;
                     let last = earlier.saved.iter().map(Saved::offset).max().unwrap_or(0);
-                    if let Some(saved) = earlier.saved.iter().rev().find(reaches)
+                    let is_ours = is_part_name(&part);
+                    if is_ours
+                        && let Some(saved) = earlier.saved.iter().rev().find(reaches)
                         && let Ok(landing) =
                             Landing::reopen(Native, directory(path), &part, inode, saved)
                     {
@@ -184,7 +193,10 @@ impl<'a, 'o> Transfer<'a, 'o> {
                         self.landed = Landed::File(landing);
                         self.synced_to = earlier.synced.min(at);
                         self.moved_to = last.saturating_add(GRID_BYTES).min(size);
-                    } else {
+                        if !same_boot {
+                            self.begin_state();
+                        }
+                    } else if is_ours {
                         // What cannot be gone on with is in nobody's way, but in the user's sight.
                         let _ = std::fs::remove_file(directory(path).join(part));
                     }
@@ -192,7 +204,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             }
             // Another process gets the same file to the same place; this one lands beside it.
             Ok(None) => {}
-            Err(error) => self.warn_stateless(&error),
+            Err(error) => self.stateless = Some(error),
         }
     }
 
@@ -222,6 +234,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     if matches!(trouble, Trouble::Corrupt(_)) {
                         self.cache = Cache::Bypass;
                     }
+                    let cause = self.failure(trouble);
+                    (self.observer)(Notice::Warning(format!("{cause}; beginning again")));
                     self.start_over();
                 }
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
@@ -229,8 +243,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     (self.observer)(Notice::Retrying { cause, pause });
                     std::thread::sleep(pause);
                 }
-                Again::Later => return Err(self.failure(trouble)),
-                Again::No | Again::Fresh => return Err(self.give_up(trouble)),
+                Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
         }
     }
@@ -241,14 +254,24 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// The end, unless the same command may still succeed where this one ended.
     fn give_up(&mut self, trouble: Trouble) -> Failure {
-        let may_go_on = matches!(trouble, Trouble::Unreachable(_) | Trouble::Broken(_));
-        if !may_go_on || matches!(self.landed, Landed::Nothing) {
-            self.drop_landed();
-            if let Some(state) = self.state.take() {
-                state.remove();
-            }
+        let may_go_on = match &trouble {
+            Trouble::Unreachable(_) | Trouble::Broken(_) => true,
+            Trouble::Refused(refusal) => refusal.code.retry() == Again::Later,
+            _ => false,
+        };
+        // Without a state nobody would find the part file again.
+        let has_state = self.file.as_ref().is_some_and(|file| file.size >= RESUMABLE_BYTES)
+            && matches!(self.landed, Landed::File(_))
+            && self.state.is_some();
+        let failure = self.failure(trouble);
+        if may_go_on && has_state {
+            return failure.with_hint(GOES_ON);
         }
-        self.failure(trouble)
+        self.drop_landed();
+        if let Some(state) = self.state.take() {
+            state.remove();
+        }
+        failure
     }
 
     fn drop_landed(&mut self) {
@@ -269,6 +292,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
         self.drop_landed();
         self.file = None;
         self.synced_to = 0;
+        // What was achieved before does not measure what comes now.
+        self.moved_to = 0;
+        self.patience.progress();
     }
 
     fn offset(&self) -> u64 {
@@ -319,7 +345,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         if have != end.digest {
             let cause = format!(
                 "the bytes that arrived have {have}, the server says {}: something between its disk \
-                 and here changed them; nothing was kept",
+                 and here changed them",
                 end.digest
             );
             return Err(Trouble::Corrupt(cause));
@@ -335,26 +361,43 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Sink::Stream(_) => Landed::Stream(running),
                 Sink::File(path) => Landed::File(land(path, running, file.size)?),
             };
-            if let (Landed::File(landing), Some(state)) = (&self.landed, &mut self.state)
-                && file.size >= RESUMABLE_BYTES
-            {
-                let subject = Subject::Get {
-                    version: file.version.clone(),
-                    size: file.size,
-                    mtime: file.mtime,
-                    mode: file.mode,
-                    part: landing.part().to_owned(),
-                    inode: landing.inode(),
-                    boot: boot_id(),
-                };
-                if let Err(error) = state.begin(&subject) {
-                    self.state = None;
-                    self.warn_stateless(&error);
-                }
-            }
+            self.file = Some(file);
+            self.begin_state();
         }
-        self.file = Some(file);
         Ok(())
+    }
+
+    /// Notes what is being got, so that another process can go on with it.
+    fn begin_state(&mut self) {
+        let (Landed::File(landing), Some(file)) = (&self.landed, &self.file) else { return };
+        if file.size < RESUMABLE_BYTES {
+            return;
+        }
+        if let Some(error) = self.stateless.take() {
+            return self.warn_stateless(&error);
+        }
+        let subject = Subject::Get {
+            version: file.version.clone(),
+            size: file.size,
+            mtime: file.mtime,
+            mode: file.mode,
+            part: landing.part().to_owned(),
+            inode: landing.inode(),
+            boot: boot_id(),
+        };
+        let saved = landing.running().save().filter(|saved| saved.offset() > 0);
+        let Some(state) = &mut self.state else { return };
+        let mut noted = state.begin(&subject);
+        if let Some(saved) = saved {
+            noted = noted.and_then(|()| state.passed(&saved));
+        }
+        if self.synced_to > 0 {
+            noted = noted.and_then(|()| state.synced(self.synced_to));
+        }
+        if let Err(error) = noted {
+            self.state = None;
+            self.warn_stateless(&error);
+        }
     }
 
     /// Takes bytes of the body, stopping at the points of the grid.
@@ -423,6 +466,10 @@ impl<'a, 'o> Transfer<'a, 'o> {
     }
 
     fn finish(mut self, end: &End) -> Result<GetDone, Failure> {
+        // It may have become something else meanwhile.
+        if let Err(failure) = self.check_target() {
+            return Err(self.give_up(failure.into()));
+        }
         let landed = std::mem::replace(&mut self.landed, Landed::Nothing);
         match (landed, &mut self.sink, &self.file) {
             (Landed::File(landing), Sink::File(path), Some(file)) => {
@@ -456,6 +503,14 @@ fn land(path: &Path, running: Running, size: u64) -> Result<Landing<Native>, Fai
             Err(failed(&error))
         }
     }
+}
+
+/// Whether a name from a state file can be one of ours.
+fn is_part_name(part: &str) -> bool {
+    let token = part.strip_prefix(".ftx-").and_then(|rest| rest.strip_suffix(".part"));
+    token.is_some_and(|token| {
+        token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// The directory that a path is in.

@@ -1,6 +1,6 @@
 //! Putting a file: read, hash, send, in one pass, on as many connections as it takes.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use ftx_disk::hash::{Running, Saved};
@@ -14,7 +14,7 @@ use ftx_protocol::{
 };
 
 use crate::ask::wait;
-use crate::failure::{Class, Failure, Trouble};
+use crate::failure::{Class, Failure, GOES_ON, Trouble};
 use crate::link::{Link, READ_BYTES};
 use crate::retry::Patience;
 use crate::source::{Got, Kind, Source};
@@ -26,6 +26,9 @@ const BLOCK_BYTES: usize = 256 * 1024;
 
 /// After a failed write the server may still have said why; this is how long it is listened to.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What the server may have said and nobody has looked at. An honest one says far less.
+const UNHEARD_MAX: usize = 4_096;
 
 /// How a file is put.
 #[derive(Debug, Clone, Default)]
@@ -82,12 +85,20 @@ struct Transfer<'a, 'o> {
     transfer: TransferId,
     /// Whether the server may know the transfer.
     known: Known,
+    reached: Reached,
     running: Running,
     /// States to go back to, rising, from the last `kept` on.
     saved: Vec<Saved>,
     /// How far the source was read, and sent, at the most.
     read_to: u64,
     sent_to: u64,
+}
+
+/// Whether this process has reached the server: a first connect that fails is no break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    No,
+    Yes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +126,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             state: None,
             transfer: new_id()?,
             known: Known::No,
+            reached: Reached::No,
             running: Running::new(options.algorithm),
             saved: Vec::new(),
             read_to: 0,
@@ -142,7 +154,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
             Ok(Some((state, earlier))) => {
                 self.state = Some(state);
                 match earlier.map(|earlier| (earlier.subject, earlier.saved)) {
-                    Some((Subject::Put { transfer, source }, saved)) if source == identity => {
+                    Some((Subject::Put { transfer, source }, saved))
+                        if identity.is_same_after_reboot(&source) =>
+                    {
                         self.transfer = transfer;
                         self.known = Known::Perhaps;
                         // What the earlier process did after its last note is not known exactly;
@@ -190,7 +204,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Err(trouble) => trouble,
             };
             let again = match &trouble {
-                Trouble::Unreachable(_) if self.known == Known::No => Again::No,
+                Trouble::Unreachable(_) if self.reached == Reached::No => Again::No,
                 Trouble::Unreachable(_) | Trouble::Broken(_) => Again::Later,
                 Trouble::Refused(refusal) => refusal.code.retry(),
                 Trouble::Corrupt(_) => Again::Fresh,
@@ -199,6 +213,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
             match again {
                 Again::Fresh if fresh_tries_left > 0 && self.source.reaches_back_to(0) => {
                     fresh_tries_left -= 1;
+                    let cause = self.failure(trouble);
+                    (self.observer)(Notice::Warning(format!("{cause}; beginning again")));
                     self.start_over()?;
                 }
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
@@ -206,8 +222,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     (self.observer)(Notice::Retrying { cause, pause });
                     std::thread::sleep(pause);
                 }
-                Again::Later => return Err(self.failure(trouble)),
-                Again::No | Again::Fresh => return Err(self.give_up(trouble)),
+                Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
         }
     }
@@ -219,14 +234,17 @@ impl<'a, 'o> Transfer<'a, 'o> {
     /// The end, unless the same command may still succeed where this one ended.
     fn give_up(&mut self, trouble: Trouble) -> Failure {
         let stays = match &trouble {
-            Trouble::Refused(refusal) => refusal.code == Code::TakenOver,
+            Trouble::Refused(refusal) => {
+                refusal.code == Code::TakenOver || refusal.code.retry() == Again::Later
+            }
             Trouble::Unreachable(_) | Trouble::Broken(_) => self.known == Known::Perhaps,
             _ => false,
         };
         if !stays && let Some(state) = self.state.take() {
             state.remove();
         }
-        self.failure(trouble)
+        let failure = self.failure(trouble);
+        if stays && self.state.is_some() { failure.with_hint(GOES_ON) } else { failure }
     }
 
     fn start_over(&mut self) -> Result<(), Failure> {
@@ -254,6 +272,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
     /// One connection.
     fn attempt(&mut self) -> Result<Done, Trouble> {
         let link = Link::open(&self.client.server)?;
+        self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         let at = match self.known {
             Known::No => 0,
@@ -264,7 +283,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         self.known = Known::Perhaps;
         let id = link.send(|machine, out, now| machine.put(put, out, now))?;
         (self.observer)(Notice::Began { at, size: self.source.size() });
-        let (sender, heard) = channel();
+        let (sender, heard) = sync_channel(UNHEARD_MAX);
         std::thread::scope(|scope| {
             scope.spawn(|| listen(&link, &sender));
             let result = self.feed(&link, id, &heard);
@@ -522,13 +541,11 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn last_words(&mut self, heard: &Receiver<Result<Event, Trouble>>) -> Option<Trouble> {
         loop {
             match heard.recv_timeout(LAST_WORDS) {
-                Ok(event) => match self.hear(event) {
-                    Err(trouble @ (Trouble::Refused(_) | Trouble::Violation(_))) => {
+                Ok(event) => {
+                    if let Err(trouble) = self.hear(event) {
                         return Some(trouble);
                     }
-                    Err(_) => return None,
-                    Ok(_) => {}
-                },
+                }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
             }
         }
@@ -536,7 +553,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
 }
 
 /// Reads what the server says until the connection ends.
-fn listen(link: &Link, heard: &Sender<Result<Event, Trouble>>) {
+fn listen(link: &Link, heard: &SyncSender<Result<Event, Trouble>>) {
     let mut buffer = vec![0; READ_BYTES];
     let result = loop {
         let received = link.receive(&mut buffer, &mut |event, _| {

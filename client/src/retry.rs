@@ -25,24 +25,26 @@ impl Default for Retry {
 #[derive(Debug)]
 pub(crate) struct Patience {
     retry: Retry,
-    progressed: Instant,
+    /// Of the first failure since there was progress: a quiet time before it costs no patience.
+    failing_since: Option<Instant>,
     pause: Duration,
 }
 
 impl Patience {
     pub(crate) fn new(retry: Retry) -> Self {
-        Self { retry, progressed: Instant::now(), pause: FIRST_PAUSE }
+        Self { retry, failing_since: None, pause: FIRST_PAUSE }
     }
 
     /// Something was achieved that a break cannot take back.
     pub(crate) fn progress(&mut self) {
-        self.progressed = Instant::now();
+        self.failing_since = None;
         self.pause = FIRST_PAUSE;
     }
 
     /// How long to wait before the next try; `None` when there is none.
     pub(crate) fn next_pause(&mut self) -> Option<Duration> {
-        let left = self.retry.without_progress.checked_sub(self.progressed.elapsed())?;
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        let left = self.retry.without_progress.checked_sub(since.elapsed())?;
         if left.is_zero() {
             return None;
         }
@@ -51,5 +53,20 @@ impl Patience {
         let pause = self.pause.mul_f64(0.5 + chance / 2.0);
         self.pause = self.pause.saturating_mul(2).min(LAST_PAUSE);
         Some(pause.min(left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_begins_with_the_first_failure_and_again_after_progress() {
+        let mut patience = Patience::new(Retry { without_progress: Duration::from_secs(3_600) });
+        let pauses: Vec<Duration> = (0..8).map(|_| patience.next_pause().unwrap()).collect();
+        assert!(pauses[0] <= FIRST_PAUSE && pauses[7] > LAST_PAUSE / 3 && pauses[7] <= LAST_PAUSE);
+        patience.progress();
+        assert!(patience.next_pause().unwrap() <= FIRST_PAUSE);
+        assert_eq!(Patience::new(Retry { without_progress: Duration::ZERO }).next_pause(), None);
     }
 }

@@ -14,11 +14,11 @@ use ftx_protocol::{FileTime, Mode};
 
 use crate::failure::{Class, Failure, shown};
 
-/// Read from a stream at once.
+/// Read from a stream at once, and kept together.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Chunks that the reading thread may be ahead.
-const CHUNKS_AHEAD: usize = 4;
+/// Pieces that the reading thread may be ahead.
+const PIECES_AHEAD: usize = 4;
 
 /// A quiet stream is waited for this long before the server gets a sign of life: less than a
 /// server's idle timeout (rule 5.3).
@@ -68,6 +68,10 @@ impl Source {
         }
         let identity = identity(&metadata);
         let mode = Mode::new(metadata.mode());
+        // Files that the system makes up as they are read say that they are empty.
+        if identity.size == 0 && file.read_at(&mut [0], 0).is_ok_and(|count| count > 0) {
+            return Ok(Self { kind: Kind::Stream(Stream::new(file)), path });
+        }
         Ok(Self { kind: Kind::File { file, identity, mode }, path })
     }
 
@@ -136,12 +140,9 @@ impl Source {
         let metadata = file
             .metadata()
             .map_err(|error| Failure::local("cannot look at", &self.path, &error))?;
-        let now = identity(&metadata);
-        if now.size == then.size && now.modified == then.modified {
-            Ok(())
-        } else {
-            Err(self.changed())
-        }
+        // The time of change too, which nobody can set back. A chmod in the meantime is a false
+        // alarm, and a loud one.
+        if identity(&metadata) == *then { Ok(()) } else { Err(self.changed()) }
     }
 
     pub(crate) fn changed(&self) -> Failure {
@@ -165,8 +166,9 @@ fn identity(metadata: &std::fs::Metadata) -> Identity {
 /// A stream: a thread reads it, and what was read is kept until the server has it safe.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    chunks: Receiver<io::Result<Vec<u8>>>,
-    /// The bytes from `begin` to `end`.
+    pieces: Receiver<io::Result<Vec<u8>>>,
+    /// The bytes from `begin` to `end`, in chunks that are full but for the last: however small
+    /// the pieces in which they came, they take the room that they need.
     spool: VecDeque<Vec<u8>>,
     begin: u64,
     end: u64,
@@ -174,17 +176,14 @@ pub(crate) struct Stream {
 
 impl Stream {
     fn new(mut input: impl Read + Send + 'static) -> Self {
-        let (sender, chunks) = sync_channel(CHUNKS_AHEAD);
-        // Ends with its input, or when nobody takes its chunks any more.
+        let (sender, pieces) = sync_channel(PIECES_AHEAD);
+        // Ends with its input, or when nobody takes its pieces any more.
         std::thread::spawn(move || {
+            let mut buffer = vec![0; CHUNK_BYTES];
             loop {
-                let mut chunk = vec![0; CHUNK_BYTES];
-                let read = match input.read(&mut chunk) {
+                let read = match input.read(&mut buffer) {
                     Ok(0) => return,
-                    Ok(count) => {
-                        chunk.truncate(count);
-                        Ok(chunk)
-                    }
+                    Ok(count) => Ok(buffer.get(..count).unwrap_or_default().to_vec()),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(error) => Err(error),
                 };
@@ -193,42 +192,48 @@ impl Stream {
                 }
             }
         });
-        Self { chunks, spool: VecDeque::new(), begin: 0, end: 0 }
+        Self { pieces, spool: VecDeque::new(), begin: 0, end: 0 }
     }
 
     fn read_at(&mut self, buffer: &mut [u8], at: u64) -> io::Result<Got> {
         if at >= self.end {
-            match self.chunks.recv_timeout(QUIET) {
-                Ok(chunk) => {
-                    let chunk = chunk?;
-                    self.end = self.end.saturating_add(chunk.len() as u64);
-                    self.spool.push_back(chunk);
-                }
+            match self.pieces.recv_timeout(QUIET) {
+                Ok(piece) => self.keep(&piece?),
                 Err(RecvTimeoutError::Timeout) => return Ok(Got::Quiet),
                 Err(RecvTimeoutError::Disconnected) => return Ok(Got::End),
             }
         }
-        let mut from = self.begin;
-        for chunk in &self.spool {
-            let skip = usize::try_from(at.saturating_sub(from)).unwrap_or(usize::MAX);
-            if let Some(bytes) = chunk.get(skip..)
-                && !bytes.is_empty()
-            {
-                let count = bytes.len().min(buffer.len());
-                for (to, byte) in buffer.iter_mut().zip(bytes) {
-                    *to = *byte;
-                }
-                return Ok(Got::Bytes(count));
-            }
-            from = from.saturating_add(chunk.len() as u64);
+        let skip = usize::try_from(at.saturating_sub(self.begin)).unwrap_or(usize::MAX);
+        let chunk =
+            self.spool.get(skip / CHUNK_BYTES).and_then(|chunk| chunk.get(skip % CHUNK_BYTES..));
+        let Some(bytes) = chunk else { return Ok(Got::End) };
+        let count = bytes.len().min(buffer.len());
+        for (to, byte) in buffer.iter_mut().zip(bytes) {
+            *to = *byte;
         }
-        Ok(Got::End)
+        Ok(Got::Bytes(count))
+    }
+
+    fn keep(&mut self, mut piece: &[u8]) {
+        self.end = self.end.saturating_add(piece.len() as u64);
+        while !piece.is_empty() {
+            match self.spool.back_mut().filter(|last| last.len() < CHUNK_BYTES) {
+                Some(last) => {
+                    let room = CHUNK_BYTES.saturating_sub(last.len()).min(piece.len());
+                    let (now, later) = piece.split_at(room);
+                    last.extend_from_slice(now);
+                    piece = later;
+                }
+                None => self.spool.push_back(Vec::new()),
+            }
+        }
     }
 
     fn forget_before(&mut self, at: u64) {
         while let Some(first) = self.spool.front() {
             let end = self.begin.saturating_add(first.len() as u64);
-            if end > at {
+            // The last one may still grow.
+            if end > at || first.len() < CHUNK_BYTES {
                 return;
             }
             self.begin = end;
@@ -257,5 +262,27 @@ mod tests {
         let at = CHUNK_BYTES + 7;
         let Got::Bytes(count) = source.read_at(&mut buffer, at as u64).unwrap() else { panic!() };
         assert_eq!(buffer[..count], bytes[at..at + count]);
+    }
+
+    #[test]
+    fn a_stream_in_small_pieces_takes_no_more_room_than_its_bytes() {
+        /// A source that gives one byte at a time.
+        struct Drip(u32);
+        impl Read for Drip {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.saturating_sub(1);
+                buffer[0] = self.0 as u8;
+                Ok(usize::from(self.0 > 0))
+            }
+        }
+        let mut source = Source::stream(Drip(3_000));
+        let mut read: u64 = 0;
+        while let Got::Bytes(count) = source.read_at(&mut [0; 10], read).unwrap() {
+            read += count as u64;
+        }
+        assert_eq!(read, 2_999);
+        let Kind::Stream(stream) = &source.kind else { panic!() };
+        assert_eq!(stream.spool.len(), 1);
+        assert!(stream.spool[0].capacity() <= CHUNK_BYTES);
     }
 }

@@ -63,7 +63,8 @@ impl<D: Disk> Landing<D> {
         let directory = disk.open_root(directory)?;
         let file = disk.open_part(&directory, part.as_bytes(), Want::File)?;
         let stat = disk.stat(&file)?;
-        let same = stat.kind == FileKind::File && Inode::of(&stat) == inode;
+        // The device's number may be another one after a reboot.
+        let same = stat.kind == FileKind::File && stat.inode == inode.number;
         if !same || stat.size < running.offset() {
             return Err(Errno::STALE.into());
         }

@@ -18,6 +18,7 @@ use crate::clock::Time;
 use crate::digest::{Algorithm, Digest};
 use crate::edges::{self, Phase, Step};
 use crate::error::{Code, Refusal};
+use crate::file::Durability;
 use crate::ids::RequestId;
 use crate::limits::{SILENCE, UNKEPT_BYTES};
 use crate::line::{self, LineBuffer, Taken};
@@ -93,6 +94,14 @@ pub enum Violation {
         /// What was sent.
         sent: Digest,
     },
+    /// `done` promises less than was asked for.
+    #[error("the server acknowledged durability {given}, where {asked} was asked for")]
+    WeakAcknowledgement {
+        /// By the put.
+        asked: Durability,
+        /// By `done`.
+        given: Durability,
+    },
     /// Nothing came for as long as a client has to wait.
     #[error("the server said nothing for {} s", SILENCE.as_secs())]
     Silence,
@@ -122,7 +131,7 @@ enum Inbound {
 #[derive(Debug)]
 enum Request {
     Receive(Receiving),
-    Commit(End),
+    Commit(Committing),
     Open(Get),
     Send(Sending),
     Resume,
@@ -133,10 +142,19 @@ enum Request {
 /// A put whose body is open.
 #[derive(Debug)]
 struct Receiving {
+    /// What an acknowledgement has to mean.
+    durability: Durability,
     /// Where the next part begins.
     at: u64,
     /// The last offset that the server has promised.
     kept: u64,
+}
+
+/// A put whose body is closed.
+#[derive(Debug)]
+struct Committing {
+    end: End,
+    durability: Durability,
 }
 
 /// A get whose file is on its way.
@@ -202,7 +220,7 @@ impl Client {
     pub fn put(&mut self, mut put: Put, out: &mut Vec<u8>, now: Time) -> RequestId {
         let id = self.begin(now);
         put.id = id;
-        let receiving = Receiving { at: put.at, kept: put.at };
+        let receiving = Receiving { durability: put.durability, at: put.at, kept: put.at };
         self.requests.insert(id, Request::Receive(receiving));
         line::write(&ClientMessage::Put(put), out);
         id
@@ -234,8 +252,9 @@ impl Client {
     pub fn end(&mut self, id: RequestId, size: u64, digest: Digest, out: &mut Vec<u8>) {
         let end = End { id, size, digest };
         line::write(&ClientMessage::End(end.clone()), out);
-        if let Some(Request::Receive(_)) = self.requests.get(&id) {
-            self.enter(id, Step::End, Request::Commit(end));
+        if let Some(Request::Receive(receiving)) = self.requests.get(&id) {
+            let durability = receiving.durability;
+            self.enter(id, Step::End, Request::Commit(Committing { end, durability }));
         }
     }
 
@@ -394,8 +413,12 @@ impl Client {
             || granted.part < minimum.part
             || granted.requests < minimum.requests
             || granted.grid == 0
+            || granted.grid > minimum.grid
         {
-            return Err(Violation::Contradiction { got: GOT, why: "a limit below the minimum" });
+            return Err(Violation::Contradiction {
+                got: GOT,
+                why: "a limit that no server may set",
+            });
         }
         self.limits = welcome.limits.clone();
         self.stage = Stage::Talk;
@@ -458,12 +481,22 @@ impl Client {
     }
 
     fn done(&mut self, done: Done) -> Result<(), Violation> {
-        let Some(Request::Commit(sent)) = self.requests.get(&done.id) else {
+        let Some(Request::Commit(Committing { end: sent, durability })) =
+            self.requests.get(&done.id)
+        else {
             return Err(Violation::OutOfTurn { got: "done" });
         };
         if done.digest != sent.digest || done.size != sent.size {
             let (stored, sent) = (done.digest, sent.digest);
             return Err(Violation::FalseAcknowledgement { stored, sent });
+        }
+        // Rule 6.3: what is in memory is as durable as that server's disk gets.
+        let least = (*durability).min(Durability::Memory);
+        if done.durability < least {
+            return Err(Violation::WeakAcknowledgement {
+                asked: *durability,
+                given: done.durability,
+            });
         }
         self.forget(done.id, Step::Stored);
         self.events.push_back(Event::Done(done));

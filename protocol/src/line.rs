@@ -1,6 +1,6 @@
 //! Lines: where one ends, what message it holds, and what is wrong with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -205,16 +205,31 @@ fn bad_message(line: &[u8], error: &dyn fmt::Display) -> Refusal {
 /// The rules of JSON that derived readers do not keep: no duplicate key at any depth, no fraction,
 /// no integer beyond [`INTEGER_MAX`] on either side of 0.
 fn check_strict(line: &[u8]) -> Result<(), LineError> {
-    serde_json::from_slice::<Strict>(line)
+    serde_json::from_slice::<BTreeMap<String, Fields>>(line)
         .map(drop)
         .map_err(|error| LineError::Fatal(bad_message(line, &error)))
 }
 
-struct Strict;
+/// The fields of a message: an object, and nothing else that a derived reader would take for one.
+struct Fields;
 
-impl<'de> Deserialize<'de> for Strict {
+impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(|()| Self)
+        deserializer.deserialize_map(FieldsVisitor).map(|()| Self)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of fields")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<(), A::Error> {
+        StrictVisitor.visit_map(members)
     }
 }
 
@@ -309,6 +324,8 @@ mod tests {
             "{\"ping\":{\"id\":18446744073709551616}}",
             "{\"ping\":{\"id\":1,\"x\":-9007199254740992}}",
             "{\"ping\":{}}",
+            "{\"ping\":[1]}",
+            "{\"ping\":{\"id\":1},\"ping\":{\"id\":2}}",
             "{\"data\":{\"id\":1,\"at\":0}}",
             "{\"dat\u{0}a\":{}}",
             "{\"put\":{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\",\"transfer\":\"00\"}}",

@@ -519,6 +519,8 @@ fn a_client_believes_no_lie() {
         (done(5, &hello), None),
         (done(5, &jello), Some("acknowledged")),
         (done(6, &hello), Some("acknowledged")),
+        (done(5, &hello).replace("full", "none"), Some("durability none")),
+        (done(5, &hello).replace("full", "memory"), None),
         ("{\"pong\":{\"id\":9}}\n".to_owned(), Some("may not")),
         ("{\"done\":{}}\n".to_owned(), Some("does not speak")),
         (WELCOME.to_owned(), Some("may not")),

@@ -9,18 +9,21 @@ use ftx_client::{Client, Failure, Info, Remote, Retry, ServerAddress};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::transfer::told;
+use super::report::say;
+use super::transfer::{server_address, told};
 
 /// Which server.
 #[derive(Debug, Args)]
 struct Where {
-    /// The server: host or host:port
+    /// The server: host or host:port. Without it, 127.0.0.1:7389
     #[arg(
         short,
         long,
         env = "FTX_SERVER",
         value_name = "HOST:PORT",
-        default_value = "127.0.0.1:7389"
+        default_value = "",
+        value_parser = server_address,
+        hide_default_value = true
     )]
     server: ServerAddress,
 
@@ -54,7 +57,7 @@ impl Stat {
         let mut exit = Exit::Done;
         for name in &self.names {
             let result = self.one(name.as_bytes()).unwrap_or_else(|failure| {
-                eprintln!("ftx: {failure}");
+                say(&failure.to_string());
                 failure.class.into()
             });
             if exit == Exit::Done {
@@ -76,15 +79,23 @@ impl Stat {
                 ftx_protocol::Kind::File => "file",
                 ftx_protocol::Kind::Directory => "directory",
             };
-            let time = std::time::UNIX_EPOCH
-                .checked_add(std::time::Duration::from_secs(mtime.seconds().max(0).unsigned_abs()))
-                .map_or_else(String::new, |time| {
-                    humantime::format_rfc3339_seconds(time).to_string()
-                });
+            let time = shown_time(mtime.seconds());
             let version = version.as_ref().map_or("-", |version| version.as_str());
             format!("{kind} {size} {:04o} {time} {version}  {}", mode.bits(), remote.name)
         };
         Ok(told(writeln!(std::io::stdout(), "{line}")))
+    }
+}
+
+/// As people write it, where there is a way: between 1970 and 9999. Else the seconds since 1970.
+fn shown_time(seconds: i64) -> String {
+    const YEAR_10000: u64 = 253_402_300_800;
+    match u64::try_from(seconds) {
+        Ok(seconds) if seconds < YEAR_10000 => {
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            humantime::format_rfc3339_seconds(time).to_string()
+        }
+        _ => format!("@{seconds}"),
     }
 }
 
@@ -113,9 +124,22 @@ impl Ping {
                 told(writeln!(std::io::stdout(), "{line}"))
             }
             Err(failure) => {
-                eprintln!("ftx: {failure}");
+                say(&failure.to_string());
                 failure.class.into()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_has_no_year_is_shown_all_the_same() {
+        assert_eq!(shown_time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(shown_time(-1), "@-1");
+        assert_eq!(shown_time(253_402_300_799), "9999-12-31T23:59:59Z");
+        assert_eq!(shown_time(253_402_300_800), "@253402300800");
     }
 }

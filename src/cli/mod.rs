@@ -32,11 +32,15 @@ enum Command {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
+    // Writing past a limit of file sizes is an error of that write, not a silent end. A system that
+    // refuses this has its own way.
+    let past_the_limit = std::sync::Arc::default();
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, past_the_limit);
     let exit = match Ftx::parse().command {
         Command::Serve(serve) => match serve.run() {
             Ok(()) => Exit::Done,
             Err(error) => {
-                eprintln!("ftx: {error:#}");
+                report::say(&format!("{error:#}"));
                 Exit::Serve
             }
         },

@@ -132,10 +132,7 @@ impl Report {
     }
 
     fn say(&self, line: &str) {
-        self.bar.suspend(|| {
-            // A stderr that is closed cannot be told so.
-            let _ = writeln!(std::io::stderr(), "ftx: {line}");
-        });
+        self.bar.suspend(|| say(line));
     }
 
     fn event(&self, event: serde_json::Value) {
@@ -162,6 +159,12 @@ impl Report {
             Results::Stderr => std::io::stderr().write_all(&line),
         }
     }
+}
+
+/// Says something to the person at the terminal.
+pub fn say(line: &str) {
+    // A stderr that is closed cannot be told so.
+    let _ = writeln!(std::io::stderr(), "ftx: {line}");
 }
 
 /// The line that `sha256sum -c` reads; for other algorithms the tagged form of the same tools.

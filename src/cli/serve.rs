@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use ftx::server::{Access, Exposure, MadeDirectory, Options, Server, Stopper};
 use ftx_protocol::limits::INTEGER_MAX;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::size::Size;
@@ -152,12 +152,11 @@ fn start_log(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
 fn stop_on_signal(stopper: Stopper) -> Result<()> {
     /// As a shell says it of a program that SIGINT ended.
     const QUIT: i32 = 130;
-    // Writing past a limit of file sizes is an error of that write, not the end of the server.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGXFSZ]).context("cannot take signals")?;
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot take signals")?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            let mut asked = signals.forever().filter(|signal| *signal != SIGXFSZ);
+            let mut asked = signals.forever();
             if asked.next().is_some() {
                 stopper.stop();
             }

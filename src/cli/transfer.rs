@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,19 +14,18 @@ use ftx_client::{
 use serde_json::json;
 
 use super::exit::Exit;
-use super::report::{Form, Report, Results};
+use super::report::{Form, Report, Results, say};
 
 /// What put and get have in common.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The server: host or host:port
+    /// The server: host or host:port. Without it, 127.0.0.1:7389
     #[arg(
         short,
         long,
         env = "FTX_SERVER",
         value_name = "HOST:PORT",
-        default_value = "127.0.0.1:7389"
-    )]
+        default_value = "", value_parser = server_address, hide_default_value = true)]
     server: ServerAddress,
 
     /// How both sides compute the digest
@@ -120,6 +119,11 @@ impl Put {
         if self.name.is_some() && self.files.len() > 1 {
             return usage("--as names one file; give one, or leave --as out");
         }
+        // With --as there is one file.
+        let names = self.files.iter().filter_map(|file| Path::new(file).file_name());
+        if let Some(twice) = first_repeated(names.map(OsStrExt::as_bytes)) {
+            return usage(&format!("two of these files would be called {twice} on the server"));
+        }
         first_failure(self.files.iter().map(|file| self.one(file)))
     }
 
@@ -182,10 +186,18 @@ impl Put {
 }
 
 impl Get {
-    pub fn run(self) -> Exit {
+    pub fn run(mut self) -> Exit {
+        if self.output.as_ref().is_some_and(|path| is_stdout(path)) {
+            self.output = Some(PathBuf::from("-"));
+        }
         let into_directory = self.output.as_ref().is_some_and(|path| is_directory(path));
         if self.names.len() > 1 && self.output.is_some() && !into_directory {
             return usage("several names need -o to be a directory that exists");
+        }
+        let to_stdout = self.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
+        let last_parts = self.names.iter().filter_map(|name| Path::new(name).file_name());
+        if !to_stdout && let Some(twice) = first_repeated(last_parts.map(OsStrExt::as_bytes)) {
+            return usage(&format!("two of these files would be called {twice} here"));
         }
         first_failure(self.names.iter().map(|name| self.one(name)))
     }
@@ -233,24 +245,26 @@ impl Get {
         let path = match &self.output {
             None => last,
             Some(path) if path.as_os_str() == "-" => {
-                let stream = Box::new(std::io::stdout());
-                return Ok((Sink::Stream(stream), name.as_bytes().to_vec()));
+                return Ok((Sink::Stream(Box::new(std::io::stdout())), name.as_bytes().to_vec()));
             }
             Some(path) if is_directory(path) => path.join(last),
+            Some(path) if path.as_os_str().as_bytes().ends_with(b"/") => {
+                let path = ftx_protocol::Escaped(path.as_os_str().as_bytes()).to_string();
+                return Err(wrong(&format!("-o {path}: there is no such directory")));
+            }
             Some(path) => path.clone(),
         };
         let shown = path.as_os_str().as_bytes().to_vec();
-        match std::fs::metadata(&path) {
-            // Written into, never replaced.
-            Ok(metadata) if is_special(&metadata) => {
-                let file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .open(&path)
-                    .map_err(|error| Failure::local("cannot write", &path, &error))?;
-                Ok((Sink::Stream(Box::new(file)), shown))
-            }
-            _ => Ok((Sink::File(path), shown)),
+        let special = std::fs::metadata(&path).is_ok_and(|metadata| is_special(&metadata));
+        if !special && !leads_to_the_system(&path) {
+            return Ok((Sink::File(path), shown));
         }
+        // Written into, never replaced.
+        let file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(|error| Failure::local("cannot write", &path, &error))?;
+        Ok((Sink::Stream(Box::new(file)), shown))
     }
 }
 
@@ -276,9 +290,42 @@ impl Common {
     }
 }
 
+/// An empty word, as of a variable that is set to nothing, is the default server.
+pub fn server_address(text: &str) -> Result<ServerAddress, Failure> {
+    if text.is_empty() { Ok(ServerAddress::default()) } else { text.parse() }
+}
+
 /// As humantime reads it, and a bare 0.
 fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
     if text == "0" { Ok(Duration::ZERO) } else { humantime::parse_duration(text) }
+}
+
+/// The first that is there twice, as it may be shown.
+fn first_repeated<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> Option<String> {
+    let mut seen = std::collections::HashSet::new();
+    names.find(|name| !seen.insert(*name)).map(|name| ftx_protocol::Escaped(name).to_string())
+}
+
+/// Whether a path is a device, or a symlink that leads to where the system keeps its own: such a
+/// thing is written into, never replaced.
+fn leads_to_the_system(path: &Path) -> bool {
+    const LINKS_MAX: u32 = 40;
+    let mut here = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        if here.starts_with("/dev") || here.starts_with("/proc") || here.starts_with("/sys") {
+            return true;
+        }
+        let Ok(target) = std::fs::read_link(&here) else { return false };
+        here = here.parent().unwrap_or(Path::new("")).join(target);
+    }
+    false
+}
+
+/// Whether a path is another word for standard output, such as /dev/stdout.
+fn is_stdout(path: &Path) -> bool {
+    let file =
+        |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    leads_to_the_system(path) && file(path).is_some() && file(path) == file(Path::new("/dev/fd/1"))
 }
 
 fn is_directory(path: &Path) -> bool {
@@ -300,7 +347,7 @@ pub fn told(result: std::io::Result<()>) -> Exit {
         Ok(()) => Exit::Done,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => {
-            eprintln!("ftx: cannot write the result: {error}");
+            say(&format!("cannot write the result: {error}"));
             Exit::Local
         }
     }
@@ -311,6 +358,6 @@ fn wrong(message: &str) -> Failure {
 }
 
 fn usage(message: &str) -> Exit {
-    eprintln!("ftx: {message}");
+    say(message);
     Exit::Usage
 }

@@ -37,8 +37,9 @@ const EVENTS: usize = 1_024;
 /// need; past it the connection that adds to it is ended.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 
-/// How often expired uploads are looked for.
+/// How often expired uploads are looked for: this often, or four times in their time to live.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+const EXPIRE_EVERY_MIN: Duration = Duration::from_millis(100);
 
 const WAKER: Token = Token(usize::MAX);
 
@@ -117,6 +118,7 @@ pub(super) struct Selector {
     accept_after: Option<Time>,
     /// Whether a listener may have more connections than were taken.
     accept_more: bool,
+    expire_every: Duration,
     expire_at: Time,
     asked_to_stop: Arc<AtomicBool>,
     phase: Phase,
@@ -135,6 +137,7 @@ impl Selector {
         outcomes: Arc<Outcomes>,
         options: &Options,
     ) -> io::Result<Self> {
+        let expire_every = (options.partial_ttl / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY);
         listeners.truncate(LISTENERS_MAX);
         for (place, listening) in listeners.iter_mut().enumerate() {
             let token = listener_token(place);
@@ -159,7 +162,8 @@ impl Selector {
             held_bytes: 0,
             accept_after: None,
             accept_more: true,
-            expire_at: Time::default().after(EXPIRE_EVERY),
+            expire_every,
+            expire_at: Time::default().after(expire_every),
             asked_to_stop: Arc::new(AtomicBool::new(false)),
             phase: Phase::Run,
         })
@@ -267,7 +271,7 @@ impl Selector {
             }
         }
         if self.expire_at <= now {
-            self.expire_at = now.after(EXPIRE_EVERY);
+            self.expire_at = now.after(self.expire_every);
             self.directory.expire(self.started.elapsed());
         }
         match self.phase {

@@ -276,6 +276,37 @@ fn a_source_that_changes_while_it_is_read_is_an_error_and_the_old_file_stays() {
 }
 
 #[test]
+fn a_source_whose_time_is_set_back_after_a_change_is_found_out() {
+    let world = World::new();
+    let server = world.serve();
+    world.noise("big", FILE_BYTES);
+    let path = world.here().join("big");
+    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let put = world.ftx(server.address, ["put", "big"]).spawn().unwrap();
+    until("it has begun", || world.staged_bytes() > 0);
+    let source = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_at(&source, b"other", 0).unwrap();
+    source.set_modified(time).unwrap();
+    let output = put.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+    assert!(!world.served().join("big").exists());
+}
+
+#[test]
+fn a_small_get_that_fails_leaves_nothing_behind() {
+    let world = World::new();
+    let server = world.serve();
+    world.noise("a", 1_000_000);
+    world.run(server.address, &["put", "a"], 0);
+    let line = Line::cut_after(server.address, 0, 500_000);
+    let output =
+        world.ftx(line.address, ["get", "a", "-o", "b", "--retry-for", "0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_dir(world.here()).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(world.home.path().join("state/ftx")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_file_that_changes_while_it_is_fetched_never_arrives_mixed() {
     let world = World::new();
     let server = world.serve();

@@ -141,8 +141,16 @@ fn output_goes_where_it_is_told_and_devices_are_written_into_not_replaced() {
     world.run(server.address, &["get", "a", "-o", "fifo"], 0);
     assert_eq!(reader.join().unwrap(), bytes);
     assert!(!std::fs::metadata(&fifo).unwrap().is_file());
+    // Other words for standard output, and never a file in the place of the link.
+    std::os::unix::fs::symlink("/proc/self/fd/1", world.here().join("stdout")).unwrap();
+    for path in ["stdout", "/dev/stdout"] {
+        let get = world.run(server.address, &["get", "a", "-o", path], 0);
+        assert_eq!(get.stdout, bytes, "{path}");
+    }
+    assert!(world.here().join("stdout").symlink_metadata().unwrap().is_symlink());
+    world.run(server.address, &["get", "a", "-o", "newdir/"], 2);
     // Nothing else is left behind.
-    assert_eq!(std::fs::read_dir(world.here()).unwrap().count(), 3);
+    assert_eq!(std::fs::read_dir(world.here()).unwrap().count(), 4);
 }
 
 #[test]
@@ -177,6 +185,10 @@ fn the_exit_code_says_what_kind_of_failure_it_was() {
     world.run(address, &["get", "../x"], 2);
     world.run(address, &["fly"], 2);
     world.run(address, &["put", "a", "--as", "/abs"], 2);
+    std::fs::create_dir(world.here().join("d")).unwrap();
+    world.noise("d/a", 11);
+    world.run(address, &["put", "a", "d/a"], 2);
+    world.run(address, &["get", "x/a", "y/a"], 2);
     // Each is tried, and the first failure decides.
     world.run(address, &["put", "missing", "a"], 6);
     assert!(world.served().join("a").exists());
@@ -252,4 +264,12 @@ fn the_directory_is_made_and_a_second_server_on_it_refuses() {
         .unwrap();
     assert_eq!(exposed.status.code(), Some(1));
     assert!(text(&exposed.stderr).contains("--allow-anyone"));
+}
+
+#[test]
+fn a_file_that_the_system_makes_up_as_it_is_read_is_not_taken_for_empty() {
+    let world = World::new();
+    let server = world.serve();
+    world.run(server.address, &["put", "/proc/version"], 0);
+    assert_eq!(world.stored("version"), std::fs::read("/proc/version").unwrap());
 }
