@@ -7,7 +7,13 @@
 )]
 
 mod bad_input;
+mod codes;
 mod harness;
 mod kill;
+mod leaks;
+mod liars;
+mod limits;
+mod names;
 mod resume;
+mod talk;
 mod transfer;

@@ -1,0 +1,203 @@
+//! The client, and a server that lies, is broken, or goes silent: nothing of it becomes a file, and
+//! the exit code says what it was.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::harness::{World, text};
+use crate::talk::{HELLO_DIGEST, Talk};
+
+const OTHER_DIGEST: &str =
+    "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// Answers each connection after its hello and its request as `lie` does.
+fn liar(lie: impl Fn(&mut Talk, &Value) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let mut talk = Talk::over(socket);
+            talk.line();
+            talk.say(json!({"welcome": {"ftx": 1, "features": ["sha256"], "limits": {
+                "line": 32_768, "part": 1_048_576, "requests": 4_096, "grid": 8_388_608, "file": 1u64 << 40,
+            }}}));
+            let request = talk.line();
+            lie(&mut talk, &request);
+            // Until the client has gone, so that nothing that was said is lost.
+            while !talk.line().is_null() {}
+        }
+    });
+    address
+}
+
+fn file(talk: &mut Talk, id: &Value, size: u64) {
+    talk.say(json!({"file": {"id": id, "size": size, "at": 0, "version": "v", "mtime": [0, 0], "mode": 420}}));
+}
+
+/// Gets `a` from a liar to where an old file is, which has to stay, and nothing beside it.
+fn get(world: &World, server: SocketAddr, code: i32) -> Output {
+    std::fs::write(world.here().join("a"), "old").unwrap();
+    let output = world.run(server, &["get", "a", "--retry-for", "0"], code);
+    assert_eq!(std::fs::read(world.here().join("a")).unwrap(), b"old");
+    let beside = std::fs::read_dir(world.here()).unwrap().count();
+    assert_eq!(beside, 1, "something is left beside the file: {}", text(&output.stderr));
+    assert!(output.stdout.is_empty(), "nothing was got: {}", text(&output.stdout));
+    output
+}
+
+#[test]
+fn bytes_with_another_digest_than_the_server_says_are_no_file() {
+    let world = World::new();
+    let server = liar(|talk, request| {
+        let id = request["get"]["id"].as_u64().unwrap();
+        file(talk, &json!(id), 5);
+        talk.part(id, 0, b"hello");
+        talk.say(json!({"end": {"id": id, "size": 5, "digest": OTHER_DIGEST}}));
+    });
+    get(&world, server, 5);
+    let output = world.run(server, &["get", "a", "-o", "-", "--json"], 5);
+    assert!(text(&output.stderr).contains("\"class\":\"integrity\""), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_second_reading_that_is_right_is_taken() {
+    let world = World::new();
+    let server = liar(|talk, request| {
+        let id = request["get"]["id"].as_u64().unwrap();
+        file(talk, &json!(id), 5);
+        talk.part(id, 0, b"hello");
+        let right = request["get"]["cache"] == "bypass";
+        let digest = if right { HELLO_DIGEST } else { OTHER_DIGEST };
+        talk.say(json!({"end": {"id": id, "size": 5, "digest": digest}}));
+    });
+    world.run(server, &["get", "a"], 0);
+    assert_eq!(std::fs::read(world.here().join("a")).unwrap(), b"hello");
+}
+
+#[test]
+fn bodies_that_are_shorter_longer_or_elsewhere_than_announced_are_no_file() {
+    let world = World::new();
+    for (parts, size) in [
+        (vec![(0, &b"hell"[..])], 5),
+        (vec![(0, b"hello"), (5, b"!")], 5),
+        (vec![(1, b"hello")], 5),
+        (vec![(0, b"hello"), (0, b"hello")], 10),
+        (vec![], 5),
+    ] {
+        let shown = format!("{parts:?} of {size}");
+        let server = liar(move |talk, request| {
+            let id = request["get"]["id"].as_u64().unwrap();
+            file(talk, &json!(id), size);
+            for (at, bytes) in &parts {
+                talk.part(id, *at, bytes);
+            }
+            talk.say(json!({"end": {"id": id, "size": size, "digest": HELLO_DIGEST}}));
+        });
+        std::fs::write(world.here().join("a"), "old").unwrap();
+        let output = world.ftx(server, ["get", "a", "--retry-for", "0"]).output().unwrap();
+        let code = output.status.code().unwrap();
+        assert!([3, 5].contains(&code), "{shown}: {code} {}", text(&output.stderr));
+        assert_eq!(std::fs::read(world.here().join("a")).unwrap(), b"old", "{shown}");
+        assert_eq!(std::fs::read_dir(world.here()).unwrap().count(), 1, "{shown}");
+    }
+}
+
+#[test]
+fn a_server_that_acknowledges_something_else_is_not_believed() {
+    let world = World::new();
+    for (size, digest) in [(5, OTHER_DIGEST), (6, HELLO_DIGEST)] {
+        let server = liar(move |talk, request| {
+            let id = &request["put"]["id"];
+            let part = talk.line();
+            talk.raw(part["data"]["size"].as_u64().unwrap());
+            talk.line();
+            talk.say(
+                json!({"done": {"id": id, "size": size, "digest": digest, "durability": "full"}}),
+            );
+        });
+        std::fs::write(world.here().join("a"), "hello").unwrap();
+        let output = world.ftx(server, ["put", "a", "--retry-for", "0"]).output().unwrap();
+        let code = output.status.code().unwrap();
+        assert!([3, 5].contains(&code), "{digest} {size}: {code} {}", text(&output.stderr));
+        assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn a_server_that_acknowledges_less_than_was_asked_for_is_not_believed() {
+    let world = World::new();
+    let server = liar(|talk, request| {
+        let part = talk.line();
+        talk.raw(part["data"]["size"].as_u64().unwrap());
+        talk.line();
+        let id = &request["put"]["id"];
+        talk.say(
+            json!({"done": {"id": id, "size": 5, "digest": HELLO_DIGEST, "durability": "none"}}),
+        );
+    });
+    std::fs::write(world.here().join("a"), "hello").unwrap();
+    let output = world.ftx(server, ["put", "a", "--retry-for", "0"]).output().unwrap();
+    assert!(!output.status.success(), "{}", text(&output.stdout));
+}
+
+#[test]
+fn what_is_no_ftx_server_is_an_error_of_the_network_and_no_file() {
+    let world = World::new();
+    for garbage in [
+        &b""[..],
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"{\"welcome\":{\"ftx\":9}}\n",
+        b"\x00\xff\x00\xff\n",
+        b"{\"file\":{\"id\":1}}\n",
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let mut talk = Talk::over(socket);
+                talk.line();
+                talk.send(garbage);
+            }
+        });
+        get(&world, address, 3);
+    }
+}
+
+#[test]
+fn a_line_without_end_is_not_kept_in_memory() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let sent = std::thread::spawn(move || {
+        use std::io::Write;
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut sent: u64 = 0;
+        // Until it hangs up, or has taken far more than a line may have.
+        while sent < 1 << 30 && socket.write_all(&[b'x'; 65_536]).is_ok() {
+            sent += 65_536;
+        }
+        sent
+    });
+    get(&world, address, 3);
+    assert!(sent.join().unwrap() < 1 << 28);
+}
+
+#[test]
+fn a_name_from_a_server_is_never_written_to() {
+    let world = World::new();
+    let server = liar(|talk, request| {
+        let id = request["get"]["id"].as_u64().unwrap();
+        talk.say(json!({"file": {"id": id, "name": "../evil", "size": 5, "at": 0, "version": "v", "mtime": [-1, 999_999_999], "mode": 0o7777}}));
+        talk.part(id, 0, b"hello");
+        talk.say(json!({"end": {"id": id, "name": "../evil", "size": 5, "digest": HELLO_DIGEST}}));
+    });
+    world.run(server, &["get", "a"], 0);
+    assert!(!world.home.path().join("evil").exists());
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(world.here().join("a")).unwrap();
+    assert_eq!(metadata.mode() & 0o7777, 0o777, "setuid, setgid and sticky do not travel");
+    assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (-1, 999_999_999));
+}

@@ -1,0 +1,91 @@
+//! A conversation in the protocol, held by hand, message by message.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::{Value, json};
+
+use crate::harness::PATIENCE;
+
+pub const HELLO_DIGEST: &str =
+    "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+pub struct Talk {
+    reader: BufReader<TcpStream>,
+}
+
+impl Talk {
+    pub fn over(socket: TcpStream) -> Self {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { reader: BufReader::new(socket) }
+    }
+
+    /// Connects, says hello, and is welcome.
+    pub fn with(server: SocketAddr) -> Self {
+        let mut talk = Self::over(TcpStream::connect(server).unwrap());
+        talk.say(json!({"hello": {"ftx": 1}}));
+        let welcome = talk.line();
+        assert!(welcome["welcome"].is_object(), "{welcome}");
+        talk
+    }
+
+    pub fn say(&mut self, message: Value) {
+        self.send(format!("{message}\n").as_bytes());
+    }
+
+    /// Sends bytes. That the peer has gone is no failure here: what it said is.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _ = self.reader.get_mut().write_all(bytes);
+    }
+
+    /// The announcement of a part, and the part.
+    pub fn part(&mut self, id: u64, at: usize, bytes: &[u8]) {
+        self.say(json!({"data": {"id": id, "at": at, "size": bytes.len()}}));
+        self.send(bytes);
+    }
+
+    /// A whole put of `hello`, in one write.
+    pub fn put_hello(&mut self, id: u64, name: &str, durability: &str) {
+        let put = json!({"put": {
+            "id": id, "name": name, "digest": "sha256", "size": 5,
+            "transfer": format!("{id:032x}"), "durability": durability,
+        }});
+        let data = json!({"data": {"id": id, "at": 0, "size": 5}});
+        let end = json!({"end": {"id": id, "size": 5, "digest": HELLO_DIGEST}});
+        self.send(format!("{put}\n{data}\nhello{end}\n").as_bytes());
+    }
+
+    /// The next line but `alive`; `null` at the end of the connection.
+    pub fn line(&mut self) -> Value {
+        loop {
+            let mut line = String::new();
+            match self.reader.read_line(&mut line) {
+                Ok(1..) => {
+                    let line: Value = serde_json::from_str(&line).unwrap();
+                    if line["alive"].is_null() {
+                        return line;
+                    }
+                }
+                _ => return Value::Null,
+            }
+        }
+    }
+
+    /// The code of the next line, which is to be an error.
+    pub fn code(&mut self) -> String {
+        let line = self.line();
+        line["error"]["code"].as_str().map_or_else(|| line.to_string(), str::to_owned)
+    }
+
+    /// The raw bytes of a part.
+    pub fn raw(&mut self, size: u64) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(size).unwrap()];
+        self.reader.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    pub fn is_answered(&mut self, id: u64) -> bool {
+        self.say(json!({"ping": {"id": id}}));
+        self.line()["pong"]["id"] == id
+    }
+}
