@@ -136,6 +136,12 @@ impl Link {
         Ok(())
     }
 
+    /// Ends the sending direction: what was sent arrives, and the server knows that it was all.
+    pub(crate) fn finish_sending(&self) {
+        // A socket that is gone already is what this would bring about.
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
     /// Ends both directions, so that whoever reads or writes stops.
     pub(crate) fn close(&self) {
         // A socket that is gone already is what this would bring about.

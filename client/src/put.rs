@@ -412,17 +412,15 @@ impl<'a, 'o> Transfer<'a, 'o> {
         match self.send_body(link, id, heard) {
             Ok(()) => {}
             // The server may have said why before it closed.
-            Err(trouble @ (Trouble::Broken(_) | Trouble::Final(_))) => {
-                if matches!(trouble, Trouble::Final(_)) {
-                    // Whether it arrives or not: the server drops what has no end.
-                    let _ = link.send(|machine, out, _| machine.abort(id, Code::Changed, out));
-                    return Err(trouble);
-                }
+            Err(trouble @ Trouble::Broken(_)) => {
                 return Err(self.last_words(heard).unwrap_or(trouble));
             }
             Err(trouble) => {
-                // As above.
-                let _ = link.send(|machine, out, _| machine.abort(id, Code::Aborted, out));
+                let code = match &trouble {
+                    Trouble::Final(_) => Code::Changed,
+                    _ => Code::Aborted,
+                };
+                self.abort(link, id, code, heard);
                 return Err(trouble);
             }
         }
@@ -436,6 +434,21 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Err(_) => return Err(Violation::Closed.into()),
             }
         }
+    }
+
+    /// Gives a put up, and waits until the server has heard it: to one that is just hung up on, it
+    /// would look like a break, and what can be resumed would be kept.
+    fn abort(
+        &mut self,
+        link: &Link,
+        id: RequestId,
+        code: Code,
+        heard: &Receiver<Result<Event, Trouble>>,
+    ) {
+        // Whether it arrives or not, nothing better can be done.
+        let _ = link.send(|machine, out, _| machine.abort(id, code, out));
+        link.finish_sending();
+        drop(self.last_words(heard));
     }
 
     fn send_body(

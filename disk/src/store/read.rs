@@ -3,10 +3,10 @@
 use ftx_protocol::{Code, FileTime, Kind, Mode, Name, Refusal, Version};
 use rustix::io::Errno;
 
-use super::private::check_spelling;
+use super::private::{PRIVATE, check_spelling};
 use super::{Info, Store};
 use crate::failure::{Cause, refusal};
-use crate::identity::Identity;
+use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// A regular file, open for reading, and what it was when it was opened.
@@ -61,11 +61,58 @@ impl<D: Disk> Store<D> {
             Some(Errno::NAMETOOLONG | Errno::ILSEQ) => Code::NotFound.into(),
             _ => refusal(Cause::Name, "looking up the name", error),
         };
-        let handle =
-            self.disk.open_beneath(&self.root, name, Want::File).map_err(|error| failed(&error))?;
+        let opened = self.disk.open_beneath(&self.root, name, Want::File);
+        if opened.is_err()
+            && let Some(parent) = name.parent()
+            && let Ok(directory) = self.disk.open_beneath(&self.root, &parent, Want::Directory)
+        {
+            // Nor what is not there, inside the store's own directory.
+            self.check_not_private(directory)?;
+        }
+        let handle = opened.map_err(|error| failed(&error))?;
         let stat = self.disk.stat(&handle).map_err(|error| failed(&error))?;
         self.reserved.check(&stat)?;
+        if self.private.is_none() {
+            self.check_foreign(name, &stat)?;
+        }
         Ok((handle, stat))
+    }
+
+    /// A store that only reads does not know what another one, which writes, has of its own at this
+    /// moment: it looks at the way to what it found.
+    fn check_foreign(&self, name: &Name, stat: &Stat) -> Result<(), Refusal> {
+        let directory = match (stat.kind, name.parent()) {
+            (FileKind::Directory, _) => name.clone(),
+            (_, Some(parent)) => parent,
+            (_, None) => return Ok(()),
+        };
+        let directory = self
+            .disk
+            .open_beneath(&self.root, &directory, Want::Directory)
+            .map_err(|error| refusal(Cause::Name, "looking up the directory", &error))?;
+        self.check_not_private(directory)
+    }
+
+    /// Refuses a directory that is the store's own, or is in it.
+    fn check_not_private(&self, directory: D::Handle) -> Result<(), Refusal> {
+        let failed =
+            |error: std::io::Error| refusal(Cause::Name, "looking up the directory", &error);
+        let Ok(private) = self.disk.stat_part(&self.root, PRIVATE) else { return Ok(()) };
+        let mut here = directory;
+        let mut inode = Inode::of(&self.disk.stat(&here).map_err(failed)?);
+        while inode != self.root_inode {
+            if inode == Inode::of(&private) {
+                return Err(Code::ReservedName.into());
+            }
+            here = self.disk.open_parent(&here).map_err(failed)?;
+            let above = Inode::of(&self.disk.stat(&here).map_err(failed)?);
+            if above == inode {
+                // The top of the file system: it was moved out of the root meanwhile.
+                return Err(Code::OutsideRoot.into());
+            }
+            inode = above;
+        }
+        Ok(())
     }
 }
 
