@@ -12,5 +12,7 @@ pub mod identity;
 pub mod landing;
 mod log;
 mod reserved;
+#[cfg(test)]
+mod sim;
 pub mod store;
 pub mod sys;

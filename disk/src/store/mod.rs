@@ -11,6 +11,8 @@
 
 mod begin;
 mod commit;
+#[cfg(test)]
+mod faults;
 mod journal;
 mod private;
 mod read;

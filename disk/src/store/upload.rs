@@ -339,12 +339,14 @@ impl<D: Disk> Store<D> {
             Kept::UpTo(saved) => Some(saved.offset()),
             Kept::Nothing | Kept::Lost => None,
         };
-        // Gives back the room of what is past the promise, and of what was reserved.
-        match durable.map(|at| self.disk.truncate(&staged.file.handle, at)) {
-            Some(Ok(())) => {
+        match durable {
+            Some(at) => {
+                // Gives back the room of what is past the promise, and of what was reserved. If that
+                // fails, whoever goes on does it; the promise stands.
+                let _ = self.disk.truncate(&staged.file.handle, at);
                 partial.use_ = Use::Idle;
             }
-            Some(Err(_)) | None => {
+            None => {
                 let begun = partial.begun.clone();
                 partial.kept = Kept::Lost;
                 drop(partial);

@@ -1,0 +1,404 @@
+//! The store on a disk that fails every call, once and from then on, and that loses its power at
+//! every call: no acknowledgement is ever false, nothing half has a name, no promise shrinks. And
+//! the other way round: with any one sync left out, the same checks must find it out.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use ftx_protocol::limits::GRID_BYTES;
+use ftx_protocol::{
+    Algorithm, Code, Condition, Digest, Durability, Name, Refusal, Replay, TransferId,
+};
+use rustix::io::Errno;
+
+use super::{Access, Completeness, Options, Put, Store, Stored, Upload};
+use crate::hash::Running;
+use crate::sim::{Fault, Sim};
+
+const BIG_BYTES: usize = GRID_BYTES as usize + 100;
+
+/// What a run was told, and what it tried.
+#[derive(Default)]
+struct Told {
+    /// For each name, what was put there, oldest first, and whether it was acknowledged.
+    puts: BTreeMap<&'static str, Vec<(TransferId, Vec<u8>, Answer)>>,
+    /// What was promised of a transfer that is not over.
+    kept: BTreeMap<TransferId, u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Acknowledged,
+    Refused,
+    /// The run ended before an answer.
+    Unknown,
+}
+
+fn options() -> Options {
+    Options {
+        access: Access::ReadWrite,
+        durability: Durability::Full,
+        size_max_bytes: 1 << 40,
+        free_min_bytes: 0,
+    }
+}
+
+fn open(sim: &Sim) -> Option<Store<Sim>> {
+    Store::open(sim.clone(), Path::new("/"), options()).ok().map(|(store, _)| store)
+}
+
+fn id(number: u8) -> TransferId {
+    TransferId([number; 16])
+}
+
+/// Of the large file and its first part it is always the same, and computed once.
+fn digest(bytes: &[u8]) -> Digest {
+    static LARGE: [OnceLock<Digest>; 2] = [OnceLock::new(), OnceLock::new()];
+    match bytes.len() {
+        BIG_BYTES => *LARGE[0].get_or_init(|| compute(bytes)),
+        length if length as u64 == GRID_BYTES => *LARGE[1].get_or_init(|| compute(bytes)),
+        _ => compute(bytes),
+    }
+}
+
+fn compute(bytes: &[u8]) -> Digest {
+    let mut running = Running::new(Algorithm::Sha256);
+    running.update(bytes);
+    running.digest()
+}
+
+fn put(name: &str, transfer: TransferId, size: usize, at: u64) -> Put {
+    Put {
+        name: Name::parse(name.as_bytes()).unwrap(),
+        algorithm: Algorithm::Sha256,
+        size: Some(size as u64),
+        at,
+        transfer,
+        condition: Condition::Always,
+        durability: Durability::Full,
+        modified: None,
+        mode: None,
+    }
+}
+
+impl Told {
+    fn begin(&mut self, name: &'static str, transfer: TransferId, bytes: &[u8]) {
+        self.puts.entry(name).or_default().push((transfer, bytes.to_vec(), Answer::Unknown));
+    }
+
+    fn answer(&mut self, transfer: TransferId, result: &Result<Stored, Refusal>) {
+        let answer = match result {
+            Ok(_) => Answer::Acknowledged,
+            // It has its name, and nobody knows whether it keeps it.
+            Err(refusal) if refusal.code == Code::DurabilityUnknown => Answer::Unknown,
+            Err(_) => Answer::Refused,
+        };
+        for entry in self.puts.values_mut().flatten() {
+            if entry.0 == transfer {
+                entry.2 = answer;
+            }
+        }
+        self.kept.remove(&transfer);
+    }
+}
+
+/// Everything that a store does, once. Ends where the disk ends it.
+fn scenario(sim: &Sim, told: &mut Told) -> Option<()> {
+    {
+        let store = open(sim)?;
+        whole(&store, told, "a/b/small", id(1), b"first");
+        let big = vec![7; BIG_BYTES];
+        told.begin("big", id(2), &big);
+        let mut upload = attempt(told, id(2), store.begin(put("big", id(2), BIG_BYTES, 0)))?;
+        let (first, _) = big.split_at(GRID_BYTES as usize + 10);
+        let written = upload.write(first);
+        let Ok(checkpoint) = written else {
+            store.discard(upload);
+            told.answer(id(2), &Err(written.err()?));
+            return None;
+        };
+        match store.make_durable(checkpoint.expect("the grid was passed")) {
+            Ok(at) => drop(told.kept.insert(id(2), at)),
+            Err(refusal) => told.answer(id(2), &Err(refusal)),
+        }
+        store.suspend(upload);
+    }
+    let store = open(sim)?;
+    check_kept(&store, told);
+    let at = store.held(&id(2)).at;
+    let big = vec![7; BIG_BYTES];
+    let begun = store.begin(put("big", id(2), BIG_BYTES, at));
+    let mut upload = attempt_resume(&store, told, begun)?;
+    if upload.write(&big[at as usize..]).is_err() {
+        store.discard(upload);
+        told.kept.remove(&id(2));
+        return None;
+    }
+    let mut round = Vec::new();
+    let mut ids = Vec::new();
+    if let Some(finished) = finish(&store, told, id(2), upload, &big) {
+        round.push(finished);
+        ids.push(id(2));
+    }
+    for (name, transfer, bytes) in [("x", id(3), &b"x"[..]), ("a/b/small", id(4), b"second")] {
+        told.begin(name, transfer, bytes);
+        let Ok(mut upload) = store.begin(put(name, transfer, bytes.len(), 0)) else { continue };
+        if upload.write(bytes).is_err() {
+            store.discard(upload);
+        } else if let Some(finished) = finish(&store, told, transfer, upload, bytes) {
+            round.push(finished);
+            ids.push(transfer);
+        }
+    }
+    for (transfer, result) in ids.iter().zip(store.commit(round)) {
+        told.answer(*transfer, &result);
+    }
+    whole(&store, told, "a/c/deep", id(5), b"deep");
+    Some(())
+}
+
+fn attempt(
+    told: &mut Told,
+    transfer: TransferId,
+    begun: Result<Upload<Sim>, Refusal>,
+) -> Option<Upload<Sim>> {
+    match begun {
+        Ok(upload) => Some(upload),
+        Err(refusal) => {
+            told.answer(transfer, &Err(refusal));
+            None
+        }
+    }
+}
+
+/// A resume that fails takes nothing of what was promised back, unless it says that it is lost.
+fn attempt_resume(
+    store: &Store<Sim>,
+    told: &mut Told,
+    begun: Result<Upload<Sim>, Refusal>,
+) -> Option<Upload<Sim>> {
+    if begun.is_err() && store.held(&id(2)).at == 0 {
+        told.kept.remove(&id(2));
+    }
+    begun.ok()
+}
+
+fn finish(
+    store: &Store<Sim>,
+    told: &mut Told,
+    transfer: TransferId,
+    upload: Upload<Sim>,
+    bytes: &[u8],
+) -> Option<super::Finished<Sim>> {
+    told.kept.remove(&transfer);
+    let mut finished = upload.finish(store, bytes.len() as u64, digest(bytes)).ok()?;
+    match store.sync(&mut finished) {
+        Ok(()) => Some(finished),
+        Err(refusal) => {
+            told.answer(transfer, &Err(refusal));
+            None
+        }
+    }
+}
+
+fn whole(
+    store: &Store<Sim>,
+    told: &mut Told,
+    name: &'static str,
+    transfer: TransferId,
+    bytes: &[u8],
+) {
+    told.begin(name, transfer, bytes);
+    let Ok(mut upload) = store.begin(put(name, transfer, bytes.len(), 0)) else { return };
+    if upload.write(bytes).is_err() {
+        return store.discard(upload);
+    }
+    if let Some(finished) = finish(store, told, transfer, upload, bytes) {
+        let result = store.commit(vec![finished]).remove(0);
+        told.answer(transfer, &result);
+    }
+}
+
+fn check_kept(store: &Store<Sim>, told: &Told) {
+    for (transfer, at) in &told.kept {
+        let held = store.held(transfer);
+        assert!(held.at >= *at, "{at} was promised, {} is held", held.at);
+    }
+}
+
+/// Holds what is there against what was told. `Err` says what is wrong.
+fn check(sim: &Sim, told: &Told) -> Result<(), String> {
+    sim.set_fault(Fault::None);
+    let (store, recovery) = Store::open(sim.clone(), Path::new("/"), options())
+        .map_err(|error| format!("it does not open again: {error}"))?;
+    for (name, puts) in &told.puts {
+        let found = sim.content(name);
+        // From the last acknowledged one on, each may be what the name holds.
+        let last = puts.iter().rposition(|put| put.2 == Answer::Acknowledged);
+        let mut allowed = puts.iter().skip(last.unwrap_or(0)).map(|put| &put.1);
+        match &found {
+            None if last.is_none() => {}
+            Some(found) if allowed.any(|bytes| bytes == found) => {}
+            _ => {
+                let size = found.as_ref().map(Vec::len);
+                return Err(format!(
+                    "{name} has {size:?} bytes; {:?}",
+                    puts.iter().map(|put| (put.1.len(), put.2)).collect::<Vec<_>>()
+                ));
+            }
+        }
+        for (transfer, bytes, answer) in puts {
+            check_replay(&store, name, *transfer, bytes, *answer, found.as_deref())?;
+        }
+    }
+    for (transfer, at) in &told.kept {
+        let held = store.held(transfer);
+        if held.at < *at
+            || held
+                .digest
+                .is_some_and(|held_digest| held_digest != digest(&vec![7; held.at as usize]))
+        {
+            return Err(format!("{at} was promised, {} is held", held.at));
+        }
+    }
+    let counts = store.counts().map_err(|error| error.to_string())?;
+    if counts.staged != recovery.resumable {
+        return Err(format!(
+            "staging has {} files, {} can be resumed",
+            counts.staged, recovery.resumable
+        ));
+    }
+    Ok(())
+}
+
+/// A transfer that is said to be complete is acknowledged again, with the truth.
+fn check_replay(
+    store: &Store<Sim>,
+    name: &str,
+    transfer: TransferId,
+    bytes: &[u8],
+    answer: Answer,
+    found: Option<&[u8]>,
+) -> Result<(), String> {
+    let held = store.held(&transfer);
+    if held.complete == Completeness::Partial {
+        return Ok(());
+    }
+    if answer == Answer::Refused && found != Some(bytes) {
+        return Err(format!("{name}: refused, and yet complete"));
+    }
+    let replayed = store
+        .begin(put(name, transfer, bytes.len(), held.at))
+        .and_then(|upload| upload.finish(store, bytes.len() as u64, digest(bytes)))
+        .map(|finished| store.commit(vec![finished]).remove(0));
+    match replayed {
+        Ok(Ok(stored)) if stored.replayed == Some(Replay::Same) && found != Some(bytes) => {
+            Err(format!("{name}: said to be the same, and is not"))
+        }
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(refusal)) | Err(refusal) => Err(format!("{name}: not replayed: {refusal}")),
+    }
+}
+
+/// Runs the scenario with a fault, and checks what is left: as after a kill, and as after a cut.
+fn run(fault: Fault, seeds: u64, control: Option<fn(&str) -> bool>) -> Result<(), String> {
+    let sim = Sim::new();
+    if let Some(ignored) = control {
+        sim.ignore_syncs(ignored);
+    }
+    sim.set_fault(fault);
+    let mut told = Told::default();
+    scenario(&sim, &mut told);
+    let log = sim.log();
+    let failed = |what: &str, error: String| {
+        let end: Vec<&String> = log.iter().rev().take(6).collect();
+        format!("{fault:?}, {what}: {error}\nlast calls: {end:?}")
+    };
+    for seed in 0..seeds {
+        check(&sim.crash(seed), &told).map_err(|error| failed(&format!("cut {seed}"), error))?;
+    }
+    check(&sim, &told).map_err(|error| failed("killed", error))
+}
+
+fn calls_of_a_clean_run() -> u64 {
+    let sim = Sim::new();
+    sim.set_fault(Fault::None);
+    let mut told = Told::default();
+    assert!(scenario(&sim, &mut told).is_some());
+    assert!(told.puts.values().flatten().all(|put| put.2 == Answer::Acknowledged));
+    sim.calls()
+}
+
+#[test]
+fn a_clean_run_is_acknowledged_and_survives_every_cut() {
+    run(Fault::None, 40, None).unwrap();
+}
+
+#[test]
+fn any_call_may_fail_once() {
+    for nth in 0..calls_of_a_clean_run() {
+        for errno in [Errno::IO, Errno::NOSPC] {
+            run(Fault::Once(nth, errno), 1, None).unwrap();
+        }
+    }
+}
+
+#[test]
+fn any_call_and_all_after_it_may_fail_as_when_the_power_goes() {
+    for nth in 0..calls_of_a_clean_run() {
+        run(Fault::FromThenOn(nth, Errno::IO), 3, None).unwrap();
+    }
+}
+
+#[test]
+fn the_power_may_go_again_while_the_store_recovers() {
+    let clean = calls_of_a_clean_run();
+    for nth in (0..clean).step_by(5) {
+        let sim = Sim::new();
+        sim.set_fault(Fault::FromThenOn(nth, Errno::IO));
+        let mut told = Told::default();
+        scenario(&sim, &mut told);
+        for again in (0..40).step_by(2) {
+            let cut = sim.crash(nth);
+            cut.set_fault(Fault::FromThenOn(again, Errno::IO));
+            drop(open(&cut));
+            check(&cut.crash(again), &told)
+                .unwrap_or_else(|error| panic!("{nth}, {again}: {error}"));
+        }
+    }
+}
+
+/// Whether the checks find out that these syncs are left out.
+fn is_found_out(ignored: fn(&str) -> bool) -> bool {
+    let clean = calls_of_a_clean_run();
+    let faults = std::iter::once(Fault::None)
+        .chain((0..clean).rev().map(|nth| Fault::FromThenOn(nth, Errno::IO)));
+    faults.into_iter().any(|fault| run(fault, 6, Some(ignored)).is_err())
+}
+
+#[test]
+fn control_without_the_sync_of_files_the_checks_fail() {
+    assert!(is_found_out(|label| label.contains('-')));
+}
+
+#[test]
+fn control_without_the_sync_of_the_directory_of_a_file_the_checks_fail() {
+    assert!(is_found_out(|label| label == "b" || label == "c"));
+}
+
+#[test]
+fn control_without_the_sync_of_the_parents_of_new_directories_the_checks_fail() {
+    assert!(is_found_out(|label| label == "a"));
+    assert!(is_found_out(|label| label == "root"));
+}
+
+#[test]
+fn control_without_the_sync_of_the_journal_the_checks_fail() {
+    assert!(is_found_out(|label| label.starts_with("journal")));
+}
+
+#[test]
+fn control_without_the_sync_of_staging_the_checks_fail() {
+    assert!(is_found_out(|label| label == "staging"));
+}
