@@ -359,7 +359,10 @@ impl<'a, 'o> Transfer<'a, 'o> {
             let running = Running::new(self.options.algorithm);
             self.landed = match &self.sink {
                 Sink::Stream(_) => Landed::Stream(running),
-                Sink::File(path) => Landed::File(land(path, running, file.size)?),
+                Sink::File(path) => {
+                    let token = self.state.as_ref().and_then(State::token);
+                    Landed::File(land(path, running, file.size, token)?)
+                }
             };
             self.file = Some(file);
             self.begin_state();
@@ -491,9 +494,19 @@ impl<'a, 'o> Transfer<'a, 'o> {
     }
 }
 
-fn land(path: &Path, running: Running, size: u64) -> Result<Landing<Native>, Failure> {
+/// Makes the part file. With a state its name follows from the transfer, so that one which a killed
+/// run left before it could say so is found and replaced.
+fn land(
+    path: &Path,
+    running: Running,
+    size: u64,
+    token: Option<u64>,
+) -> Result<Landing<Native>, Failure> {
     let failed = |error: &std::io::Error| Failure::local("cannot write", path, error);
-    let token = getrandom::u64().map_err(|error| failed(&error.into()))?;
+    let token = match token {
+        Some(token) => token,
+        None => getrandom::u64().map_err(|error| failed(&error.into()))?,
+    };
     let landing =
         Landing::create(Native, directory(path), token, running).map_err(|error| failed(&error))?;
     match landing.reserve(size) {

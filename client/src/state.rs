@@ -106,6 +106,13 @@ impl State {
         Ok(Some((Self { file, path, unsynced: 0 }, earlier)))
     }
 
+    /// A number that is the same for the same transfer, whatever process works on it.
+    pub(crate) fn token(&self) -> Option<u64> {
+        let name = self.path.file_name()?.to_str()?;
+        let (_, digits) = name.split_once('-')?;
+        u64::from_str_radix(digits.get(..16)?, 16).ok()
+    }
+
     /// Begins anew with this subject.
     pub(crate) fn begin(&mut self, subject: &Subject) -> io::Result<()> {
         self.file.set_len(0)?;

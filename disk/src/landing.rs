@@ -34,14 +34,21 @@ pub enum Replace {
 
 impl<D: Disk> Landing<D> {
     /// Makes a new part file in a directory, by a name that is short whatever the target's is.
-    /// `token` tells it from others.
+    /// `token` tells it from others; one with the same token, of a run that was killed, is replaced.
     ///
     /// # Errors
     /// When the directory cannot be opened or written to.
     pub fn create(disk: D, directory: &Path, token: u64, running: Running) -> io::Result<Self> {
         let directory = disk.open_root(directory)?;
         let part = format!(".ftx-{token:016x}.part");
-        let file = disk.create(&directory, part.as_bytes(), Mode::new(0o600))?;
+        let create = || disk.create(&directory, part.as_bytes(), Mode::new(0o600));
+        let file = match create() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                disk.remove(&directory, part.as_bytes())?;
+                create()?
+            }
+            result => result?,
+        };
         let inode = Inode::of(&disk.stat(&file)?);
         Ok(Self { disk, directory, file, part, inode, running })
     }

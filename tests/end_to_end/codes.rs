@@ -186,7 +186,6 @@ fn who_sends_what_was_refused_without_end_is_told_so_and_hung_up_on() {
 }
 
 #[test]
-#[ignore = "bug: fields that are a JSON array are taken as if they were an object (rule 2.3)"]
 fn fields_that_are_no_object_are_refused() {
     let world = World::new();
     let server = world.serve();

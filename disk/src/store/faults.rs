@@ -18,11 +18,14 @@ use crate::sim::{Fault, Sim};
 
 const BIG_BYTES: usize = GRID_BYTES as usize + 100;
 
+/// What was put under one name.
+type Attempts = Vec<(TransferId, Vec<u8>, Answer)>;
+
 /// What a run was told, and what it tried.
 #[derive(Default)]
 struct Told {
     /// For each name, what was put there, oldest first, and whether it was acknowledged.
-    puts: BTreeMap<&'static str, Vec<(TransferId, Vec<u8>, Answer)>>,
+    puts: BTreeMap<&'static str, Attempts>,
     /// What was promised of a transfer that is not over.
     kept: BTreeMap<TransferId, u64>,
 }

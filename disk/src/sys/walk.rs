@@ -83,3 +83,154 @@ fn open_one(here: &OwnedFd, part: &[u8], want: Want) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     retry_on_intr(|| fs::openat(here, part, flags, fs::Mode::empty()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::sys::{Disk, Native};
+
+    type Way = fn(&OwnedFd, &Name, Want) -> io::Result<OwnedFd>;
+
+    /// Both ways of opening beneath a root: the kernel's where there is one, and the walk.
+    const WAYS: [Way; 2] = [|root, name, want| Native.open_beneath(root, name, want), open_beneath];
+
+    fn name(text: &str) -> Name {
+        Name::parse(text.as_bytes()).unwrap()
+    }
+
+    fn read(handle: &OwnedFd) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let count = Native.read_at(handle, &mut buffer, 0).unwrap();
+        buffer[..count].to_vec()
+    }
+
+    /// A root with `dir/file`, and a file outside beside it.
+    fn world() -> (tempfile::TempDir, OwnedFd) {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("root");
+        std::fs::create_dir_all(root.join("dir/deep")).unwrap();
+        std::fs::write(root.join("dir/file"), "inside").unwrap();
+        std::fs::write(home.path().join("secret"), "outside").unwrap();
+        let handle = Native.open_root(&root).unwrap();
+        (home, handle)
+    }
+
+    #[test]
+    fn links_that_stay_inside_are_followed_and_those_that_leave_are_not() {
+        let (home, root) = world();
+        let path = home.path().join("root");
+        for (link, target) in [
+            ("to-dir", "dir"),
+            ("to-file", "dir/file"),
+            ("dir/deep/up", "../file"),
+            ("dir/deep/upper", "../../dir/./deep/../file"),
+            ("twice", "to-dir/deep/up"),
+            ("itself", "."),
+            ("out", "../secret"),
+            ("absolute", "/etc/hostname"),
+            ("dir/out", "deep/../../../secret"),
+            ("circle", "circle"),
+        ] {
+            symlink(target, path.join(link)).unwrap();
+        }
+        symlink("/proc/self/root", path.join("magic")).unwrap();
+        for way in WAYS {
+            for inside in [
+                "dir/file",
+                "to-dir/file",
+                "to-file",
+                "dir/deep/up",
+                "dir/deep/upper",
+                "twice",
+                "itself/to-file",
+            ] {
+                assert_eq!(
+                    read(&way(&root, &name(inside), Want::File).unwrap()),
+                    b"inside",
+                    "{inside}"
+                );
+            }
+            for (outside, errno) in [
+                ("out", Errno::XDEV),
+                ("absolute", Errno::XDEV),
+                ("dir/out", Errno::XDEV),
+                ("magic/etc/hostname", Errno::XDEV),
+                ("circle", Errno::LOOP),
+                ("nothing", Errno::NOENT),
+                ("dir/file/x", Errno::NOTDIR),
+            ] {
+                let error = way(&root, &name(outside), Want::File).unwrap_err();
+                assert_eq!(Errno::from_io_error(&error), Some(errno), "{outside}");
+            }
+            assert!(way(&root, &name("to-dir"), Want::Directory).is_ok());
+            assert!(way(&root, &name("dir/file"), Want::Directory).is_err());
+        }
+    }
+
+    #[test]
+    fn forty_links_are_followed_and_no_more() {
+        let (home, root) = world();
+        let path = home.path().join("root");
+        symlink("dir/file", path.join("l1")).unwrap();
+        for number in 2..=41 {
+            symlink(format!("l{}", number - 1), path.join(format!("l{number}"))).unwrap();
+        }
+        for way in WAYS {
+            assert!(way(&root, &name("l40"), Want::File).is_ok());
+            let error = way(&root, &name("l41"), Want::File).unwrap_err();
+            assert_eq!(Errno::from_io_error(&error), Some(Errno::LOOP));
+        }
+    }
+
+    #[test]
+    fn a_fifo_is_seen_and_not_opened() {
+        let (home, root) = world();
+        let fifo = home.path().join("root/fifo");
+        fs::mknodat(fs::CWD, &fifo, fs::FileType::Fifo, fs::Mode::RUSR, 0).unwrap();
+        for way in WAYS {
+            match way(&root, &name("fifo"), Want::File) {
+                Ok(handle) => {
+                    assert_eq!(Native.stat(&handle).unwrap().kind, crate::sys::FileKind::Special);
+                }
+                Err(error) => assert_eq!(Errno::from_io_error(&error), Some(Errno::NXIO)),
+            }
+        }
+    }
+
+    #[test]
+    fn no_race_of_a_directory_with_a_link_leads_outside() {
+        let (home, root) = world();
+        let path = home.path().join("root");
+        std::fs::create_dir(home.path().join("trap")).unwrap();
+        std::fs::write(home.path().join("trap/file"), "outside").unwrap();
+        symlink("../trap", path.join("link")).unwrap();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    // The directory and the link change places, again and again.
+                    let _ = fs::renameat_with(
+                        fs::CWD,
+                        path.join("dir"),
+                        fs::CWD,
+                        path.join("link"),
+                        fs::RenameFlags::EXCHANGE,
+                    );
+                }
+            });
+            let mut inside: u32 = 0;
+            for turn in 0..20_000 {
+                let way = WAYS[turn % 2];
+                if let Ok(handle) = way(&root, &name("dir/file"), Want::File) {
+                    assert_eq!(read(&handle), b"inside");
+                    inside += 1;
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(inside > 0);
+        });
+    }
+}
