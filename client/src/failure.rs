@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use ftx_protocol::client::Violation;
-use ftx_protocol::{Code, Escaped, Refusal};
+use ftx_protocol::{Code, Escaped, Refusal, Retry};
 
 /// What has to change for it to succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,25 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Whether this process has reached the server: a first connect that fails is no break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reached {
+    No,
+    Yes,
+}
+
 impl Trouble {
+    /// Whether another try may mend it.
+    pub(crate) fn retry(&self, reached: Reached) -> Retry {
+        match self {
+            Self::Unreachable(_) if reached == Reached::No => Retry::No,
+            Self::Unreachable(_) | Self::Broken(_) => Retry::Later,
+            Self::Refused(refusal) => refusal.code.retry(),
+            Self::Corrupt(_) => Retry::Fresh,
+            Self::Violation(_) | Self::Final(_) => Retry::No,
+        }
+    }
+
     /// The end of a transfer, if this was its last try.
     pub(crate) fn into_failure(self, what: &str, server: &dyn fmt::Display) -> Failure {
         match self {

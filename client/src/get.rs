@@ -11,7 +11,7 @@ use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{Cache, End, File, Get};
 use ftx_protocol::{Algorithm, Digest, Name, RequestId, Retry as Again};
 
-use crate::failure::{Class, Failure, GOES_ON, Trouble, plain, shown};
+use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, plain, shown};
 use crate::link::{Link, READ_BYTES};
 use crate::retry::Patience;
 use crate::state::{Key, State, Subject, boot_id};
@@ -96,16 +96,9 @@ struct Transfer<'a, 'o> {
     file: Option<File>,
     landed: Landed,
     cache: Cache,
-    known: Known,
+    reached: Reached,
     moved_to: u64,
     synced_to: u64,
-}
-
-/// Whether the server was ever reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
-    No,
-    Yes,
 }
 
 impl<'a, 'o> Transfer<'a, 'o> {
@@ -129,7 +122,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             file: None,
             landed: Landed::Nothing,
             cache: Cache::Use,
-            known: Known::No,
+            reached: Reached::No,
             moved_to: 0,
             synced_to: 0,
         };
@@ -221,14 +214,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Ok(end) => return self.finish(&end),
                 Err(trouble) => trouble,
             };
-            let again = match &trouble {
-                Trouble::Unreachable(_) if self.known == Known::No => Again::No,
-                Trouble::Unreachable(_) | Trouble::Broken(_) => Again::Later,
-                Trouble::Refused(refusal) => refusal.code.retry(),
-                Trouble::Corrupt(_) => Again::Fresh,
-                Trouble::Violation(_) | Trouble::Final(_) => Again::No,
-            };
-            match again {
+            match trouble.retry(self.reached) {
                 Again::Fresh if fresh_tries_left > 0 && self.can_start_over() => {
                     fresh_tries_left -= 1;
                     if matches!(trouble, Trouble::Corrupt(_)) {
@@ -308,7 +294,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
     /// One connection.
     fn attempt(&mut self) -> Result<End, Trouble> {
         let link = Link::open(&self.client.server)?;
-        self.known = Known::Yes;
+        self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         let get = Get {
             id: RequestId(0),

@@ -1,6 +1,6 @@
 //! Putting a file: read, hash, send, in one pass, on as many connections as it takes.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use ftx_disk::hash::{Running, Saved};
@@ -14,7 +14,7 @@ use ftx_protocol::{
 };
 
 use crate::ask::wait;
-use crate::failure::{Class, Failure, GOES_ON, Trouble};
+use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble};
 use crate::link::{Link, READ_BYTES};
 use crate::retry::Patience;
 use crate::source::{Got, Kind, Source};
@@ -92,13 +92,6 @@ struct Transfer<'a, 'o> {
     /// How far the source was read, and sent, at the most.
     read_to: u64,
     sent_to: u64,
-}
-
-/// Whether this process has reached the server: a first connect that fails is no break.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reached {
-    No,
-    Yes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,14 +196,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 }
                 Err(trouble) => trouble,
             };
-            let again = match &trouble {
-                Trouble::Unreachable(_) if self.reached == Reached::No => Again::No,
-                Trouble::Unreachable(_) | Trouble::Broken(_) => Again::Later,
-                Trouble::Refused(refusal) => refusal.code.retry(),
-                Trouble::Corrupt(_) => Again::Fresh,
-                Trouble::Violation(_) | Trouble::Final(_) => Again::No,
-            };
-            match again {
+            match trouble.retry(self.reached) {
                 Again::Fresh if fresh_tries_left > 0 && self.source.reaches_back_to(0) => {
                     fresh_tries_left -= 1;
                     let cause = self.failure(trouble);
@@ -570,15 +556,23 @@ fn listen(link: &Link, heard: &SyncSender<Result<Event, Trouble>>) {
     let mut buffer = vec![0; READ_BYTES];
     let result = loop {
         let received = link.receive(&mut buffer, &mut |event, _| {
-            // Nobody listens any more when the transfer is over.
-            let _ = heard.send(Ok(event));
+            match heard.try_send(Ok(event)) {
+                // It must not wait: then nobody would time the server.
+                Err(TrySendError::Full(_)) => {
+                    return Err(Trouble::Broken(
+                        "the server says more than it was asked".to_owned(),
+                    ));
+                }
+                // Nobody listens any more when the transfer is over.
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            }
             Ok(())
         });
         if let Err(trouble) = received {
             break trouble;
         }
     };
-    // As above.
+    // As above; who still listens takes what is before it.
     let _ = heard.send(Err(result));
 }
 

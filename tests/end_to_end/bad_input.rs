@@ -83,7 +83,7 @@ fn bodies_that_lie_are_refused_and_leave_nothing() {
         format!("{{\"end\":{{\"id\":1,\"size\":{size},\"digest\":\"{digest}\"}}}}\n")
     };
     let a = put_line("\"name\":\"a\",\"size\":5");
-    for (lines, code) in [
+    let cases = [
         (format!("{a}{}hello{}", data(0, 5), end(5, EMPTY_DIGEST)), "digest_mismatch"),
         (format!("{a}{}hel{}", data(0, 3), end(5, EMPTY_DIGEST)), "size_mismatch"),
         (format!("{a}{}hello!{}", data(0, 6), end(6, EMPTY_DIGEST)), "bad_part"),
@@ -97,8 +97,10 @@ fn bodies_that_lie_are_refused_and_leave_nothing() {
         (put_line("\"name\":\"a\",\"if\":{\"version\":\"x\"}"), "version_mismatch"),
         (format!("{a}{}", a.replace("\"id\":1", "\"id\":2")), "bad_message"),
         (format!("{a}{{\"abort\":{{\"id\":1,\"code\":\"changed\"}}}}\n"), "changed"),
-    ] {
-        let lines = format!("{HELLO}{lines}");
+    ];
+    for (number, (lines, code)) in cases.into_iter().enumerate() {
+        // Each its own transfer: the one before may not be over yet.
+        let lines = format!("{HELLO}{lines}").replace("00112233", &format!("{number:08x}"));
         assert_eq!(error(&server, lines.as_bytes()).as_deref(), Some(code), "{lines:.300}");
     }
     assert!(!world.served().join("a").exists());
@@ -412,4 +414,25 @@ fn a_mount_below_the_directory_is_read_and_not_written() {
     let refused = world.run(server.address, &["put", "b", "--as", "below/b"], 4);
     assert!(text(&refused.stderr).contains("other_filesystem"), "{}", text(&refused.stderr));
     drop(server);
+}
+
+#[test]
+fn what_nobody_goes_on_with_is_dropped_after_its_time() {
+    let world = World::new();
+    let server = world.serve_with(&["--partial-ttl", "400ms"]);
+    let mut peer = Peer::greeted(server.address);
+    peer.send(put_line("\"name\":\"a\",\"size\":20000000").as_bytes());
+    for part in 0..9 {
+        peer.send(
+            format!("{{\"data\":{{\"id\":1,\"at\":{},\"size\":{MIB}}}}}\n", part * MIB).as_bytes(),
+        );
+        peer.send(&vec![7; MIB]);
+    }
+    assert_eq!(peer.line()["kept"]["at"], 8 * MIB);
+    drop(peer);
+    until("it is dropped", || world.staged() == 0);
+    until("it is said", || server.log().contains("nobody went on with"));
+    let mut peer = Peer::greeted(server.address);
+    peer.send(b"{\"resume\":{\"id\":1,\"transfer\":\"00112233445566778899aabbccddeeff\"}}\n");
+    assert_eq!(peer.line()["held"]["state"], "nothing");
 }

@@ -1,4 +1,5 @@
-//! kill -9, again and again, of the server under writers: what was acknowledged is there.
+//! kill -9, again and again, of the server under writers and of the writers themselves: what was
+//! acknowledged is there.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -72,6 +73,14 @@ fn write(
         told.lock().unwrap().remove(&name);
         let args = ["put", &file, "--as", &name, "--retry-for", "60s", "-q"];
         let mut put: Command = world.ftx(server, args);
+        if content.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62 == 0 {
+            // One in four writers is killed itself, at whatever moment.
+            let mut put = put.spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(content.wrapping_mul(0x9e37_79b9) >> 27 & 31));
+            put.kill().unwrap();
+            put.wait().unwrap();
+            continue;
+        }
         let output = put.output().unwrap();
         // The first connect fails at once when there is no server just then.
         if output.status.success() {

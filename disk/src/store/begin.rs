@@ -161,39 +161,10 @@ impl<D: Disk> Store<D> {
         shared: &super::Shared<Partial>,
     ) -> Result<Upload<D>, Refusal> {
         let mut partial = lock(shared);
-        let begun = &partial.begun;
         let survival = Survival::of(plan.durability, self.boot_id.as_ref());
-        let same = begun.name == put.name
-            && begun.algorithm == put.algorithm
-            && begun.size == put.size
-            && begun.survival == survival;
-        if !same {
-            return Err(Code::TransferMismatch.into());
-        }
-        let running = match &partial.kept {
-            Kept::UpTo(saved) => Running::restore(saved)
-                .map_err(|error| Refusal::new(Code::StorageFailed, error.to_string()))?,
-            Kept::Nothing => Running::new(put.algorithm),
-            Kept::Lost => return Err(Code::StorageFailed.into()),
-        };
-        if running.offset() != put.at {
-            let message = format!("{} bytes are durable", running.offset());
-            return Err(Refusal::new(Code::BadOffset, message));
-        }
-        let reopened = self
-            .disk
-            .open_part(&private.staging, begun.staged.as_bytes(), Want::File)
-            .and_then(|file| {
-                let stat = self.disk.stat(&file)?;
-                let whole = stat.inode == begun.inode.number && stat.size >= put.at;
-                // Nothing past the promise counts, whatever the file's size says.
-                if whole {
-                    self.disk.truncate(&file, put.at).map(|()| file)
-                } else {
-                    Err(Errno::STALE.into())
-                }
-            });
-        let file = match reopened {
+        let running = running_of(&partial, put, &survival)?;
+        let (part, inode) = (partial.begun.staged.clone(), partial.begun.inode);
+        let file = match self.reopen_staged(private, &part, inode, put.at) {
             Ok(file) => file,
             Err(error) => {
                 let gone =
@@ -216,7 +187,6 @@ impl<D: Disk> Store<D> {
             return Err(refusal(Cause::Bytes, "making room for the file", &error));
         }
         let file = Arc::new(StagedFile::new(file));
-        let (part, inode) = (begun.staged.clone(), begun.inode);
         partial.epoch = partial.epoch.saturating_add(1);
         partial.use_ = Use::Busy;
         let resume = Resume::Yes {
@@ -227,6 +197,24 @@ impl<D: Disk> Store<D> {
         let limit = self.limit(put);
         let staged = Staged { file, part, inode, running, limit, resume };
         Ok(Upload { disk: self.disk.clone(), plan, body: Body::Staged(Box::new(staged)) })
+    }
+
+    /// Opens a staged file to go on at an offset. `STALE` when it is not what it was.
+    fn reopen_staged(
+        &self,
+        private: &Private<D>,
+        part: &str,
+        inode: Inode,
+        at: u64,
+    ) -> io::Result<D::Handle> {
+        let file = self.disk.open_part(&private.staging, part.as_bytes(), Want::File)?;
+        let stat = self.disk.stat(&file)?;
+        if stat.inode != inode.number || stat.size < at {
+            return Err(Errno::STALE.into());
+        }
+        // Nothing past the promise counts, whatever the file's size says.
+        self.disk.truncate(&file, at)?;
+        Ok(file)
     }
 
     fn limit(&self, put: &Put) -> Limit {
@@ -350,4 +338,27 @@ fn check_absent(condition: &Condition) -> Result<(), Refusal> {
         Condition::Always | Condition::Absent => Ok(()),
         Condition::Version(_) => Err(Refusal::new(Code::VersionMismatch, "nothing has this name")),
     }
+}
+
+/// The running digest to go on with, if the put is the one that was begun.
+fn running_of(partial: &Partial, put: &Put, survival: &Survival) -> Result<Running, Refusal> {
+    let begun = &partial.begun;
+    let same = begun.name == put.name
+        && begun.algorithm == put.algorithm
+        && begun.size == put.size
+        && begun.survival == *survival;
+    if !same {
+        return Err(Code::TransferMismatch.into());
+    }
+    let running = match &partial.kept {
+        Kept::UpTo(saved) => Running::restore(saved)
+            .map_err(|error| Refusal::new(Code::StorageFailed, error.to_string()))?,
+        Kept::Nothing => Running::new(put.algorithm),
+        Kept::Lost => return Err(Code::StorageFailed.into()),
+    };
+    if running.offset() != put.at {
+        let message = format!("{} bytes are durable", running.offset());
+        return Err(Refusal::new(Code::BadOffset, message));
+    }
+    Ok(running)
 }

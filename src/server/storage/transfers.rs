@@ -74,7 +74,10 @@ impl Transfers {
         let mut slots = lock(&self.slots);
         // Under the lock of the table, so that whoever sees it gone finds the place free.
         *lock(&slot.state) = State::Gone;
-        slots.remove(&slot.transfer);
+        if slots.get(&slot.transfer).is_some_and(|current| std::ptr::eq(&raw const **current, slot))
+        {
+            slots.remove(&slot.transfer);
+        }
         drop(slots);
         slot.changed.notify_all();
     }
