@@ -17,6 +17,13 @@ pub const PART_BYTES: u64 = 1024 * 1024;
 /// files, small enough to bound what a client can make a server remember.
 pub const REQUESTS: usize = 4_096;
 
+/// Files of gets that one connection has open at a server; the others wait their turn. Enough to
+/// have the next one ready, and nothing beside the descriptors that there are.
+pub const GETS_OPEN: usize = 4;
+
+/// What a request costs a server besides its name, until its final reply.
+pub const REQUEST_BYTES: usize = 256;
+
 /// The grid of durable offsets. Both sides keep their running digest at the same points. A
 /// multiple of it is what `kept` and `held` may name, besides 0 and the size of the file.
 pub const GRID_BYTES: u64 = 8 * 1024 * 1024;

@@ -99,6 +99,13 @@ impl Name {
     }
 }
 
+/// Names and their bytes have the same order, so that an ancestor can be looked up by a slice.
+impl std::borrow::Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Escaped, for people: control characters and the like never reach a terminal or a log.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

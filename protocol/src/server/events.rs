@@ -43,7 +43,9 @@ impl Server {
     }
 
     fn kept(&mut self, kept: Kept, now: Time) {
-        if let Some(Request::Receive(_)) = self.requests.get(&kept.id) {
+        if let Some(Request::Receive(receiving)) = self.requests.get_mut(&kept.id) {
+            receiving.kept = kept.at;
+            self.answered(now);
             self.say(&ServerMessage::Kept(kept), now);
         }
     }
@@ -62,12 +64,13 @@ impl Server {
         let nothing_to_send = file.at >= file.size;
         self.enter(id, Step::Opened, Request::Send(sending));
         self.order.leave(&name, id);
+        self.opening.remove(&id);
         self.send_queue.push_back(id);
         self.say(&ServerMessage::File(file), now);
         if nothing_to_send {
             self.commands.push_back(Command::Digest(id));
         }
-        self.release();
+        self.release(id);
     }
 
     fn refused(&mut self, id: RequestId, refusal: Refusal, now: Time) {

@@ -6,6 +6,7 @@ use crate::clock::Time;
 use crate::edges::{Step, Turn};
 use crate::error::{Code, Refusal};
 use crate::ids::RequestId;
+use crate::limits::GETS_OPEN;
 use crate::line::{self, LineError};
 use crate::message::{
     Abort, ClientMessage, Data, End, Error, FTX_VERSION, Get, Hello, Ping, Pong, Put, Resume,
@@ -117,8 +118,13 @@ impl Server {
         self.discarded_bytes = 0;
         self.order.enter(put.name.clone(), put.id);
         self.receiving = Some(put.id);
-        let receiving =
-            Receiving { name: put.name.clone(), digest: put.digest, size: put.size, at: put.at };
+        let receiving = Receiving {
+            name: put.name.clone(),
+            digest: put.digest,
+            size: put.size,
+            at: put.at,
+            kept: put.at,
+        };
         self.enter(put.id, Step::Data, Request::Receive(receiving));
         self.commands.push_back(Command::Begin(put));
     }
@@ -212,41 +218,44 @@ impl Server {
 
     /// Issues the command of a request now, or when those before it have taken effect.
     fn issue_in_order(&mut self, id: RequestId) {
-        let waits = self
-            .requests
-            .get(&id)
-            .and_then(Request::ordered_name)
-            .is_some_and(|name| self.order.must_wait(name, id));
-        if waits {
-            self.held_back.insert(id);
-        } else {
-            self.issue(id);
+        let name = self.requests.get(&id).and_then(Request::ordered_name);
+        match name.and_then(|name| self.order.blocker(name, id)) {
+            Some(blocker) => self.held_back.entry(blocker).or_default().push(id),
+            None => self.issue(id),
         }
     }
 
     fn issue(&mut self, id: RequestId) {
-        self.commands.extend(match self.requests.get(&id) {
-            Some(Request::Commit(committing)) => Some(Command::Finish(committing.end.clone())),
-            Some(Request::Open(get)) => Some(Command::Open(get.clone())),
-            Some(Request::Stat(stat)) => Some(Command::Stat(stat.clone())),
-            Some(Request::Receive(_) | Request::Send(_) | Request::Resume) | None => None,
-        });
+        match self.requests.get(&id) {
+            Some(Request::Commit(committing)) => {
+                self.commands.push_back(Command::Finish(committing.end.clone()));
+            }
+            Some(Request::Stat(stat)) => self.commands.push_back(Command::Stat(stat.clone())),
+            Some(Request::Open(_)) => {
+                self.to_open.push_back(id);
+                self.open_more();
+            }
+            Some(Request::Receive(_) | Request::Send(_) | Request::Resume) | None => {}
+        }
+    }
+
+    /// Opens files of gets, as many at a time as one connection may have open.
+    pub(super) fn open_more(&mut self) {
+        while self.opening.len().saturating_add(self.send_queue.len()) < GETS_OPEN
+            && let Some(id) = self.to_open.pop_front()
+        {
+            if let Some(Request::Open(get)) = self.requests.get(&id) {
+                self.opening.insert(id);
+                self.commands.push_back(Command::Open(get.clone()));
+            }
+        }
     }
 
     /// Issues the commands that waited for a request which has just taken effect.
-    pub(super) fn release(&mut self) {
-        let ready: Vec<RequestId> = self
-            .held_back
-            .iter()
-            .copied()
-            .filter(|id| {
-                let name = self.requests.get(id).and_then(Request::ordered_name);
-                !name.is_some_and(|name| self.order.must_wait(name, *id))
-            })
-            .collect();
-        for id in ready {
-            self.held_back.remove(&id);
-            self.issue(id);
+    pub(super) fn release(&mut self, id: RequestId) {
+        for waiting in self.held_back.remove(&id).unwrap_or_default() {
+            self.issue_in_order(waiting);
         }
+        self.open_more();
     }
 }

@@ -30,6 +30,7 @@ use crate::error::{Code, Refusal};
 use crate::ids::RequestId;
 use crate::limits::{
     ALIVE_EVERY, DISCARD_BYTES, LINGER, LINGER_BYTES, PART_BYTES_PER_SECOND_MIN, REPLY_QUEUE_BYTES,
+    UNKEPT_BYTES,
 };
 use crate::line::{LineBuffer, Taken};
 use crate::message::{Alive, Error, Limits, ServerMessage};
@@ -121,8 +122,13 @@ pub struct Server {
     last_id: Option<RequestId>,
     requests: BTreeMap<RequestId, Request>,
     order: Order,
-    /// Requests whose command waits for an earlier one to take effect.
-    held_back: BTreeSet<RequestId>,
+    /// Requests whose command waits for another one, by that one, to take effect.
+    held_back: BTreeMap<RequestId, Vec<RequestId>>,
+    /// Gets that may be opened, and those that are being opened.
+    to_open: VecDeque<RequestId>,
+    opening: BTreeSet<RequestId>,
+    /// What live requests make the server hold.
+    requests_bytes: usize,
     send_queue: SendQueue,
     outbound: Outbound,
     commands: VecDeque<Command>,
@@ -148,7 +154,10 @@ impl Server {
             last_id: None,
             requests: BTreeMap::new(),
             order: Order::default(),
-            held_back: BTreeSet::new(),
+            held_back: BTreeMap::new(),
+            to_open: VecDeque::new(),
+            opening: BTreeSet::new(),
+            requests_bytes: 0,
             send_queue: SendQueue::new(),
             outbound: Outbound::default(),
             commands: VecDeque::new(),
@@ -192,7 +201,7 @@ impl Server {
                 if let Some(id) = self.receiving.take() {
                     self.forget(id, Step::Refused);
                     self.commands.push_back(Command::Suspend(id));
-                    self.release();
+                    self.release(id);
                 }
                 if torn && self.requests.is_empty() {
                     return self.gone(Reason::PeerGone);
@@ -308,9 +317,10 @@ impl Server {
         }
     }
 
-    /// Bytes of unfinished lines and unread replies that this connection makes the server hold.
+    /// Bytes of unfinished lines, unread replies and live requests that this connection makes the server hold.
     pub fn held_bytes(&self) -> usize {
-        self.line.held_bytes().saturating_add(self.outbound.queued_bytes())
+        let lines = self.line.held_bytes().saturating_add(self.outbound.queued_bytes());
+        lines.saturating_add(self.requests_bytes)
     }
 
     /// Requests without their final reply.
@@ -346,7 +356,7 @@ impl Server {
                         Inbound::Line if self.line.held_bytes() > 0 => {
                             Some(self.line_began.after(header_timeout))
                         }
-                        Inbound::Line if self.receiving.is_some() || self.requests.is_empty() => {
+                        Inbound::Line if self.waits_for_body() || self.requests.is_empty() => {
                             Some(idle)
                         }
                         Inbound::Line => None,
@@ -357,9 +367,27 @@ impl Server {
         [unread, silent].into_iter().flatten().min()
     }
 
+    /// Whether it is the client's turn to send more of a body: not when it has sent as much as it
+    /// may before more is kept.
+    fn waits_for_body(&self) -> bool {
+        match self.receiving.and_then(|id| self.requests.get(&id)) {
+            Some(Request::Receive(receiving)) => {
+                receiving.at.saturating_sub(receiving.kept) < UNKEPT_BYTES
+            }
+            _ => false,
+        }
+    }
+
     fn owes_a_sign(&self) -> bool {
         let open = matches!(self.stage, Stage::Talk | Stage::Drain(_));
         open && !self.requests.is_empty() && self.outbound.is_empty()
+    }
+
+    /// The client was waiting for this; its silence counts from now.
+    fn answered(&mut self, now: Time) {
+        if let Some(since) = &mut self.starving {
+            *since = now;
+        }
     }
 
     fn say(&mut self, message: &ServerMessage, now: Time) {
@@ -461,6 +489,9 @@ impl Server {
         self.requests.clear();
         self.order = Order::default();
         self.held_back.clear();
+        self.to_open.clear();
+        self.opening.clear();
+        self.requests_bytes = 0;
         self.send_queue.clear();
     }
 
@@ -527,7 +558,10 @@ impl Server {
         if let Some(from) = self.requests.get(&id) {
             debug_assert_eq!(edges::request(from.phase(), step), Some(to.phase()));
         }
-        self.requests.insert(id, to);
+        self.requests_bytes = self.requests_bytes.saturating_add(to.cost_bytes());
+        if let Some(from) = self.requests.insert(id, to) {
+            self.requests_bytes = self.requests_bytes.saturating_sub(from.cost_bytes());
+        }
     }
 
     /// The one place where a request ends. Nothing is said.
@@ -537,7 +571,8 @@ impl Server {
         if let Some(name) = request.ordered_name() {
             self.order.leave(name, id);
         }
-        self.held_back.remove(&id);
+        self.requests_bytes = self.requests_bytes.saturating_sub(request.cost_bytes());
+        self.opening.remove(&id);
         if matches!(request, Request::Send(_)) {
             self.send_queue.retain(|queued| *queued != id);
             self.commands.push_back(Command::Close(id));
@@ -548,7 +583,8 @@ impl Server {
     fn reply(&mut self, id: RequestId, step: Step, message: &ServerMessage, now: Time) {
         self.forget(id, step);
         self.say(message, now);
-        self.release();
+        self.answered(now);
+        self.release(id);
     }
 
     fn refuse(&mut self, id: RequestId, step: Step, refusal: Refusal, now: Time) {

@@ -2,6 +2,7 @@
 //! effect in the order in which they were sent (rule 4.6). This keeps that order, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::ids::RequestId;
 use crate::name::Name;
@@ -28,22 +29,21 @@ impl Order {
         }
     }
 
-    /// Whether an earlier request on this name, an ancestor or a descendant has to go first.
-    pub(super) fn must_wait(&self, name: &Name, id: RequestId) -> bool {
-        let earlier = |ids: &BTreeSet<RequestId>| ids.first().is_some_and(|first| *first < id);
-        let mut above = Some(name.clone());
-        while let Some(ancestor) = above {
-            if self.names.get(&ancestor).is_some_and(earlier) {
-                return true;
-            }
-            above = ancestor.parent();
-        }
-        // Names that begin with this one stand together; those in between ("a-" lies between "a"
-        // and "a/") are passed over.
-        self.names
-            .range(name.clone()..)
-            .take_while(|(other, _)| other.as_bytes().starts_with(name.as_bytes()))
-            .any(|(other, ids)| other.overlaps(name) && earlier(ids))
+    /// The last of the earlier requests on this name, an ancestor or a descendant: the one to wait
+    /// for. When it has taken effect, those before it mostly have too.
+    pub(super) fn blocker(&self, name: &Name, id: RequestId) -> Option<RequestId> {
+        let bytes = name.as_bytes();
+        let slashes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let above = slashes.filter_map(|(at, _)| bytes.get(..at)).chain([bytes]);
+        let above = above.filter_map(|ancestor| self.names.get(ancestor));
+        // Names below this one stand together, from the name with a slash on.
+        let below_from = [bytes, b"/"].concat();
+        let below = self
+            .names
+            .range::<[u8], _>((Bound::Included(&below_from[..]), Bound::Unbounded))
+            .take_while(|(other, _)| other.as_bytes().starts_with(&below_from))
+            .map(|(_, ids)| ids);
+        above.chain(below).filter_map(|ids| ids.range(..id).next_back()).max().copied()
     }
 }
 
@@ -63,10 +63,13 @@ mod tests {
         for (text, waits) in
             [("a/b", true), ("a", true), ("a/b/c", true), ("a/c", false), ("a/bc", false)]
         {
-            assert_eq!(order.must_wait(&name(text), RequestId(3)), waits, "{text}");
+            assert_eq!(order.blocker(&name(text), RequestId(3)).is_some(), waits, "{text}");
         }
-        assert!(!order.must_wait(&name("a/b"), RequestId(1)), "the first waits for nobody");
+        assert_eq!(order.blocker(&name("a/b"), RequestId(1)), None, "the first waits for nobody");
+        order.enter(name("a/b/c"), RequestId(3));
+        assert_eq!(order.blocker(&name("a/b"), RequestId(9)), Some(RequestId(3)), "the last one");
+        order.leave(&name("a/b/c"), RequestId(3));
         order.leave(&name("a/b"), RequestId(1));
-        assert!(!order.must_wait(&name("a"), RequestId(3)));
+        assert_eq!(order.blocker(&name("a"), RequestId(3)), None);
     }
 }

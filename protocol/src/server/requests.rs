@@ -6,6 +6,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::edges::Phase;
 use crate::error::Refusal;
 use crate::ids::RequestId;
+use crate::limits::REQUEST_BYTES;
 use crate::message::{End, Get, Stat};
 use crate::name::Name;
 
@@ -34,6 +35,8 @@ pub(super) struct Receiving {
     pub(super) size: Option<u64>,
     /// Where the next part has to begin.
     pub(super) at: u64,
+    /// What was promised last.
+    pub(super) kept: u64,
 }
 
 /// A put whose body is closed.
@@ -72,6 +75,12 @@ impl Request {
             Self::Send(_) => Phase::Send,
             Self::Stat(_) | Self::Resume => Phase::Ask,
         }
+    }
+
+    /// What it makes the server hold.
+    pub(super) fn cost_bytes(&self) -> usize {
+        let name = self.ordered_name().map_or(0, |name| name.as_bytes().len());
+        REQUEST_BYTES.saturating_add(name)
     }
 
     /// The name that the request has a place in the order for, as long as it has not taken effect.
