@@ -88,12 +88,9 @@ enum LogFormat {
 }
 
 impl Serve {
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
         let _log = start_log(self.log_format);
-        match ftx_disk::sys::raise_descriptor_limit() {
-            Ok(limit) => tracing::debug!(limit, "open descriptors"),
-            Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors"),
-        }
+        self.fit_connections();
         let directory = self.directory.clone();
         let server = Server::bind(self.options())?;
         if server.made_directory() == MadeDirectory::New {
@@ -108,6 +105,26 @@ impl Serve {
         stdout.flush().ok();
         drop(stdout);
         server.run().context("the selector failed")
+    }
+
+    /// Leaves descriptors for files: a connection that is let in must be served.
+    fn fit_connections(&mut self) {
+        const OWN_DESCRIPTORS: u64 = 32;
+        match ftx_disk::sys::raise_descriptor_limit() {
+            Ok(limit) => {
+                let most = (limit - limit / 4).saturating_sub(OWN_DESCRIPTORS).max(1);
+                let most = usize::try_from(most).unwrap_or(usize::MAX);
+                if self.max_connections > most {
+                    tracing::info!(
+                        limit,
+                        connections = most,
+                        "fewer connections than asked for: the system gives no more descriptors"
+                    );
+                    self.max_connections = most;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors"),
+        }
     }
 
     fn options(self) -> Options {

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use ftx_protocol::server::{Command, Output, Reads, Reason, Server as Machine, Settings};
 use ftx_protocol::{Code, Time};
@@ -21,9 +21,20 @@ const TURN_BYTES: usize = 1024 * 1024;
 /// worker busy while the socket is read, too little to let one slow disk take the whole pool.
 const UNSTORED_BYTES: usize = 1024 * 1024;
 
+/// Buffers of the pool that one connection may have with storage: a byte in a part of its own takes
+/// a whole one.
+const LENT_BUFFERS: usize = 4;
+
 /// How much is read when lines are expected: they are short, and a body that follows is read into
 /// a buffer of its own.
 const LINES_BYTES: usize = 64 * 1024;
+
+/// Whether a connection may take a buffer now, or others have waited longer for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BufferTurn {
+    Ours,
+    Others,
+}
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +74,8 @@ pub(super) struct Connection {
     sender: Sender,
     shut_down: bool,
     unstored_bytes: usize,
+    /// Buffers that storage has; those that it has given back are gone.
+    lent: Vec<Weak<Buffer>>,
 }
 
 impl Connection {
@@ -83,6 +96,7 @@ impl Connection {
             sender: Sender::Selector,
             shut_down: false,
             unstored_bytes: 0,
+            lent: Vec::new(),
         }
     }
 
@@ -157,11 +171,17 @@ impl Connection {
     }
 
     /// Reads, carries out and writes until there is nothing to do or the turn is over.
-    pub(super) fn turn(&mut self, pool: &Pool, spare: &mut Option<Buffer>, now: Time) -> TurnEnd {
+    pub(super) fn turn(
+        &mut self,
+        pool: &Pool,
+        spare: &mut Option<Buffer>,
+        turn: BufferTurn,
+        now: Time,
+    ) -> TurnEnd {
         let mut moved_bytes: usize = 0;
         loop {
             let written = self.write(now);
-            let read = self.read(pool, spare, now);
+            let read = self.read(pool, spare, turn, now);
             if let Some(reason) = self.machine.closed() {
                 return TurnEnd::Close(reason);
             }
@@ -182,8 +202,15 @@ impl Connection {
         }
     }
 
-    fn read(&mut self, pool: &Pool, spare: &mut Option<Buffer>, now: Time) -> Moved {
-        if self.unstored_bytes >= UNSTORED_BYTES {
+    fn read(
+        &mut self,
+        pool: &Pool,
+        spare: &mut Option<Buffer>,
+        turn: BufferTurn,
+        now: Time,
+    ) -> Moved {
+        self.lent.retain(|buffer| buffer.strong_count() > 0);
+        if self.unstored_bytes >= UNSTORED_BYTES || self.lent.len() >= LENT_BUFFERS {
             return Moved::Nothing;
         }
         let limit = match self.machine.reads() {
@@ -195,9 +222,11 @@ impl Connection {
             self.machine.starving(now);
             return Moved::Nothing;
         }
-        let Some(mut buffer) = spare.take().or_else(|| pool.take()) else {
-            return Moved::WantBuffer;
+        let buffer = match turn {
+            BufferTurn::Ours => spare.take().or_else(|| pool.take()),
+            BufferTurn::Others => None,
         };
+        let Some(mut buffer) = buffer else { return Moved::WantBuffer };
         let filled = self.fill(buffer.bytes_mut(), limit);
         let buffer = Arc::new(buffer);
         match &filled {
@@ -216,7 +245,11 @@ impl Connection {
         }
         self.carry_out(Some(&buffer));
         // A buffer that no job took is as good as new for the next connection.
-        *spare = Arc::into_inner(buffer);
+        let lent = Arc::downgrade(&buffer);
+        match Arc::into_inner(buffer) {
+            Some(buffer) => *spare = Some(buffer),
+            None => self.lent.push(lent),
+        }
         match filled {
             Ok(count) => Moved::Bytes(count.max(1)),
             Err(_) => Moved::Nothing,

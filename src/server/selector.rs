@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::Options;
 use super::buffers::{BUFFERS, Buffer, Pool};
-use super::connection::{Connection, TurnEnd};
+use super::connection::{BufferTurn, Connection, TurnEnd};
 use super::listen::Listening;
 use super::storage::{ConnectionKey, Directory, Outcomes};
 
@@ -85,14 +85,23 @@ struct Entry {
     deadline: Option<Time>,
     held_bytes: usize,
     queued: Queued,
+    waits: Waits,
 }
 
-/// Which queue a connection stands in.
+/// Whether a connection stands in the run queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Queued {
     No,
     Run,
-    Buffer,
+}
+
+/// Whether a connection waits for a buffer. It has its turns all the same: only reading waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    No,
+    ForBuffer,
+    /// Its turn for one has come.
+    Served,
 }
 
 pub(super) struct Selector {
@@ -188,6 +197,7 @@ impl Selector {
                 self.dispatch(event);
             }
             self.take_outcomes(now);
+            self.serve_buffers();
             self.look_at_the_time(now);
             self.accept(now);
             self.give_turns(now);
@@ -210,7 +220,8 @@ impl Selector {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.run_queue.is_empty() || self.can_accept() {
+        let can_serve = !self.buffer_queue.is_empty() && self.buffers_available() > 0;
+        if !self.run_queue.is_empty() || self.can_accept() || can_serve {
             return Some(Duration::ZERO);
         }
         let phase = match self.phase {
@@ -249,14 +260,24 @@ impl Selector {
                 self.queue(key);
             }
         }
-        let available = self.pool.available().saturating_add(usize::from(self.spare.is_some()));
-        for _ in 0..available {
-            let Some(key) = self.buffer_queue.pop_front() else { break };
+    }
+
+    /// Gives those that have waited longest for a buffer their turn, as many as there are buffers.
+    fn serve_buffers(&mut self) {
+        let mut available = self.buffers_available();
+        while available > 0
+            && let Some(key) = self.buffer_queue.pop_front()
+        {
             if let Some(entry) = self.entry(key) {
-                entry.queued = Queued::No;
+                entry.waits = Waits::Served;
                 self.queue(key);
+                available -= 1;
             }
         }
+    }
+
+    fn buffers_available(&self) -> usize {
+        self.pool.available().saturating_add(usize::from(self.spare.is_some()))
     }
 
     fn look_at_the_time(&mut self, now: Time) {
@@ -361,7 +382,14 @@ impl Selector {
         let lane = self.directory.lane(key, peer);
         let socket = Arc::new(socket);
         let connection = Connection::new(socket, peer, lane, self.settings.clone(), now);
-        entry.insert(Entry { connection, key, deadline: None, held_bytes: 0, queued: Queued::No });
+        entry.insert(Entry {
+            connection,
+            key,
+            deadline: None,
+            held_bytes: 0,
+            queued: Queued::No,
+            waits: Waits::No,
+        });
         debug!(%peer, "connected");
         self.queue(key);
     }
@@ -376,7 +404,15 @@ impl Selector {
                 continue;
             };
             entry.queued = Queued::No;
-            let end = entry.connection.turn(&self.pool, &mut self.spare, now);
+            let turn = match entry.waits {
+                Waits::Served => BufferTurn::Ours,
+                Waits::No if self.buffer_queue.is_empty() => BufferTurn::Ours,
+                Waits::No | Waits::ForBuffer => BufferTurn::Others,
+            };
+            if entry.waits == Waits::Served {
+                entry.waits = Waits::No;
+            }
+            let end = entry.connection.turn(&self.pool, &mut self.spare, turn, now);
             self.settle(key, end, now);
         }
     }
@@ -402,10 +438,11 @@ impl Selector {
         match end {
             TurnEnd::Wait => {}
             TurnEnd::Again => self.queue(key),
-            TurnEnd::WantBuffer => {
-                entry.queued = Queued::Buffer;
+            TurnEnd::WantBuffer if entry.waits == Waits::No => {
+                entry.waits = Waits::ForBuffer;
                 self.buffer_queue.push_back(key);
             }
+            TurnEnd::WantBuffer => {}
             TurnEnd::Close(reason) => return self.close(key, reason),
         }
         if grew && self.held_bytes > HELD_BYTES {
@@ -435,8 +472,7 @@ impl Selector {
         }
     }
 
-    /// Puts a connection in the run queue, unless it waits there or for a buffer. One that waits
-    /// for a buffer keeps its place; what else it could do, it does in its turn.
+    /// Puts a connection in the run queue, unless it is there.
     fn queue(&mut self, key: ConnectionKey) {
         if let Some(entry) = self.connections.get_mut(place(key))
             && entry.key == key

@@ -138,12 +138,13 @@ impl Bench {
             Err(refusal) if refusal.code == Code::TakenOver => {}
             Err(refusal) => {
                 log_refused(slot.origin, "put", &name, &refusal);
+                // First: whoever works on it finds it gone after this, and the reason is this one.
+                let event = Event::Refused { id: slot.id, refusal };
+                self.outcomes.push_event(slot.origin.key, event);
                 if let Some(upload) = slot.condemn() {
                     self.store.discard(*upload);
                     self.transfers.release(slot);
                 }
-                let event = Event::Refused { id: slot.id, refusal };
-                self.outcomes.push_event(slot.origin.key, event);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! new connection can take it over from one that is dead and does not know it yet.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ pub(super) struct Slot {
     pub(super) id: RequestId,
     transfer: TransferId,
     state: Mutex<State>,
+    /// Somebody waits already to take it over: a second one would only hold another worker.
+    awaited: AtomicBool,
     changed: Condvar,
 }
 
@@ -64,7 +67,14 @@ impl Transfers {
             return None;
         }
         let state = Mutex::new(State::Working);
-        let slot = Arc::new(Slot { origin, id, transfer, state, changed: Condvar::new() });
+        let slot = Arc::new(Slot {
+            origin,
+            id,
+            transfer,
+            state,
+            awaited: AtomicBool::new(false),
+            changed: Condvar::new(),
+        });
         slots.insert(transfer, Arc::clone(&slot));
         Some(slot)
     }
@@ -86,7 +96,7 @@ impl Transfers {
     /// being done.
     ///
     /// # Errors
-    /// [`Code::Busy`] when that takes too long.
+    /// [`Code::Busy`] when that takes too long, or somebody else waits for it already.
     pub(super) fn evict(
         &self,
         transfer: &TransferId,
@@ -94,6 +104,15 @@ impl Transfers {
         outcomes: &Outcomes,
     ) -> Result<(), Code> {
         let Some(slot) = lock(&self.slots).get(transfer).cloned() else { return Ok(()) };
+        if slot.awaited.swap(true, Ordering::AcqRel) {
+            return Err(Code::Busy);
+        }
+        let evicted = self.evict_slot(&slot, store, outcomes);
+        slot.awaited.store(false, Ordering::Release);
+        evicted
+    }
+
+    fn evict_slot(&self, slot: &Slot, store: &Store, outcomes: &Outcomes) -> Result<(), Code> {
         let until = Instant::now() + EVICT_WAIT;
         let mut state = lock(&slot.state);
         loop {
@@ -105,7 +124,7 @@ impl Transfers {
                 State::Idle(upload) => {
                     drop(state);
                     store.suspend(*upload);
-                    self.release(&slot);
+                    self.release(slot);
                     outcomes.push_event(slot.origin.key, taken_over(slot.id));
                     return Ok(());
                 }

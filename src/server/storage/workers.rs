@@ -145,7 +145,8 @@ impl Line {
             for _ in 0..BATCH_JOBS {
                 let Some(job) = strand.next() else { break };
                 if let Worked::Unfinished(job) = hand.work(job, &mut scratch) {
-                    lock(&strand.queue).jobs.push_front(job);
+                    // Behind the others: the end of the connection may be among them.
+                    lock(&strand.queue).jobs.push_back(job);
                     break;
                 }
             }
