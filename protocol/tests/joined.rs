@@ -227,6 +227,70 @@ fn requests_on_one_name_take_effect_in_the_order_in_which_they_were_sent() {
 }
 
 #[test]
+fn thousands_of_requests_that_wait_for_one_name_are_charged_and_all_answered() {
+    let mut driven = Driven::greeted();
+    driven.hear(put_line(1, "d", 5).as_bytes());
+    let deep = ["d"; 1_000].join("/");
+    for id in 2..=2_001 {
+        driven.hear(format!("{{\"stat\":{{\"id\":{id},\"name\":\"{deep}\"}}}}\n").as_bytes());
+    }
+    assert!(driven.said.is_empty(), "they wait for the put");
+    assert!(driven.machine.held_bytes() > 2_000 * deep.len(), "their names are not free");
+    driven.hear((data(1, 0, "hello") + &end(1, "hello")).as_bytes());
+    assert_eq!(driven.errors().len(), 2_000, "not_found, each");
+    assert_eq!((driven.machine.requests(), driven.machine.held_bytes()), (0, 0));
+}
+
+#[test]
+fn few_files_are_open_at_once_however_many_gets_are_asked_for() {
+    let mut driven = Driven::greeted();
+    driven.storage.files.insert("a".into(), "content".into());
+    let gets: String = (1..=500).map(|id| get_line(id, "a")).collect();
+    driven.machine.receive(gets.as_bytes(), driven.now);
+    driven.storage.carry_out(&mut driven.machine, gets.as_bytes(), driven.now);
+    assert_eq!(driven.storage.opened.len(), limits::GETS_OPEN);
+    driven.speak();
+    assert_eq!(driven.storage.opened.len(), 500);
+    assert_eq!(String::from_utf8_lossy(&driven.said).matches("\"end\"").count(), 500);
+}
+
+#[test]
+fn who_was_waiting_for_the_server_has_all_of_its_time_when_the_answer_has_come() {
+    let mut driven = Driven::greeted();
+    driven.storage.holds_commits = true;
+    driven.hear(whole_put(1, "a", "hello").as_bytes());
+    driven.machine.starving(driven.now);
+    driven.now = driven.now.after(IDLE * 3);
+    driven.storage.release_commits(&mut driven.machine, driven.now);
+    driven.speak();
+    driven.machine.on_time(driven.now);
+    assert!(driven.errors().is_empty());
+    assert_eq!(driven.machine.deadline(), Some(driven.now.after(IDLE)));
+}
+
+#[test]
+fn no_clock_runs_while_a_client_may_not_send_more_before_more_is_kept() {
+    let mut driven = Driven::greeted();
+    driven.hear(put_line(1, "a", 2 * limits::UNKEPT_BYTES).as_bytes());
+    let part = "x".repeat(limits::PART_BYTES as usize);
+    for number in 0..limits::UNKEPT_BYTES / limits::PART_BYTES {
+        driven.hear(data(1, number * limits::PART_BYTES, &part).as_bytes());
+    }
+    driven.machine.starving(driven.now);
+    driven.now = driven.now.after(IDLE * 3);
+    driven.machine.on_time(driven.now);
+    driven.speak();
+    assert!(driven.errors().is_empty());
+    let kept = ftx_protocol::message::Kept { id: RequestId(1), at: limits::GRID_BYTES };
+    driven.machine.handle(ftx_protocol::server::Event::Kept(kept), driven.now);
+    driven.speak();
+    driven.now = driven.now.after(IDLE);
+    driven.machine.on_time(driven.now);
+    driven.speak();
+    assert_eq!(driven.last_error(), Some((None, "timeout".into())), "now it is the client's turn");
+}
+
+#[test]
 fn broken_rules_end_the_connection_with_their_code() {
     let many: String = (1..=4_097).map(|id| get_line(id, "a")).collect();
     for (lines, code) in [

@@ -1,8 +1,8 @@
 //! The directory as storage: the store, the workers and the committer put together.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ftx_disk::store;
@@ -23,6 +23,7 @@ pub(in crate::server) struct Directory {
     shared: Arc<Shared>,
     workers: Workers,
     partial_ttl: Duration,
+    expiring: Arc<AtomicBool>,
 }
 
 /// What all strands work with.
@@ -67,7 +68,7 @@ impl Directory {
             Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
         let shared = Arc::new(Shared { store, outcomes, transfers, committer });
         let workers = Workers::start()?;
-        Ok(Self { shared, workers, partial_ttl: options.partial_ttl })
+        Ok(Self { shared, workers, partial_ttl: options.partial_ttl, expiring: Arc::default() })
     }
 
     /// A new connection's way in.
@@ -78,18 +79,24 @@ impl Directory {
         Lane::new(self.workers.line(), bring, fetch)
     }
 
-    /// Drops uploads that nobody has touched for their time to live. On a thread of its own: it
-    /// waits for the disk, and comes once a minute.
+    /// Drops uploads that nobody has touched for their time to live. On a thread of its own, because
+    /// it waits for the disk; one at a time, however long that is.
     pub(in crate::server) fn expire(&self, running: Duration) {
+        if self.expiring.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let (shared, ttl) = (Arc::clone(&self.shared), self.partial_ttl);
+        let expiring = Arc::clone(&self.expiring);
         let spawned = std::thread::Builder::new().name("expire".into()).spawn(move || {
             let expired = shared.store.expire(ttl, running);
             if expired > 0 {
                 info!(expired, "dropped uploads that nobody went on with");
             }
+            expiring.store(false, Ordering::Release);
         });
         if let Err(error) = spawned {
-            warn_once(&error);
+            self.expiring.store(false, Ordering::Release);
+            warn!(%error, "cannot look for expired uploads now; trying again later");
         }
     }
 
@@ -98,8 +105,4 @@ impl Directory {
         self.workers.finish();
         self.shared.committer.finish();
     }
-}
-
-fn warn_once(error: &io::Error) {
-    warn!(%error, "cannot look for expired uploads now; trying again in a minute");
 }
