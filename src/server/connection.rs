@@ -83,7 +83,7 @@ impl Connection {
         socket: Arc<TcpStream>,
         peer: SocketAddr,
         lane: Lane,
-        settings: Settings,
+        settings: Arc<Settings>,
         now: Time,
     ) -> Self {
         Self {

@@ -37,6 +37,9 @@ const EVENTS: usize = 1_024;
 /// need; past it the connection that adds to it is ended.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 
+/// What a connection that is ended for that may leave to be written.
+const LAST_WORDS_BYTES: usize = 4 * 1024;
+
 /// How often expired uploads are looked for: this often, or four times in their time to live.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY_MIN: Duration = Duration::from_millis(100);
@@ -109,7 +112,7 @@ pub(super) struct Selector {
     listeners: Vec<Listening>,
     directory: Directory,
     outcomes: Arc<Outcomes>,
-    settings: Settings,
+    settings: Arc<Settings>,
     connections_max: usize,
     drain_timeout: Duration,
     started: Instant,
@@ -157,7 +160,7 @@ impl Selector {
             listeners,
             directory,
             outcomes,
-            settings: settings(options),
+            settings: Arc::new(settings(options)),
             connections_max: options.connections_max,
             drain_timeout: options.drain_timeout,
             started: Instant::now(),
@@ -381,7 +384,7 @@ impl Selector {
         }
         let lane = self.directory.lane(key, peer);
         let socket = Arc::new(socket);
-        let connection = Connection::new(socket, peer, lane, self.settings.clone(), now);
+        let connection = Connection::new(socket, peer, lane, Arc::clone(&self.settings), now);
         entry.insert(Entry {
             connection,
             key,
@@ -448,8 +451,10 @@ impl Selector {
         if grew && self.held_bytes > HELD_BYTES {
             if let Some(entry) = self.entry(key) {
                 entry.connection.fail(Code::Busy, now);
-                // It is not asked to read what it did not read before: its replies go with it.
-                entry.connection.give_up();
+                // What it has not read until now it will not read to get at the error.
+                if entry.connection.held_bytes() > LAST_WORDS_BYTES {
+                    entry.connection.give_up();
+                }
             }
             self.queue(key);
         }

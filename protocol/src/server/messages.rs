@@ -1,5 +1,7 @@
 //! What the server does with each message of a client.
 
+use std::time::Duration;
+
 use super::requests::{Committing, Outcome, Receiving, Request};
 use super::{Command, DrainCause, Inbound, Server, Stage};
 use crate::clock::Time;
@@ -137,7 +139,7 @@ impl Server {
     fn open_part(&mut self, data: Data, now: Time) {
         let Data { id, at, size } = data;
         if size > 0 {
-            self.inbound = Inbound::Part { id, at, left: size, began: now, size };
+            self.inbound = Inbound::Part { id, at, left: size, size, waited: Duration::ZERO };
         }
         if self.receiving != Some(id) {
             return;

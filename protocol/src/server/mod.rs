@@ -22,6 +22,7 @@ mod outbound;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -103,20 +104,21 @@ enum Inbound {
         id: RequestId,
         at: u64,
         left: u64,
-        began: Time,
         size: u64,
+        /// How long the driver has waited for its bytes.
+        waited: Duration,
     },
 }
 
 /// The machine. See the module's documentation.
 #[derive(Debug)]
 pub struct Server {
-    settings: Settings,
+    settings: Arc<Settings>,
     stage: Stage,
     inbound: Inbound,
     line: LineBuffer,
-    /// When the line that is being collected began.
-    line_began: Time,
+    /// How long the driver has waited for the rest of the line that is being collected.
+    line_waited: Duration,
     /// The put whose body is open.
     receiving: Option<RequestId>,
     last_id: Option<RequestId>,
@@ -143,13 +145,13 @@ pub struct Server {
 
 impl Server {
     /// A connection that was accepted at `now`.
-    pub fn new(settings: Settings, now: Time) -> Self {
+    pub fn new(settings: impl Into<Arc<Settings>>, now: Time) -> Self {
         Self {
-            settings,
+            settings: settings.into(),
             stage: Stage::Greet { since: now },
             inbound: Inbound::Line,
             line: LineBuffer::default(),
-            line_began: now,
+            line_waited: Duration::ZERO,
             receiving: None,
             last_id: None,
             requests: BTreeMap::new(),
@@ -171,7 +173,9 @@ impl Server {
 
     /// Takes bytes that arrived, all of them.
     pub fn receive(&mut self, input: &[u8], now: Time) {
-        self.starving = None;
+        if let Some(since) = self.starving.take() {
+            self.count_waiting(since.until(now));
+        }
         let mut used: usize = 0;
         while let Some(rest) = input.get(used..)
             && !rest.is_empty()
@@ -338,7 +342,7 @@ impl Server {
 
     /// The end of the server's patience with its peer: none while it waits for itself.
     fn patience(&self) -> Option<Time> {
-        let Settings { header_timeout, idle_timeout, .. } = self.settings;
+        let Settings { header_timeout, idle_timeout, .. } = *self.settings;
         let unread = self.blocked.map(|since| since.after(idle_timeout));
         let silent = match &self.stage {
             Stage::Closed(_) => return None,
@@ -349,12 +353,13 @@ impl Server {
                 self.starving.and_then(|since| {
                     let idle = since.after(idle_timeout);
                     match self.inbound {
-                        Inbound::Part { began, size, .. } => {
+                        Inbound::Part { waited, size, .. } => {
                             let slowest = Duration::from_secs(size / PART_BYTES_PER_SECOND_MIN);
-                            Some(idle.min(began.after(idle_timeout).after(slowest)))
+                            let left = idle_timeout.saturating_add(slowest).saturating_sub(waited);
+                            Some(idle.min(since.after(left)))
                         }
                         Inbound::Line if self.line.held_bytes() > 0 => {
-                            Some(self.line_began.after(header_timeout))
+                            Some(since.after(header_timeout.saturating_sub(self.line_waited)))
                         }
                         Inbound::Line if self.waits_for_body() || self.requests.is_empty() => {
                             Some(idle)
@@ -385,9 +390,19 @@ impl Server {
 
     /// The client was waiting for this; its silence counts from now.
     fn answered(&mut self, now: Time) {
-        if let Some(since) = &mut self.starving {
-            *since = now;
+        if let Some(since) = self.starving {
+            self.count_waiting(since.until(now));
+            self.starving = Some(now);
         }
+    }
+
+    /// Counts the time that the driver waited for the rest of what the peer has begun.
+    fn count_waiting(&mut self, time: Duration) {
+        let waited = match &mut self.inbound {
+            Inbound::Part { waited, .. } => waited,
+            Inbound::Line => &mut self.line_waited,
+        };
+        *waited = waited.saturating_add(time);
     }
 
     fn say(&mut self, message: &ServerMessage, now: Time) {
@@ -398,7 +413,7 @@ impl Server {
     /// Takes a line, or what there is of it; returns how many bytes that were.
     fn take_line(&mut self, input: &[u8], now: Time) -> usize {
         if self.line.held_bytes() == 0 {
-            self.line_began = now;
+            self.line_waited = Duration::ZERO;
         }
         match self.line.take(input) {
             Taken::Line(line, used) => {

@@ -15,26 +15,28 @@ use super::transfers::{Slot, Transfers};
 use super::workers::lock;
 use super::{Checkpoint, Finished, Outcomes, Store, log_refused};
 
-/// Threads that sync files. A sync waits for the disk, which does several at once faster than one
+/// Threads that sync puts which are whole. A sync waits for the disk, which does several at once faster than one
 /// after another (measured on ext4: 16 threads sync three times as many small files as one).
 const SYNCERS: usize = 8;
+
+/// Threads that sync puts on their way. They are others, so that many large puts to a slow disk do
+/// not keep the small ones from being finished.
+const KEEPERS: usize = 4;
 
 /// Puts in one round: bounds how long the first of them waits for the last.
 const ROUND_PUTS: usize = 512;
 
-/// What there is to be made durable.
-pub(super) enum Task {
-    /// The bytes of a put so far.
-    Keep { slot: Arc<Slot>, checkpoint: Checkpoint },
-    /// A put that is whole.
-    Sync { slot: Arc<Slot>, finished: Box<Finished>, began: Instant },
+/// The bytes of a put so far, to be made durable.
+pub(super) struct Keep {
+    pub(super) slot: Arc<Slot>,
+    pub(super) checkpoint: Checkpoint,
 }
 
-/// A put that is whole and synced, and waits for its round.
-struct Ready {
-    slot: Arc<Slot>,
-    finished: Box<Finished>,
-    began: Instant,
+/// A put that is whole, to be synced and then to join a round.
+pub(super) struct Whole {
+    pub(super) slot: Arc<Slot>,
+    pub(super) finished: Box<Finished>,
+    pub(super) began: Instant,
 }
 
 /// A queue that threads wait at.
@@ -50,10 +52,11 @@ struct WaitingState<T> {
 
 /// The threads, and the way to them.
 pub(super) struct Committer {
-    tasks: Arc<Waiting<Task>>,
-    ready: Arc<Waiting<Ready>>,
-    syncers: Mutex<Vec<JoinHandle<()>>>,
-    rounds: Mutex<Option<JoinHandle<()>>>,
+    keep: Arc<Waiting<Keep>>,
+    sync: Arc<Waiting<Whole>>,
+    round: Arc<Waiting<Whole>>,
+    syncing: Mutex<Vec<JoinHandle<()>>>,
+    committing: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the threads work with.
@@ -71,63 +74,75 @@ impl Committer {
         transfers: Arc<Transfers>,
     ) -> std::io::Result<Self> {
         let bench = Bench { store, outcomes, transfers };
-        let tasks = Arc::new(Waiting::default());
-        let ready = Arc::new(Waiting::default());
-        let syncers = (0..SYNCERS)
-            .map(|number| {
-                let (bench, tasks, ready) = (bench.clone(), Arc::clone(&tasks), Arc::clone(&ready));
-                std::thread::Builder::new()
-                    .name(format!("sync-{number}"))
-                    .spawn(move || bench.sync(&tasks, &ready))
-            })
-            .collect::<std::io::Result<_>>()?;
-        let rounds = {
-            let ready = Arc::clone(&ready);
-            std::thread::Builder::new().name("commit".into()).spawn(move || bench.commit(&ready))?
+        let (keep, sync) = (Arc::new(Waiting::default()), Arc::new(Waiting::default()));
+        let round = Arc::new(Waiting::default());
+        let mut syncing = Vec::with_capacity(KEEPERS + SYNCERS);
+        for number in 0..KEEPERS {
+            let (bench, keep) = (bench.clone(), Arc::clone(&keep));
+            syncing.push(spawn(format!("keep-{number}"), move || bench.keep(&keep))?);
+        }
+        for number in 0..SYNCERS {
+            let (bench, sync, round) = (bench.clone(), Arc::clone(&sync), Arc::clone(&round));
+            syncing.push(spawn(format!("sync-{number}"), move || bench.sync(&sync, &round))?);
+        }
+        let committing = {
+            let round = Arc::clone(&round);
+            vec![spawn("commit".into(), move || bench.commit(&round))?]
         };
-        Ok(Self { tasks, ready, syncers: Mutex::new(syncers), rounds: Mutex::new(Some(rounds)) })
+        let (syncing, committing) = (Mutex::new(syncing), Mutex::new(committing));
+        Ok(Self { keep, sync, round, syncing, committing })
     }
 
-    pub(super) fn submit(&self, task: Task) {
-        self.tasks.push(task);
+    pub(super) fn keep(&self, keep: Keep) {
+        self.keep.push(keep);
+    }
+
+    pub(super) fn commit(&self, whole: Whole) {
+        self.sync.push(whole);
     }
 
     /// Does what waits, and ends.
     pub(super) fn finish(&self) {
-        self.tasks.close();
-        for thread in std::mem::take(&mut *lock(&self.syncers)) {
-            join(thread);
-        }
-        self.ready.close();
-        if let Some(thread) = lock(&self.rounds).take() {
-            join(thread);
-        }
+        self.keep.close();
+        self.sync.close();
+        join(&self.syncing);
+        self.round.close();
+        join(&self.committing);
     }
 }
 
-fn join(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        tracing::error!("a committing thread ended by a fault in the program");
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name).spawn(work)
+}
+
+fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
+    for thread in std::mem::take(&mut *lock(threads)) {
+        if thread.join().is_err() {
+            tracing::error!("a committing thread ended by a fault in the program");
+        }
     }
 }
 
 impl Bench {
-    fn sync(&self, tasks: &Waiting<Task>, ready: &Waiting<Ready>) {
-        while let Some(task) = tasks.take_one() {
-            match task {
-                Task::Keep { slot, checkpoint } => self.keep(&slot, checkpoint),
-                Task::Sync { slot, mut finished, began } => match self.store.sync(&mut finished) {
-                    Ok(()) => ready.push(Ready { slot, finished, began }),
-                    Err(refusal) => {
-                        let name = finished.name().clone();
-                        self.end(&slot, &name, began, Err(refusal));
-                    }
-                },
+    fn sync(&self, sync: &Waiting<Whole>, round: &Waiting<Whole>) {
+        while let Some(mut whole) = sync.take_one() {
+            match self.store.sync(&mut whole.finished) {
+                Ok(()) => round.push(whole),
+                Err(refusal) => {
+                    let name = whole.finished.name().clone();
+                    self.end(&whole.slot, &name, whole.began, Err(refusal));
+                }
             }
         }
     }
 
-    fn keep(&self, slot: &Arc<Slot>, checkpoint: Checkpoint) {
+    fn keep(&self, keep: &Waiting<Keep>) {
+        while let Some(Keep { slot, checkpoint }) = keep.take_one() {
+            self.make_durable(&slot, checkpoint);
+        }
+    }
+
+    fn make_durable(&self, slot: &Slot, checkpoint: Checkpoint) {
         let name = checkpoint.name().clone();
         match self.store.make_durable(checkpoint) {
             Ok(at) => {
@@ -149,11 +164,11 @@ impl Bench {
         }
     }
 
-    fn commit(&self, ready: &Waiting<Ready>) {
-        while let Some(round) = ready.take_up_to(ROUND_PUTS) {
+    fn commit(&self, round: &Waiting<Whole>) {
+        while let Some(round) = round.take_up_to(ROUND_PUTS) {
             let mut slots = Vec::with_capacity(round.len());
             let mut puts = Vec::with_capacity(round.len());
-            for Ready { slot, finished, began } in round {
+            for Whole { slot, finished, began } in round {
                 slots.push((slot, finished.name().clone(), began));
                 puts.push(*finished);
             }

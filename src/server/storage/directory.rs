@@ -63,7 +63,7 @@ impl Directory {
             );
         }
         let store = Arc::new(store);
-        let transfers = Arc::new(Transfers::default());
+        let transfers = Arc::new(Transfers::new(Arc::clone(&store), Arc::clone(&outcomes)));
         let committer =
             Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
         let shared = Arc::new(Shared { store, outcomes, transfers, committer });

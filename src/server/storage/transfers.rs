@@ -1,30 +1,32 @@
 //! Who works on which transfer: a transfer belongs to the store, not to a connection, so that a
 //! new connection can take it over from one that is dead and does not know it yet.
+//!
+//! Nobody waits here. A takeover of a transfer that is being worked on stands in its slot, and is
+//! answered by whoever lets go of the transfer.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
+use ftx_disk::store;
+use ftx_protocol::message::{Held, HeldState, Resume};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, RequestId, TransferId};
 
 use super::workers::lock;
-use super::{Origin, Outcomes, Store, Upload};
-
-/// How long a takeover waits for the one job of the old connection that a worker is doing, or for
-/// a commit. It holds a worker meanwhile; a disk that takes longer is in trouble.
-const EVICT_WAIT: Duration = Duration::from_secs(5);
+use super::{ConnectionKey, Origin, Outcomes, Store, Upload};
 
 /// One put on its way, shared by the strand that feeds it and whoever wants to take it over.
 pub(super) struct Slot {
     pub(super) origin: Origin,
     pub(super) id: RequestId,
     transfer: TransferId,
-    state: Mutex<State>,
-    /// Somebody waits already to take it over: a second one would only hold another worker.
-    awaited: AtomicBool,
-    changed: Condvar,
+    inside: Mutex<Inside>,
+}
+
+struct Inside {
+    state: State,
+    /// The request that takes the transfer over as soon as it is free.
+    successor: Option<Successor>,
 }
 
 enum State {
@@ -38,6 +40,13 @@ enum State {
     Gone,
 }
 
+/// A `resume` that waits for its transfer.
+#[derive(Debug, Clone, Copy)]
+struct Successor {
+    key: ConnectionKey,
+    id: RequestId,
+}
+
 /// What becomes of the bytes of a transfer that a slot lets go of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -48,12 +57,17 @@ pub(super) enum Ending {
 }
 
 /// The transfers that are being worked on.
-#[derive(Default)]
 pub(super) struct Transfers {
+    store: Arc<Store>,
+    outcomes: Arc<Outcomes>,
     slots: Mutex<HashMap<TransferId, Arc<Slot>>>,
 }
 
 impl Transfers {
+    pub(super) fn new(store: Arc<Store>, outcomes: Arc<Outcomes>) -> Self {
+        Self { store, outcomes, slots: Mutex::default() }
+    }
+
     /// Makes a slot for a put that is about to begin. `None` when another put has the transfer: it
     /// has to be resumed first.
     pub(super) fn claim(
@@ -66,86 +80,88 @@ impl Transfers {
         if slots.contains_key(&transfer) {
             return None;
         }
-        let state = Mutex::new(State::Working);
-        let slot = Arc::new(Slot {
-            origin,
-            id,
-            transfer,
-            state,
-            awaited: AtomicBool::new(false),
-            changed: Condvar::new(),
-        });
+        let inside = Mutex::new(Inside { state: State::Working, successor: None });
+        let slot = Arc::new(Slot { origin, id, transfer, inside });
         slots.insert(transfer, Arc::clone(&slot));
         Some(slot)
     }
 
-    /// The put is over; the transfer is free for another slot.
+    /// The put is over, or gone from its connection: the transfer is free for another slot.
     pub(super) fn release(&self, slot: &Slot) {
         let mut slots = lock(&self.slots);
         // Under the lock of the table, so that whoever sees it gone finds the place free.
-        *lock(&slot.state) = State::Gone;
+        let successor = {
+            let mut inside = lock(&slot.inside);
+            inside.state = State::Gone;
+            inside.successor.take()
+        };
         if slots.get(&slot.transfer).is_some_and(|current| std::ptr::eq(&raw const **current, slot))
         {
             slots.remove(&slot.transfer);
         }
         drop(slots);
-        slot.changed.notify_all();
+        if let Some(successor) = successor {
+            self.say_held(successor, &slot.transfer);
+        }
     }
 
-    /// Takes the transfer away from whoever works on it, and tells them. Waits for the job that is
-    /// being done.
-    ///
-    /// # Errors
-    /// [`Code::Busy`] when that takes too long, or somebody else waits for it already.
-    pub(super) fn evict(
-        &self,
-        transfer: &TransferId,
-        store: &Store,
-        outcomes: &Outcomes,
-    ) -> Result<(), Code> {
-        let Some(slot) = lock(&self.slots).get(transfer).cloned() else { return Ok(()) };
-        if slot.awaited.swap(true, Ordering::AcqRel) {
-            return Err(Code::Busy);
+    /// Takes a transfer away from whoever works on it, tells them, and then answers what is held
+    /// of it: at once, or when the job that is being done has ended. Of two that wait, the later one
+    /// gets it: the earlier one is the one that may be dead.
+    pub(super) fn resume(&self, resume: &Resume, key: ConnectionKey) {
+        let successor = Successor { key, id: resume.id };
+        let Some(slot) = lock(&self.slots).get(&resume.transfer).cloned() else {
+            return self.say_held(successor, &resume.transfer);
+        };
+        let mut inside = lock(&slot.inside);
+        match std::mem::replace(&mut inside.state, State::Working) {
+            State::Gone => {
+                inside.state = State::Gone;
+                drop(inside);
+                self.say_held(successor, &resume.transfer);
+            }
+            State::Idle(upload) => {
+                inside.successor = Some(successor);
+                drop(inside);
+                self.store.suspend(*upload);
+                self.outcomes.push_event(slot.origin.key, taken_over(slot.id));
+                self.release(&slot);
+            }
+            State::Working => {
+                inside.state = State::Evicting(Ending::Suspend);
+                self.succeed(&mut inside, successor);
+            }
+            evicting @ State::Evicting(_) => {
+                inside.state = evicting;
+                self.succeed(&mut inside, successor);
+            }
         }
-        let evicted = self.evict_slot(&slot, store, outcomes);
-        slot.awaited.store(false, Ordering::Release);
-        evicted
     }
 
-    fn evict_slot(&self, slot: &Slot, store: &Store, outcomes: &Outcomes) -> Result<(), Code> {
-        let until = Instant::now() + EVICT_WAIT;
-        let mut state = lock(&slot.state);
-        loop {
-            match std::mem::replace(&mut *state, State::Working) {
-                State::Gone => {
-                    *state = State::Gone;
-                    return Ok(());
-                }
-                State::Idle(upload) => {
-                    drop(state);
-                    store.suspend(*upload);
-                    self.release(slot);
-                    outcomes.push_event(slot.origin.key, taken_over(slot.id));
-                    return Ok(());
-                }
-                State::Working => *state = State::Evicting(Ending::Suspend),
-                evicting @ State::Evicting(_) => *state = evicting,
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Code::Busy);
-            }
-            let waited = slot.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+    /// Has a request wait in a slot, in the place of one that waits there.
+    fn succeed(&self, inside: &mut Inside, successor: Successor) {
+        if let Some(earlier) = inside.successor.replace(successor) {
+            self.outcomes.push_event(earlier.key, taken_over(earlier.id));
         }
+    }
+
+    fn say_held(&self, successor: Successor, transfer: &TransferId) {
+        let held = self.store.held(transfer);
+        let (state, ranges) = match (held.complete, held.at) {
+            (store::Completeness::Complete, at) => (HeldState::Complete, vec![(0, at)]),
+            (store::Completeness::Partial, 0) => (HeldState::Nothing, Vec::new()),
+            (store::Completeness::Partial, at) => (HeldState::Partial, vec![(0, at)]),
+        };
+        let held = Held { id: successor.id, state, ranges, digest: held.digest };
+        self.outcomes.push_event(successor.key, Event::Held(held));
     }
 }
 
 impl Slot {
     /// Takes the upload out to work on it. `None` when it was taken away.
     pub(super) fn take(&self) -> Option<Box<Upload>> {
-        let mut state = lock(&self.state);
-        match std::mem::replace(&mut *state, State::Working) {
+        let state = &mut lock(&self.inside).state;
+        match std::mem::replace(state, State::Working) {
             State::Idle(upload) => Some(upload),
             other => {
                 *state = other;
@@ -156,7 +172,7 @@ impl Slot {
 
     /// Puts the upload back. Returns it when the slot has to let go of it.
     pub(super) fn put_back(&self, upload: Box<Upload>) -> Option<(Box<Upload>, Ending)> {
-        let mut state = lock(&self.state);
+        let state = &mut lock(&self.inside).state;
         match *state {
             State::Working => {
                 *state = State::Idle(upload);
@@ -170,8 +186,8 @@ impl Slot {
     /// The store has given the transfer up: whoever works on it has to drop it. Returns the upload
     /// when nobody does.
     pub(super) fn condemn(&self) -> Option<Box<Upload>> {
-        let mut state = lock(&self.state);
-        match std::mem::replace(&mut *state, State::Evicting(Ending::Discard)) {
+        let state = &mut lock(&self.inside).state;
+        match std::mem::replace(state, State::Evicting(Ending::Discard)) {
             State::Idle(upload) => Some(upload),
             State::Gone => {
                 *state = State::Gone;

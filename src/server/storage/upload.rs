@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ftx_disk::store;
-use ftx_protocol::message::{self, End, HeldState, Info, Put, Resume, Stat};
+use ftx_protocol::message::{End, Info, Put, Stat};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Refusal, RequestId};
 
-use super::committer::Task;
+use super::committer::{Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Hand, Worked};
@@ -63,7 +63,7 @@ impl Bring {
             Ok(checkpoint) => {
                 if let Some(checkpoint) = checkpoint {
                     let slot = Arc::clone(&slot);
-                    self.shared.committer.submit(Task::Keep { slot, checkpoint });
+                    self.shared.committer.keep(Keep { slot, checkpoint });
                 }
                 self.keep(id, &slot, upload);
             }
@@ -78,11 +78,7 @@ impl Bring {
         match upload.finish(&self.shared.store, end.size, end.digest) {
             Ok(finished) => {
                 self.puts.remove(&end.id);
-                self.shared.committer.submit(Task::Sync {
-                    slot,
-                    finished: Box::new(finished),
-                    began,
-                });
+                self.shared.committer.commit(Whole { slot, finished: Box::new(finished), began });
             }
             Err(refusal) => {
                 self.puts.remove(&end.id);
@@ -131,26 +127,6 @@ impl Bring {
         }
     }
 
-    fn resume(&self, resume: &Resume) {
-        let evicted = self.shared.transfers.evict(
-            &resume.transfer,
-            &self.shared.store,
-            &self.shared.outcomes,
-        );
-        if let Err(code) = evicted {
-            let event = Event::Refused { id: resume.id, refusal: code.into() };
-            return self.shared.outcomes.push_event(self.origin.key, event);
-        }
-        let held = self.shared.store.held(&resume.transfer);
-        let (state, ranges) = match (held.complete, held.at) {
-            (store::Completeness::Complete, at) => (HeldState::Complete, vec![(0, at)]),
-            (store::Completeness::Partial, 0) => (HeldState::Nothing, Vec::new()),
-            (store::Completeness::Partial, at) => (HeldState::Partial, vec![(0, at)]),
-        };
-        let held = message::Held { id: resume.id, state, ranges, digest: held.digest };
-        self.shared.outcomes.push_event(self.origin.key, Event::Held(held));
-    }
-
     fn stat(&self, stat: Stat) {
         let event = match self.shared.store.stat(&stat.name) {
             Ok(found) => Event::Info(Info {
@@ -183,7 +159,7 @@ impl Hand for Bring {
             Job::Finish(end) => self.finish(&end),
             Job::Discard(id) => self.end(id, Ending::Discard),
             Job::Suspend(id) => self.end(id, Ending::Suspend),
-            Job::Resume(resume) => self.resume(&resume),
+            Job::Resume(resume) => self.shared.transfers.resume(&resume, self.origin.key),
             Job::Stat(stat) => self.stat(stat),
             Job::HangUp => {
                 let ids: Vec<RequestId> = self.puts.keys().copied().collect();
