@@ -23,7 +23,11 @@ pub(crate) enum Cause {
 
 /// The refusal for a failed call. `step` says what was being done, in words that show no path.
 pub(crate) fn refusal(cause: Cause, step: &str, error: &io::Error) -> Refusal {
-    Refusal::new(code(cause, error), format!("{step}: {}", text(error)))
+    match code(cause, error) {
+        // The system's words ("cross-device link") are about something else.
+        code @ Code::OutsideRoot => code.into(),
+        code => Refusal::new(code, format!("{step}: {}", text(error))),
+    }
 }
 
 fn code(cause: Cause, error: &io::Error) -> Code {
