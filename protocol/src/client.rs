@@ -18,13 +18,14 @@ use crate::clock::Time;
 use crate::digest::{Algorithm, Digest};
 use crate::edges::{self, Phase, Step};
 use crate::error::{Code, Refusal};
-use crate::file::Durability;
+use crate::file::{Depth, Durability, Kind};
 use crate::ids::RequestId;
 use crate::limits::{SILENCE, UNKEPT_BYTES};
 use crate::line::{self, LineBuffer, Taken};
 use crate::message::{
-    Abort, ClientMessage, Data, Done, End, FTX_VERSION, File, Get, Held, HeldState, Hello, Info,
-    Kept, Limits, Ping, Put, Resume, ServerMessage, Stat, Welcome,
+    Abort, Change, ClientMessage, Data, Done, End, Entries, FTX_VERSION, File, Get, Held,
+    HeldState, Hello, Info, Kept, Limits, List, Mkdir, More, Move, Okay, Ping, Put, Remove, Resume,
+    ServerMessage, Stat, Welcome,
 };
 
 /// What the server said, checked.
@@ -53,6 +54,10 @@ pub enum Event {
     Held(Held),
     /// What a name stands for.
     Info(Info),
+    /// What is in a directory, or some of it. Say [`Client::more`] when it was dealt with.
+    Entries(Entries),
+    /// A list is complete, or names were changed.
+    Ok(Okay),
     /// The answer to a ping.
     Pong(RequestId),
     /// A request was refused or failed. Of a put whose body is open: send its `abort`.
@@ -135,7 +140,9 @@ enum Request {
     Open(Get),
     Send(Sending),
     Resume,
-    Stat,
+    Stat(Stat),
+    List(List),
+    Change(Durability),
     Ping,
 }
 
@@ -172,7 +179,9 @@ impl Request {
             Self::Commit(_) => Phase::Commit,
             Self::Open(_) => Phase::Open,
             Self::Send(_) => Phase::Send,
-            Self::Resume | Self::Stat | Self::Ping => Phase::Ask,
+            Self::Resume | Self::Stat(_) | Self::List(_) | Self::Change(_) | Self::Ping => {
+                Phase::Ask
+            }
         }
     }
 }
@@ -286,8 +295,37 @@ impl Client {
     pub fn stat(&mut self, mut stat: Stat, out: &mut Vec<u8>, now: Time) -> RequestId {
         let id = self.begin(now);
         stat.id = id;
-        self.requests.insert(id, Request::Stat);
+        self.requests.insert(id, Request::Stat(stat.clone()));
         line::write(&ClientMessage::Stat(stat), out);
+        id
+    }
+
+    /// Asks what is in a directory. The `id` in `list` is set here.
+    pub fn list(&mut self, mut list: List, out: &mut Vec<u8>, now: Time) -> RequestId {
+        let id = self.begin(now);
+        list.id = id;
+        self.requests.insert(id, Request::List(list.clone()));
+        line::write(&ClientMessage::List(list), out);
+        id
+    }
+
+    /// Allows one further [`Event::Entries`] of a list. Nothing when the list is over.
+    pub fn more(&mut self, id: RequestId, out: &mut Vec<u8>) {
+        if let Some(Request::List(_)) = self.requests.get(&id) {
+            line::write(&ClientMessage::More(More { id }), out);
+        }
+    }
+
+    /// Asks to change names. The `id` in `change` is set here.
+    pub fn change(&mut self, change: Change, out: &mut Vec<u8>, now: Time) -> RequestId {
+        let id = self.begin(now);
+        self.requests.insert(id, Request::Change(change.durability()));
+        let message = match change {
+            Change::Mkdir(mkdir) => ClientMessage::Mkdir(Mkdir { id, ..mkdir }),
+            Change::Move(moving) => ClientMessage::Move(Move { id, ..moving }),
+            Change::Remove(remove) => ClientMessage::Remove(Remove { id, ..remove }),
+        };
+        line::write(&message, out);
         id
     }
 
@@ -435,14 +473,9 @@ impl Client {
             ServerMessage::Data(data) => self.part(data),
             ServerMessage::End(end) => self.ended(end),
             ServerMessage::Held(held) => self.held(held),
-            ServerMessage::Info(info) => match self.requests.get(&info.id) {
-                Some(Request::Stat) => {
-                    self.forget(info.id, Step::Answered);
-                    self.events.push_back(Event::Info(info));
-                    Ok(())
-                }
-                _ => Err(Violation::OutOfTurn { got: "info" }),
-            },
+            ServerMessage::Info(info) => self.info(info),
+            ServerMessage::Entries(entries) => self.entries(entries),
+            ServerMessage::Ok(okay) => self.okay(okay),
             ServerMessage::Pong(pong) => match self.requests.get(&pong.id) {
                 Some(Request::Ping) => {
                     self.forget(pong.id, Step::Answered);
@@ -573,6 +606,63 @@ impl Client {
         Ok(())
     }
 
+    fn info(&mut self, info: Info) -> Result<(), Violation> {
+        const GOT: &str = "info";
+        let Some(Request::Stat(stat)) = self.requests.get(&info.id) else {
+            return Err(Violation::OutOfTurn { got: GOT });
+        };
+        let asked = if info.kind == Kind::File { stat.digest } else { None };
+        if info.digest.map(|digest| digest.algorithm) != asked {
+            return Err(Violation::Contradiction {
+                got: GOT,
+                why: "another digest than asked for",
+            });
+        }
+        self.forget(info.id, Step::Answered);
+        self.events.push_back(Event::Info(info));
+        Ok(())
+    }
+
+    fn entries(&mut self, entries: Entries) -> Result<(), Violation> {
+        const GOT: &str = "entries";
+        let Some(Request::List(list)) = self.requests.get(&entries.id) else {
+            return Err(Violation::OutOfTurn { got: GOT });
+        };
+        let listed = match (&list.name, &entries.directory, list.depth) {
+            (above, here, Depth::One) => above == here,
+            (None, _, Depth::All) => true,
+            (Some(above), here, Depth::All) => {
+                here.as_ref().is_some_and(|here| here.is_or_is_below(above))
+            }
+        };
+        if !listed {
+            return Err(Violation::Contradiction { got: GOT, why: "another directory" });
+        }
+        let parts = entries.entries.iter().map(|entry| &entry.part);
+        let unread = entries.unread.iter().filter_map(|unread| unread.part.as_ref());
+        if parts.chain(unread).any(|part| part.parent().is_some()) {
+            return Err(Violation::Contradiction { got: GOT, why: "an entry of several parts" });
+        }
+        self.events.push_back(Event::Entries(entries));
+        Ok(())
+    }
+
+    fn okay(&mut self, okay: Okay) -> Result<(), Violation> {
+        const GOT: &str = "ok";
+        match (self.requests.get(&okay.id), okay.durability) {
+            (Some(Request::List(_)), _) => {}
+            (Some(&Request::Change(asked)), Some(given)) => {
+                if given < asked.min(Durability::Memory) {
+                    return Err(Violation::WeakAcknowledgement { asked, given });
+                }
+            }
+            _ => return Err(Violation::OutOfTurn { got: GOT }),
+        }
+        self.forget(okay.id, Step::Answered);
+        self.events.push_back(Event::Ok(okay));
+        Ok(())
+    }
+
     /// The one place where a request changes its phase.
     fn enter(&mut self, id: RequestId, step: Step, to: Request) {
         if let Some(from) = self.requests.get(&id) {
@@ -599,6 +689,8 @@ fn kind(message: &ServerMessage) -> &'static str {
         ServerMessage::End(_) => "end",
         ServerMessage::Held(_) => "held",
         ServerMessage::Info(_) => "info",
+        ServerMessage::Entries(_) => "entries",
+        ServerMessage::Ok(_) => "ok",
         ServerMessage::Pong(_) => "pong",
         ServerMessage::Alive(_) => "alive",
         ServerMessage::Error(_) => "error",

@@ -3,7 +3,7 @@
 //! ```text
 //!   put     Receive --end--> Commit --stored--> Reply
 //!   get     Open --opened--> Send --finished--> Reply
-//!   others  Ask --answered--> Reply
+//!   others  Ask --answered--> Reply;  a list Ask --entries--> Ask, Ask --abort--> Reply
 //!           any phase --refused--> Reply;  Receive and Open --abort--> Reply
 //!           Send --abort--> Send: the open part is ended, then --refused--> Reply
 //!
@@ -27,7 +27,7 @@ pub enum Phase {
     Open,
     /// The body of a get is on its way, or its digest is being waited for.
     Send,
-    /// A resume, stat or ping waits for its answer.
+    /// Any other request waits for its answer.
     Ask,
     /// The final reply was given; the request is over.
     Reply,
@@ -50,7 +50,9 @@ pub enum Step {
     Opened,
     /// `end` of a get.
     Finished,
-    /// `held`, `info` or `pong`.
+    /// `entries` of a list.
+    Entries,
+    /// `held`, `info`, `ok` or `pong`.
     Answered,
     /// `error`.
     Refused,
@@ -76,7 +78,9 @@ pub const REQUEST: &[(Phase, Step, Phase)] = {
         (Send, Finished, Reply),
         (Send, Abort, Send),
         (Send, Refused, Reply),
+        (Ask, Entries, Ask),
         (Ask, Answered, Reply),
+        (Ask, Abort, Reply),
         (Ask, Refused, Reply),
     ]
 };

@@ -138,6 +138,8 @@ codes! {
     UnstorableName = "unstorable_name", Request, No;
     /// The put was to happen only if nothing has the name, and something has.
     Exists = "exists", Request, No;
+    /// The name is a directory that is not empty.
+    NotEmpty = "not_empty", Request, No;
     /// The name holds another version than the request says. Begin again with the new one.
     VersionMismatch = "version_mismatch", Nobody, Fresh;
     /// The file is larger than the server accepts.

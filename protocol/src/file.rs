@@ -131,6 +131,32 @@ pub enum Kind {
     File,
     /// A directory.
     Directory,
+    /// A symbolic link. Only listings show it; everything else follows it, or refuses it.
+    Symlink,
+    /// A device, FIFO or socket. Only listings show it.
+    Special,
+}
+
+/// How far a request goes below the name that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Depth {
+    /// The name itself, or what is directly in it.
+    #[default]
+    One,
+    /// Everything below it.
+    All,
+}
+
+/// What becomes of directories that are missing above a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Parents {
+    /// They have to be there.
+    #[default]
+    Require,
+    /// They are made.
+    Make,
 }
 
 /// What a replayed acknowledgement says of the time since the first one.

@@ -23,6 +23,6 @@ pub use clock::Time;
 pub use digest::{Algorithm, Digest};
 pub use error::{Code, Fault, Refusal, Retry};
 pub use escape::Escaped;
-pub use file::{Condition, Durability, FileTime, Kind, Mode, Replay};
+pub use file::{Condition, Depth, Durability, FileTime, Kind, Mode, Parents, Replay};
 pub use ids::{RequestId, TransferId, Version};
 pub use name::{Name, NameError};

@@ -21,6 +21,10 @@ pub const REQUESTS: usize = 4_096;
 /// have the next one ready, and nothing beside the descriptors that there are.
 pub const GETS_OPEN: usize = 4;
 
+/// `entries` of a list that are sent without being asked for by `more`: enough to fill a long link
+/// with names, small enough that a client which is busy with the files need not hold many.
+pub const ENTRIES_AHEAD: u32 = 16;
+
 /// What a request costs a server besides its name, until its final reply.
 pub const REQUEST_BYTES: usize = 256;
 

@@ -94,6 +94,10 @@ pub enum LineError {
     Fatal(Refusal),
 }
 
+/// The kinds of messages that are requests.
+const REQUESTS: [&str; 9] =
+    ["put", "get", "resume", "stat", "list", "mkdir", "move", "remove", "ping"];
+
 /// Reads a line from a client.
 ///
 /// # Errors
@@ -110,6 +114,10 @@ pub fn read_client(line: &[u8]) -> Result<ClientMessage, LineError> {
         ClientMessage::Get(get) => Some((get.id, &get.need)),
         ClientMessage::Resume(resume) => Some((resume.id, &resume.need)),
         ClientMessage::Stat(stat) => Some((stat.id, &stat.need)),
+        ClientMessage::List(list) => Some((list.id, &list.need)),
+        ClientMessage::Mkdir(mkdir) => Some((mkdir.id, &mkdir.need)),
+        ClientMessage::Move(moving) => Some((moving.id, &moving.need)),
+        ClientMessage::Remove(remove) => Some((remove.id, &remove.need)),
         _ => None,
     };
     match need {
@@ -124,8 +132,9 @@ pub fn read_client(line: &[u8]) -> Result<ClientMessage, LineError> {
 /// # Errors
 /// A fatal [`Refusal`]: the server does not speak the protocol.
 pub fn read_server(line: &[u8]) -> Result<Option<ServerMessage>, Refusal> {
-    const KINDS: [&str; 11] = [
-        "welcome", "kept", "done", "file", "data", "end", "held", "info", "pong", "alive", "error",
+    const KINDS: [&str; 13] = [
+        "welcome", "kept", "done", "file", "data", "end", "held", "info", "entries", "ok", "pong",
+        "alive", "error",
     ];
     let fatal = |error: &dyn fmt::Display| bad_message(line, error);
     check_strict(line).map_err(|error| match error {
@@ -157,7 +166,7 @@ fn classify(line: &[u8], error: &serde_json::Error) -> LineError {
     let Some(id) = body.get("id").and_then(Value::as_u64).map(RequestId) else {
         return fatal();
     };
-    if matches!(kind.as_str(), "hello" | "data" | "end" | "abort") {
+    if matches!(kind.as_str(), "hello" | "data" | "end" | "abort" | "more") {
         return fatal();
     }
     if let Some(Value::Array(words)) = body.get("need")
@@ -167,7 +176,7 @@ fn classify(line: &[u8], error: &serde_json::Error) -> LineError {
             words.iter().map(|word| word.as_str().unwrap_or_default().to_owned()).collect();
         return unknown_need(id, &words);
     }
-    if !matches!(kind.as_str(), "put" | "get" | "resume" | "stat" | "ping") {
+    if !REQUESTS.contains(&kind.as_str()) {
         let message = format!("no request is called \"{}\"", Escaped(kind.as_bytes()));
         return LineError::Refused(id, Refusal::new(Code::UnknownRequest, message));
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Code, Refusal};
-use crate::file::{Condition, Durability, FileTime, Kind, Mode, Replay};
+use crate::file::{Condition, Depth, Durability, FileTime, Kind, Mode, Parents, Replay};
 use crate::ids::{RequestId, TransferId, Version};
 use crate::limits;
 use crate::name::Name;
@@ -33,6 +33,16 @@ pub enum ClientMessage {
     Resume(Resume),
     /// Asks what a name stands for.
     Stat(Stat),
+    /// Asks what is in a directory.
+    List(List),
+    /// Allows one further `entries` of a list.
+    More(More),
+    /// Asks to make a directory, or to set its time and permissions.
+    Mkdir(Mkdir),
+    /// Asks to give something another name.
+    Move(Move),
+    /// Asks to remove a name.
+    Remove(Remove),
     /// Asks for a sign of life.
     Ping(Ping),
 }
@@ -57,6 +67,10 @@ pub enum ServerMessage {
     Held(Held),
     /// The final reply to a stat.
     Info(Info),
+    /// What is in a directory, or some of it. Not a final reply.
+    Entries(Entries),
+    /// The final reply to a list, mkdir, move or remove.
+    Ok(Okay),
     /// The final reply to a ping.
     Pong(Pong),
     /// Nothing yet, but the server lives.
@@ -194,9 +208,150 @@ pub struct Stat {
     pub id: RequestId,
     /// Which name.
     pub name: Name,
+    /// Asks for the digest of a file too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Algorithm>,
+    /// Where the digest may come from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cache: Cache,
     /// Words that the server must know, or refuse.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub need: Vec<String>,
+}
+
+impl Stat {
+    /// The question without its digest. The request is numbered when it is sent.
+    pub fn of(name: Name) -> Self {
+        Self { id: RequestId(0), name, digest: None, cache: Cache::Use, need: Vec::new() }
+    }
+}
+
+/// See [`ClientMessage::List`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// The request.
+    pub id: RequestId,
+    /// Which directory; the root if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Whether the directories below are listed too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub depth: Depth,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
+}
+
+/// See [`ClientMessage::More`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct More {
+    /// The list.
+    pub id: RequestId,
+}
+
+/// See [`ClientMessage::Mkdir`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mkdir {
+    /// The request.
+    pub id: RequestId,
+    /// The directory.
+    pub name: Name,
+    /// What becomes of missing directories above it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub parents: Parents,
+    /// Last modification to give it, new or old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<FileTime>,
+    /// Permissions to give it, new or old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Whether it may be there already.
+    #[serde(default, rename = "if", skip_serializing_if = "Condition::is_always")]
+    pub condition: Condition,
+    /// What the answer has to mean.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub durability: Durability,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
+}
+
+/// See [`ClientMessage::Move`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The request.
+    pub id: RequestId,
+    /// The old name.
+    pub name: Name,
+    /// The new name.
+    pub to: Name,
+    /// When the new name may be taken.
+    #[serde(default, rename = "if", skip_serializing_if = "Condition::is_always")]
+    pub condition: Condition,
+    /// What the answer has to mean.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub durability: Durability,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
+}
+
+/// See [`ClientMessage::Remove`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remove {
+    /// The request.
+    pub id: RequestId,
+    /// What goes.
+    pub name: Name,
+    /// Whether a directory goes with what is in it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub depth: Depth,
+    /// What the answer has to mean.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub durability: Durability,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
+}
+
+/// A request that changes names and brings no body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// See [`ClientMessage::Mkdir`].
+    Mkdir(Mkdir),
+    /// See [`ClientMessage::Move`].
+    Move(Move),
+    /// See [`ClientMessage::Remove`].
+    Remove(Remove),
+}
+
+impl Change {
+    /// The request.
+    pub fn id(&self) -> RequestId {
+        match self {
+            Self::Mkdir(mkdir) => mkdir.id,
+            Self::Move(moving) => moving.id,
+            Self::Remove(remove) => remove.id,
+        }
+    }
+
+    /// The name that it changes, and the other one that it changes with it.
+    pub fn names(&self) -> (&Name, Option<&Name>) {
+        match self {
+            Self::Mkdir(mkdir) => (&mkdir.name, None),
+            Self::Move(moving) => (&moving.name, Some(&moving.to)),
+            Self::Remove(remove) => (&remove.name, None),
+        }
+    }
+
+    /// What the answer has to mean.
+    pub fn durability(&self) -> Durability {
+        match self {
+            Self::Mkdir(mkdir) => mkdir.durability,
+            Self::Move(moving) => moving.durability,
+            Self::Remove(remove) => remove.durability,
+        }
+    }
 }
 
 /// See [`ClientMessage::Ping`].
@@ -341,6 +496,63 @@ pub struct Info {
     /// What a file holds; left out for a directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
+    /// The digest of a file, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+}
+
+/// See [`ServerMessage::Entries`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entries {
+    /// The list.
+    pub id: RequestId,
+    /// The directory; the root if left out.
+    #[serde(default, rename = "in", skip_serializing_if = "Option::is_none")]
+    pub directory: Option<Name>,
+    /// What is in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<Entry>,
+    /// What could not be looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<Unread>,
+}
+
+/// Something in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name in the directory: of one part.
+    pub part: Name,
+    /// What it is; a symlink is not followed.
+    pub kind: Kind,
+    /// Bytes of a file; 0 for anything else.
+    pub size: u64,
+    /// Last modification.
+    pub mtime: FileTime,
+    /// Permissions.
+    pub mode: Mode,
+}
+
+/// Something of a directory that could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// Its name in the directory; left out for the rest of the directory itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Name>,
+    /// What programs decide by.
+    pub code: Code,
+    /// What a person reads.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// See [`ServerMessage::Ok`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Okay {
+    /// The request.
+    pub id: RequestId,
+    /// What a change of names survives; left out for a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
 }
 
 /// See [`ServerMessage::Pong`].

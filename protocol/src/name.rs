@@ -88,6 +88,33 @@ impl Name {
         long.0.strip_prefix(&*short.0).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
+    /// Whether it is `above`, or below it.
+    pub fn is_or_is_below(&self, above: &Name) -> bool {
+        self.0.len() >= above.0.len() && self.overlaps(above)
+    }
+
+    /// The name of what is called `part` in a directory; `None` is the root.
+    ///
+    /// # Errors
+    /// When that is no name; `part` may have several parts itself.
+    pub fn inside(directory: Option<&Name>, part: &[u8]) -> Result<Self, NameError> {
+        match directory {
+            Some(directory) => Self::parse(&[directory.as_bytes(), b"/", part].concat()),
+            None => Self::parse(part),
+        }
+    }
+
+    /// What a name of these bytes takes on a line, at most.
+    pub fn line_bytes(bytes: &[u8]) -> usize {
+        const B64: usize = br#"{"b64":""}"#.len();
+        if std::str::from_utf8(bytes).is_err() {
+            return BASE64.encode_len(bytes.len()).saturating_add(B64);
+        }
+        // A control character is written as six.
+        let escapes = bytes.iter().filter(|&&byte| byte < b' ' || byte == b'"' || byte == b'\\');
+        bytes.len().saturating_add(escapes.count().saturating_mul(5)).saturating_add(2)
+    }
+
     fn split_last(&self) -> (Option<&[u8]>, &[u8]) {
         match self.0.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => {

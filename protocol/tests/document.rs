@@ -115,6 +115,7 @@ fn the_table_of_limits_is_the_one_in_the_code() {
         Some(limits::NAME_PART_BYTES as u64),
         Some(limits::VERSION_BYTES as u64),
         Some(limits::TEXT_BYTES as u64),
+        Some(limits::ENTRIES_AHEAD.into()),
         Some(limits::INTEGER_MAX),
         Some(limits::ALIVE_EVERY.as_secs()),
         Some(limits::SILENCE.as_secs()),
@@ -278,7 +279,8 @@ fn the_examples_are_true_to_the_last_byte() {
     }
     for kind in [
         "hello", "put", "data", "end", "abort", "get", "resume", "stat", "ping", "welcome", "done",
-        "file", "held", "info", "pong", "error",
+        "file", "held", "info", "pong", "error", "list", "more", "mkdir", "move", "remove",
+        "entries", "ok",
     ] {
         assert!(kinds.contains_key(kind), "no example shows {kind}");
     }
@@ -287,6 +289,7 @@ fn the_examples_are_true_to_the_last_byte() {
 #[test]
 fn a_server_machine_says_what_the_examples_say() {
     use ftx_protocol::Time;
+    use ftx_protocol::message::{List, Okay};
     use ftx_protocol::server::{Command, Event, Output, Server, Settings};
     use std::time::Duration;
     for example in DOCUMENT.split("```transcript\n").skip(1) {
@@ -324,8 +327,17 @@ fn a_server_machine_says_what_the_examples_say() {
             .collect();
         // A storage that answers what the example says.
         let mut output = Vec::new();
+        let mut entries = answers.iter().filter_map(|message| match message {
+            ServerMessage::Entries(entries) => Some(Event::Entries(entries.clone())),
+            _ => None,
+        });
         loop {
             while let Some(command) = server.poll_command() {
+                if let Command::List(List { id, .. }) | Command::More(id) = command {
+                    let complete = Event::Ok(Okay { id, durability: None });
+                    server.handle(entries.next().unwrap_or(complete), Time(2));
+                    continue;
+                }
                 let answer = answers.iter().find_map(|message| match (&command, message) {
                     (Command::Finish(_), ServerMessage::Done(done)) => {
                         Some(Event::Stored(done.clone()))
@@ -338,6 +350,9 @@ fn a_server_machine_says_what_the_examples_say() {
                     }
                     (Command::Stat(_), ServerMessage::Info(info)) => {
                         Some(Event::Info(info.clone()))
+                    }
+                    (Command::Change(change), ServerMessage::Ok(okay)) => {
+                        (change.id() == okay.id).then(|| Event::Ok(okay.clone()))
                     }
                     (Command::Digest(id), ServerMessage::End(end)) => {
                         Some(Event::Digest { id: *id, digest: end.digest })

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use ftx_protocol::client::{Client, Event as Heard, Violation};
 use ftx_protocol::limits;
-use ftx_protocol::message::{Cache, Get, Limits, Ping, Put, Resume, Stat};
+use ftx_protocol::message::{Cache, Get, Limits, List, Ping, Put, Resume, Stat};
 use ftx_protocol::server::{Output, Reason, Server, Settings};
-use ftx_protocol::{Algorithm, Code, Condition, Durability, Name, RequestId, Time, TransferId};
+use ftx_protocol::{
+    Algorithm, Code, Condition, Depth, Durability, Name, RequestId, Time, TransferId,
+};
 
 use storage::{Storage, digest};
 
@@ -680,7 +682,7 @@ fn both_machines_understand_each_other_in_every_operation() {
     client.data(put, 5, &mut out);
     out.extend_from_slice(b"hello");
     client.end(put, 5, digest(b"hello"), &mut out);
-    client.stat(Stat { id: RequestId(0), name: name("a"), need: Vec::new() }, &mut out, Time(0));
+    client.stat(Stat::of(name("a")), &mut out, Time(0));
     let get = Get {
         id: RequestId(0),
         name: name("a"),
@@ -714,4 +716,119 @@ fn both_machines_understand_each_other_in_every_operation() {
     assert_eq!(client.requests(), 0);
     assert_eq!(client.receive_end(), Ok(()));
     let _ = Ping { id: RequestId(1) };
+}
+
+fn list_line(id: u64, name: &str) -> String {
+    format!("{{\"list\":{{\"id\":{id},\"name\":\"{name}\",\"depth\":\"all\"}}}}\n")
+}
+
+fn count(said: &[u8], word: &str) -> usize {
+    String::from_utf8_lossy(said).matches(word).count()
+}
+
+/// A server whose directory `d` has so many files.
+fn with_files(files: u64) -> Driven {
+    let mut driven = Driven::greeted();
+    for number in 1..=files {
+        driven.hear(whole_put(number, &format!("d/{number:03}"), "x").as_bytes());
+    }
+    driven.said.clear();
+    driven
+}
+
+#[test]
+fn a_list_goes_on_only_as_its_client_asks_for_more_and_is_timed_only_then() {
+    let ahead = limits::ENTRIES_AHEAD as usize;
+    let mut driven = with_files(20);
+    driven.hear(list_line(100, "d").as_bytes());
+    assert_eq!(count(&driven.said, "entries\":{"), ahead);
+    driven.machine.starving(driven.now);
+    let mut deadline = driven.machine.deadline().unwrap();
+    while deadline < Time(0).after(IDLE) {
+        driven.now = deadline;
+        driven.machine.on_time(deadline);
+        driven.speak();
+        deadline = driven.machine.deadline().unwrap();
+    }
+    assert_eq!(deadline, Time(0).after(IDLE), "it waits for the client, and not for ever");
+    for more in 1..=4 {
+        driven.hear(b"{\"more\":{\"id\":100}}\n");
+        assert_eq!(count(&driven.said, "entries\":{"), ahead + more);
+    }
+    assert_eq!(count(&driven.said, "{\"ok\":{\"id\":100}}"), 0);
+    driven.hear(b"{\"more\":{\"id\":100}}\n{\"more\":{\"id\":100}}\n");
+    assert_eq!(count(&driven.said, "{\"ok\":{\"id\":100}}"), 1);
+    assert_eq!(driven.machine.requests(), 0);
+}
+
+#[test]
+fn a_client_that_sends_no_more_gets_the_rest_of_its_list() {
+    let mut driven = with_files(40);
+    driven.hear(list_line(100, "d").as_bytes());
+    driven.machine.receive_end(driven.now);
+    driven.storage.carry_out(&mut driven.machine, b"", driven.now);
+    driven.speak();
+    assert_eq!(count(&driven.said, "entries\":{"), 40);
+    assert_eq!(driven.machine.closed(), Some(Reason::Finished));
+}
+
+#[test]
+fn a_list_that_is_aborted_ends_and_the_next_one_begins() {
+    let mut driven = with_files(20);
+    let lines = list_line(100, "d") + &list_line(101, "d");
+    driven.hear((lines + "{\"abort\":{\"id\":100,\"code\":\"aborted\"}}\n").as_bytes());
+    assert_eq!(driven.last_error(), Some((Some(100), "aborted".into())));
+    assert!(count(&driven.said, "{\"entries\":{\"id\":101,") > 0);
+    assert_eq!(count(&driven.said, "{\"ok\":{\"id\":100}}"), 0);
+}
+
+#[test]
+fn changes_of_names_wait_for_what_was_asked_before_on_either_of_their_names() {
+    let mut driven = Driven::greeted();
+    driven.storage.holds_commits = true;
+    driven.hear(whole_put(1, "a/x", "one").as_bytes());
+    driven.hear(
+        b"{\"move\":{\"id\":2,\"name\":\"b\",\"to\":\"a\"}}\n{\"mkdir\":{\"id\":3,\"name\":\"c\"}}\n\
+          {\"remove\":{\"id\":4,\"name\":\"b/y\"}}\n{\"remove\":{\"id\":5,\"name\":\"a/x\"}}\n",
+    );
+    assert_eq!(driven.storage.changed, [3], "the others wait for the put, or for the move");
+    let now = driven.now;
+    driven.storage.release_commits(&mut driven.machine, now);
+    driven.speak();
+    assert_eq!(driven.storage.changed, [3, 2, 4, 5]);
+    assert_eq!(driven.machine.requests(), 0);
+}
+
+#[test]
+fn a_client_believes_no_listing_of_another_place() {
+    for (entries, why) in [
+        (r#""in":"e","entries":[]"#, "another directory"),
+        (r#""in":"dd","entries":[]"#, "another directory"),
+        (r#""entries":[]"#, "another directory"),
+        (
+            r#""in":"d","entries":[{"part":"x/y","kind":"file","size":1,"mtime":[1,0],"mode":420}]"#,
+            "an entry of several parts",
+        ),
+    ] {
+        let mut out = Vec::new();
+        let mut client = Client::new("t", &mut out, Time(0));
+        let list =
+            List { id: RequestId(0), name: Some(name("d")), depth: Depth::All, need: Vec::new() };
+        let id = client.list(list, &mut out, Time(0));
+        let welcome = "{\"welcome\":{\"ftx\":1,\"features\":[\"sha256\"],\"limits\":{}}}\n";
+        let line = format!("{welcome}{{\"entries\":{{\"id\":{},{entries}}}}}\n", id.0);
+        let violation = client.receive(line.as_bytes(), Time(0)).unwrap_err();
+        assert_eq!(violation, Violation::Contradiction { got: "entries", why }, "{entries}");
+    }
+    for part in ["..", "/etc", "", "a/../b"] {
+        let mut out = Vec::new();
+        let mut client = Client::new("t", &mut out, Time(0));
+        let list = List { id: RequestId(0), name: None, depth: Depth::One, need: Vec::new() };
+        let id = client.list(list, &mut out, Time(0));
+        let entry =
+            format!(r#"{{"part":"{part}","kind":"file","size":1,"mtime":[1,0],"mode":420}}"#);
+        let welcome = "{\"welcome\":{\"ftx\":1,\"features\":[\"sha256\"],\"limits\":{}}}\n";
+        let line = format!("{welcome}{{\"entries\":{{\"id\":{},\"entries\":[{entry}]}}}}\n", id.0);
+        assert!(client.receive(line.as_bytes(), Time(0)).is_err(), "{part:?}");
+    }
 }

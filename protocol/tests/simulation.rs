@@ -108,6 +108,7 @@ impl Storage {
                         mtime: FileTime::new(1, 0).unwrap(),
                         mode: Mode::new(0o644),
                         version: None,
+                        digest: None,
                     }),
                     None => refused(stat.id, Code::NotFound),
                 };
@@ -120,6 +121,9 @@ impl Storage {
             }
             Command::Close(id) => drop(self.gets.remove(&(line, id))),
             Command::HangUp => self.hang_up(line),
+            Command::Sum(_) | Command::List(_) | Command::More(_) | Command::Change(_) => {
+                unreachable!("no client of the simulation asks for it");
+            }
         }
     }
 
@@ -364,7 +368,7 @@ impl World {
                 client.get(get, &mut out, self.now);
             }
             Goal::Stat { name } => {
-                let stat = Stat { id: RequestId(0), name: name.clone(), need: Vec::new() };
+                let stat = Stat::of(name.clone());
                 client.stat(stat, &mut out, self.now);
                 client.ping(&mut out, self.now);
             }

@@ -3,14 +3,14 @@
 //! Answers to requests that are over (refused, aborted, of a connection that failed) come late and
 //! are passed over.
 
-use super::requests::{Outcome, Request, Sending};
+use super::requests::{Outcome, Progress, Request, Sending};
 use super::{Command, Event, Server};
 use crate::clock::Time;
-use crate::edges::Step;
+use crate::edges::{self, Phase, Step};
 use crate::error::Refusal;
 use crate::ids::RequestId;
 use crate::limits::REPLY_QUEUE_BYTES;
-use crate::message::{Data, Done, End, Error, File, Kept, ServerMessage};
+use crate::message::{Data, Done, End, Entries, Error, File, Kept, ServerMessage};
 
 impl Server {
     /// Takes an answer of storage.
@@ -35,6 +35,12 @@ impl Server {
             Event::Info(info) => {
                 if let Some(Request::Stat(_)) = self.requests.get(&info.id) {
                     self.reply(info.id, Step::Answered, &ServerMessage::Info(info), now);
+                }
+            }
+            Event::Entries(entries) => self.entries(entries, now),
+            Event::Ok(okay) => {
+                if let Some(Request::List(_) | Request::Change(_)) = self.requests.get(&okay.id) {
+                    self.reply(okay.id, Step::Answered, &ServerMessage::Ok(okay), now);
                 }
             }
             Event::Refused { id, refusal } => self.refused(id, refusal, now),
@@ -71,6 +77,23 @@ impl Server {
             self.commands.push_back(Command::Digest(id));
         }
         self.release(id);
+    }
+
+    /// Says some of what is in a directory. The first of it means that the list has taken effect.
+    fn entries(&mut self, entries: Entries, now: Time) {
+        let id = entries.id;
+        let Some(Request::List(listing)) = self.requests.get_mut(&id) else { return };
+        debug_assert_eq!(edges::request(Phase::Ask, Step::Entries), Some(Phase::Ask));
+        listing.ahead = listing.ahead.saturating_sub(1);
+        let was = std::mem::replace(&mut listing.progress, Progress::Connection);
+        let name = listing.list.name.clone();
+        self.say(&ServerMessage::Entries(entries), now);
+        self.answered(now);
+        if let (Progress::Opening, Some(name)) = (was, name) {
+            self.order.leave(&name, id);
+            self.release(id);
+        }
+        self.continue_list();
     }
 
     fn refused(&mut self, id: RequestId, refusal: Refusal, now: Time) {

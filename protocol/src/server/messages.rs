@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::requests::{Committing, Outcome, Receiving, Request};
+use super::requests::{Committing, Listing, Outcome, Progress, Receiving, Request};
 use super::{Command, DrainCause, Inbound, Server, Stage};
 use crate::clock::Time;
 use crate::edges::{Step, Turn};
 use crate::error::{Code, Refusal};
 use crate::ids::RequestId;
-use crate::limits::GETS_OPEN;
+use crate::limits::{ENTRIES_AHEAD, GETS_OPEN, REPLY_QUEUE_BYTES};
 use crate::line::{self, LineError};
 use crate::message::{
-    Abort, ClientMessage, Data, End, Error, FTX_VERSION, Get, Hello, Ping, Pong, Put, Resume,
-    ServerMessage, Stat, Welcome,
+    Abort, Change, ClientMessage, Data, End, Error, FTX_VERSION, Get, Hello, List, Mkdir, More,
+    Move, Ping, Pong, Put, Remove, Resume, ServerMessage, Stat, Welcome,
 };
 
 impl Server {
@@ -54,10 +54,15 @@ impl Server {
             ClientMessage::Data(data) => self.open_part(data, now),
             ClientMessage::End(end) => self.close_body(end, now),
             ClientMessage::Abort(abort) => self.abort(abort, now),
+            ClientMessage::More(more) => self.allow_more(&more),
             ClientMessage::Put(Put { id, .. })
             | ClientMessage::Get(Get { id, .. })
             | ClientMessage::Resume(Resume { id, .. })
             | ClientMessage::Stat(Stat { id, .. })
+            | ClientMessage::List(List { id, .. })
+            | ClientMessage::Mkdir(Mkdir { id, .. })
+            | ClientMessage::Move(Move { id, .. })
+            | ClientMessage::Remove(Remove { id, .. })
             | ClientMessage::Ping(Ping { id }) => {
                 if self.admits(id, now) {
                     self.begin(id, message, now);
@@ -87,15 +92,19 @@ impl Server {
     fn begin(&mut self, id: RequestId, message: ClientMessage, now: Time) {
         match message {
             ClientMessage::Put(put) => self.begin_put(put, now),
-            ClientMessage::Get(get) => {
-                self.order.enter(get.name.clone(), id);
-                self.enter(id, Step::Data, Request::Open(get));
-                self.issue_in_order(id);
+            ClientMessage::Get(get) => self.begin_in_order(id, Request::Open(get)),
+            ClientMessage::Stat(stat) => self.begin_in_order(id, Request::Stat(stat)),
+            ClientMessage::List(list) => {
+                self.begin_in_order(id, Request::List(Listing::new(list)));
             }
-            ClientMessage::Stat(stat) => {
-                self.order.enter(stat.name.clone(), id);
-                self.enter(id, Step::Data, Request::Stat(stat));
-                self.issue_in_order(id);
+            ClientMessage::Mkdir(mkdir) => {
+                self.begin_in_order(id, Request::Change(Change::Mkdir(mkdir)));
+            }
+            ClientMessage::Move(moving) => {
+                self.begin_in_order(id, Request::Change(Change::Move(moving)));
+            }
+            ClientMessage::Remove(remove) => {
+                self.begin_in_order(id, Request::Change(Change::Remove(remove)));
             }
             ClientMessage::Resume(resume) => {
                 self.enter(id, Step::Data, Request::Resume);
@@ -104,6 +113,14 @@ impl Server {
             ClientMessage::Ping(Ping { id }) => self.say(&ServerMessage::Pong(Pong { id }), now),
             _ => {}
         }
+    }
+
+    fn begin_in_order(&mut self, id: RequestId, request: Request) {
+        for name in request.ordered_names() {
+            self.order.enter(name.clone(), id);
+        }
+        self.enter(id, Step::Data, request);
+        self.issue_in_order(id);
     }
 
     fn begin_put(&mut self, put: Put, now: Time) {
@@ -208,8 +225,17 @@ impl Server {
                     self.end_sending(id, now);
                 }
             }
-            Some(Request::Commit(_) | Request::Stat(_) | Request::Resume) | None => {}
+            Some(Request::List(_)) => self.refuse(id, Step::Abort, refusal, now),
+            Some(Request::Commit(_) | Request::Stat(_) | Request::Change(_) | Request::Resume)
+            | None => {}
         }
+    }
+
+    fn allow_more(&mut self, more: &More) {
+        if let Some(Request::List(listing)) = self.requests.get_mut(&more.id) {
+            listing.ahead = listing.ahead.saturating_add(1).min(ENTRIES_AHEAD);
+        }
+        self.continue_list();
     }
 
     /// Refuses the open put and has storage drop it.
@@ -220,8 +246,9 @@ impl Server {
 
     /// Issues the command of a request now, or when those before it have taken effect.
     fn issue_in_order(&mut self, id: RequestId) {
-        let name = self.requests.get(&id).and_then(Request::ordered_name);
-        match name.and_then(|name| self.order.blocker(name, id)) {
+        let Some(request) = self.requests.get(&id) else { return };
+        let blockers = request.ordered_names().filter_map(|name| self.order.blocker(name, id));
+        match blockers.max() {
             Some(blocker) => self.held_back.entry(blocker).or_default().push(id),
             None => self.issue(id),
         }
@@ -232,8 +259,17 @@ impl Server {
             Some(Request::Commit(committing)) => {
                 self.commands.push_back(Command::Finish(committing.end.clone()));
             }
-            Some(Request::Stat(stat)) => self.commands.push_back(Command::Stat(stat.clone())),
-            Some(Request::Open(_)) => {
+            Some(Request::Stat(stat)) if stat.digest.is_none() => {
+                self.commands.push_back(Command::Stat(stat.clone()));
+            }
+            Some(Request::Change(change)) => {
+                self.commands.push_back(Command::Change(change.clone()));
+            }
+            Some(Request::List(_)) => {
+                self.lists.push_back(id);
+                self.continue_list();
+            }
+            Some(Request::Open(_) | Request::Stat(_)) => {
                 self.to_open.push_back(id);
                 self.open_more();
             }
@@ -246,9 +282,37 @@ impl Server {
         while self.opening.len().saturating_add(self.send_queue.len()) < GETS_OPEN
             && let Some(id) = self.to_open.pop_front()
         {
-            if let Some(Request::Open(get)) = self.requests.get(&id) {
-                self.opening.insert(id);
-                self.commands.push_back(Command::Open(get.clone()));
+            let command = match self.requests.get(&id) {
+                Some(Request::Open(get)) => Command::Open(get.clone()),
+                Some(Request::Stat(stat)) => Command::Sum(stat.clone()),
+                _ => continue,
+            };
+            self.opening.insert(id);
+            self.commands.push_back(command);
+        }
+    }
+
+    /// Has storage look for the next entries of the list whose turn it is, if there is room for
+    /// them: the client has asked for more, and reads what it is sent.
+    pub(super) fn continue_list(&mut self) {
+        let finished = matches!(self.stage, Stage::Drain(DrainCause::PeerFinished));
+        if self.outbound.queued_bytes() > REPLY_QUEUE_BYTES {
+            return;
+        }
+        let Some(id) = self.lists.front() else { return };
+        let Some(Request::List(listing)) = self.requests.get_mut(id) else { return };
+        if listing.ahead == 0 && !finished {
+            return;
+        }
+        match listing.progress {
+            Progress::Opening | Progress::Storage => {}
+            Progress::Waiting => {
+                listing.progress = Progress::Opening;
+                self.commands.push_back(Command::List(listing.list.clone()));
+            }
+            Progress::Connection => {
+                listing.progress = Progress::Storage;
+                self.commands.push_back(Command::More(*id));
             }
         }
     }

@@ -38,7 +38,7 @@ use crate::message::{Alive, Error, Limits, ServerMessage};
 
 use order::Order;
 use outbound::Outbound;
-use requests::{Request, SendQueue};
+use requests::{Progress, Request, SendQueue};
 
 pub use outbound::Output;
 pub use requests::{Command, Event};
@@ -126,9 +126,11 @@ pub struct Server {
     order: Order,
     /// Requests whose command waits for another one, by that one, to take effect.
     held_back: BTreeMap<RequestId, Vec<RequestId>>,
-    /// Gets that may be opened, and those that are being opened.
+    /// Gets, and stats that want a digest, that may be opened, and those that are being opened.
     to_open: VecDeque<RequestId>,
     opening: BTreeSet<RequestId>,
+    /// Lists, in the order in which they are carried out: the first one is.
+    lists: VecDeque<RequestId>,
     /// What live requests make the server hold.
     requests_bytes: usize,
     send_queue: SendQueue,
@@ -159,6 +161,7 @@ impl Server {
             held_back: BTreeMap::new(),
             to_open: VecDeque::new(),
             opening: BTreeSet::new(),
+            lists: VecDeque::new(),
             requests_bytes: 0,
             send_queue: SendQueue::new(),
             outbound: Outbound::default(),
@@ -211,6 +214,7 @@ impl Server {
                     return self.gone(Reason::PeerGone);
                 }
                 self.turn(Turn::Quiet, Stage::Drain(DrainCause::PeerFinished));
+                self.continue_list();
                 self.finish_drain(now);
             }
             Stage::Greet { .. } => self.gone(Reason::PeerGone),
@@ -277,6 +281,7 @@ impl Server {
                 self.detach();
             }
         }
+        self.continue_list();
         self.finish_drain(now);
     }
 
@@ -361,9 +366,7 @@ impl Server {
                         Inbound::Line if self.line.held_bytes() > 0 => {
                             Some(since.after(header_timeout.saturating_sub(self.line_waited)))
                         }
-                        Inbound::Line if self.waits_for_body() || self.requests.is_empty() => {
-                            Some(idle)
-                        }
+                        Inbound::Line if self.waits_for_peer() => Some(idle),
                         Inbound::Line => None,
                     }
                 })
@@ -372,12 +375,22 @@ impl Server {
         [unread, silent].into_iter().flatten().min()
     }
 
-    /// Whether it is the client's turn to send more of a body: not when it has sent as much as it
-    /// may before more is kept.
-    fn waits_for_body(&self) -> bool {
+    /// Whether it is the client's turn: it has asked for nothing, has more of a body to send (not
+    /// when it has sent as much as it may before more is kept), or has to ask for more of a list.
+    fn waits_for_peer(&self) -> bool {
         match self.receiving.and_then(|id| self.requests.get(&id)) {
             Some(Request::Receive(receiving)) => {
                 receiving.at.saturating_sub(receiving.kept) < UNKEPT_BYTES
+            }
+            _ => self.requests.len() <= self.lists.len() && !self.is_listing(),
+        }
+    }
+
+    /// Whether storage looks for entries, or the next ones wait for room to be said.
+    fn is_listing(&self) -> bool {
+        match self.lists.front().and_then(|id| self.requests.get(id)) {
+            Some(Request::List(listing)) => {
+                listing.ahead > 0 || listing.progress != Progress::Connection
             }
             _ => false,
         }
@@ -506,6 +519,7 @@ impl Server {
         self.held_back.clear();
         self.to_open.clear();
         self.opening.clear();
+        self.lists.clear();
         self.requests_bytes = 0;
         self.send_queue.clear();
     }
@@ -583,14 +597,22 @@ impl Server {
     fn forget(&mut self, id: RequestId, step: Step) {
         let Some(request) = self.requests.remove(&id) else { return };
         debug_assert_eq!(edges::request(request.phase(), step), Some(Phase::Reply));
-        if let Some(name) = request.ordered_name() {
+        for name in request.ordered_names() {
             self.order.leave(name, id);
         }
         self.requests_bytes = self.requests_bytes.saturating_sub(request.cost_bytes());
         self.opening.remove(&id);
-        if matches!(request, Request::Send(_)) {
-            self.send_queue.retain(|queued| *queued != id);
-            self.commands.push_back(Command::Close(id));
+        match request {
+            Request::Send(_) => {
+                self.send_queue.retain(|queued| *queued != id);
+                self.commands.push_back(Command::Close(id));
+            }
+            Request::List(_) => {
+                self.lists.retain(|queued| *queued != id);
+                self.commands.push_back(Command::Close(id));
+                self.continue_list();
+            }
+            _ => {}
         }
     }
 

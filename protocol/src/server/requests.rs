@@ -6,8 +6,8 @@ use crate::digest::{Algorithm, Digest};
 use crate::edges::Phase;
 use crate::error::Refusal;
 use crate::ids::RequestId;
-use crate::limits::REQUEST_BYTES;
-use crate::message::{End, Get, Stat};
+use crate::limits::{ENTRIES_AHEAD, REQUEST_BYTES};
+use crate::message::{Change, End, Entries, Get, List, Okay, Stat};
 use crate::name::Name;
 
 /// A request without its final reply.
@@ -23,6 +23,10 @@ pub(super) enum Request {
     Send(Sending),
     /// See [`Phase::Ask`]: a stat.
     Stat(Stat),
+    /// See [`Phase::Ask`]: a list.
+    List(Listing),
+    /// See [`Phase::Ask`]: a mkdir, move or remove.
+    Change(Change),
     /// See [`Phase::Ask`]: a resume.
     Resume,
 }
@@ -55,6 +59,34 @@ pub(super) struct Sending {
     pub(super) outcome: Outcome,
 }
 
+/// A list.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) list: List,
+    /// `entries` that may still be sent before the client asks for more.
+    pub(super) ahead: u32,
+    pub(super) progress: Progress,
+}
+
+/// Who has the next step of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nobody: others come first.
+    Waiting,
+    /// Storage, which opens the directory and looks for the first entries.
+    Opening,
+    /// Storage, which looks for the next entries.
+    Storage,
+    /// The connection: storage is asked again when there is room for what it finds.
+    Connection,
+}
+
+impl Listing {
+    pub(super) fn new(list: List) -> Self {
+        Self { list, ahead: ENTRIES_AHEAD, progress: Progress::Waiting }
+    }
+}
+
 /// What a get that is being sent will end with.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -73,25 +105,40 @@ impl Request {
             Self::Commit(_) => Phase::Commit,
             Self::Open(_) => Phase::Open,
             Self::Send(_) => Phase::Send,
-            Self::Stat(_) | Self::Resume => Phase::Ask,
+            Self::Stat(_) | Self::List(_) | Self::Change(_) | Self::Resume => Phase::Ask,
         }
     }
 
     /// What it makes the server hold.
     pub(super) fn cost_bytes(&self) -> usize {
-        let name = self.ordered_name().map_or(0, |name| name.as_bytes().len());
-        REQUEST_BYTES.saturating_add(name)
+        let name_bytes = match self {
+            // It keeps its name when it has left the order.
+            Self::List(listing) => {
+                listing.list.name.as_ref().map_or(0, |name| name.as_bytes().len())
+            }
+            other => other.ordered_names().map(|name| name.as_bytes().len()).sum(),
+        };
+        REQUEST_BYTES.saturating_add(name_bytes)
     }
 
-    /// The name that the request has a place in the order for, as long as it has not taken effect.
-    pub(super) fn ordered_name(&self) -> Option<&Name> {
-        match self {
-            Self::Receive(receiving) => Some(&receiving.name),
-            Self::Commit(committing) => Some(&committing.name),
-            Self::Open(get) => Some(&get.name),
-            Self::Stat(stat) => Some(&stat.name),
-            Self::Send(_) | Self::Resume => None,
-        }
+    /// The names that the request has places in the order for, as long as it has not taken effect.
+    pub(super) fn ordered_names(&self) -> impl Iterator<Item = &Name> {
+        let (one, other) = match self {
+            Self::Receive(receiving) => (Some(&receiving.name), None),
+            Self::Commit(committing) => (Some(&committing.name), None),
+            Self::Open(get) => (Some(&get.name), None),
+            Self::Stat(stat) => (Some(&stat.name), None),
+            Self::List(Listing { list, progress, .. }) => match progress {
+                Progress::Waiting | Progress::Opening => (list.name.as_ref(), None),
+                Progress::Storage | Progress::Connection => (None, None),
+            },
+            Self::Change(change) => {
+                let (one, other) = change.names();
+                (Some(one), other)
+            }
+            Self::Send(_) | Self::Resume => (None, None),
+        };
+        one.into_iter().chain(other)
     }
 }
 
@@ -119,11 +166,19 @@ pub enum Command {
     Resume(crate::message::Resume),
     /// Say what a name stands for.
     Stat(Stat),
+    /// Say what a file is, and its digest.
+    Sum(Stat),
+    /// Open a directory and say what is in it, a first message of it.
+    List(List),
+    /// Say more of what is in an open directory.
+    More(RequestId),
+    /// Change names.
+    Change(Change),
     /// Open a file to send it.
     Open(Get),
     /// Every byte of a get was sent: say its digest.
     Digest(RequestId),
-    /// A get is over.
+    /// A get, a list, or a stat with a digest is over.
     Close(RequestId),
     /// The connection is over for storage: suspend and close everything of it.
     HangUp,
@@ -149,6 +204,10 @@ pub enum Event {
     Held(crate::message::Held),
     /// What a name stands for.
     Info(crate::message::Info),
+    /// Some of what is in a directory.
+    Entries(Entries),
+    /// A list is complete, or names were changed.
+    Ok(Okay),
     /// A request failed.
     Refused {
         /// The request.

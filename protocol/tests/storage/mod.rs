@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use ftx_protocol::message::{Done, End, File, Held, HeldState, Info, Put};
+use ftx_protocol::message::{
+    Change, Done, End, Entries, Entry, File, Held, HeldState, Info, Okay, Put,
+};
 use ftx_protocol::server::{Command, Event, Server};
 use ftx_protocol::{
-    Algorithm, Code, Digest, Durability, FileTime, Kind, Mode, RequestId, Time, TransferId, Version,
+    Algorithm, Code, Digest, Durability, FileTime, Kind, Mode, Name, RequestId, Time, TransferId,
+    Version,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -29,6 +32,10 @@ pub struct Storage {
     pub holds_opens: bool,
     held: Vec<End>,
     pub opened: Vec<u64>,
+    /// Lists that have begun, with the files that are still to be told, one in each message.
+    lists: BTreeMap<RequestId, Vec<String>>,
+    /// Requests that changed names, in their order.
+    pub changed: Vec<u64>,
 }
 
 impl Storage {
@@ -71,7 +78,16 @@ impl Storage {
                     digest: content.map(|content| digest(content.as_bytes())),
                 }))
             }
-            Command::Stat(stat) => Some(self.stat(stat.id, &stat.name.to_string())),
+            Command::Stat(stat) => Some(self.stat(stat.id, &stat.name.to_string(), None)),
+            Command::Sum(stat) => Some(self.stat(stat.id, &stat.name.to_string(), stat.digest)),
+            Command::List(list) => {
+                let inside = list.name.map_or(String::new(), |name| format!("{name}/"));
+                let files = self.files.keys().filter(|file| file.starts_with(&inside));
+                self.lists.insert(list.id, files.rev().cloned().collect());
+                Some(self.entries(list.id))
+            }
+            Command::More(id) => Some(self.entries(id)),
+            Command::Change(change) => Some(self.change(&change)),
             Command::Open(get) if self.holds_opens => {
                 let _ = get;
                 None
@@ -97,12 +113,14 @@ impl Storage {
             }
             Command::Close(id) => {
                 self.gets.remove(&id);
+                self.lists.remove(&id);
                 None
             }
             Command::HangUp => {
                 self.puts.clear();
                 self.gets.clear();
                 self.held.clear();
+                self.lists.clear();
                 None
             }
         }
@@ -129,7 +147,40 @@ impl Storage {
         })
     }
 
-    fn stat(&self, id: RequestId, name: &str) -> Event {
+    /// The next file of a list, in the directory that it is in.
+    fn entries(&mut self, id: RequestId) -> Event {
+        let files = self.lists.get_mut(&id).expect("a list that has begun");
+        let Some(file) = files.pop() else { return Event::Ok(Okay { id, durability: None }) };
+        let name = Name::parse(file.as_bytes()).unwrap();
+        let entry = Entry {
+            part: Name::parse(name.last_part()).unwrap(),
+            kind: Kind::File,
+            size: self.files.get(&file).map_or(0, |content| content.len() as u64),
+            mtime: FileTime::new(1, 0).unwrap(),
+            mode: Mode::new(0o644),
+        };
+        let directory = name.parent();
+        Event::Entries(Entries { id, directory, entries: vec![entry], unread: Vec::new() })
+    }
+
+    fn change(&mut self, change: &Change) -> Event {
+        let id = change.id();
+        self.changed.push(id.0);
+        let found = match change {
+            Change::Mkdir(_) => true,
+            Change::Move(moving) => match self.files.remove(&moving.name.to_string()) {
+                Some(content) => self.files.insert(moving.to.to_string(), content).is_none(),
+                None => false,
+            },
+            Change::Remove(remove) => self.files.remove(&remove.name.to_string()).is_some(),
+        };
+        match found {
+            true => Event::Ok(Okay { id, durability: Some(Durability::Full) }),
+            false => Event::Refused { id, refusal: Code::NotFound.into() },
+        }
+    }
+
+    fn stat(&self, id: RequestId, name: &str, algorithm: Option<Algorithm>) -> Event {
         let inside = format!("{name}/");
         let (kind, size) = match self.files.get(name) {
             Some(content) => (Kind::File, content.len() as u64),
@@ -137,7 +188,9 @@ impl Storage {
             None => return Event::Refused { id, refusal: Code::NotFound.into() },
         };
         let (mtime, mode) = (FileTime::new(1, 0).unwrap(), Mode::new(0o644));
-        Event::Info(Info { id, kind, size, mtime, mode, version: None })
+        let digest =
+            algorithm.and_then(|_| self.files.get(name)).map(|content| digest(content.as_bytes()));
+        Event::Info(Info { id, kind, size, mtime, mode, version: None, digest })
     }
 
     /// The commits that wait.
