@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use ftx_protocol::Name;
 use ftx_protocol::client::Event;
 use ftx_protocol::message::{Info, Stat};
-use ftx_protocol::{Name, RequestId};
 
 use crate::Client;
 use crate::failure::{Failure, Trouble};
@@ -17,7 +17,7 @@ impl Client {
     /// When the server cannot be reached, or refuses.
     pub fn stat(&self, name: &Name) -> Result<Info, Failure> {
         let asked = Link::open(&self.server).and_then(|link| {
-            let stat = Stat { id: RequestId(0), name: name.clone(), need: Vec::new() };
+            let stat = Stat::of(name.clone());
             link.send(|machine, out, now| machine.stat(stat, out, now))?;
             wait(&link, |event| match event {
                 Event::Info(info) => Some(info),

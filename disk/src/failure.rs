@@ -47,6 +47,9 @@ fn code(cause: Cause, error: &io::Error) -> Code {
         Errno::MLINK if cause == Cause::Naming => Code::NoSpace,
         Errno::LOOP | Errno::XDEV | Errno::MLINK => Code::OutsideRoot,
         Errno::NXIO | Errno::NODEV => Code::NotAFile,
+        Errno::NOTEMPTY => Code::NotEmpty,
+        // Something is mounted there.
+        Errno::BUSY => Code::OtherFilesystem,
         Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ => Code::UnstorableName,
         _ => Code::StorageFailed,
     }

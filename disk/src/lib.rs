@@ -16,3 +16,4 @@ mod reserved;
 mod sim;
 pub mod store;
 pub mod sys;
+pub mod walk;

@@ -341,6 +341,10 @@ impl World {
         })
     }
 
+    fn check_empty(&mut self, directory: u64) -> io::Result<()> {
+        if self.node(directory)?.entries.is_empty() { Ok(()) } else { Err(error(Errno::NOTEMPTY)) }
+    }
+
     fn unlink(&mut self, number: u64) -> io::Result<()> {
         let now = self.tick();
         let node = self.node(number)?;
@@ -356,6 +360,7 @@ fn shown(part: &[u8]) -> String {
 
 impl Disk for Sim {
     type Handle = SimHandle;
+    type Names = std::vec::IntoIter<io::Result<Vec<u8>>>;
 
     fn open_root(&self, _: &Path) -> io::Result<SimHandle> {
         let mut world = self.call("open_root", "")?;
@@ -429,10 +434,16 @@ impl Disk for Sim {
         let mut world = self.call("rename", &shown(to_part))?;
         let node = world.find(from.node, from_part)?;
         if let Ok(old) = world.find(to.node, to_part) {
-            if world.node(old)?.kind == FileKind::Directory {
-                return Err(error(Errno::ISDIR));
+            match (world.node(node)?.kind, world.node(old)?.kind) {
+                (FileKind::Directory, FileKind::Directory) => world.check_empty(old)?,
+                (FileKind::Directory, _) => return Err(error(Errno::NOTDIR)),
+                (_, FileKind::Directory) => return Err(error(Errno::ISDIR)),
+                _ => {}
             }
             world.unlink(old)?;
+        }
+        if world.node(node)?.kind == FileKind::Directory {
+            world.node(node)?.parent = to.node;
         }
         world.node(from.node)?.entries.remove(from_part);
         world.node(to.node)?.entries.insert(to_part.to_vec(), node);
@@ -459,9 +470,38 @@ impl Disk for Sim {
         Ok(())
     }
 
+    fn rename_new(
+        &self,
+        from: &SimHandle,
+        from_part: &[u8],
+        to: &SimHandle,
+        to_part: &[u8],
+    ) -> io::Result<()> {
+        if self.call("rename_new", &shown(to_part))?.find(to.node, to_part).is_ok() {
+            return Err(error(Errno::EXIST));
+        }
+        self.rename(from, from_part, to, to_part)
+    }
+
+    fn remove_directory(&self, dir: &SimHandle, part: &[u8]) -> io::Result<()> {
+        let mut world = self.call("remove_directory", &shown(part))?;
+        let node = world.find(dir.node, part)?;
+        if world.node(node)?.kind != FileKind::Directory {
+            return Err(error(Errno::NOTDIR));
+        }
+        world.check_empty(node)?;
+        world.unlink(node)?;
+        world.node(dir.node)?.entries.remove(part);
+        world.pending.push(Change::Remove { dir: dir.node, part: part.to_vec() });
+        Ok(())
+    }
+
     fn remove(&self, dir: &SimHandle, part: &[u8]) -> io::Result<()> {
         let mut world = self.call("remove", &shown(part))?;
         let node = world.find(dir.node, part)?;
+        if world.node(node)?.kind == FileKind::Directory {
+            return Err(error(Errno::ISDIR));
+        }
         world.unlink(node)?;
         world.node(dir.node)?.entries.remove(part);
         world.pending.push(Change::Remove { dir: dir.node, part: part.to_vec() });
@@ -478,9 +518,10 @@ impl Disk for Sim {
         self.call("stat", "")?.stat(handle.node)
     }
 
-    fn list(&self, dir: &SimHandle, limit: usize) -> io::Result<Vec<Vec<u8>>> {
-        let mut world = self.call("list", "")?;
-        Ok(world.node(dir.node)?.entries.keys().take(limit).cloned().collect())
+    fn names(&self, dir: &SimHandle) -> io::Result<Self::Names> {
+        let mut world = self.call("names", "")?;
+        let names: Vec<_> = world.node(dir.node)?.entries.keys().cloned().map(Ok).collect();
+        Ok(names.into_iter())
     }
 
     fn read_at(&self, file: &SimHandle, buffer: &mut [u8], at: u64) -> io::Result<usize> {

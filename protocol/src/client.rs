@@ -27,6 +27,7 @@ use crate::message::{
     HeldState, Hello, Info, Kept, Limits, List, Mkdir, More, Move, Okay, Ping, Put, Remove, Resume,
     ServerMessage, Stat, Welcome,
 };
+use crate::name::Name;
 
 /// What the server said, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -628,20 +629,8 @@ impl Client {
         let Some(Request::List(list)) = self.requests.get(&entries.id) else {
             return Err(Violation::OutOfTurn { got: GOT });
         };
-        let listed = match (&list.name, &entries.directory, list.depth) {
-            (above, here, Depth::One) => above == here,
-            (None, _, Depth::All) => true,
-            (Some(above), here, Depth::All) => {
-                here.as_ref().is_some_and(|here| here.is_or_is_below(above))
-            }
-        };
-        if !listed {
-            return Err(Violation::Contradiction { got: GOT, why: "another directory" });
-        }
-        let parts = entries.entries.iter().map(|entry| &entry.part);
-        let unread = entries.unread.iter().filter_map(|unread| unread.part.as_ref());
-        if parts.chain(unread).any(|part| part.parent().is_some()) {
-            return Err(Violation::Contradiction { got: GOT, why: "an entry of several parts" });
+        if entries.entries.iter().any(|entry| !is_listed(list, &entry.name)) {
+            return Err(Violation::Contradiction { got: GOT, why: "a name of another place" });
         }
         self.events.push_back(Event::Entries(entries));
         Ok(())
@@ -676,6 +665,15 @@ impl Client {
         if let Some(request) = self.requests.remove(&id) {
             debug_assert_eq!(edges::request(request.phase(), step), Some(Phase::Reply));
         }
+    }
+}
+
+/// Whether a name may be an entry of what was listed.
+fn is_listed(list: &List, name: &Name) -> bool {
+    match (&list.name, list.depth) {
+        (None, Depth::All) => true,
+        (Some(above), Depth::All) => name != above && name.is_or_is_below(above),
+        (above, Depth::One) => name.parent() == *above,
     }
 }
 

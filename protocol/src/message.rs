@@ -506,10 +506,7 @@ pub struct Info {
 pub struct Entries {
     /// The list.
     pub id: RequestId,
-    /// The directory; the root if left out.
-    #[serde(default, rename = "in", skip_serializing_if = "Option::is_none")]
-    pub directory: Option<Name>,
-    /// What is in it.
+    /// What is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entries: Vec<Entry>,
     /// What could not be looked at.
@@ -520,8 +517,8 @@ pub struct Entries {
 /// Something in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its name in the directory: of one part.
-    pub part: Name,
+    /// Its whole name, from the root.
+    pub name: Name,
     /// What it is; a symlink is not followed.
     pub kind: Kind,
     /// Bytes of a file; 0 for anything else.
@@ -532,12 +529,12 @@ pub struct Entry {
     pub mode: Mode,
 }
 
-/// Something of a directory that could not be looked at.
+/// Something that could not be looked at. Of a directory: entries of it are missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unread {
-    /// Its name in the directory; left out for the rest of the directory itself.
+    /// Its whole name; left out for the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<Name>,
+    pub name: Option<Name>,
     /// What programs decide by.
     pub code: Code,
     /// What a person reads.

@@ -75,10 +75,7 @@ impl Stat {
             json!({"name": remote.name, "info": info_json(&info)}).to_string()
         } else {
             let Info { kind, size, mode, mtime, version, .. } = &info;
-            let kind = match kind {
-                ftx_protocol::Kind::File => "file",
-                ftx_protocol::Kind::Directory => "directory",
-            };
+            let kind = kind.as_str();
             let time = shown_time(mtime.seconds());
             let version = version.as_ref().map_or("-", |version| version.as_str());
             format!("{kind} {size} {:04o} {time} {version}  {}", mode.bits(), remote.name)

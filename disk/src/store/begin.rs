@@ -55,15 +55,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn plan(&self, put: &Put) -> Result<Plan, Refusal> {
-        let durability = match put.durability {
-            Durability::None => Durability::None,
-            Durability::Memory | Durability::Full => {
-                match best(self.options.durability, self.medium_kind()?) {
-                    Durability::None => return Err(Code::DurabilityUnavailable.into()),
-                    given => given,
-                }
-            }
-        };
+        let durability = self.given(put.durability)?;
         check_spelling(&put.name)?;
         if put.size.is_some_and(|size| size > self.options.size_max_bytes) {
             let most = self.options.size_max_bytes;
@@ -78,6 +70,19 @@ impl<D: Disk> Store<D> {
             modified: put.modified,
             mode: put.mode,
         })
+    }
+
+    /// What is given where this is asked for.
+    pub(super) fn given(&self, asked: Durability) -> Result<Durability, Refusal> {
+        match asked {
+            Durability::None => Ok(Durability::None),
+            Durability::Memory | Durability::Full => {
+                match best(self.options.durability, self.medium_kind()?) {
+                    Durability::None => Err(Code::DurabilityUnavailable.into()),
+                    given => Ok(given),
+                }
+            }
+        }
     }
 
     fn medium_kind(&self) -> Result<MediumKind, Refusal> {
@@ -278,7 +283,7 @@ impl<D: Disk> Store<D> {
             .disk
             .stat(directory)
             .map_err(|error| refusal(Cause::Name, "looking up the directory", &error))?;
-        self.reserved.check(&stat)?;
+        self.check_visible(directory, &stat)?;
         if stat.device != self.root_inode.device {
             return Err(Code::OtherFilesystem.into());
         }
@@ -333,7 +338,7 @@ impl<D: Disk> Store<D> {
     }
 }
 
-fn check_absent(condition: &Condition) -> Result<(), Refusal> {
+pub(super) fn check_absent(condition: &Condition) -> Result<(), Refusal> {
     match condition {
         Condition::Always | Condition::Absent => Ok(()),
         Condition::Version(_) => Err(Refusal::new(Code::VersionMismatch, "nothing has this name")),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ftx_protocol::{Code, Durability, Mode, Name, Refusal, Replay};
 use rustix::io::Errno;
 
+use super::change::{Change, Changed};
 use super::journal::Sync;
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
@@ -20,7 +21,7 @@ use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Permissions of directories that a put makes; the process's umask applies.
-const DIRECTORY_MODE: Mode = Mode::new(0o777);
+pub(super) const DIRECTORY_MODE: Mode = Mode::new(0o777);
 
 /// Directories remembered as synced into their parents. Past it all are forgotten, which costs a
 /// few syncs.
@@ -44,8 +45,31 @@ struct Named<D: Disk> {
     directory: Inode,
 }
 
-/// A file's answer, or what there is to say once its directory is synced.
-type Answer<D> = Result<Named<D>, Result<Stored, Refusal>>;
+/// One part of a round.
+pub enum Step<D: Disk> {
+    /// Gives a file that is whole and synced its name.
+    Put(Finished<D>),
+    /// Changes names.
+    Change(Change),
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// A put took effect.
+    Stored(Stored),
+    /// Names were changed, and survive this.
+    Changed(Durability),
+}
+
+/// What was done on the disk and waits for the syncs at the end of the round.
+enum Made<D: Disk> {
+    File(Named<D>),
+    Change(Changed<D>),
+}
+
+/// A step's answer, or what there is to say once its directories are synced.
+type Answer<D> = Result<Made<D>, Result<Settled, Refusal>>;
 
 impl<D: Disk> Committing<D> {
     pub(super) fn new(disk: D, root: Inode) -> Self {
@@ -53,11 +77,16 @@ impl<D: Disk> Committing<D> {
     }
 
     /// A directory was made: an older one with its inode may have been synced, this one was not.
-    fn made(&mut self, directory: &D::Handle) {
+    pub(super) fn made(&mut self, directory: &D::Handle) {
         match self.inode(directory) {
-            Ok(inode) => drop(self.synced.remove(&inode)),
+            Ok(inode) => self.forget(inode),
             Err(_) => self.synced.clear(),
         }
+    }
+
+    /// The entry of what has this inode is another one from now on, and is not synced.
+    pub(super) fn forget(&mut self, inode: Inode) {
+        self.synced.remove(&inode);
     }
 
     /// Syncs a directory, and whatever leads to it from the root and was not synced since this
@@ -130,11 +159,10 @@ impl<D: Disk> Store<D> {
         result
     }
 
-    /// The second half: journals the files of a round, gives them their names, and syncs what the
-    /// names depend on. One answer for each file, in their order. Waits for the disk.
-    ///
-    /// Files that were given the same name take it in the order of the round.
-    pub fn commit(&self, round: Vec<Finished<D>>) -> Vec<Result<Stored, Refusal>> {
+    /// The second half, for files and for changes of names: journals the files of a round, makes
+    /// each step in the order of the round, and syncs what they depend on. One answer for each
+    /// step, in their order. Waits for the disk.
+    pub fn commit(&self, round: Vec<Step<D>>) -> Vec<Result<Settled, Refusal>> {
         let private = match self.writable() {
             Ok(private) => private,
             Err(refusal) => return round.iter().map(|_| Err(refusal.clone())).collect(),
@@ -142,31 +170,26 @@ impl<D: Disk> Store<D> {
         let mut committing = lock(&self.committing);
         let journalled = self.journal_round(private, &round);
         let mut directories = HashMap::new();
-        let named: Vec<Answer<D>> = round
+        let made: Vec<Answer<D>> = round
             .into_iter()
-            .map(|finished| match finished.body {
-                FinishedBody::Complete(complete) => Err(Ok(self.replay(&complete))),
-                FinishedBody::Staged { file, committed } => match &journalled {
-                    Ok(()) => self
-                        .give_name(private, file, committed, &mut committing, &mut directories)
-                        .map_err(Err),
-                    Err(refusal) => {
-                        self.abandon(private, &committed);
-                        Err(Err(refusal.clone()))
-                    }
-                },
-            })
+            .map(|step| self.make(private, step, &journalled, &mut committing, &mut directories))
             .collect();
-        let failed = sync_directories(&mut committing, &named, &directories);
+        let failed = sync_directories(&mut committing, &made, &directories);
         let mut settled = Vec::new();
-        let answers = named
+        let answers = made
             .into_iter()
             .map(|result| match result {
-                Ok(named) if failed.contains(&named.directory) => {
+                Ok(Made::File(named)) if failed.contains(&named.directory) => {
                     self.transfers.uncompleted(&named.committed.transfer);
                     Err(Code::DurabilityUnknown.into())
                 }
-                Ok(named) => Ok(self.acknowledge(named, &mut settled)),
+                Ok(Made::File(named)) => Ok(Settled::Stored(self.acknowledge(named, &mut settled))),
+                Ok(Made::Change(changed)) => {
+                    match changed.directories.iter().any(|(inode, _)| failed.contains(inode)) {
+                        true => Err(Code::DurabilityUnknown.into()),
+                        false => Ok(Settled::Changed(changed.durability)),
+                    }
+                }
                 Err(answer) => answer,
             })
             .collect();
@@ -175,16 +198,46 @@ impl<D: Disk> Store<D> {
         answers
     }
 
-    fn journal_round(&self, private: &Private<D>, round: &[Finished<D>]) -> Result<(), Refusal> {
+    /// Makes one step of a round.
+    fn make(
+        &self,
+        private: &Private<D>,
+        step: Step<D>,
+        journalled: &Result<(), Refusal>,
+        committing: &mut Committing<D>,
+        directories: &mut HashMap<Inode, Arc<D::Handle>>,
+    ) -> Answer<D> {
+        match step {
+            Step::Put(Finished { body: FinishedBody::Complete(complete), .. }) => {
+                Err(Ok(Settled::Stored(self.replay(&complete))))
+            }
+            Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
+                if let Err(refusal) = journalled {
+                    self.abandon(private, &committed);
+                    return Err(Err(refusal.clone()));
+                }
+                self.give_name(private, file, committed, committing, directories)
+                    .map(Made::File)
+                    .map_err(Err)
+            }
+            Step::Change(change) => {
+                let changed = self.change(private, &change, committing).map_err(Err)?;
+                directories.extend(changed.directories.iter().cloned());
+                Ok(Made::Change(changed))
+            }
+        }
+    }
+
+    fn journal_round(&self, private: &Private<D>, round: &[Step<D>]) -> Result<(), Refusal> {
         let mut best = Durability::None;
         let records: Vec<Record> = round
             .iter()
-            .filter_map(|finished| match &finished.body {
-                FinishedBody::Staged { committed, .. } => {
+            .filter_map(|step| match step {
+                Step::Put(Finished { body: FinishedBody::Staged { committed, .. }, .. }) => {
                     best = best.max(committed.durability);
                     Some(Record::Commit(committed.clone()))
                 }
-                FinishedBody::Complete(_) => None,
+                Step::Put(_) | Step::Change(_) => None,
             })
             .collect();
         if records.is_empty() {
@@ -244,7 +297,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Opens the directory, making what is missing of it, one after another from the root.
-    fn make_directories(
+    pub(super) fn make_directories(
         &self,
         name: &Name,
         committing: &mut Committing<D>,
@@ -329,15 +382,21 @@ impl<D: Disk> Store<D> {
 /// Syncs the directories of a round. Returns those of which that failed.
 fn sync_directories<D: Disk>(
     committing: &mut Committing<D>,
-    named: &[Answer<D>],
+    made: &[Answer<D>],
     directories: &HashMap<Inode, Arc<D::Handle>>,
 ) -> HashSet<Inode> {
-    let wanted: HashSet<Inode> = named
-        .iter()
-        .flatten()
-        .filter(|named| named.committed.durability > Durability::None)
-        .map(|named| named.directory)
-        .collect();
+    let mut wanted = HashSet::new();
+    for made in made.iter().flatten() {
+        match made {
+            Made::File(named) if named.committed.durability > Durability::None => {
+                wanted.insert(named.directory);
+            }
+            Made::Change(changed) if changed.durability > Durability::None => {
+                wanted.extend(changed.directories.iter().map(|(inode, _)| *inode));
+            }
+            Made::File(_) | Made::Change(_) => {}
+        }
+    }
     wanted
         .into_iter()
         .filter(|inode| {

@@ -12,7 +12,7 @@ use ftx_protocol::{
 };
 use rustix::io::Errno;
 
-use super::{Access, Completeness, Options, Put, Store, Stored, Upload};
+use super::{Access, Completeness, Finished, Options, Put, Settled, Step, Store, Stored, Upload};
 use crate::hash::Running;
 use crate::sim::{Fault, Sim};
 
@@ -36,6 +36,16 @@ enum Answer {
     Refused,
     /// The run ended before an answer.
     Unknown,
+}
+
+/// A round of puts.
+fn commit(store: &Store<Sim>, round: Vec<Finished<Sim>>) -> Vec<Result<Stored, Refusal>> {
+    let answers = store.commit(round.into_iter().map(Step::Put).collect());
+    let stored = |settled| match settled {
+        Settled::Stored(stored) => stored,
+        Settled::Changed(_) => panic!("nothing was to be changed"),
+    };
+    answers.into_iter().map(|answer| answer.map(stored)).collect()
 }
 
 fn options() -> Options {
@@ -154,7 +164,7 @@ fn scenario(sim: &Sim, told: &mut Told) -> Option<()> {
             ids.push(transfer);
         }
     }
-    for (transfer, result) in ids.iter().zip(store.commit(round)) {
+    for (transfer, result) in ids.iter().zip(commit(&store, round)) {
         told.answer(*transfer, &result);
     }
     whole(&store, told, "a/c/deep", id(5), b"deep");
@@ -218,7 +228,7 @@ fn whole(
         return store.discard(upload);
     }
     if let Some(finished) = finish(store, told, transfer, upload, bytes) {
-        let result = store.commit(vec![finished]).remove(0);
+        let result = commit(store, vec![finished]).remove(0);
         told.answer(transfer, &result);
     }
 }
@@ -294,7 +304,7 @@ fn check_replay(
     let replayed = store
         .begin(put(name, transfer, bytes.len(), held.at))
         .and_then(|upload| upload.finish(store, bytes.len() as u64, digest(bytes)))
-        .map(|finished| store.commit(vec![finished]).remove(0));
+        .map(|finished| commit(store, vec![finished]).remove(0));
     match replayed {
         Ok(Ok(stored)) if stored.replayed == Some(Replay::Same) && found != Some(bytes) => {
             Err(format!("{name}: said to be the same, and is not"))

@@ -10,20 +10,23 @@
 //! thread; no step starts one. Staging, journal and lock are in `.ftx` of the served directory.
 
 mod begin;
+mod change;
 mod commit;
 #[cfg(test)]
 mod faults;
 mod journal;
+mod list;
 mod private;
 mod read;
 mod record;
 mod recover;
 mod transfers;
+mod trash;
 mod upload;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,7 +48,11 @@ use private::Private;
 use transfers::Transfers;
 
 pub use crate::digests::Remembered;
+pub use change::Change;
+pub use commit::{Settled, Step};
+pub use list::{Listed, Listing};
 pub use read::{Reading, Unchanged};
+pub use trash::Swept;
 pub use upload::{Checkpoint, Finished, Upload};
 
 /// Whether a store may be written to.
@@ -218,8 +225,10 @@ pub struct Store<D: Disk> {
     digests: DigestCache<D>,
     /// How many stores were opened on this directory, this one included.
     run: u64,
-    /// Numbers staged files.
+    /// Numbers staged files, and what was removed.
     next_staged: AtomicU64,
+    /// Directories that listings have open.
+    listed_directories: Arc<AtomicUsize>,
 }
 
 impl<D: Disk> Store<D> {
@@ -265,7 +274,7 @@ impl<D: Disk> Store<D> {
     /// When the staging directory cannot be listed.
     pub fn counts(&self) -> io::Result<Counts> {
         let staged = match &self.private {
-            Some(private) => self.disk.list(&private.staging, usize::MAX)?.len(),
+            Some(private) => self.disk.names(&private.staging)?.count(),
             None => 0,
         };
         Ok(Counts { partial: self.transfers.partials(), staged })
@@ -276,7 +285,8 @@ impl<D: Disk> Store<D> {
         self.private.as_ref().ok_or_else(|| Code::ReadOnly.into())
     }
 
-    /// A name for a new staged file, never used before by this store.
+    /// A name for a new staged file, or for something in the trash, never used before by this
+    /// store.
     fn new_staged_part(&self) -> String {
         format!("{:08x}-{:08x}", self.run, self.next_staged.fetch_add(1, Ordering::Relaxed))
     }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use ftx_protocol::{Code, Name, Refusal};
 
 use super::journal::Journal;
+use super::trash::Trash;
 use crate::sys::Disk;
 
 /// The store's own directory in the root.
@@ -12,6 +13,9 @@ pub(super) const PRIVATE: &[u8] = b".ftx";
 
 /// Where files are until they take their names.
 pub(super) const STAGING: &[u8] = b"staging";
+
+/// Where what was removed is until its room is given back.
+pub(super) const TRASH: &[u8] = b"trash";
 
 /// The file whose lock says that a server runs.
 pub(super) const LOCK: &[u8] = b"lock";
@@ -21,6 +25,7 @@ pub(super) struct Private<D: Disk> {
     /// `.ftx`.
     pub(super) directory: D::Handle,
     pub(super) staging: D::Handle,
+    pub(super) trash: Trash<D>,
     pub(super) journal: Mutex<Journal<D>>,
     /// Held for its lock.
     pub(super) _lock: D::Handle,

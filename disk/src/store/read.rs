@@ -67,12 +67,12 @@ impl<D: Disk> Store<D> {
             && let Ok(directory) = self.disk.open_beneath(&self.root, &parent, Want::Directory)
         {
             // Nor what is not there, inside the store's own directory.
-            self.check_not_private(directory)?;
+            self.check_not_private(&directory)?;
         }
         let handle = opened.map_err(|error| failed(&error))?;
         let stat = self.disk.stat(&handle).map_err(|error| failed(&error))?;
         self.reserved.check(&stat)?;
-        if self.private.is_none() {
+        if self.must_look_at_the_way() {
             self.check_foreign(name, &stat)?;
         }
         Ok((handle, stat))
@@ -90,27 +90,41 @@ impl<D: Disk> Store<D> {
             .disk
             .open_beneath(&self.root, &directory, Want::Directory)
             .map_err(|error| refusal(Cause::Name, "looking up the directory", &error))?;
-        self.check_not_private(directory)
+        self.check_not_private(&directory)
+    }
+
+    /// Refuses a directory that peers do not see.
+    pub(super) fn check_visible(&self, directory: &D::Handle, stat: &Stat) -> Result<(), Refusal> {
+        self.reserved.check(stat)?;
+        if self.must_look_at_the_way() { self.check_not_private(directory) } else { Ok(()) }
+    }
+
+    /// Whether there are files of the store's own that are not known one by one: those of another
+    /// store that writes, or those of removed trees.
+    fn must_look_at_the_way(&self) -> bool {
+        self.private.as_ref().is_none_or(|private| private.trash.is_used())
     }
 
     /// Refuses a directory that is the store's own, or is in it.
-    fn check_not_private(&self, directory: D::Handle) -> Result<(), Refusal> {
+    fn check_not_private(&self, directory: &D::Handle) -> Result<(), Refusal> {
         let failed =
             |error: std::io::Error| refusal(Cause::Name, "looking up the directory", &error);
         let Ok(private) = self.disk.stat_part(&self.root, PRIVATE) else { return Ok(()) };
-        let mut here = directory;
-        let mut inode = Inode::of(&self.disk.stat(&here).map_err(failed)?);
+        let mut above: Option<D::Handle> = None;
+        let mut inode = Inode::of(&self.disk.stat(directory).map_err(failed)?);
         while inode != self.root_inode {
             if inode == Inode::of(&private) {
                 return Err(Code::ReservedName.into());
             }
-            here = self.disk.open_parent(&here).map_err(failed)?;
-            let above = Inode::of(&self.disk.stat(&here).map_err(failed)?);
-            if above == inode {
+            let here = above.as_ref().unwrap_or(directory);
+            let parent = self.disk.open_parent(here).map_err(failed)?;
+            let parent_inode = Inode::of(&self.disk.stat(&parent).map_err(failed)?);
+            if parent_inode == inode {
                 // The top of the file system: it was moved out of the root meanwhile.
                 return Err(Code::OutsideRoot.into());
             }
-            inode = above;
+            inode = parent_inode;
+            above = Some(parent);
         }
         Ok(())
     }

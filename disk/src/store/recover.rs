@@ -11,9 +11,10 @@ use rustix::io::Errno;
 
 use super::commit::Committing;
 use super::journal::{Image, Journal};
-use super::private::{LOCK, PRIVATE, Private, STAGING};
+use super::private::{LOCK, PRIVATE, Private, STAGING, TRASH};
 use super::record::{Committed, Complete, Outcome};
 use super::transfers::{Kept, Partial, Transfers, Use};
+use super::trash::Trash;
 use super::{Access, OpenError, Options, Recovery, Store, best, lock};
 use crate::digests::DigestCache;
 use crate::identity::{Identity, Inode};
@@ -56,6 +57,7 @@ pub(super) fn open<D: Disk>(
         transfers: Transfers::new(),
         run: found.run,
         next_staged: AtomicU64::new(0),
+        listed_directories: Arc::default(),
         reserved: found.reserved,
         private: found.private,
         disk,
@@ -89,7 +91,7 @@ impl<D: Disk> Found<D> {
             if let Ok(stat) = disk.stat(&directory) {
                 reserved.reserve_directory(Inode::of(&stat));
             }
-            for part in disk.list(&directory, STAGED_MAX).unwrap_or_default() {
+            for part in disk.names(&directory).into_iter().flatten().flatten().take(STAGED_MAX) {
                 match disk.stat_part(&directory, &part) {
                     Ok(stat) if stat.kind == FileKind::Directory => {
                         ahead.push(disk.open_part(&directory, &part, Want::Directory));
@@ -107,10 +109,12 @@ impl<D: Disk> Found<D> {
         let directory = open_directory(disk, root, PRIVATE)?;
         let own_lock = open_lock(disk, &directory)?;
         let staging = open_directory(disk, &directory, STAGING)?;
+        let trash = open_directory(disk, &directory, TRASH)?;
         // Both have to survive, or what is promised in them does not.
         disk.sync(root).and_then(|()| disk.sync(&directory)).map_err(step("sync"))?;
         let mut staged = HashMap::new();
-        for part in disk.list(&staging, STAGED_MAX).map_err(step("list staging"))? {
+        for part in disk.names(&staging).map_err(step("list staging"))?.take(STAGED_MAX) {
+            let part = part.map_err(step("list staging"))?;
             let Ok(part) = String::from_utf8(part) else { continue };
             let stat =
                 disk.stat_part(&staging, part.as_bytes()).map_err(step("look at staging"))?;
@@ -123,7 +127,7 @@ impl<D: Disk> Found<D> {
             return Err(OpenError::NotOurs);
         }
         let reserved = Arc::new(Reserved::default());
-        for handle in [&directory, &staging] {
+        for handle in [&directory, &staging, &trash] {
             reserved.reserve_directory(Inode::of(&disk.stat(handle).map_err(step("look"))?));
         }
         reserved.reserve(Inode::of(&disk.stat(&own_lock).map_err(step("look"))?));
@@ -134,8 +138,9 @@ impl<D: Disk> Found<D> {
             Journal::open(disk, &directory, &reserved).map_err(step("read the journal"))?;
         let run = journal.image().run.saturating_add(1);
         let journal = Mutex::new(journal);
-        let private =
-            Private { directory, staging, journal, _lock: own_lock, default_mode: probe.mode };
+        let trash = Trash::open(disk, trash).map_err(step("list the trash"))?;
+        let default_mode = probe.mode;
+        let private = Private { directory, staging, trash, journal, _lock: own_lock, default_mode };
         Ok(Self { private: Some(private), reserved, staged, torn_bytes, run })
     }
 }

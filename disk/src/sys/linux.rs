@@ -8,6 +8,7 @@ use ftx_protocol::Name;
 use rustix::fs::{self, FallocateFlags, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::native::look_and_rename;
 use super::{MediumKind, Want, walk};
 
 /// openat2 says EAGAIN when a rename raced a `..` in a symlink. Each try is a fresh race; losing
@@ -57,6 +58,20 @@ fn resolve(root: &OwnedFd, name: &Name, want: Want, flags: OFlags) -> io::Result
         }
     }
     Err(Errno::AGAIN.into())
+}
+
+pub(super) fn rename_new(
+    from: &OwnedFd,
+    from_part: &[u8],
+    to: &OwnedFd,
+    to_part: &[u8],
+) -> io::Result<()> {
+    let flags = fs::RenameFlags::NOREPLACE;
+    match retry_on_intr(|| fs::renameat_with(from, from_part, to, to_part, flags)) {
+        // A file system that cannot; or an old kernel.
+        Err(Errno::INVAL | Errno::NOSYS) => look_and_rename(from, from_part, to, to_part),
+        result => Ok(result?),
+    }
 }
 
 pub(super) fn reserve(file: &OwnedFd, size: u64) -> io::Result<()> {

@@ -34,6 +34,9 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// A file or directory held open. Closed when dropped.
     type Handle: Send + Sync + 'static;
 
+    /// The names in a directory, without `.` and `..`, read as they are asked for.
+    type Names: Iterator<Item = io::Result<Vec<u8>>> + Send + 'static;
+
     /// Opens the served directory, by the path that the operator typed: the only call that takes
     /// a path as the process sees it, and the only one that may leave what is held.
     fn open_root(&self, path: &Path) -> io::Result<Self::Handle>;
@@ -71,11 +74,24 @@ pub trait Disk: Clone + Send + Sync + 'static {
         to_part: &[u8],
     ) -> io::Result<()>;
 
+    /// As [`Disk::rename`], where nothing may have the new name (`EEXIST`). A system that cannot
+    /// look and rename in one step looks first.
+    fn rename_new(
+        &self,
+        from: &Self::Handle,
+        from_part: &[u8],
+        to: &Self::Handle,
+        to_part: &[u8],
+    ) -> io::Result<()>;
+
     /// Gives a file a second name in the same directory (`EEXIST` when it is taken).
     fn link(&self, dir: &Self::Handle, part: &[u8], new_part: &[u8]) -> io::Result<()>;
 
     /// Removes an entry that is not a directory.
     fn remove(&self, dir: &Self::Handle, part: &[u8]) -> io::Result<()>;
+
+    /// Removes an empty directory (`ENOTEMPTY`, or `EEXIST`, when it is not).
+    fn remove_directory(&self, dir: &Self::Handle, part: &[u8]) -> io::Result<()>;
 
     /// What the entry is, not following a symlink.
     fn stat_part(&self, dir: &Self::Handle, part: &[u8]) -> io::Result<Stat>;
@@ -83,8 +99,8 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// What the open handle is.
     fn stat(&self, handle: &Self::Handle) -> io::Result<Stat>;
 
-    /// The names in a directory, without `.` and `..`, at most `limit` of them.
-    fn list(&self, dir: &Self::Handle, limit: usize) -> io::Result<Vec<Vec<u8>>>;
+    /// Begins to read the names in a directory.
+    fn names(&self, dir: &Self::Handle) -> io::Result<Self::Names>;
 
     /// Reads at an offset; 0 is the end of the file.
     fn read_at(&self, file: &Self::Handle, buffer: &mut [u8], at: u64) -> io::Result<usize>;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ftx_protocol::{FileTime, Mode, Name};
 use rustix::fs::{self, AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
-use rustix::io::{pread, pwrite, retry_on_intr};
+use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
 use super::{Disk, FileKind, Medium, MediumKind, Stat, Want, platform};
 
@@ -16,6 +16,7 @@ pub struct Native;
 
 impl Disk for Native {
     type Handle = OwnedFd;
+    type Names = Names;
 
     fn open_root(&self, path: &Path) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -60,12 +61,26 @@ impl Disk for Native {
         Ok(retry_on_intr(|| fs::renameat(from, from_part, to, to_part))?)
     }
 
+    fn rename_new(
+        &self,
+        from: &OwnedFd,
+        from_part: &[u8],
+        to: &OwnedFd,
+        to_part: &[u8],
+    ) -> io::Result<()> {
+        platform::rename_new(from, from_part, to, to_part)
+    }
+
     fn link(&self, dir: &OwnedFd, part: &[u8], new_part: &[u8]) -> io::Result<()> {
         Ok(retry_on_intr(|| fs::linkat(dir, part, dir, new_part, AtFlags::empty()))?)
     }
 
     fn remove(&self, dir: &OwnedFd, part: &[u8]) -> io::Result<()> {
         Ok(retry_on_intr(|| fs::unlinkat(dir, part, AtFlags::empty()))?)
+    }
+
+    fn remove_directory(&self, dir: &OwnedFd, part: &[u8]) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::unlinkat(dir, part, AtFlags::REMOVEDIR))?)
     }
 
     fn stat_part(&self, dir: &OwnedFd, part: &[u8]) -> io::Result<Stat> {
@@ -77,20 +92,8 @@ impl Disk for Native {
         Ok(from_stat(&retry_on_intr(|| fs::fstat(handle))?))
     }
 
-    fn list(&self, dir: &OwnedFd, limit: usize) -> io::Result<Vec<Vec<u8>>> {
-        let mut names = Vec::new();
-        for entry in fs::Dir::read_from(dir)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            if names.len() >= limit {
-                break;
-            }
-            names.push(name.to_vec());
-        }
-        Ok(names)
+    fn names(&self, dir: &OwnedFd) -> io::Result<Names> {
+        Ok(Names(fs::Dir::read_from(dir)?))
     }
 
     fn read_at(&self, file: &OwnedFd, buffer: &mut [u8], at: u64) -> io::Result<usize> {
@@ -148,6 +151,25 @@ impl Disk for Native {
     }
 }
 
+/// See [`Disk::Names`].
+pub struct Names(fs::Dir);
+
+impl Iterator for Names {
+    type Item = io::Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.0.next()? {
+                Ok(entry) => match entry.file_name().to_bytes() {
+                    b"." | b".." => {}
+                    name => return Some(Ok(name.to_vec())),
+                },
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
+    }
+}
+
 /// Raises the soft limit of open descriptors to the hard one, and returns it.
 ///
 /// # Errors
@@ -159,6 +181,22 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     }
     Ok(maximum.unwrap_or(u64::MAX))
+}
+
+/// [`Disk::rename_new`] in two steps.
+pub(super) fn look_and_rename(
+    from: &OwnedFd,
+    from_part: &[u8],
+    to: &OwnedFd,
+    to_part: &[u8],
+) -> io::Result<()> {
+    match Native.stat_part(to, to_part) {
+        Ok(_) => Err(Errno::EXIST.into()),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+            Native.rename(from, from_part, to, to_part)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn permissions(mode: Mode) -> fs::Mode {

@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use ftx_protocol::Name;
 use rustix::io::{Errno, pread, retry_on_intr, write};
 
+use super::native::look_and_rename;
 use super::{MediumKind, Want, walk};
 
 /// Read and sent in one call: what fits a core's cache.
@@ -13,6 +14,15 @@ const SEND_BYTES: usize = 128 * 1024;
 
 pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Result<OwnedFd> {
     walk::open_beneath(root, name, want)
+}
+
+pub(super) fn rename_new(
+    from: &OwnedFd,
+    from_part: &[u8],
+    to: &OwnedFd,
+    to_part: &[u8],
+) -> io::Result<()> {
+    look_and_rename(from, from_part, to, to_part)
 }
 
 pub(super) fn reserve(_: &OwnedFd, _: u64) -> io::Result<()> {

@@ -247,8 +247,15 @@ impl Server {
     /// Issues the command of a request now, or when those before it have taken effect.
     fn issue_in_order(&mut self, id: RequestId) {
         let Some(request) = self.requests.get(&id) else { return };
-        let blockers = request.ordered_names().filter_map(|name| self.order.blocker(name, id));
-        match blockers.max() {
+        let blocker = match request {
+            Request::List(Listing { list: List { name: None, .. }, .. }) => {
+                self.order.last_before(id)
+            }
+            request => {
+                request.ordered_names().filter_map(|name| self.order.blocker(name, id)).max()
+            }
+        };
+        match blocker {
             Some(blocker) => self.held_back.entry(blocker).or_default().push(id),
             None => self.issue(id),
         }

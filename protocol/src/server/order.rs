@@ -45,6 +45,11 @@ impl Order {
             .map(|(_, ids)| ids);
         above.chain(below).filter_map(|ids| ids.range(..id).next_back()).max().copied()
     }
+
+    /// The last of all the earlier requests.
+    pub(super) fn last_before(&self, id: RequestId) -> Option<RequestId> {
+        self.names.values().filter_map(|ids| ids.range(..id).next_back()).max().copied()
+    }
 }
 
 #[cfg(test)]

@@ -153,14 +153,13 @@ impl Storage {
         let Some(file) = files.pop() else { return Event::Ok(Okay { id, durability: None }) };
         let name = Name::parse(file.as_bytes()).unwrap();
         let entry = Entry {
-            part: Name::parse(name.last_part()).unwrap(),
+            name,
             kind: Kind::File,
             size: self.files.get(&file).map_or(0, |content| content.len() as u64),
             mtime: FileTime::new(1, 0).unwrap(),
             mode: Mode::new(0o644),
         };
-        let directory = name.parent();
-        Event::Entries(Entries { id, directory, entries: vec![entry], unread: Vec::new() })
+        Event::Entries(Entries { id, entries: vec![entry], unread: Vec::new() })
     }
 
     fn change(&mut self, change: &Change) -> Event {

@@ -1,19 +1,22 @@
-//! Makes puts durable, many at a time: a few threads sync files, one thread commits in rounds
-//! whatever they have returned. A put that is slow to sync joins a later round.
+//! Makes puts durable, and changes names, many at a time: a few threads sync files, one thread
+//! commits in rounds whatever they have returned, with the changes that wait. A put that is slow to
+//! sync joins a later round.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use ftx_protocol::message::{Done, Kept};
+use ftx_disk::store::{self, Settled};
+use ftx_protocol::message::{self, Done, Kept};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Name, Refusal};
+use ftx_protocol::{Code, Durability, Name, Refusal};
 use tracing::info;
 
+use super::sweeper::Sweeper;
 use super::transfers::{Slot, Transfers};
 use super::workers::lock;
-use super::{Checkpoint, Finished, Outcomes, Store, log_refused};
+use super::{Checkpoint, Finished, Origin, Outcomes, Step, Store, log_refused};
 
 /// Threads that sync puts which are whole. A sync waits for the disk, which does several at once faster than one
 /// after another (measured on ext4: 16 threads sync three times as many small files as one).
@@ -23,8 +26,8 @@ const SYNCERS: usize = 8;
 /// not keep the small ones from being finished.
 const KEEPERS: usize = 4;
 
-/// Puts in one round: bounds how long the first of them waits for the last.
-const ROUND_PUTS: usize = 512;
+/// Puts and changes in one round: bounds how long the first of them waits for the last.
+const ROUND_ITEMS: usize = 512;
 
 /// The bytes of a put so far, to be made durable.
 pub(super) struct Keep {
@@ -37,6 +40,18 @@ pub(super) struct Whole {
     pub(super) slot: Arc<Slot>,
     pub(super) finished: Box<Finished>,
     pub(super) began: Instant,
+}
+
+/// A change of names, to be made in a round.
+pub(super) struct Changing {
+    pub(super) origin: Origin,
+    pub(super) change: message::Change,
+}
+
+/// What a round is made of.
+enum Item {
+    Put(Whole),
+    Change(Changing),
 }
 
 /// A queue that threads wait at.
@@ -54,7 +69,8 @@ struct WaitingState<T> {
 pub(super) struct Committer {
     keep: Arc<Waiting<Keep>>,
     sync: Arc<Waiting<Whole>>,
-    round: Arc<Waiting<Whole>>,
+    round: Arc<Waiting<Item>>,
+    sweeper: Arc<Sweeper>,
     syncing: Mutex<Vec<JoinHandle<()>>>,
     committing: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -65,6 +81,7 @@ struct Bench {
     store: Arc<Store>,
     outcomes: Arc<Outcomes>,
     transfers: Arc<Transfers>,
+    sweeper: Arc<Sweeper>,
 }
 
 impl Committer {
@@ -73,7 +90,8 @@ impl Committer {
         outcomes: Arc<Outcomes>,
         transfers: Arc<Transfers>,
     ) -> std::io::Result<Self> {
-        let bench = Bench { store, outcomes, transfers };
+        let sweeper = Arc::new(Sweeper::start(Arc::clone(&store))?);
+        let bench = Bench { store, outcomes, transfers, sweeper: Arc::clone(&sweeper) };
         let (keep, sync) = (Arc::new(Waiting::default()), Arc::new(Waiting::default()));
         let round = Arc::new(Waiting::default());
         let mut syncing = Vec::with_capacity(KEEPERS + SYNCERS);
@@ -90,7 +108,7 @@ impl Committer {
             vec![spawn("commit".into(), move || bench.commit(&round))?]
         };
         let (syncing, committing) = (Mutex::new(syncing), Mutex::new(committing));
-        Ok(Self { keep, sync, round, syncing, committing })
+        Ok(Self { keep, sync, round, sweeper, syncing, committing })
     }
 
     pub(super) fn keep(&self, keep: Keep) {
@@ -101,6 +119,10 @@ impl Committer {
         self.sync.push(whole);
     }
 
+    pub(super) fn change(&self, changing: Changing) {
+        self.round.push(Item::Change(changing));
+    }
+
     /// Does what waits, and ends.
     pub(super) fn finish(&self) {
         self.keep.close();
@@ -108,6 +130,7 @@ impl Committer {
         join(&self.syncing);
         self.round.close();
         join(&self.committing);
+        self.sweeper.finish();
     }
 }
 
@@ -124,10 +147,10 @@ fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
 }
 
 impl Bench {
-    fn sync(&self, sync: &Waiting<Whole>, round: &Waiting<Whole>) {
+    fn sync(&self, sync: &Waiting<Whole>, round: &Waiting<Item>) {
         while let Some(mut whole) = sync.take_one() {
             match self.store.sync(&mut whole.finished) {
-                Ok(()) => round.push(whole),
+                Ok(()) => round.push(Item::Put(whole)),
                 Err(refusal) => {
                     let name = whole.finished.name().clone();
                     self.end(&whole.slot, &name, whole.began, Err(refusal));
@@ -164,18 +187,60 @@ impl Bench {
         }
     }
 
-    fn commit(&self, round: &Waiting<Whole>) {
-        while let Some(round) = round.take_up_to(ROUND_PUTS) {
-            let mut slots = Vec::with_capacity(round.len());
-            let mut puts = Vec::with_capacity(round.len());
-            for Whole { slot, finished, began } in round {
-                slots.push((slot, finished.name().clone(), began));
-                puts.push(*finished);
+    fn commit(&self, round: &Waiting<Item>) {
+        while let Some(round) = round.take_up_to(ROUND_ITEMS) {
+            let mut told = Vec::with_capacity(round.len());
+            let mut steps = Vec::with_capacity(round.len());
+            for item in round {
+                match item {
+                    Item::Put(Whole { slot, finished, began }) => {
+                        told.push(Told::Put { slot, name: finished.name().clone(), began });
+                        steps.push(Step::Put(*finished));
+                    }
+                    Item::Change(changing) => {
+                        steps.push(Step::Change(to_store(&changing.change)));
+                        told.push(Told::Change(changing));
+                    }
+                }
             }
-            for ((slot, name, began), result) in slots.iter().zip(self.store.commit(puts)) {
-                self.end(slot, name, *began, result);
+            for (told, result) in told.iter().zip(self.store.commit(steps)) {
+                match (told, result) {
+                    (Told::Put { slot, name, began }, Ok(Settled::Stored(stored))) => {
+                        self.end(slot, name, *began, Ok(stored));
+                    }
+                    (Told::Put { slot, name, began }, Err(refusal)) => {
+                        self.end(slot, name, *began, Err(refusal));
+                    }
+                    (Told::Change(changing), Ok(Settled::Changed(durability))) => {
+                        self.changed(changing, Ok(durability));
+                    }
+                    (Told::Change(changing), Err(refusal)) => self.changed(changing, Err(refusal)),
+                    // The store answers what it was asked.
+                    (Told::Put { .. }, Ok(Settled::Changed(_)))
+                    | (Told::Change(_), Ok(Settled::Stored(_))) => {}
+                }
             }
         }
+    }
+
+    fn changed(&self, changing: &Changing, result: Result<Durability, Refusal>) {
+        let Changing { origin, change } = changing;
+        let (name, _) = change.names();
+        let id = change.id();
+        let event = match result {
+            Ok(durability) => {
+                log_changed(*origin, change, durability);
+                if let message::Change::Remove(_) = change {
+                    self.sweeper.sweep();
+                }
+                Event::Ok(message::Okay { id, durability: Some(durability) })
+            }
+            Err(refusal) => {
+                log_refused(*origin, word(change), name, &refusal);
+                Event::Refused { id, refusal }
+            }
+        };
+        self.outcomes.push_event(origin.key, event);
     }
 
     fn end(
@@ -215,6 +280,59 @@ impl Bench {
             }
         };
         self.outcomes.push_event(slot.origin.key, event);
+    }
+}
+
+/// Who is told what became of a step.
+enum Told {
+    Put { slot: Arc<Slot>, name: Name, began: Instant },
+    Change(Changing),
+}
+
+fn to_store(change: &message::Change) -> store::Change {
+    match change.clone() {
+        message::Change::Mkdir(mkdir) => store::Change::MakeDirectory {
+            name: mkdir.name,
+            parents: mkdir.parents,
+            condition: mkdir.condition,
+            modified: mkdir.mtime,
+            mode: mkdir.mode,
+            durability: mkdir.durability,
+        },
+        message::Change::Move(moving) => store::Change::Move {
+            name: moving.name,
+            to: moving.to,
+            condition: moving.condition,
+            durability: moving.durability,
+        },
+        message::Change::Remove(remove) => store::Change::Remove {
+            name: remove.name,
+            depth: remove.depth,
+            durability: remove.durability,
+        },
+    }
+}
+
+fn word(change: &message::Change) -> &'static str {
+    match change {
+        message::Change::Mkdir(_) => "mkdir",
+        message::Change::Move(_) => "move",
+        message::Change::Remove(_) => "remove",
+    }
+}
+
+fn log_changed(origin: Origin, change: &message::Change, durability: Durability) {
+    let peer = origin.peer;
+    match change {
+        message::Change::Mkdir(mkdir) => {
+            info!(%peer, name = %mkdir.name, %durability, "made the directory");
+        }
+        message::Change::Move(moving) => {
+            info!(%peer, name = %moving.name, to = %moving.to, %durability, "moved");
+        }
+        message::Change::Remove(remove) => {
+            info!(%peer, name = %remove.name, %durability, "removed");
+        }
     }
 }
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use ftx_disk::store;
 use ftx_disk::sys::Native;
+use ftx_protocol::message::Info;
+use ftx_protocol::server::Event;
+use ftx_protocol::{Name, RequestId};
 use tracing::{info, warn};
 
 use super::committer::Committer;
@@ -32,6 +35,25 @@ pub(super) struct Shared {
     pub(super) outcomes: Arc<Outcomes>,
     pub(super) transfers: Arc<Transfers>,
     pub(super) committer: Committer,
+}
+
+impl Shared {
+    /// Says what a name stands for.
+    pub(super) fn stat(&self, origin: Origin, id: RequestId, name: &Name) {
+        let event = match self.store.stat(name) {
+            Ok(found) => Event::Info(Info {
+                id,
+                kind: found.kind,
+                size: found.size,
+                mtime: found.modified,
+                mode: found.mode,
+                version: found.version,
+                digest: None,
+            }),
+            Err(refusal) => Event::Refused { id, refusal },
+        };
+        self.outcomes.push_event(origin.key, event);
+    }
 }
 
 impl Directory {

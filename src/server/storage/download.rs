@@ -13,13 +13,14 @@ use ftx_disk::hash::Running;
 use ftx_disk::store::{Remembered, Unchanged};
 use ftx_disk::sys;
 use ftx_protocol::limits::GRID_BYTES;
-use ftx_protocol::message::{Cache, File, Get};
+use ftx_protocol::message::{Cache, File, Get, Info, List, Stat};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Algorithm, Code, Digest, Name, Refusal, RequestId};
+use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
 use mio::net::TcpStream;
 use tracing::{error, info};
 
 use super::directory::Shared;
+use super::listing::OpenList;
 use super::workers::{Hand, Worked};
 use super::{Job, Origin, Outcome, Reading, SendEnd, log_refused};
 
@@ -34,6 +35,7 @@ pub(super) struct Fetch {
     shared: Arc<Shared>,
     origin: Origin,
     gets: HashMap<RequestId, Open>,
+    lists: HashMap<RequestId, OpenList>,
 }
 
 /// A get whose file is open.
@@ -43,7 +45,17 @@ struct Open {
     algorithm: Algorithm,
     cache: Cache,
     hash: Hash,
+    purpose: Purpose,
     began: Instant,
+}
+
+/// What a file is open for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be sent, and its digest.
+    Get,
+    /// Its digest.
+    Sum,
 }
 
 /// What is known of the digest of an open file.
@@ -63,7 +75,7 @@ enum Step {
 
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        Self { shared, origin, gets: HashMap::new() }
+        Self { shared, origin, gets: HashMap::new(), lists: HashMap::new() }
     }
 
     fn open(&mut self, get: Get) {
@@ -72,7 +84,7 @@ impl Fetch {
                 self.gets.insert(get.id, open);
                 self.shared.outcomes.push_event(self.origin.key, Event::Opened(file));
             }
-            Err(refusal) => self.refuse(get.id, &get.name, refusal),
+            Err(refusal) => self.refuse(get.id, "get", &get.name, refusal),
         }
     }
 
@@ -86,19 +98,7 @@ impl Fetch {
             let message = format!("the file has {} bytes", reading.size());
             return Err(Refusal::new(Code::BadOffset, message));
         }
-        let digests = self.shared.store.digests();
-        let identity = reading.identity();
-        let known = match get.cache {
-            Cache::Use => digests.digest(identity, get.digest).map(Hash::Known),
-            Cache::Bypass => None,
-        };
-        let hash = known.unwrap_or_else(|| {
-            let running = match get.cache {
-                Cache::Use => digests.partial(identity, get.digest),
-                Cache::Bypass => None,
-            };
-            Hash::Running(Box::new(running.unwrap_or_else(|| Running::new(get.digest))))
-        });
+        let hash = self.hash(&reading, get.digest, get.cache);
         let file = File {
             id: get.id,
             size: reading.size(),
@@ -113,9 +113,60 @@ impl Fetch {
             algorithm: get.digest,
             cache: get.cache,
             hash,
+            purpose: Purpose::Get,
             began: Instant::now(),
         };
         Ok((file, open))
+    }
+
+    fn hash(&self, reading: &Reading, algorithm: Algorithm, cache: Cache) -> Hash {
+        let (digests, identity) = (self.shared.store.digests(), reading.identity());
+        let running = match cache {
+            Cache::Use => match digests.digest(identity, algorithm) {
+                Some(digest) => return Hash::Known(digest),
+                None => digests.partial(identity, algorithm),
+            },
+            Cache::Bypass => None,
+        };
+        Hash::Running(Box::new(running.unwrap_or_else(|| Running::new(algorithm))))
+    }
+
+    /// Says what a name stands for, with the digest of a file.
+    fn sum(&mut self, stat: Stat) -> Worked {
+        let Stat { id, name, digest, cache, .. } = stat;
+        let (reading, algorithm) = match (self.shared.store.open_file(&name), digest) {
+            (Ok(reading), Some(algorithm)) => (reading, algorithm),
+            // A directory, or nothing at all.
+            _ => {
+                self.shared.stat(self.origin, id, &name);
+                return Worked::Done;
+            }
+        };
+        let hash = self.hash(&reading, algorithm, cache);
+        let (purpose, began) = (Purpose::Sum, Instant::now());
+        self.gets.insert(id, Open { name, reading, algorithm, cache, hash, purpose, began });
+        Worked::Unfinished(Job::Digest(id))
+    }
+
+    fn list(&mut self, list: &List) {
+        match self.shared.store.list(list.name.as_ref(), list.depth) {
+            Ok(listing) => {
+                self.lists.insert(list.id, OpenList::new(listing));
+                self.more(list.id);
+            }
+            Err(refusal) => {
+                let shown = list.name.as_ref().map_or(String::from("/"), ToString::to_string);
+                log_refused(self.origin, "list", &shown, &refusal);
+                let event = Event::Refused { id: list.id, refusal };
+                self.shared.outcomes.push_event(self.origin.key, event);
+            }
+        }
+    }
+
+    fn more(&mut self, id: RequestId) {
+        if let Some(list) = self.lists.get_mut(&id) {
+            self.shared.outcomes.push_event(self.origin.key, list.next(id));
+        }
     }
 
     fn send(&mut self, id: RequestId, at: u64, size: u64, socket: &TcpStream, scratch: &mut [u8]) {
@@ -130,7 +181,7 @@ impl Fetch {
                 Step::Sent(sent) => count = count.saturating_add(sent),
                 Step::Short(refusal) => {
                     let name = open.name.clone();
-                    self.refuse(id, &name, refusal);
+                    self.refuse(id, "get", &name, refusal);
                     break SendEnd::Short;
                 }
                 Step::Socket(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -154,20 +205,28 @@ impl Fetch {
                     bytes = open.reading.size(),
                     %digest,
                     milliseconds = open.began.elapsed().as_millis(),
-                    "sent"
+                    "{}",
+                    match open.purpose {
+                        Purpose::Get => "sent",
+                        Purpose::Sum => "summed",
+                    }
                 );
-                self.shared.outcomes.push_event(self.origin.key, Event::Digest { id, digest });
+                let event = match open.purpose {
+                    Purpose::Get => Event::Digest { id, digest },
+                    Purpose::Sum => Event::Info(open.info(id, digest)),
+                };
+                self.shared.outcomes.push_event(self.origin.key, event);
             }
             Err(refusal) => {
-                let name = open.name.clone();
-                self.refuse(id, &name, refusal);
+                let (what, name) = (open.purpose.word(), open.name.clone());
+                self.refuse(id, what, &name, refusal);
             }
         }
         Worked::Done
     }
 
-    fn refuse(&self, id: RequestId, name: &Name, refusal: Refusal) {
-        log_refused(self.origin, "get", name, &refusal);
+    fn refuse(&self, id: RequestId, what: &str, name: &Name, refusal: Refusal) {
+        log_refused(self.origin, what, name, &refusal);
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
     }
 }
@@ -178,15 +237,25 @@ impl Hand for Fetch {
             Job::Open(get) => self.open(get),
             Job::Send { id, at, size, socket } => self.send(id, at, size, &socket, scratch),
             Job::Digest(id) => return self.digest(id, scratch),
-            Job::Close(id) => drop(self.gets.remove(&id)),
-            Job::HangUp => self.gets.clear(),
+            Job::Sum(stat) => return self.sum(stat),
+            Job::List(list) => self.list(&list),
+            Job::More(id) => self.more(id),
+            Job::Close(id) => {
+                self.gets.remove(&id);
+                self.lists.remove(&id);
+            }
+            Job::HangUp => {
+                self.gets.clear();
+                self.lists.clear();
+            }
             Job::Begin(_)
             | Job::Write { .. }
             | Job::Finish(_)
             | Job::Discard(_)
             | Job::Suspend(_)
             | Job::Resume(_)
-            | Job::Stat(_) => {}
+            | Job::Stat(_)
+            | Job::Change(_) => {}
         }
         Worked::Done
     }
@@ -194,7 +263,28 @@ impl Hand for Fetch {
     fn pause(&mut self) {}
 }
 
+impl Purpose {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Sum => "sum",
+        }
+    }
+}
+
 impl Open {
+    fn info(&self, id: RequestId, digest: Digest) -> Info {
+        Info {
+            id,
+            kind: Kind::File,
+            size: self.reading.size(),
+            mtime: self.reading.modified(),
+            mode: self.reading.mode(),
+            version: Some(self.reading.version()),
+            digest: Some(digest),
+        }
+    }
+
     /// Sends some bytes from `at` on, by the way that fits what is known of the digest.
     fn step(
         &mut self,

@@ -26,8 +26,15 @@ impl Lane {
             | Job::Discard(_)
             | Job::Suspend(_)
             | Job::Resume(_)
-            | Job::Stat(_) => self.line.submit(&self.bring, job),
-            Job::Open(_) | Job::Send { .. } | Job::Digest(_) | Job::Close(_) => {
+            | Job::Stat(_)
+            | Job::Change(_) => self.line.submit(&self.bring, job),
+            Job::Open(_)
+            | Job::Send { .. }
+            | Job::Digest(_)
+            | Job::Sum(_)
+            | Job::List(_)
+            | Job::More(_)
+            | Job::Close(_) => {
                 self.line.submit(&self.fetch, job);
             }
             Job::HangUp => {

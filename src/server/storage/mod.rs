@@ -7,6 +7,8 @@ mod committer;
 mod directory;
 mod download;
 mod lane;
+mod listing;
+mod sweeper;
 mod transfers;
 mod upload;
 mod workers;
@@ -15,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ftx_disk::sys::Native;
-use ftx_protocol::message::{End, Get, Put, Resume, Stat};
+use ftx_protocol::message::{Change, End, Get, List, Put, Resume, Stat};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, RequestId};
 use mio::net::TcpStream;
@@ -31,6 +33,8 @@ type Upload = ftx_disk::store::Upload<Native>;
 type Checkpoint = ftx_disk::store::Checkpoint<Native>;
 type Finished = ftx_disk::store::Finished<Native>;
 type Reading = ftx_disk::store::Reading<Native>;
+type Listing = ftx_disk::store::Listing<Native>;
+type Step = ftx_disk::store::Step<Native>;
 
 /// Names one connection, and no other before or after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,13 +57,21 @@ pub(super) enum Job {
     Resume(Resume),
     /// Say what a name stands for.
     Stat(Stat),
+    /// Change names.
+    Change(Change),
+    /// Say what a file is, and its digest.
+    Sum(Stat),
+    /// Open a directory and say what is in it.
+    List(List),
+    /// Say more of what is in an open directory.
+    More(RequestId),
     /// Open a file to send it.
     Open(Get),
     /// Send so many bytes of an open file, from this offset, until the socket blocks.
     Send { id: RequestId, at: u64, size: u64, socket: Arc<TcpStream> },
     /// Say the digest of an open file.
     Digest(RequestId),
-    /// Close an open file.
+    /// Close an open file or directory.
     Close(RequestId),
     /// The connection is over.
     HangUp,
@@ -140,7 +152,7 @@ struct Origin {
 fn log_refused(
     origin: Origin,
     what: &str,
-    name: &ftx_protocol::Name,
+    name: &dyn std::fmt::Display,
     refusal: &ftx_protocol::Refusal,
 ) {
     let (peer, code) = (origin.peer, refusal.code);

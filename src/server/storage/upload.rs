@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ftx_disk::store;
-use ftx_protocol::message::{End, Info, Put, Stat};
+use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Refusal, RequestId};
 
-use super::committer::{Keep, Whole};
+use super::committer::{Changing, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Hand, Worked};
@@ -127,21 +127,6 @@ impl Bring {
         }
     }
 
-    fn stat(&self, stat: Stat) {
-        let event = match self.shared.store.stat(&stat.name) {
-            Ok(found) => Event::Info(Info {
-                id: stat.id,
-                kind: found.kind,
-                size: found.size,
-                mtime: found.modified,
-                mode: found.mode,
-                version: found.version,
-            }),
-            Err(refusal) => Event::Refused { id: stat.id, refusal },
-        };
-        self.shared.outcomes.push_event(self.origin.key, event);
-    }
-
     fn refuse(&self, id: RequestId, name: &Name, refusal: Refusal) {
         log_refused(self.origin, "put", name, &refusal);
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
@@ -160,14 +145,23 @@ impl Hand for Bring {
             Job::Discard(id) => self.end(id, Ending::Discard),
             Job::Suspend(id) => self.end(id, Ending::Suspend),
             Job::Resume(resume) => self.shared.transfers.resume(&resume, self.origin.key),
-            Job::Stat(stat) => self.stat(stat),
+            Job::Stat(stat) => self.shared.stat(self.origin, stat.id, &stat.name),
+            Job::Change(change) => {
+                self.shared.committer.change(Changing { origin: self.origin, change });
+            }
             Job::HangUp => {
                 let ids: Vec<RequestId> = self.puts.keys().copied().collect();
                 for id in ids {
                     self.end(id, Ending::Suspend);
                 }
             }
-            Job::Open(_) | Job::Send { .. } | Job::Digest(_) | Job::Close(_) => {}
+            Job::Open(_)
+            | Job::Send { .. }
+            | Job::Digest(_)
+            | Job::Sum(_)
+            | Job::List(_)
+            | Job::More(_)
+            | Job::Close(_) => {}
         }
         Worked::Done
     }

@@ -1,0 +1,166 @@
+//! Listing: what is in a directory, and below it, one entry after another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ftx_protocol::{Code, Depth, Name, Refusal};
+
+use super::Store;
+use super::private::{PRIVATE, check_spelling};
+use crate::failure::{Cause, refusal};
+use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::walk::{Step, Walk};
+
+/// Directories that all listings of a store have open together. Each is two descriptors.
+const DIRECTORIES_OPEN_MAX: usize = 2_048;
+
+/// A listing, on its way.
+pub struct Listing<D: Disk> {
+    walk: Walk<D>,
+    name: Option<Name>,
+    depth: Depth,
+    /// What is to be said next.
+    unread: Option<Listed>,
+    /// Directories that it has open, as `open` was told.
+    counted: usize,
+    /// Those of all listings.
+    open: Arc<AtomicUsize>,
+}
+
+/// What a listing comes upon.
+#[derive(Debug)]
+pub enum Listed {
+    /// An entry.
+    Entry {
+        /// Its whole name.
+        name: Name,
+        /// What it is; a symlink is not followed.
+        stat: Stat,
+    },
+    /// Something that cannot be looked at; of a directory, entries are missing.
+    Unread {
+        /// Its whole name; `None` is the root.
+        name: Option<Name>,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+impl<D: Disk> Store<D> {
+    /// Begins to list a directory; `None` is the root. A symlink to a directory inside the root is
+    /// followed, and none below it.
+    ///
+    /// # Errors
+    /// When the name leads to nothing, to no directory, out of the root, or to the store's own
+    /// files; or the system refuses; or too much is being listed already (`busy`).
+    pub fn list(&self, name: Option<&Name>, depth: Depth) -> Result<Listing<D>, Refusal> {
+        let failed = |error: &std::io::Error| refusal(Cause::Name, "opening the directory", error);
+        let directory = match name {
+            Some(name) => {
+                check_spelling(name)?;
+                let opened = self.disk.open_beneath(&self.root, name, Want::Directory);
+                Arc::new(opened.map_err(|error| failed(&error))?)
+            }
+            None => Arc::clone(&self.root),
+        };
+        self.check_visible(
+            &directory,
+            &self.disk.stat(&directory).map_err(|error| failed(&error))?,
+        )?;
+        let walk = Walk::new(self.disk.clone(), directory).map_err(|error| failed(&error))?;
+        let open = Arc::clone(&self.listed_directories);
+        let mut listing =
+            Listing { walk, name: name.cloned(), depth, unread: None, counted: 0, open };
+        listing.check_room()?;
+        listing.account();
+        Ok(listing)
+    }
+}
+
+impl<D: Disk> Iterator for Listing<D> {
+    type Item = Listed;
+
+    fn next(&mut self) -> Option<Listed> {
+        if let Some(unread) = self.unread.take() {
+            return Some(unread);
+        }
+        loop {
+            match self.walk.next()? {
+                Step::Seen { part, .. } if part == PRIVATE && self.is_in_root() => {}
+                Step::Seen { part, stat } => return Some(self.seen(&part, stat)),
+                Step::Left { .. } => self.account(),
+                Step::Unread { part, error } => {
+                    let refusal = refusal(Cause::Name, "reading the directory", &error);
+                    return Some(self.unread(part.as_deref(), refusal));
+                }
+            }
+        }
+    }
+}
+
+impl<D: Disk> Listing<D> {
+    fn is_in_root(&self) -> bool {
+        self.name.is_none() && self.walk.depth() == 0
+    }
+
+    fn seen(&mut self, part: &[u8], stat: Stat) -> Listed {
+        let name = match self.name_of(part) {
+            Ok(name) => name,
+            Err(refusal) => return self.unread(None, refusal),
+        };
+        if stat.kind == FileKind::Directory
+            && self.depth == Depth::All
+            && let Err(refusal) = self.enter()
+        {
+            self.unread = Some(Listed::Unread { name: Some(name.clone()), refusal });
+        }
+        Listed::Entry { name, stat }
+    }
+
+    fn enter(&mut self) -> Result<(), Refusal> {
+        self.check_room()?;
+        let entered = self.walk.enter();
+        self.account();
+        entered.map_err(|error| refusal(Cause::Name, "reading the directory", &error))
+    }
+
+    fn check_room(&self) -> Result<(), Refusal> {
+        if self.open.load(Ordering::Relaxed) < DIRECTORIES_OPEN_MAX {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::Busy, "too many directories are being listed"))
+    }
+
+    /// Brings the count of open directories in line with the walk.
+    fn account(&mut self) {
+        let now = self.walk.depth().saturating_add(1);
+        self.open.fetch_add(now, Ordering::Relaxed);
+        self.open.fetch_sub(self.counted, Ordering::Relaxed);
+        self.counted = now;
+    }
+
+    fn unread(&self, part: Option<&[u8]>, refusal: Refusal) -> Listed {
+        let name = part.and_then(|part| self.name_of(part).ok()).or_else(|| self.here());
+        Listed::Unread { name, refusal }
+    }
+
+    fn name_of(&self, part: &[u8]) -> Result<Name, Refusal> {
+        Name::inside(self.name.as_ref(), &self.walk.path_of(part))
+            .map_err(|error| Refusal::new(Code::BadName, error.to_string()))
+    }
+
+    /// The name of the directory that the walk is in.
+    fn here(&self) -> Option<Name> {
+        let way = self.walk.way().collect::<Vec<_>>().join(&b'/');
+        match way.as_slice() {
+            b"" => self.name.clone(),
+            way => Name::inside(self.name.as_ref(), way).ok(),
+        }
+    }
+}
+
+impl<D: Disk> Drop for Listing<D> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}

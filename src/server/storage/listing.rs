@@ -1,0 +1,118 @@
+//! Lists that a connection has open, and the messages that are made of what they come upon.
+
+use ftx_disk::store::Listed;
+use ftx_disk::sys::{FileKind, Stat};
+use ftx_protocol::limits::LINE_BYTES;
+use ftx_protocol::message::{Entries, Entry, Okay, Unread};
+use ftx_protocol::server::Event;
+use ftx_protocol::{Kind, Name, RequestId};
+
+use super::Listing;
+
+/// What one message holds at most: a turn of a worker, and a line.
+const ENTRIES_MAX: usize = 512;
+
+/// Everything of an entry but its name, and everything of a message but its entries, on the line.
+const ENTRY_BYTES: usize = 128;
+
+/// The text of an error in a list; it may have to share a line with the longest name.
+const MESSAGE_BYTES: usize = 200;
+
+/// One list.
+pub(super) struct OpenList {
+    listing: Listing,
+    /// What did not fit the last message.
+    left_over: Option<Listed>,
+}
+
+impl OpenList {
+    pub(super) fn new(listing: Listing) -> Self {
+        Self { listing, left_over: None }
+    }
+
+    /// The next message: entries as far as they fit a line, or that there are no more.
+    pub(super) fn next(&mut self, id: RequestId) -> Event {
+        let mut message = Entries { id, entries: Vec::new(), unread: Vec::new() };
+        let mut room_bytes = LINE_BYTES.saturating_sub(ENTRY_BYTES);
+        for _ in 0..ENTRIES_MAX {
+            let Some(listed) = self.left_over.take().or_else(|| self.listing.next()) else { break };
+            let Some(left) = room_bytes.checked_sub(line_bytes(&listed)) else {
+                self.left_over = Some(listed);
+                break;
+            };
+            room_bytes = left;
+            match listed {
+                Listed::Entry { name, stat } => message.entries.push(entry(name, &stat)),
+                Listed::Unread { name, refusal } => message.unread.push(Unread {
+                    name,
+                    code: refusal.code,
+                    message: refusal.message.chars().take(MESSAGE_BYTES / 4).collect(),
+                }),
+            }
+        }
+        if message.entries.is_empty() && message.unread.is_empty() {
+            return Event::Ok(Okay { id, durability: None });
+        }
+        Event::Entries(message)
+    }
+}
+
+/// What it takes on the line, at most.
+fn line_bytes(listed: &Listed) -> usize {
+    let (name, more) = match listed {
+        Listed::Entry { name, .. } => (Some(name), ENTRY_BYTES),
+        // A character of the text is written in six bytes at most.
+        Listed::Unread { name, .. } => {
+            (name.as_ref(), ENTRY_BYTES.saturating_add(MESSAGE_BYTES * 6 / 4))
+        }
+    };
+    name.map_or(0, |name| Name::line_bytes(name.as_bytes())).saturating_add(more)
+}
+
+fn entry(name: Name, stat: &Stat) -> Entry {
+    let (kind, size) = match stat.kind {
+        FileKind::File => (Kind::File, stat.size),
+        FileKind::Directory => (Kind::Directory, 0),
+        FileKind::Symlink => (Kind::Symlink, 0),
+        FileKind::Special => (Kind::Special, 0),
+    };
+    Entry { name, kind, size, mtime: stat.modified, mode: stat.mode }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ftx_disk::store::{Access, Options, Store};
+    use ftx_protocol::message::ServerMessage;
+    use ftx_protocol::{Depth, Durability};
+
+    #[test]
+    fn no_message_of_a_list_is_longer_than_a_line_whatever_the_names_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut path = dir.path().to_owned();
+        for _ in 0..12 {
+            path.push("\u{1}".repeat(250));
+            std::fs::create_dir(&path).unwrap();
+            for name in ["\"\\".repeat(120), "\u{7f}x".repeat(100), "ü".repeat(120)] {
+                std::fs::write(path.join(name), "").unwrap();
+            }
+        }
+        let options = Options {
+            access: Access::ReadWrite,
+            durability: Durability::Full,
+            size_max_bytes: 1,
+            free_min_bytes: 0,
+        };
+        let (store, _) = Store::open(ftx_disk::sys::Native, dir.path(), options).unwrap();
+        let mut list = OpenList::new(store.list(None, Depth::All).unwrap());
+        let mut entries = 0;
+        while let Event::Entries(message) = list.next(RequestId(u64::MAX >> 11)) {
+            entries += message.entries.len();
+            assert!(message.unread.is_empty());
+            let mut line = Vec::new();
+            ftx_protocol::line::write(&ServerMessage::Entries(message), &mut line);
+            assert!(line.len() <= LINE_BYTES, "{}", line.len());
+        }
+        assert_eq!(entries, 48);
+    }
+}
