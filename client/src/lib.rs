@@ -26,6 +26,7 @@ mod put;
 mod retry;
 mod source;
 mod state;
+pub mod tree;
 
 pub use address::{DEFAULT_PORT, Remote, ServerAddress};
 pub use failure::{Class, Failure};

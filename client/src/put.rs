@@ -576,7 +576,7 @@ fn listen(link: &Link, heard: &SyncSender<Result<Event, Trouble>>) {
     let _ = heard.send(Err(result));
 }
 
-fn new_id() -> Result<TransferId, Failure> {
+pub(crate) fn new_id() -> Result<TransferId, Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
         Failure::new(Class::Local, format!("the system gives no random numbers: {error}"))

@@ -75,6 +75,35 @@ impl Source {
         Ok(Self { kind: Kind::File { file, identity, mode }, path })
     }
 
+    /// A regular file that is open.
+    pub(crate) fn of_file(file: File, path: PathBuf) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let (identity, mode) = (identity(&metadata), Mode::new(metadata.mode()));
+        Ok(Self { kind: Kind::File { file, identity, mode }, path })
+    }
+
+    /// Fills the buffer from an offset on.
+    ///
+    /// # Errors
+    /// When it cannot be read, or ends before that: it changed.
+    pub(crate) fn read_full<'a>(
+        &mut self,
+        buffer: &'a mut [u8],
+        at: u64,
+    ) -> Result<&'a [u8], Failure> {
+        let mut filled: usize = 0;
+        while let Some(room) = buffer.get_mut(filled..)
+            && !room.is_empty()
+        {
+            match self.read_at(room, at.saturating_add(filled as u64))? {
+                Got::Bytes(count) => filled = filled.saturating_add(count),
+                Got::End => return Err(self.changed()),
+                Got::Quiet => {}
+            }
+        }
+        Ok(buffer)
+    }
+
     /// Reads a stream, such as standard input, to its end.
     pub fn stream(input: impl Read + Send + 'static) -> Self {
         Self { kind: Kind::Stream(Stream::new(input)), path: PathBuf::from("standard input") }

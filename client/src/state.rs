@@ -80,10 +80,7 @@ impl State {
     /// Opens the state of a transfer, making it if it is not there. `None` when another process is
     /// working on the same one.
     pub(crate) fn open(key: &Key<'_>) -> io::Result<Option<(Self, Option<Earlier>)>> {
-        let directory = directory().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "neither XDG_STATE_HOME nor HOME is set")
-        })?;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let directory = prepared_directory()?;
         let path = directory.join(key.file_name()?);
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
@@ -183,6 +180,15 @@ fn parse(text: &str) -> Option<Earlier> {
         }
     }
     Some(earlier)
+}
+
+/// The directory for states, made if it is not there.
+pub(crate) fn prepared_directory() -> io::Result<PathBuf> {
+    let directory = directory().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, "neither XDG_STATE_HOME nor HOME is set")
+    })?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    Ok(directory)
 }
 
 /// `$XDG_STATE_HOME/ftx`, else `~/.local/state/ftx`.

@@ -1,0 +1,231 @@
+//! Trees: many files in one job, over one connection, with no round trip for each.
+//!
+//! ```text
+//!   rules   which files take part
+//!   log     what the job has done, on disk
+//!   pipe    a connection on which many requests are under way
+//!   put     walk, compare, send
+//!   remove  what the source does not have
+//! ```
+//!
+//! A file of 8 MiB or more goes as [`Client::put`](crate::Client::put) would send it, on a
+//! connection of its own, so that it resumes in its middle.
+
+mod log;
+mod pipe;
+mod put;
+mod remove;
+mod rules;
+
+use ftx_protocol::{Algorithm, Digest, FileTime};
+use sha2::{Digest as _, Sha256};
+
+use crate::address::ServerAddress;
+use crate::failure::Failure;
+use crate::state;
+use log::{Log, Mark};
+
+pub use put::PutTree;
+pub use rules::{Rule, Rules};
+
+/// Which files are moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Update {
+    /// All.
+    #[default]
+    All,
+    /// Those whose size or time of last modification differs.
+    SizeAndTime,
+    /// Those whose bytes differ.
+    Digest,
+}
+
+/// What becomes of files that the source does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Extra {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They are removed, unless they are excluded.
+    Remove,
+}
+
+/// Whether anything is done at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mood {
+    /// It is.
+    #[default]
+    Do,
+    /// It is only said what would be.
+    Tell,
+}
+
+/// How a tree is moved.
+#[derive(Debug, Clone, Default)]
+pub struct TreeOptions {
+    /// How digests are computed.
+    pub algorithm: Algorithm,
+    /// What an acknowledgement has to mean.
+    pub durability: ftx_protocol::Durability,
+    /// Which files are moved.
+    pub update: Update,
+    /// What becomes of files that the source does not have.
+    pub extra: Extra,
+    /// When a file may take its name.
+    pub condition: ftx_protocol::Condition,
+    /// Whether anything is done.
+    pub mood: Mood,
+    /// Which files take part.
+    pub rules: Rules,
+}
+
+/// What a job has to say while it runs. Names are those at the receiver.
+#[derive(Debug)]
+pub enum TreeNotice<'a> {
+    /// A file was found that takes part.
+    Found {
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// Bytes of files were moved.
+    Moved {
+        /// How many.
+        bytes: u64,
+        /// Of which file.
+        name: &'a [u8],
+    },
+    /// A file is at the receiver, verified and durable; or would be.
+    File {
+        /// Its name.
+        name: &'a [u8],
+        /// Its bytes.
+        bytes: u64,
+        /// Equal on both sides; `None` where nothing is done.
+        digest: Option<Digest>,
+    },
+    /// A file is there already, as it should be.
+    Unchanged {
+        /// Its name.
+        name: &'a [u8],
+    },
+    /// Something that is no file or directory, or that may not be moved, was passed over.
+    Skipped {
+        /// Its name.
+        name: &'a [u8],
+        /// What it is.
+        why: &'static str,
+    },
+    /// Something that the source does not have was removed; or would be.
+    Removed {
+        /// Its name.
+        name: &'a [u8],
+    },
+    /// Something failed, and the job goes on with the rest.
+    Failed {
+        /// Its name.
+        name: &'a [u8],
+        /// Why.
+        failure: &'a Failure,
+    },
+    /// The connection broke, or the server asked to come again.
+    Retrying {
+        /// What happened.
+        cause: String,
+        /// How long it waits.
+        pause: std::time::Duration,
+    },
+    /// Something that does not stop the job, and that a person should know.
+    Warning(String),
+}
+
+/// Where notices go.
+pub type TreeObserver<'a> = dyn FnMut(TreeNotice<'_>) + 'a;
+
+/// What a job has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TreeDone {
+    /// Files that were moved, or would be.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// Files that were there already, as they should be.
+    pub unchanged: u64,
+    /// Files that an earlier run of this job had moved.
+    pub done_before: u64,
+    /// Symlinks, devices and the like that were passed over.
+    pub skipped: u64,
+    /// Names that were removed, or would be.
+    pub removed: u64,
+    /// What failed.
+    pub failed: u64,
+    /// The first thing that failed.
+    pub first_failure: Option<crate::Class>,
+    /// Connections that were made for the job itself.
+    pub connections: u64,
+}
+
+impl TreeDone {
+    fn count_failure(&mut self, failure: &Failure) {
+        self.failed = self.failed.saturating_add(1);
+        self.first_failure.get_or_insert(failure.class);
+    }
+}
+
+/// Opens the log of a job. `None` when another process works on the same one: then this one does
+/// all of it.
+fn open_log(direction: &str, server: &ServerAddress, job: &[u8]) -> std::io::Result<Option<Log>> {
+    let directory = state::prepared_directory()?;
+    let here = std::env::current_dir()?;
+    let mut hash = Sha256::new();
+    for field in [server.to_string().as_bytes(), here.as_os_str().as_encoded_bytes(), job] {
+        hash.update((field.len() as u64).to_le_bytes());
+        hash.update(field);
+    }
+    let digits: String =
+        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    Log::open(&directory.join(format!("{direction}-tree-{digits}")))
+}
+
+/// What stands for one version of one file in a log.
+fn mark(path: &[u8], size: u64, modified: FileTime, version: &[u8]) -> Mark {
+    let mut hash = Sha256::new();
+    hash.update((path.len() as u64).to_le_bytes());
+    hash.update(path);
+    hash.update(size.to_le_bytes());
+    hash.update(modified.seconds().to_le_bytes());
+    hash.update(modified.nanoseconds().to_le_bytes());
+    hash.update(version);
+    let mut mark = Mark::default();
+    mark.iter_mut().zip(hash.finalize()).for_each(|(to, byte)| *to = byte);
+    mark
+}
+
+/// Whether two times are the same at the precision of the coarser one: a file system that keeps
+/// whole seconds, say, gives back no more of what it was given.
+fn same_time(one: FileTime, other: FileTime) -> bool {
+    if one.seconds() != other.seconds() {
+        return false;
+    }
+    let precision = |nanoseconds: u32| {
+        (0..=9).rev().map(|power| 10_u32.pow(power)).find(|step| nanoseconds.is_multiple_of(*step))
+    };
+    let step = [one, other].map(|time| precision(time.nanoseconds()).unwrap_or(1));
+    let coarse = step.into_iter().max().unwrap_or(1);
+    one.nanoseconds() / coarse == other.nanoseconds() / coarse
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_compared_at_the_precision_of_the_coarser_side() {
+        let time = |nanoseconds| FileTime::new(7, nanoseconds).unwrap();
+        assert!(same_time(time(123_456_789), time(123_456_789)));
+        assert!(same_time(time(123_456_789), time(123_456_000)));
+        assert!(same_time(time(123_456_789), time(0)));
+        assert!(!same_time(time(123_456_789), time(123_457_000)));
+        assert!(!same_time(time(123_456_789), time(123_456_788)));
+        assert!(!same_time(time(0), FileTime::new(8, 0).unwrap()));
+    }
+}
