@@ -1,10 +1,9 @@
 //! What one client holds or keeps busy is not taken from the others.
 
 use std::ffi::OsStr;
-use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
-use std::time::Duration;
 
 use crate::harness::{PATIENCE, Server, World, until};
 use crate::injection::Injection;
@@ -15,11 +14,6 @@ const CLIENTS: usize = 300;
 
 /// Longer than this the disk does not let anybody wait who is stuck; the test is over before.
 const STUCK: &str = "delay_enter=100000000";
-
-fn signal(server: &Server, name: &str) {
-    let id = server.child.id().to_string();
-    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
-}
 
 /// Connections with an open put, of which some of the body is there.
 fn unfinished(server: &Server, count: usize) -> Vec<Talk> {
@@ -40,12 +34,12 @@ fn unfinished(server: &Server, count: usize) -> Vec<Talk> {
 fn all_are_served(world: &World, server: &Server) {
     let mut talks: Vec<Talk> = (0..CLIENTS).map(|_| Talk::with(server.address)).collect();
     // When the server goes on, all have something for it to read.
-    signal(server, "-STOP");
+    server.signal("-STOP");
     for (number, talk) in talks.iter_mut().enumerate() {
         // Nothing behind the put brings the server back to a connection that it forgot.
         talk.put_hello(number as u64 + 1, &format!("small/{number}"), "none");
     }
-    signal(server, "-CONT");
+    server.signal("-CONT");
     for (number, talk) in talks.iter_mut().enumerate() {
         let line = talk.line();
         assert_eq!(line["done"]["digest"], HELLO_DIGEST, "client {number}: {line}");
@@ -58,7 +52,10 @@ fn more_clients_than_there_are_buffers_all_get_their_acknowledgement() {
     let world = World::new();
     let server = world.serve();
     let mut slow = unfinished(&server, 8);
+    // A slow disk: what is read waits in its buffers, so that they run out.
+    let fault = Injection::into(&server, "openat2,openat", None, "delay_enter=20000");
     all_are_served(&world, &server);
+    drop(fault);
     // Those that never finish are not what was given up for the others.
     for talk in &mut slow {
         talk.send(&vec![1; 900_000]);

@@ -23,7 +23,9 @@ impl Injection {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let Ok(mut strace) = command.spawn() else {
-            eprintln!("NOT TESTED, because this needs the program strace: a disk that fails");
+            eprintln!(
+                "NOT TESTED, because this needs the program strace (the Debian package strace): a disk that fails or is slow"
+            );
             return None;
         };
         let mut stderr = BufReader::new(strace.stderr.take().unwrap());
@@ -32,7 +34,9 @@ impl Injection {
             if stderr.read_line(&mut said).unwrap() == 0 {
                 let _ = strace.wait();
                 assert!(said.contains("not permitted"), "strace cannot do it: {said}");
-                eprintln!("NOT TESTED, because strace may not attach: a disk that fails: {said}");
+                eprintln!(
+                    "NOT TESTED, because strace may not attach: a disk that fails or is slow: {said}"
+                );
                 return None;
             }
         }
