@@ -132,7 +132,9 @@ impl Trouble {
                 format!("{what}: the connection to {server} broke: {cause}"),
             ),
             Self::Refused(refusal) => {
-                let message = Escaped(refusal.message.as_bytes()).to_string();
+                // A server's words may be whole sentences; what follows here goes on with one.
+                let message = refusal.message.trim_end().trim_end_matches('.');
+                let message = Escaped(message.as_bytes());
                 let text = format!("{what}: the server refused ({}): {message}", refusal.code);
                 Failure::new(Class::Refused(refusal.code), text)
             }
@@ -159,4 +161,19 @@ pub(crate) fn plain(error: &io::Error) -> String {
 pub(crate) fn shown(path: &std::path::Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     Escaped(path.as_os_str().as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_to_the_words_of_a_server_reads_on() {
+        let refusal = Refusal::new(Code::Busy, "Too much to do. Come again.");
+        let failure = Trouble::Refused(refusal).into_failure("put a", &"box:1").with_hint(GOES_ON);
+        assert_eq!(
+            failure.to_string(),
+            format!("put a: the server refused (busy): Too much to do. Come again; {GOES_ON}")
+        );
+    }
 }

@@ -1,8 +1,5 @@
 //! Getting a file: receive, hash, store, in one pass, on as many connections as it takes.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
 use ftx_disk::hash::{Running, Saved};
 use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
@@ -11,10 +8,11 @@ use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{Cache, End, File, Get};
 use ftx_protocol::{Algorithm, Digest, Name, RequestId, Retry as Again};
 
-use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, plain, shown};
+use crate::failure::{Failure, GOES_ON, Reached, Trouble};
 use crate::link::{Link, READ_BYTES};
 use crate::retry::Patience;
-use crate::state::{Key, State, Subject, boot_id};
+use crate::sink::{Landed, Sink, directory, is_part_name};
+use crate::state::{Key, State, Subject, boot_id, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
 
 /// How often what has arrived is synced to the local disk, so that a power cut here does not cost
@@ -34,14 +32,6 @@ impl Default for GetOptions {
     fn default() -> Self {
         Self { algorithm: Algorithm::default(), replace: Replace::Yes }
     }
-}
-
-/// Where the bytes go.
-pub enum Sink {
-    /// To a file that takes its name only when it is whole.
-    File(PathBuf),
-    /// To a stream (standard output, a FIFO, a device), as they come. They are verified at the end.
-    Stream(Box<dyn Write>),
 }
 
 /// A get whose bytes have the digest that the server says.
@@ -70,14 +60,6 @@ impl Client {
     ) -> Result<GetDone, Failure> {
         Transfer::new(self, name, sink, options, observer)?.run()
     }
-}
-
-/// Where the bytes are, so far.
-enum Landed {
-    /// Nowhere: nothing has arrived.
-    Nothing,
-    File(Landing<Native>),
-    Stream(Running),
 }
 
 /// One file on its way.
@@ -126,31 +108,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
             moved_to: 0,
             synced_to: 0,
         };
-        transfer.check_target()?;
+        transfer.sink.check(options.replace)?;
         transfer.take_up_state();
         Ok(transfer)
-    }
-
-    /// Refuses what could not be replaced, before anything is asked of the server.
-    fn check_target(&self) -> Result<(), Failure> {
-        let Sink::File(path) = &self.sink else { return Ok(()) };
-        match std::fs::symlink_metadata(path) {
-            Ok(_) if self.options.replace == Replace::No => {
-                let message = format!("{} is there already; it was left as it is", shown(path));
-                Err(Failure::new(Class::Local, message))
-            }
-            Ok(metadata) if metadata.is_dir() => {
-                let message = format!("{} is a directory", shown(path));
-                Err(Failure::new(Class::Local, message))
-            }
-            Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
-                let message = format!("{} is a device or FIFO, and is not replaced", shown(path));
-                Err(Failure::new(Class::Local, message))
-            }
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Failure::local("cannot write", path, &error)),
-        }
     }
 
     /// Finds out whether an earlier process began this.
@@ -201,12 +161,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
         }
     }
 
-    fn warn_stateless(&mut self, error: &std::io::Error) {
-        let message =
-            format!("cannot keep state for resuming after a crash of this program: {error}");
-        (self.observer)(Notice::Warning(message));
-    }
-
     fn run(mut self) -> Result<GetDone, Failure> {
         let mut fresh_tries_left: u32 = 1;
         loop {
@@ -253,17 +207,11 @@ impl<'a, 'o> Transfer<'a, 'o> {
         if may_go_on && has_state {
             return failure.with_hint(GOES_ON);
         }
-        self.drop_landed();
+        self.landed.discard();
         if let Some(state) = self.state.take() {
             state.remove();
         }
         failure
-    }
-
-    fn drop_landed(&mut self) {
-        if let Landed::File(landing) = std::mem::replace(&mut self.landed, Landed::Nothing) {
-            landing.discard();
-        }
     }
 
     /// What was written to a stream cannot be taken back.
@@ -275,20 +223,12 @@ impl<'a, 'o> Transfer<'a, 'o> {
     }
 
     fn start_over(&mut self) {
-        self.drop_landed();
+        self.landed.discard();
         self.file = None;
         self.synced_to = 0;
         // What was achieved before does not measure what comes now.
         self.moved_to = 0;
         self.patience.progress();
-    }
-
-    fn offset(&self) -> u64 {
-        match &self.landed {
-            Landed::Nothing => 0,
-            Landed::File(landing) => landing.running().offset(),
-            Landed::Stream(running) => running.offset(),
-        }
     }
 
     /// One connection.
@@ -300,7 +240,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             id: RequestId(0),
             name: self.name.clone(),
             digest: self.options.algorithm,
-            at: self.offset(),
+            at: self.landed.offset(),
             version: self.file.as_ref().map(|file| file.version.clone()),
             cache: self.cache,
             need: Vec::new(),
@@ -323,10 +263,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
             })?;
         }
         let end = ended.ok_or_else(|| Trouble::Broken("no answer".to_owned()))?;
-        let have = match &self.landed {
-            Landed::File(landing) => landing.running().digest(),
-            Landed::Stream(running) => running.digest(),
-            Landed::Nothing => Running::new(self.options.algorithm).digest(),
+        let have = match self.landed.running() {
+            Some(running) => running.digest(),
+            None => Running::new(self.options.algorithm).digest(),
         };
         if have != end.digest {
             let cause = format!(
@@ -343,13 +282,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
         (self.observer)(Notice::Began { at: file.at, size: Some(file.size) });
         if matches!(self.landed, Landed::Nothing) {
             let running = Running::new(self.options.algorithm);
-            self.landed = match &self.sink {
-                Sink::Stream(_) => Landed::Stream(running),
-                Sink::File(path) => {
-                    let token = self.state.as_ref().and_then(State::token);
-                    Landed::File(land(path, running, file.size, token)?)
-                }
-            };
+            let token = self.state.as_ref().and_then(State::token);
+            self.landed = self.sink.land(running, file.size, token)?;
             self.file = Some(file);
             self.begin_state();
         }
@@ -363,7 +297,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             return;
         }
         if let Some(error) = self.stateless.take() {
-            return self.warn_stateless(&error);
+            return warn_stateless(self.observer, &error);
         }
         let subject = Subject::Get {
             version: file.version.clone(),
@@ -375,30 +309,26 @@ impl<'a, 'o> Transfer<'a, 'o> {
             boot: boot_id(),
         };
         let saved = landing.running().save().filter(|saved| saved.offset() > 0);
-        let Some(state) = &mut self.state else { return };
-        let mut noted = state.begin(&subject);
-        if let Some(saved) = saved {
-            noted = noted.and_then(|()| state.passed(&saved));
-        }
-        if self.synced_to > 0 {
-            noted = noted.and_then(|()| state.synced(self.synced_to));
-        }
-        if let Err(error) = noted {
-            self.state = None;
-            self.warn_stateless(&error);
-        }
+        let synced_to = self.synced_to;
+        note(&mut self.state, self.observer, |state| {
+            state.begin(&subject)?;
+            if let Some(saved) = &saved {
+                state.passed(saved)?;
+            }
+            if synced_to > 0 { state.synced(synced_to) } else { Ok(()) }
+        });
     }
 
     /// Takes bytes of the body, stopping at the points of the grid.
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
         while !bytes.is_empty() {
-            let at = self.offset();
+            let at = self.landed.offset();
             let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
             let count = usize::try_from(to_grid).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(count);
-            self.store(now)?;
+            self.landed.write(&mut self.sink, now)?;
             bytes = later;
-            let end = self.offset();
+            let end = self.landed.offset();
             self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(count as u64);
             let again = self.moved_to.min(end).saturating_sub(at);
             self.counts.moved_again_bytes = self.counts.moved_again_bytes.saturating_add(again);
@@ -410,112 +340,38 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 self.pass_grid()?;
             }
         }
-        let at = self.offset();
+        let at = self.landed.offset();
         (self.observer)(Notice::Moved { at });
         Ok(())
     }
 
-    fn store(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        match (&mut self.landed, &mut self.sink) {
-            (Landed::File(landing), Sink::File(path)) => {
-                landing.write(bytes).map_err(|error| Failure::local("cannot write", path, &error))
-            }
-            (Landed::Stream(running), Sink::Stream(stream)) => {
-                running.update(bytes);
-                stream.write_all(bytes).map_err(|error| {
-                    Failure::new(
-                        Class::Local,
-                        format!("cannot write the output: {}", plain(&error)),
-                    )
-                })
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn pass_grid(&mut self) -> Result<(), Failure> {
-        let (Landed::File(landing), Some(state), Sink::File(path)) =
-            (&self.landed, &mut self.state, &self.sink)
+        let (Landed::File(landing), Some(_), Sink::File(path)) =
+            (&self.landed, &self.state, &self.sink)
         else {
             return Ok(());
         };
         let Some(saved) = landing.running().save() else { return Ok(()) };
         let at = saved.offset();
-        let mut noted = state.passed(&saved);
+        note(&mut self.state, self.observer, |state| state.passed(&saved));
         if at.saturating_sub(self.synced_to) >= SYNC_EVERY_BYTES {
             landing.sync().map_err(|error| Failure::local("cannot sync", path, &error))?;
             self.synced_to = at;
-            noted = noted.and_then(|()| state.synced(at));
-        }
-        if let Err(error) = noted {
-            self.state = None;
-            self.warn_stateless(&error);
+            note(&mut self.state, self.observer, |state| state.synced(at));
         }
         Ok(())
     }
 
     fn finish(mut self, end: &End) -> Result<GetDone, Failure> {
         // It may have become something else meanwhile.
-        if let Err(failure) = self.check_target() {
+        if let Err(failure) = self.sink.check(self.options.replace) {
             return Err(self.give_up(failure.into()));
         }
         let landed = std::mem::replace(&mut self.landed, Landed::Nothing);
-        match (landed, &mut self.sink, &self.file) {
-            (Landed::File(landing), Sink::File(path), Some(file)) => {
-                let target = path.file_name().unwrap_or_default();
-                let target = std::os::unix::ffi::OsStrExt::as_bytes(target);
-                landing
-                    .publish(target, file.mode, file.mtime, self.options.replace)
-                    .map_err(|error| Failure::local("cannot store", path, &error))?;
-            }
-            (_, Sink::Stream(stream), _) => stream.flush().map_err(|error| {
-                Failure::new(Class::Local, format!("cannot write the output: {}", plain(&error)))
-            })?,
-            _ => {}
-        }
+        landed.finish(&mut self.sink, self.file.as_ref(), self.options.replace)?;
         if let Some(state) = self.state.take() {
             state.remove();
         }
         Ok(GetDone { size: end.size, digest: end.digest, counts: self.counts })
-    }
-}
-
-/// Makes the part file. With a state its name follows from the transfer, so that one which a killed
-/// run left before it could say so is found and replaced.
-fn land(
-    path: &Path,
-    running: Running,
-    size: u64,
-    token: Option<u64>,
-) -> Result<Landing<Native>, Failure> {
-    let failed = |error: &std::io::Error| Failure::local("cannot write", path, error);
-    let token = match token {
-        Some(token) => token,
-        None => getrandom::u64().map_err(|error| failed(&error.into()))?,
-    };
-    let landing =
-        Landing::create(Native, directory(path), token, running).map_err(|error| failed(&error))?;
-    match landing.reserve(size) {
-        Ok(()) => Ok(landing),
-        Err(error) => {
-            landing.discard();
-            Err(failed(&error))
-        }
-    }
-}
-
-/// Whether a name from a state file can be one of ours.
-fn is_part_name(part: &str) -> bool {
-    let token = part.strip_prefix(".ftx-").and_then(|rest| rest.strip_suffix(".part"));
-    token.is_some_and(|token| {
-        token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
-}
-
-/// The directory that a path is in.
-fn directory(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }

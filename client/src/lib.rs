@@ -21,9 +21,12 @@ mod address;
 mod ask;
 mod failure;
 mod get;
+mod json_name;
 mod link;
 mod put;
+mod reading;
 mod retry;
+mod sink;
 mod source;
 mod state;
 pub mod tree;
@@ -33,9 +36,11 @@ pub use failure::{Class, Failure};
 pub use ftx_disk::landing::Replace;
 pub use ftx_protocol::message::Info;
 pub use ftx_protocol::{Algorithm, Code, Condition, Digest, Durability, Name, Replay};
-pub use get::{GetDone, GetOptions, Sink};
+pub use get::{GetDone, GetOptions};
+pub use json_name::JsonName;
 pub use put::{PutDone, PutOptions};
 pub use retry::Retry;
+pub use sink::Sink;
 pub use source::Source;
 
 /// One server, as a client sees it. Each call makes its own connections.

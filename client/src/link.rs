@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,27 @@ impl Link {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Reads what the server says until the connection ends.
+    pub(crate) fn listen(&self, heard: &SyncSender<Result<Event, Trouble>>) {
+        let mut buffer = vec![0; READ_BYTES];
+        let result = loop {
+            let received =
+                self.receive(&mut buffer, &mut |event, _| match heard.try_send(Ok(event)) {
+                    // It must not wait: then nobody would time the server.
+                    Err(TrySendError::Full(_)) => {
+                        Err(Trouble::Broken("the server says more than it was asked".to_owned()))
+                    }
+                    // Nobody listens any more when the transfer is over.
+                    Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+                });
+            if let Err(trouble) = received {
+                break trouble;
+            }
+        };
+        // As above; who still listens takes what is before it.
+        let _ = heard.send(Err(result));
     }
 
     /// Ends the sending direction: what was sent arrives, and the server knows that it was all.

@@ -1,9 +1,9 @@
 //! Putting a file: read, hash, send, in one pass, on as many connections as it takes.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use ftx_disk::hash::{Running, Saved};
+use ftx_disk::hash::Saved;
 use ftx_disk::identity::Identity;
 use ftx_protocol::client::{Event, Violation};
 use ftx_protocol::limits::{GRID_BYTES, PART_BYTES, RESUMABLE_BYTES};
@@ -16,13 +16,11 @@ use ftx_protocol::{
 use crate::ask::wait;
 use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble};
 use crate::link::{Link, READ_BYTES};
+use crate::reading::Reading;
 use crate::retry::Patience;
 use crate::source::{Got, Kind, Source};
-use crate::state::{Key, State, Subject};
+use crate::state::{Key, State, Subject, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
-
-/// Read and hashed at once: stays in a core's cache between the two.
-const BLOCK_BYTES: usize = 256 * 1024;
 
 /// After a failed write the server may still have said why; this is how long it is listened to.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -75,7 +73,7 @@ impl Client {
 /// One file on its way.
 struct Transfer<'a, 'o> {
     client: &'a Client,
-    source: Source,
+    reading: Reading,
     name: &'a Name,
     options: &'a PutOptions,
     observer: &'a mut Observer<'o>,
@@ -86,11 +84,7 @@ struct Transfer<'a, 'o> {
     /// Whether the server may know the transfer.
     known: Known,
     reached: Reached,
-    running: Running,
-    /// States to go back to, rising, from the last `kept` on.
-    saved: Vec<Saved>,
-    /// How far the source was read, and sent, at the most.
-    read_to: u64,
+    /// How far it was sent at the most.
     sent_to: u64,
 }
 
@@ -110,7 +104,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
     ) -> Result<Self, Failure> {
         let mut transfer = Self {
             client,
-            source,
+            reading: Reading::new(source, options.algorithm),
             name,
             options,
             observer,
@@ -120,9 +114,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
             transfer: new_id()?,
             known: Known::No,
             reached: Reached::No,
-            running: Running::new(options.algorithm),
-            saved: Vec::new(),
-            read_to: 0,
             sent_to: 0,
         };
         transfer.take_up_state();
@@ -131,7 +122,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// Finds out whether an earlier process began this.
     fn take_up_state(&mut self) {
-        let Kind::File { identity, .. } = &self.source.kind else { return };
+        let Kind::File { identity, .. } = &self.reading.source.kind else { return };
         let identity = *identity;
         if identity.size < RESUMABLE_BYTES {
             return;
@@ -140,7 +131,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             direction: "put",
             server: &self.client.server,
             name: self.name,
-            path: &self.source.path,
+            path: &self.reading.source.path,
             algorithm: self.options.algorithm,
         };
         match State::open(&key) {
@@ -156,32 +147,21 @@ impl<'a, 'o> Transfer<'a, 'o> {
                         // this is the most that it can have been.
                         let last = saved.last().map_or(0, Saved::offset);
                         let most = last.saturating_add(GRID_BYTES).min(identity.size);
-                        (self.read_to, self.sent_to) = (most, most);
-                        self.saved = saved;
+                        self.sent_to = most;
+                        self.reading.take_over(saved, most);
                     }
                     _ => self.begin_state(identity),
                 }
             }
             // Another process puts the same file; this one is a transfer of its own.
             Ok(None) => {}
-            Err(error) => self.warn_stateless(&error),
+            Err(error) => warn_stateless(self.observer, &error),
         }
     }
 
     fn begin_state(&mut self, source: Identity) {
         let subject = Subject::Put { transfer: self.transfer, source };
-        if let Some(state) = &mut self.state
-            && let Err(error) = state.begin(&subject)
-        {
-            self.state = None;
-            self.warn_stateless(&error);
-        }
-    }
-
-    fn warn_stateless(&mut self, error: &std::io::Error) {
-        let message =
-            format!("cannot keep state for resuming after a crash of this program: {error}");
-        (self.observer)(Notice::Warning(message));
+        note(&mut self.state, self.observer, |state| state.begin(&subject));
     }
 
     fn run(mut self) -> Result<PutDone, Failure> {
@@ -197,7 +177,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Err(trouble) => trouble,
             };
             match trouble.retry(self.reached) {
-                Again::Fresh if fresh_tries_left > 0 && self.source.reaches_back_to(0) => {
+                Again::Fresh if fresh_tries_left > 0 && self.reading.source.reaches_back_to(0) => {
                     fresh_tries_left -= 1;
                     let cause = self.failure(trouble);
                     (self.observer)(Notice::Warning(format!("{cause}; beginning again")));
@@ -236,9 +216,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn start_over(&mut self) -> Result<(), Failure> {
         self.transfer = new_id()?;
         self.known = Known::No;
-        self.saved.clear();
-        self.running = Running::new(self.options.algorithm);
-        if let Kind::File { identity, .. } = &self.source.kind {
+        self.reading.start_over();
+        if let Kind::File { identity, .. } = &self.reading.source.kind {
             let identity = *identity;
             self.begin_state(identity);
         }
@@ -251,7 +230,11 @@ impl<'a, 'o> Transfer<'a, 'o> {
             digest: done.digest,
             durability: done.durability,
             replayed: done.replayed,
-            counts: self.counts,
+            counts: Counts {
+                read_bytes: self.reading.read_bytes,
+                read_again_bytes: self.reading.read_again_bytes,
+                ..self.counts
+            },
         }
     }
 
@@ -268,10 +251,10 @@ impl<'a, 'o> Transfer<'a, 'o> {
         let put = self.request(at);
         self.known = Known::Perhaps;
         let id = link.send(|machine, out, now| machine.put(put, out, now))?;
-        (self.observer)(Notice::Began { at, size: self.source.size() });
+        (self.observer)(Notice::Began { at, size: self.reading.source.size() });
         let (sender, heard) = sync_channel(UNHEARD_MAX);
         std::thread::scope(|scope| {
-            scope.spawn(|| listen(&link, &sender));
+            scope.spawn(|| link.listen(&sender));
             let result = self.feed(&link, id, &heard);
             // Ends the listener.
             link.close();
@@ -284,11 +267,11 @@ impl<'a, 'o> Transfer<'a, 'o> {
             id: RequestId(0),
             name: self.name.clone(),
             digest: self.options.algorithm,
-            size: self.source.size(),
+            size: self.reading.source.size(),
             at,
             transfer: self.transfer,
-            mtime: self.source.modified(),
-            mode: self.source.mode(),
+            mtime: self.reading.source.modified(),
+            mode: self.reading.source.mode(),
             condition: self.options.condition.clone(),
             durability: self.options.durability,
             need: Vec::new(),
@@ -308,84 +291,21 @@ impl<'a, 'o> Transfer<'a, 'o> {
         else {
             return Ok(0);
         };
-        if self.source.size().is_some_and(|size| at > size) {
+        if self.reading.source.size().is_some_and(|size| at > size) {
             return Err(Trouble::Corrupt("the server holds more than there is".to_owned()));
         }
         self.rewind(at)?;
-        if self.running.digest() != digest {
+        if self.reading.digest() != digest {
             let cause = "the server holds other bytes than the source has".to_owned();
             return Err(Trouble::Corrupt(cause));
         }
         Ok(at)
     }
 
-    /// Brings the running digest to an offset, reading as little as possible.
-    fn rewind(&mut self, at: u64) -> Result<(), Trouble> {
-        if self.running.offset() == at {
-            return Ok(());
-        }
-        let base = self
-            .saved
-            .iter()
-            .rev()
-            .filter(|saved| saved.offset() <= at)
-            .find_map(|saved| Running::restore(saved).ok());
-        self.running = base.unwrap_or_else(|| Running::new(self.options.algorithm));
-        if !self.source.reaches_back_to(self.running.offset()) {
-            let message = format!(
-                "put {}: the server has lost what it had of {}, and a stream cannot be read again",
-                self.name,
-                crate::failure::shown(&self.source.path)
-            );
-            return Err(Failure::new(Class::Network, message).into());
-        }
-        let mut block = vec![0; BLOCK_BYTES];
-        while self.running.offset() < at {
-            let left = at.saturating_sub(self.running.offset());
-            let room = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
-            let room = block.get_mut(..room).unwrap_or_default();
-            match self.read(room)? {
-                Got::Bytes(_) => {}
-                Got::Quiet => {}
-                Got::End => return Err(self.source.changed().into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the next bytes of the source through the digest.
-    fn read(&mut self, room: &mut [u8]) -> Result<Got, Failure> {
-        let at = self.running.offset();
-        let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
-        let limit = usize::try_from(to_grid).unwrap_or(usize::MAX).min(room.len());
-        let room = room.get_mut(..limit).unwrap_or_default();
-        let got = self.source.read_at(room, at)?;
-        if let Got::Bytes(count) = got {
-            self.running.update(room.get(..count).unwrap_or_default());
-            let end = self.running.offset();
-            self.counts.read_bytes = self.counts.read_bytes.saturating_add(count as u64);
-            let again = self.read_to.min(end).saturating_sub(at);
-            self.counts.read_again_bytes = self.counts.read_again_bytes.saturating_add(again);
-            self.read_to = self.read_to.max(end);
-            if end.is_multiple_of(GRID_BYTES) {
-                self.pass_grid();
-            }
-        }
-        Ok(got)
-    }
-
-    fn pass_grid(&mut self) {
-        let Some(saved) = self.running.save() else { return };
-        if self.saved.last().is_some_and(|last| last.offset() >= saved.offset()) {
-            return;
-        }
-        if let Some(state) = &mut self.state
-            && let Err(error) = state.passed(&saved)
-        {
-            self.state = None;
-            self.warn_stateless(&error);
-        }
-        self.saved.push(saved);
+    fn rewind(&mut self, at: u64) -> Result<(), Failure> {
+        self.reading.rewind(at, &mut |saved| {
+            note(&mut self.state, self.observer, |state| state.passed(saved));
+        })
     }
 
     /// Sends the body, and waits for the final reply.
@@ -443,7 +363,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         id: RequestId,
         heard: &Receiver<Result<Event, Trouble>>,
     ) -> Result<(), Trouble> {
-        let mut part = vec![0; usize::try_from(PART_BYTES).unwrap_or(BLOCK_BYTES)];
+        let mut part = vec![0; usize::try_from(PART_BYTES).unwrap_or(READ_BYTES)];
         loop {
             while let Ok(event) = heard.try_recv() {
                 self.hear(event)?;
@@ -456,7 +376,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 }
                 continue;
             }
-            let (filled, next) = self.fill(&mut part, window)?;
+            let (filled, next) = self.reading.fill(&mut part, window, &mut |saved| {
+                note(&mut self.state, self.observer, |state| state.passed(saved));
+            })?;
             if filled > 0 || next == Got::Quiet {
                 self.send_part(link, id, part.get(..filled).unwrap_or_default())?;
             }
@@ -464,41 +386,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 break;
             }
         }
-        if self.source.size().is_some_and(|size| size != self.running.offset()) {
-            return Err(self.source.changed().into());
+        if self.reading.source.size().is_some_and(|size| size != self.reading.offset()) {
+            return Err(self.reading.source.changed().into());
         }
-        self.source.check_unchanged()?;
-        let (size, digest) = (self.running.offset(), self.running.digest());
+        self.reading.source.check_unchanged()?;
+        let (size, digest) = (self.reading.offset(), self.reading.digest());
         link.send(|machine, out, _| machine.end(id, size, digest, out))?;
         Ok(())
-    }
-
-    /// Fills a part from the source: as much as fits a part, the window and the grid, or as much as
-    /// a stream has now.
-    fn fill(&mut self, part: &mut [u8], window: u64) -> Result<(usize, Got), Failure> {
-        let is_stream = matches!(self.source.kind, Kind::Stream(_));
-        let size = self.source.size();
-        let limit = usize::try_from(window).unwrap_or(usize::MAX).min(part.len());
-        let mut filled: usize = 0;
-        while filled < limit {
-            if size.is_some_and(|size| self.running.offset() >= size) {
-                return Ok((filled, Got::End));
-            }
-            let left = size.map_or(u64::MAX, |size| size.saturating_sub(self.running.offset()));
-            let end = filled
-                .saturating_add(BLOCK_BYTES)
-                .min(limit)
-                .min(filled.saturating_add(usize::try_from(left).unwrap_or(usize::MAX)));
-            let got = self.read(part.get_mut(filled..end).unwrap_or_default())?;
-            match got {
-                Got::Bytes(count) => filled = filled.saturating_add(count),
-                Got::Quiet | Got::End => return Ok((filled, got)),
-            }
-            if is_stream || self.running.offset().is_multiple_of(GRID_BYTES) {
-                break;
-            }
-        }
-        Ok((filled, Got::Bytes(filled)))
     }
 
     fn send_part(&mut self, link: &Link, id: RequestId, bytes: &[u8]) -> Result<(), Trouble> {
@@ -526,8 +420,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         match event? {
             Event::Kept(kept) => {
                 self.patience.progress();
-                self.source.forget_before(kept.at);
-                self.saved.retain(|saved| saved.offset() >= kept.at);
+                self.reading.forget_before(kept.at);
             }
             Event::Done(done) => return Ok(Some(done)),
             Event::Refused { refusal, .. } => return Err(Trouble::Refused(refusal)),
@@ -549,31 +442,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
             }
         }
     }
-}
-
-/// Reads what the server says until the connection ends.
-fn listen(link: &Link, heard: &SyncSender<Result<Event, Trouble>>) {
-    let mut buffer = vec![0; READ_BYTES];
-    let result = loop {
-        let received = link.receive(&mut buffer, &mut |event, _| {
-            match heard.try_send(Ok(event)) {
-                // It must not wait: then nobody would time the server.
-                Err(TrySendError::Full(_)) => {
-                    return Err(Trouble::Broken(
-                        "the server says more than it was asked".to_owned(),
-                    ));
-                }
-                // Nobody listens any more when the transfer is over.
-                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            }
-            Ok(())
-        });
-        if let Err(trouble) = received {
-            break trouble;
-        }
-    };
-    // As above; who still listens takes what is before it.
-    let _ = heard.send(Err(result));
 }
 
 pub(crate) fn new_id() -> Result<TransferId, Failure> {

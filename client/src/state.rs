@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::address::ServerAddress;
+use crate::failure::plain;
+use crate::{Notice, Observer};
 
 /// Appended states between two syncs of the file: what a power cut of this machine may cost.
 const SYNC_EVERY: u32 = 4;
@@ -145,6 +147,29 @@ impl State {
         bytes.push(b'\n');
         self.file.write_all(&bytes)
     }
+}
+
+/// Notes something, where there is a state. One that cannot be written is given up: what it says
+/// would not be true any more.
+pub(crate) fn note(
+    state: &mut Option<State>,
+    observer: &mut Observer<'_>,
+    write: impl FnOnce(&mut State) -> io::Result<()>,
+) {
+    if let Some(open) = state
+        && let Err(error) = write(open)
+    {
+        *state = None;
+        warn_stateless(observer, &error);
+    }
+}
+
+/// Says that only this process can resume.
+pub(crate) fn warn_stateless(observer: &mut Observer<'_>, error: &io::Error) {
+    let cause = plain(error);
+    observer(Notice::Warning(format!(
+        "cannot keep state for resuming after a crash of this program: {cause}"
+    )));
 }
 
 impl Key<'_> {

@@ -21,6 +21,8 @@ pub enum Exit {
     Integrity = 5,
     /// The local file or directory.
     Local = 6,
+    /// Of several things some were done, and some failed.
+    Partial = 7,
 }
 
 /// For the help.
@@ -33,6 +35,7 @@ Exit codes:
   4  the server refused
   5  integrity: bytes are not what they should be; nothing was kept
   6  the local file or directory
+  7  of a tree some files were done, and some failed
 With several files each is tried; the first failure decides.";
 
 impl From<Class> for Exit {

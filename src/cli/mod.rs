@@ -2,10 +2,12 @@
 
 mod ask;
 mod exit;
+mod job;
 mod report;
 mod serve;
 mod size;
 mod transfer;
+mod tree;
 
 use std::process::ExitCode;
 

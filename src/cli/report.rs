@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use ftx_client::{Algorithm, Class, Counts, Digest, Failure, Notice};
+use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Notice};
 use ftx_protocol::Escaped;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -35,6 +35,10 @@ pub struct Report {
     action: &'static str,
     name: Vec<u8>,
     bar: ProgressBar,
+    /// Bytes of the whole, if known.
+    size: Option<u64>,
+    /// Columns that the line of progress is made for.
+    columns: u16,
     began: Instant,
 }
 
@@ -47,7 +51,8 @@ impl Report {
             ProgressBar::hidden()
         };
         bar.set_message(Escaped(name).to_string());
-        Self { form, results, action, name: name.to_vec(), bar, began: Instant::now() }
+        let began = Instant::now();
+        Self { form, results, action, name: name.to_vec(), bar, size: None, columns: 0, began }
     }
 
     /// Shows what happens.
@@ -57,7 +62,10 @@ impl Report {
                 self.began(at, size);
                 self.event(json!({"event": "began", "at": at, "size": size}));
             }
-            Notice::Moved { at } => self.bar.set_position(at),
+            Notice::Moved { at } => {
+                self.fit();
+                self.bar.set_position(at);
+            }
             Notice::Retrying { cause, pause } => {
                 let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 let line = format!("{cause}; trying again in {:.1} s", pause.as_secs_f64());
@@ -72,20 +80,32 @@ impl Report {
         }
     }
 
-    fn began(&self, at: u64, size: Option<u64>) {
-        let template = match size {
-            Some(size) => {
-                self.bar.set_length(size);
-                "{wide_msg} {bytes}/{total_bytes} {bar:20} {bytes_per_sec} {eta}"
-            }
-            None => "{wide_msg} {bytes} {bytes_per_sec}",
-        };
-        // The template is ours; were it wrong, the bar would only look different.
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style);
+    fn began(&mut self, at: u64, size: Option<u64>) {
+        self.size = size;
+        // So that the line is made anew.
+        self.columns = 0;
+        if let Some(size) = size {
+            self.bar.set_length(size);
         }
+        self.fit();
         self.bar.set_position(at);
         self.bar.reset_eta();
+    }
+
+    /// Fits the line of progress to the terminal, which may have another width than before.
+    fn fit(&mut self) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let columns = terminal_columns();
+        if columns == self.columns {
+            return;
+        }
+        self.columns = columns;
+        // The template is ours; were it wrong, the bar would only look different.
+        if let Ok(style) = ProgressStyle::with_template(template(columns, self.size)) {
+            self.bar.set_style(style);
+        }
     }
 
     /// The file is done.
@@ -112,7 +132,13 @@ impl Report {
             merge(&mut event, more);
             return self.event_line(event);
         }
-        self.result(&checksum_line(digest, &self.name))
+        match self.results {
+            Results::Stdout => self.result(&finished_line(digest, &self.name)),
+            Results::Stderr => {
+                let names = Names::at(&std::io::stderr());
+                self.result(&checksum_line(digest, &self.name, names))
+            }
+        }
     }
 
     /// The file failed.
@@ -143,7 +169,7 @@ impl Report {
     }
 
     fn event_line(&self, event: serde_json::Value) -> std::io::Result<()> {
-        let mut whole = json!({"action": self.action, "name": String::from_utf8_lossy(&self.name)});
+        let mut whole = json!({"action": self.action, "name": JsonName(&self.name)});
         merge(&mut whole, event);
         self.result(whole.to_string().as_bytes())
     }
@@ -167,9 +193,42 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "ftx: {line}");
 }
 
+/// How a checksum line writes names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// As `sha256sum` writes them, so that `-c` finds the file: every byte but those that would
+    /// break the line.
+    Exact,
+    /// For a terminal, which takes some bytes as commands.
+    Escaped,
+}
+
+impl Names {
+    fn at(output: &impl IsTerminal) -> Self {
+        if output.is_terminal() { Self::Escaped } else { Self::Exact }
+    }
+}
+
+/// The checksum line of a file, for stdout.
+pub fn finished_line(digest: &Digest, name: &[u8]) -> Vec<u8> {
+    checksum_line(digest, name, Names::at(&std::io::stdout()))
+}
+
 /// The line that `sha256sum -c` reads; for other algorithms the tagged form of the same tools.
-/// A name with a line break or backslash is escaped as they do it.
-pub fn checksum_line(digest: &Digest, name: &[u8]) -> Vec<u8> {
+fn checksum_line(digest: &Digest, name: &[u8], names: Names) -> Vec<u8> {
+    let shown = match names {
+        Names::Exact => without_line_breaks(name),
+        Names::Escaped => Escaped(name).to_string().into_bytes(),
+    };
+    // Says that there are escapes.
+    let mark: &[u8] = if shown == name { b"" } else { b"\\" };
+    match digest.algorithm {
+        Algorithm::Sha256 => [mark, digest.hex().as_bytes(), b"  ", &shown].concat(),
+        Algorithm::Blake3 => [mark, b"BLAKE3 (", &shown, b") = ", digest.hex().as_bytes()].concat(),
+    }
+}
+
+fn without_line_breaks(name: &[u8]) -> Vec<u8> {
     let mut shown = Vec::with_capacity(name.len());
     for &byte in name {
         match byte {
@@ -179,10 +238,30 @@ pub fn checksum_line(digest: &Digest, name: &[u8]) -> Vec<u8> {
             byte => shown.push(byte),
         }
     }
-    let mark: &[u8] = if shown == name { b"" } else { b"\\" };
-    match digest.algorithm {
-        Algorithm::Sha256 => [mark, digest.hex().as_bytes(), b"  ", &shown].concat(),
-        Algorithm::Blake3 => [mark, b"BLAKE3 (", &shown, b") = ", digest.hex().as_bytes()].concat(),
+    shown
+}
+
+/// The line of progress that fits into so many columns, with room for the name. The longest bytes
+/// are `1023.99 MiB`, the longest time is four characters. One that does not fit would wrap, and
+/// leave a line behind each time it is drawn.
+fn template(columns: u16, size: Option<u64>) -> &'static str {
+    match (size, columns) {
+        (Some(_), 100..) => "{wide_msg} {bytes}/{total_bytes} {bar:20} {bytes_per_sec} {eta}",
+        (Some(_), 60..) => "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        (Some(_), 36..) => "{wide_msg} {percent:>3}% {bytes_per_sec} {eta}",
+        (Some(_), 8..) => "{wide_msg} {percent:>3}%",
+        (None, 40..) => "{wide_msg} {bytes} {bytes_per_sec}",
+        (None, 20..) => "{wide_msg} {bytes}",
+        _ => "{wide_msg}",
+    }
+}
+
+/// Of the terminal at stderr. One that does not say is taken to be of the usual width.
+pub fn terminal_columns() -> u16 {
+    const USUAL: u16 = 80;
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col,
+        _ => USUAL,
     }
 }
 
@@ -192,7 +271,7 @@ fn merge(into: &mut serde_json::Value, more: serde_json::Value) {
     }
 }
 
-fn class(class: Class) -> &'static str {
+pub fn class(class: Class) -> &'static str {
     match class {
         Class::Usage => "usage",
         Class::Network => "network",
@@ -202,7 +281,7 @@ fn class(class: Class) -> &'static str {
     }
 }
 
-fn seconds(duration: Duration) -> f64 {
+pub fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
 }
 
@@ -210,13 +289,73 @@ fn seconds(duration: Duration) -> f64 {
 mod tests {
     use super::*;
 
+    fn digest() -> Digest {
+        format!("sha256:{}", "ab".repeat(32)).parse().unwrap()
+    }
+
     #[test]
     fn checksum_lines_are_those_of_sha256sum_and_b3sum() {
-        let sha: Digest = format!("sha256:{}", "ab".repeat(32)).parse().unwrap();
+        let sha = digest();
         let blake = Digest { algorithm: Algorithm::Blake3, ..sha };
         let hex = "ab".repeat(32);
-        assert_eq!(checksum_line(&sha, b"a b"), format!("{hex}  a b").into_bytes());
-        assert_eq!(checksum_line(&sha, b"a\nb\\"), format!("\\{hex}  a\\nb\\\\").into_bytes());
-        assert_eq!(checksum_line(&blake, b"x"), format!("BLAKE3 (x) = {hex}").into_bytes());
+        let line = |digest: &Digest, name: &[u8]| checksum_line(digest, name, Names::Exact);
+        assert_eq!(line(&sha, b"a b"), format!("{hex}  a b").into_bytes());
+        assert_eq!(line(&sha, b"a\nb\\"), format!("\\{hex}  a\\nb\\\\").into_bytes());
+        assert_eq!(line(&sha, b"\x1b\xff"), [hex.as_bytes(), b"  \x1b\xff"].concat());
+        assert_eq!(line(&blake, b"x"), format!("BLAKE3 (x) = {hex}").into_bytes());
+        assert_eq!(line(&blake, b"a\nb"), format!("\\BLAKE3 (a\\nb) = {hex}").into_bytes());
+    }
+
+    #[test]
+    fn sha256sum_finds_the_files_of_checksum_lines_whatever_their_names() {
+        use std::os::unix::ffi::OsStrExt;
+        let here = tempfile::tempdir().unwrap();
+        let hex = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+        let digest: Digest = format!("sha256:{hex}").parse().unwrap();
+        let mut sums = Vec::new();
+        for name in
+            [&b"a\nb"[..], b"a\\b", b"\\n", b"a\rb", b" \x1b[31m", b"-\xff", "\u{e9}".as_bytes()]
+        {
+            std::fs::write(here.path().join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
+            sums.extend(checksum_line(&digest, name, Names::Exact));
+            sums.push(b'\n');
+        }
+        std::fs::write(here.path().join("SUMS"), sums).unwrap();
+        let check = std::process::Command::new("sha256sum")
+            .args(["-c", "SUMS"])
+            .current_dir(here.path())
+            .output();
+        match check {
+            Ok(check) => assert!(check.status.success(), "{check:?}"),
+            Err(error) => eprintln!("NOT TESTED: there is no sha256sum here: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_checksum_line_for_a_terminal_commands_it_nothing() {
+        let line = checksum_line(&digest(), b"\x1b[31m\x07\n\xff", Names::Escaped);
+        let hex = "ab".repeat(32);
+        assert_eq!(line, format!("\\{hex}  \\x1b[31m\\x07\\n\\xff").into_bytes());
+        let plain = checksum_line(&digest(), b"a b", Names::Escaped);
+        assert_eq!(plain, format!("{hex}  a b").into_bytes());
+    }
+
+    #[test]
+    fn the_line_of_progress_fits_the_terminal() {
+        for columns in (10..=220).chain([u16::MAX]) {
+            for size in [Some(1_072_693_000), None] {
+                let bytes = "1023.99 MiB";
+                let line = template(columns, size)
+                    .replace("{wide_msg}", "")
+                    .replace("{bytes}", bytes)
+                    .replace("{total_bytes}", bytes)
+                    .replace("{bar:20}", &"#".repeat(20))
+                    .replace("{percent:>3}", "100")
+                    .replace("{bytes_per_sec}", "1023.99 MiB/s")
+                    .replace("{eta}", "100w");
+                assert!(!line.contains('{'), "{line}");
+                assert!(line.len() + 4 <= columns.into(), "{columns} columns: {line:?}");
+            }
+        }
     }
 }

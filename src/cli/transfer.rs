@@ -1,6 +1,8 @@
 //! `ftx put` and `ftx get`.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use ftx_client::{
     Algorithm, Class, Client, Condition, Durability, Failure, GetOptions, Name, PutOptions, Remote,
     Replace, Replay, Retry, ServerAddress, Sink, Source,
 };
+use rustix::fs::OFlags;
 use serde_json::json;
 
 use super::exit::Exit;
@@ -64,16 +67,19 @@ enum Level {
 /// reboot the same command goes on where it ended.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  ftx put photo.jpg --as photos/2026/photo.jpg\n  ftx put *.iso > SUMS\n  pg_dump db | ftx put - --as backup/db.sql"
+    after_help = "Examples:\n  ftx put photo.jpg --as photos/2026/photo.jpg\n  ftx put -r photos --as backup/photos\n  ftx put *.iso > SUMS\n  pg_dump db | ftx put - --as backup/db.sql"
 )]
 pub struct Put {
-    /// Files; - is standard input, and needs --as
-    #[arg(required = true, value_name = "FILE")]
+    /// Files; - is standard input, and needs --as. With -r, directories too
+    #[arg(required_unless_present = "files_from", value_name = "FILE")]
     files: Vec<OsString>,
 
-    /// The name on the server; for one file. Without it, the last part of its path
-    #[arg(long = "as", value_name = "NAME")]
+    /// The name on the server; for one file or directory. Without it, the last part of its path
+    #[arg(long = "as", value_name = "NAME", conflicts_with_all = ["to", "files_from"])]
     name: Option<OsString>,
+
+    #[command(flatten)]
+    tree: super::tree::PutOptions,
 
     /// Fail if the name is taken
     #[arg(long)]
@@ -119,6 +125,9 @@ impl Put {
         if self.name.is_some() && self.files.len() > 1 {
             return usage("--as names one file; give one, or leave --as out");
         }
+        if self.tree.is_wanted() {
+            return self.tree_job();
+        }
         // With --as there is one file.
         let names = self.files.iter().filter_map(|file| Path::new(file).file_name());
         if let Some(twice) = first_repeated(names.map(OsStrExt::as_bytes)) {
@@ -141,10 +150,7 @@ impl Put {
         let options = PutOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
-            durability: match self.durability {
-                Level::Full => Durability::Full,
-                Level::None => Durability::None,
-            },
+            durability: self.durability(),
         };
         let client = self.common.client(remote.server);
         let put = client.put(source, &remote.name, &options, &mut |notice| report.notice(notice));
@@ -163,6 +169,32 @@ impl Put {
                 report.failed(&failure);
                 failure.class.into()
             }
+        }
+    }
+
+    fn tree_job(&self) -> Exit {
+        let options = PutOptions {
+            algorithm: self.common.algorithm(),
+            condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
+            durability: self.durability(),
+        };
+        let words = super::tree::Sources { files: &self.files, name: self.name.as_ref() };
+        match self.tree.prepare(&words, &options) {
+            Ok(mut job) => {
+                let client = self.common.client(job.server());
+                job.run(&client, self.common.form())
+            }
+            Err(failure) => {
+                say(&failure.to_string());
+                failure.class.into()
+            }
+        }
+    }
+
+    fn durability(&self) -> Durability {
+        match self.durability {
+            Level::Full => Durability::Full,
+            Level::None => Durability::None,
         }
     }
 
@@ -245,7 +277,7 @@ impl Get {
         let path = match &self.output {
             None => last,
             Some(path) if path.as_os_str() == "-" => {
-                return Ok((Sink::Stream(Box::new(std::io::stdout())), name.as_bytes().to_vec()));
+                return Ok((Sink::Stream(Box::new(stdout()?)), name.as_bytes().to_vec()));
             }
             Some(path) if is_directory(path) => path.join(last),
             Some(path) if path.as_os_str().as_bytes().ends_with(b"/") => {
@@ -321,6 +353,35 @@ fn leads_to_the_system(path: &Path) -> bool {
     false
 }
 
+/// Standard output, for content: without the buffer that std puts before it.
+///
+/// # Errors
+/// Of class `Local`, when it is closed.
+fn stdout() -> Result<File, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::local("cannot write", Path::new("standard output"), &error)
+    };
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
+    if stands_for_a_closed_one(&stdout) {
+        return Err(Failure::new(
+            Class::Local,
+            "cannot write standard output: it is closed; to keep nothing of the content, say -o /dev/null",
+        ));
+    }
+    Ok(stdout)
+}
+
+/// Before main, std opens the null device for reading and writing where a standard descriptor is
+/// closed, so that no file takes its number; what is written there would be lost without a word. A
+/// caller who hands over just this is taken for one who closed it: that cannot be told apart.
+fn stands_for_a_closed_one(stdout: &File) -> bool {
+    let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
+    let is_null = stdout.metadata().is_ok_and(|metadata| {
+        metadata.file_type().is_char_device() && null.is_ok_and(|null| null == metadata.rdev())
+    });
+    is_null && rustix::fs::fcntl_getfl(stdout).is_ok_and(|flags| flags.contains(OFlags::RDWR))
+}
+
 /// Whether a path is another word for standard output, such as /dev/stdout.
 fn is_stdout(path: &Path) -> bool {
     let file =
@@ -360,4 +421,18 @@ fn wrong(message: &str) -> Failure {
 fn usage(message: &str) -> Exit {
     say(message);
     Exit::Usage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_stdout_is_told_from_one_that_was_sent_to_the_null_device() {
+        let null = |options: &mut std::fs::OpenOptions| options.open("/dev/null").unwrap();
+        let mut both = std::fs::OpenOptions::new();
+        assert!(stands_for_a_closed_one(&null(both.read(true).write(true))));
+        assert!(!stands_for_a_closed_one(&null(std::fs::OpenOptions::new().write(true))));
+        assert!(!stands_for_a_closed_one(&tempfile::tempfile().unwrap()));
+    }
 }

@@ -197,3 +197,35 @@ fn fields_that_are_no_object_are_refused() {
         assert_eq!(answer(&server, line), "bad_message", "{line}");
     }
 }
+
+#[test]
+fn as_many_requests_as_the_limit_wait_and_one_more_ends_the_connection() {
+    const REQUESTS: u64 = 4_096;
+    let world = World::new();
+    let server = world.serve();
+    // Requests that wait for the put before them: it has not got its name yet.
+    let waiting = |count: u64| {
+        let mut talk = Talk::with(server.address);
+        talk.say(json!({"put": {
+            "id": 1, "name": "a", "digest": "sha256", "size": 5, "transfer": format!("{count:032x}"),
+        }}));
+        let stat = |id: u64| format!("{}\n", json!({"stat": {"id": id, "name": "a"}}));
+        let stats: String = (2..=count).map(stat).collect();
+        talk.send(stats.as_bytes());
+        talk
+    };
+    let mut over = waiting(REQUESTS + 1);
+    let line = over.line();
+    assert_eq!(line["error"]["code"], "too_many_requests", "{line}");
+    assert!(line["error"]["id"].is_null(), "{line}");
+    assert!(over.line().is_null(), "the connection is closed");
+    let mut at = waiting(REQUESTS);
+    at.part(1, 0, b"hello");
+    at.say(json!({"end": {"id": 1, "size": 5, "digest": HELLO_DIGEST}}));
+    assert_eq!(at.line()["done"]["id"], 1);
+    for id in 2..=REQUESTS {
+        let line = at.line();
+        assert_eq!((&line["info"]["id"], &line["info"]["size"]), (&json!(id), &json!(5)), "{line}");
+    }
+    assert!(at.is_answered(REQUESTS + 1));
+}

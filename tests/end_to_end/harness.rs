@@ -198,6 +198,12 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// Sends a signal, named as kill(1) has it.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+
     /// Open descriptors of the process.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()

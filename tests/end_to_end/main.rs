@@ -7,13 +7,18 @@
 )]
 
 mod bad_input;
+mod broken_off;
 mod codes;
+mod fairness;
+mod faulty_disk;
 mod harness;
+mod injection;
 mod kill;
 mod leaks;
 mod liars;
 mod limits;
 mod names;
 mod resume;
+mod silence;
 mod talk;
 mod transfer;

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -27,6 +28,11 @@ impl Talk {
         let welcome = talk.line();
         assert!(welcome["welcome"].is_object(), "{welcome}");
         talk
+    }
+
+    /// How long an answer is waited for, from now on.
+    pub fn patience(&mut self, patience: Duration) {
+        self.reader.get_mut().set_read_timeout(Some(patience)).unwrap();
     }
 
     pub fn say(&mut self, message: Value) {

@@ -1,7 +1,7 @@
 //! A connection on which many requests are under way: one thread sends, another one hears.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use ftx_protocol::client::{Client as Machine, Event};
 
 use crate::address::ServerAddress;
 use crate::failure::Trouble;
-use crate::link::{Link, READ_BYTES};
+use crate::link::Link;
 
 /// Requests under way at most: below what every server allows.
 pub(super) const REQUESTS_MAX: usize = 2_048;
@@ -42,7 +42,7 @@ impl Pipe {
         let (sender, heard) = sync_channel(UNHEARD_MAX);
         let listener = {
             let link = Arc::clone(&link);
-            std::thread::spawn(move || listen(&link, &sender))
+            std::thread::spawn(move || link.listen(&sender))
         };
         Ok(Self { link, heard, listener: Some(listener), out: Vec::new() })
     }
@@ -117,20 +117,4 @@ impl Drop for Pipe {
 
 fn gone() -> Trouble {
     Trouble::Broken("the connection is over".to_owned())
-}
-
-/// Reads what the server says until the connection ends.
-fn listen(link: &Link, heard: &SyncSender<Heard>) {
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        let received = link.receive(&mut buffer, &mut |event, _| {
-            // Nobody listens any more when the job is over.
-            let _ = heard.send(Ok(event));
-            Ok(())
-        });
-        if let Err(trouble) = received {
-            let _ = heard.send(Err(trouble));
-            return;
-        }
-    }
 }

@@ -1,0 +1,171 @@
+//! Where the bytes of a get go: to a file, which takes its name when it is whole, or to a stream.
+
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use ftx_disk::hash::Running;
+use ftx_disk::landing::{Landing, Replace};
+use ftx_disk::sys::Native;
+use ftx_protocol::message::File;
+
+use crate::failure::{Class, Failure, plain, shown};
+
+/// Where the bytes go.
+pub enum Sink {
+    /// To a file that takes its name only when it is whole.
+    File(PathBuf),
+    /// To a stream (standard output, a FIFO, a device), as they come. They are verified at the end.
+    Stream(Box<dyn Write>),
+}
+
+impl Sink {
+    /// Refuses what could not be replaced, before anything is asked of the server.
+    pub(crate) fn check(&self, replace: Replace) -> Result<(), Failure> {
+        let Self::File(path) = self else { return Ok(()) };
+        let refused = |why: &str| Err(Failure::new(Class::Local, format!("{} {why}", shown(path))));
+        match std::fs::symlink_metadata(path) {
+            Ok(_) if replace == Replace::No => refused("is there already; it was left as it is"),
+            Ok(metadata) if metadata.is_dir() => refused("is a directory"),
+            Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
+                refused("is a device or FIFO, and is not replaced")
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Failure::local("cannot write", path, &error)),
+        }
+    }
+
+    /// Gets ready for the first byte. With a token the name of the part file follows from it, so
+    /// that one which a killed run left before it could say so is found and replaced.
+    pub(crate) fn land(
+        &self,
+        running: Running,
+        size: u64,
+        token: Option<u64>,
+    ) -> Result<Landed, Failure> {
+        let Self::File(path) = self else { return Ok(Landed::Stream(running)) };
+        let failed = |error: &io::Error| Failure::local("cannot write", path, error);
+        let token = match token {
+            Some(token) => token,
+            None => getrandom::u64().map_err(|error| failed(&error.into()))?,
+        };
+        let landing = Landing::create(Native, directory(path), token, running)
+            .map_err(|error| failed(&error))?;
+        match landing.reserve(size) {
+            Ok(()) => Ok(Landed::File(landing)),
+            Err(error) => {
+                landing.discard();
+                Err(failed(&error))
+            }
+        }
+    }
+}
+
+/// Where the bytes are, so far.
+pub(crate) enum Landed {
+    /// Nowhere: nothing has arrived.
+    Nothing,
+    File(Landing<Native>),
+    Stream(Running),
+}
+
+impl Landed {
+    /// The digest of what is here; `None` where nothing is.
+    pub(crate) fn running(&self) -> Option<&Running> {
+        match self {
+            Self::Nothing => None,
+            Self::File(landing) => Some(landing.running()),
+            Self::Stream(running) => Some(running),
+        }
+    }
+
+    pub(crate) fn offset(&self) -> u64 {
+        self.running().map_or(0, Running::offset)
+    }
+
+    pub(crate) fn write(&mut self, sink: &mut Sink, bytes: &[u8]) -> Result<(), Failure> {
+        match (self, sink) {
+            (Self::File(landing), Sink::File(path)) => {
+                landing.write(bytes).map_err(|error| Failure::local("cannot write", path, &error))
+            }
+            (Self::Stream(running), Sink::Stream(stream)) => {
+                running.update(bytes);
+                stream.write_all(bytes).map_err(|error| stream_failure(&error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All is here and verified: a file takes its name, durably.
+    pub(crate) fn finish(
+        self,
+        sink: &mut Sink,
+        file: Option<&File>,
+        replace: Replace,
+    ) -> Result<(), Failure> {
+        match (self, sink, file) {
+            (Self::File(landing), Sink::File(path), Some(file)) => landing
+                .publish(
+                    path.file_name().unwrap_or_default().as_bytes(),
+                    file.mode,
+                    file.mtime,
+                    replace,
+                )
+                .map_err(|error| Failure::local("cannot store", path, &error)),
+            (_, Sink::Stream(stream), _) => stream.flush().map_err(|error| stream_failure(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing stays of a file. What was written to a stream cannot be taken back.
+    pub(crate) fn discard(&mut self) {
+        if let Self::File(landing) = std::mem::replace(self, Self::Nothing) {
+            landing.discard();
+        }
+    }
+}
+
+fn stream_failure(error: &io::Error) -> Failure {
+    let why = match error.kind() {
+        ErrorKind::BrokenPipe => "its reader closed it before the end".to_owned(),
+        _ => plain(error),
+    };
+    Failure::new(Class::Local, format!("cannot write the output: {why}"))
+}
+
+/// Whether a name from a state file can be that of a part file of ours.
+pub(crate) fn is_part_name(part: &str) -> bool {
+    let token = part.strip_prefix(".ftx-").and_then(|rest| rest.strip_suffix(".part"));
+    token.is_some_and(|token| {
+        token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+/// The directory that a path is in.
+pub(crate) fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ftx_protocol::Algorithm;
+
+    #[test]
+    fn an_output_whose_reader_has_enough_is_a_local_failure_that_says_so() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut sink = Sink::Stream(Box::new(writer));
+        let mut landed = sink.land(Running::new(Algorithm::Sha256), 1, None).unwrap();
+        let failure = landed.write(&mut sink, b"x").unwrap_err();
+        assert_eq!(failure.class, Class::Local);
+        assert_eq!(
+            failure.to_string(),
+            "cannot write the output: its reader closed it before the end"
+        );
+    }
+}

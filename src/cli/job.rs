@@ -1,0 +1,267 @@
+//! The report of a job of many files: results on stdout, progress and a summary on stderr.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use ftx_client::tree::{TreeDone, TreeNotice};
+use ftx_client::{Class, Failure, JsonName};
+use ftx_protocol::Escaped;
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::exit::Exit;
+use super::report::{Form, class, finished_line, say, seconds, terminal_columns};
+
+/// What a job does, in the words of its summary.
+#[derive(Debug, Clone, Copy)]
+pub struct Words {
+    /// `put` or `get`.
+    pub action: &'static str,
+    /// What was done to a file: `put`, `got`; or `would put`.
+    pub done: &'static str,
+}
+
+/// The report.
+pub struct JobReport {
+    form: Form,
+    words: Words,
+    bar: ProgressBar,
+    columns: u16,
+    found_files: u64,
+    found_bytes: u64,
+    handled_files: u64,
+    began: Instant,
+    /// The first error of stdout.
+    broken: Option<std::io::Error>,
+}
+
+impl JobReport {
+    pub fn new(form: Form, words: Words) -> Self {
+        let seen = form == Form::Text && std::io::stderr().is_terminal();
+        let bar = if seen {
+            ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
+        } else {
+            ProgressBar::hidden()
+        };
+        Self {
+            form,
+            words,
+            bar,
+            columns: 0,
+            found_files: 0,
+            found_bytes: 0,
+            handled_files: 0,
+            began: Instant::now(),
+            broken: None,
+        }
+    }
+
+    /// Shows what happens.
+    pub fn notice(&mut self, notice: TreeNotice<'_>) {
+        match notice {
+            TreeNotice::Found { bytes } => {
+                self.found_files = self.found_files.saturating_add(1);
+                self.found_bytes = self.found_bytes.saturating_add(bytes);
+                self.bar.set_length(self.found_bytes);
+            }
+            TreeNotice::Moved { bytes, name } => {
+                self.fit();
+                self.bar.inc(bytes);
+                self.show(name);
+            }
+            TreeNotice::File { name, bytes, digest } => {
+                self.handled();
+                match digest {
+                    Some(digest) if self.form != Form::Json => {
+                        self.result(&finished_line(&digest, name));
+                    }
+                    Some(digest) => {
+                        let digest = digest.to_string();
+                        self.event("done", name, json!({"size": bytes, "digest": digest}));
+                    }
+                    None if self.form != Form::Json => {
+                        let line = format!("{} {}", self.words.done, Escaped(name));
+                        self.result(line.as_bytes());
+                    }
+                    None => self.event("would", name, json!({"size": bytes})),
+                }
+            }
+            TreeNotice::Unchanged { name } => {
+                self.handled();
+                self.event("unchanged", name, json!({}));
+            }
+            TreeNotice::Skipped { name, why } => {
+                self.say(&format!("skipped {}: {why}", Escaped(name)));
+                self.event("skipped", name, json!({"message": why}));
+            }
+            TreeNotice::Removed { name } => {
+                let word =
+                    if self.words.done.starts_with("would") { "would remove" } else { "removed" };
+                if self.form == Form::Text {
+                    self.result_text(&format!("{word} {}", Escaped(name)));
+                }
+                self.event("removed", name, json!({}));
+            }
+            TreeNotice::Failed { name, failure } => self.failed(name, failure),
+            TreeNotice::Retrying { cause, pause } => {
+                self.say(&format!("{cause}; trying again in {:.1} s", pause.as_secs_f64()));
+                let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+                self.event("retrying", b"", json!({"cause": cause, "pause_ms": milliseconds}));
+            }
+            TreeNotice::Warning(text) => {
+                self.say(&text);
+                self.event("warning", b"", json!({"message": text}));
+            }
+        }
+    }
+
+    fn failed(&mut self, name: &[u8], failure: &Failure) {
+        self.handled();
+        self.say(&failure.to_string());
+        let code = match failure.class {
+            Class::Refused(code) => Some(code.as_str()),
+            _ => None,
+        };
+        let more = json!({
+            "class": class(failure.class), "code": code, "message": failure.to_string()
+        });
+        self.event("failed", name, more);
+    }
+
+    /// The end of the job, and how the command ends.
+    pub fn finish(mut self, result: Result<TreeDone, Failure>) -> Exit {
+        self.bar.finish_and_clear();
+        let done = match result {
+            Ok(done) => done,
+            Err(failure) => {
+                let hint = "the same command goes on where this one ended";
+                self.say(&format!("{failure}; {hint}"));
+                let more = json!({"class": class(failure.class), "message": failure.to_string()});
+                self.event("failed", b"", more);
+                return failure.class.into();
+            }
+        };
+        self.summary(&done);
+        if let Some(error) = self.broken
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            say(&format!("cannot write the result: {error}"));
+            return Exit::Local;
+        }
+        match (done.failed, done.first_failure) {
+            (0, _) | (_, None) => Exit::Done,
+            (_, Some(class)) if done.files == 0 && done.unchanged == 0 && done.done_before == 0 => {
+                class.into()
+            }
+            _ => Exit::Partial,
+        }
+    }
+
+    fn summary(&mut self, done: &TreeDone) {
+        let time = self.began.elapsed();
+        let mut line =
+            format!("{} {} files, {}", self.words.done, done.files, HumanBytes(done.bytes));
+        for (count, word) in [
+            (done.unchanged, "unchanged"),
+            (done.done_before, "done before"),
+            (done.skipped, "skipped"),
+            (done.removed, "removed"),
+            (done.failed, "FAILED"),
+        ] {
+            if count > 0 {
+                line.push_str(&format!(", {count} {word}"));
+            }
+        }
+        line.push_str(&format!(" in {:.1} s", time.as_secs_f64()));
+        if let Some(rate) = rate(done.bytes, time) {
+            line.push_str(&format!(", {}/s", HumanBytes(rate)));
+        }
+        if self.form == Form::Text {
+            say(&line);
+        }
+        let more = json!({
+            "files": done.files,
+            "bytes": done.bytes,
+            "unchanged": done.unchanged,
+            "done_before": done.done_before,
+            "skipped": done.skipped,
+            "removed": done.removed,
+            "failed": done.failed,
+            "connections": done.connections,
+            "seconds": seconds(time),
+        });
+        self.event("summary", b"", more);
+    }
+
+    fn handled(&mut self) {
+        self.handled_files = self.handled_files.saturating_add(1);
+    }
+
+    /// The name that is being moved, and how far the job is.
+    fn show(&self, name: &[u8]) {
+        if !self.bar.is_hidden() {
+            let (handled, found) = (self.handled_files, self.found_files);
+            self.bar.set_message(format!("{handled}/{found} {}", Escaped(name)));
+        }
+    }
+
+    /// Fits the line of progress to the terminal.
+    fn fit(&mut self) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let columns = terminal_columns();
+        if columns == self.columns {
+            return;
+        }
+        self.columns = columns;
+        let template = match columns {
+            60.. => "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            36.. => "{wide_msg} {bytes_per_sec} {eta}",
+            _ => "{wide_msg}",
+        };
+        // The template is ours; were it wrong, the bar would only look different.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
+    }
+
+    fn say(&self, line: &str) {
+        self.bar.suspend(|| say(line));
+    }
+
+    fn event(&mut self, event: &str, name: &[u8], more: serde_json::Value) {
+        if self.form != Form::Json {
+            return;
+        }
+        let mut whole = json!({"action": self.words.action, "event": event});
+        if let (Some(whole), serde_json::Value::Object(more)) = (whole.as_object_mut(), more) {
+            if !name.is_empty() {
+                whole.insert("name".to_owned(), json!(JsonName(name)));
+            }
+            whole.extend(more);
+        }
+        self.result_text(&whole.to_string());
+    }
+
+    fn result_text(&mut self, line: &str) {
+        self.result(line.as_bytes());
+    }
+
+    fn result(&mut self, line: &[u8]) {
+        if self.broken.is_some() {
+            return;
+        }
+        let line = [line, b"\n"].concat();
+        let written = self.bar.suspend(|| std::io::stdout().lock().write_all(&line));
+        if let Err(error) = written {
+            self.broken = Some(error);
+        }
+    }
+}
+
+/// Bytes a second, where the time is long enough to say so.
+fn rate(bytes: u64, time: Duration) -> Option<u64> {
+    let milliseconds = u64::try_from(time.as_millis()).ok()?;
+    bytes.checked_mul(1_000)?.checked_div(milliseconds)
+}

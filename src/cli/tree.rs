@@ -1,0 +1,255 @@
+//! `ftx put -r` and what belongs to it: which sources, under which names.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ftx_client::tree::{Extra, Mood, PutTree, Rule, Rules, TreeOptions, Update};
+use ftx_client::{Class, Client, Failure, Name, Remote, ServerAddress};
+
+use super::exit::Exit;
+use super::job::{JobReport, Words};
+use super::report::Form;
+
+/// What put and get of trees have in common.
+#[derive(Debug, Args)]
+pub struct Selection {
+    /// Directories too, with everything in them
+    #[arg(short, long)]
+    recursive: bool,
+
+    /// Skip files that are there with the same size and time of last modification
+    #[arg(short, long)]
+    update: bool,
+
+    /// Skip files that are there with the same bytes: compares digests
+    #[arg(long, conflicts_with = "update")]
+    checksum: bool,
+
+    /// Remove what the source does not have: never what is excluded or was skipped, and nothing if
+    /// anything failed
+    #[arg(long, requires = "recursive")]
+    delete: bool,
+
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+
+    /// Leave out what matches, by the rules of gitignore
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+
+    /// Take what matches, though an --exclude leaves it out
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+
+    /// Leave out what matches a pattern in this file, one a line
+    #[arg(long, value_name = "FILE")]
+    exclude_from: Vec<PathBuf>,
+}
+
+/// The words of put that make it a job of many files.
+#[derive(Debug, Args)]
+pub struct PutOptions {
+    #[command(flatten)]
+    selection: Selection,
+
+    /// The directory on the server that the files are put in
+    #[arg(long, value_name = "DIR")]
+    to: Option<OsString>,
+
+    /// Put the files whose paths are in this file, one a line; - is standard input. Their names on
+    /// the server are their paths
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    files_from: Option<PathBuf>,
+
+    /// Paths in --files-from end with NUL, not with a line break
+    #[arg(short = '0', long, requires = "files_from")]
+    null: bool,
+}
+
+/// The files of the command, and --as.
+pub struct Sources<'a> {
+    pub files: &'a [OsString],
+    pub name: Option<&'a OsString>,
+}
+
+/// A job that can be run.
+pub struct Job {
+    sources: Vec<(PathBuf, Name)>,
+    server: Option<ServerAddress>,
+    options: TreeOptions,
+    key: Vec<u8>,
+}
+
+impl Selection {
+    pub fn is_wanted(&self) -> bool {
+        self.recursive
+            || self.update
+            || self.checksum
+            || self.dry_run
+            || !self.exclude.is_empty()
+            || !self.exclude_from.is_empty()
+    }
+
+    fn rules(&self) -> Result<Rules, Failure> {
+        let files = self.exclude_from.iter().cloned().map(Rule::ExcludeFrom);
+        let excluded = self.exclude.iter().cloned().map(Rule::Exclude);
+        let included = self.include.iter().cloned().map(Rule::Include);
+        Rules::new(&files.chain(excluded).chain(included).collect::<Vec<_>>())
+    }
+
+    pub fn options(&self, put: &ftx_client::PutOptions) -> Result<TreeOptions, Failure> {
+        Ok(TreeOptions {
+            algorithm: put.algorithm,
+            durability: put.durability,
+            condition: put.condition.clone(),
+            update: match (self.update, self.checksum) {
+                (true, _) => Update::SizeAndTime,
+                (false, true) => Update::Digest,
+                (false, false) => Update::All,
+            },
+            extra: if self.delete { Extra::Remove } else { Extra::Keep },
+            mood: if self.dry_run { Mood::Tell } else { Mood::Do },
+            rules: self.rules()?,
+        })
+    }
+}
+
+impl PutOptions {
+    /// Whether it is more than single files.
+    pub fn is_wanted(&self) -> bool {
+        self.selection.is_wanted() || self.to.is_some() || self.files_from.is_some()
+    }
+
+    /// Finds out what is to be put where.
+    pub fn prepare(
+        &self,
+        words: &Sources<'_>,
+        put: &ftx_client::PutOptions,
+    ) -> Result<Job, Failure> {
+        let to = self.to.as_ref().map(|to| Remote::parse(to.as_bytes())).transpose()?;
+        let named = words.name.map(|name| Remote::parse(name.as_bytes())).transpose()?;
+        let server = to.as_ref().or(named.as_ref()).and_then(|remote| remote.server.clone());
+        let directory = to.map(|to| to.name);
+        let mut sources = Vec::new();
+        match (&self.files_from, named) {
+            (Some(list), _) => {
+                for path in self.listed(list)? {
+                    sources.push((path.clone(), name_of_path(directory.as_ref(), &path)?));
+                }
+            }
+            (None, Some(Remote { name, .. })) => {
+                let path = words.files.first().map(PathBuf::from).unwrap_or_default();
+                sources.push((path, name));
+            }
+            (None, None) => {
+                for file in words.files {
+                    let path = PathBuf::from(file);
+                    let name = self.name_of_source(directory.as_ref(), &path)?;
+                    sources.push((path, name));
+                }
+            }
+        }
+        if !self.selection.recursive {
+            for (path, _) in &sources {
+                if path.is_dir() {
+                    let path = ftx_protocol::Escaped(path.as_os_str().as_bytes());
+                    return Err(wrong(&format!("{path} is a directory; put it with -r")));
+                }
+            }
+        }
+        let mut key = Vec::new();
+        for (path, name) in &sources {
+            key.extend_from_slice(path.as_os_str().as_bytes());
+            key.push(0);
+            key.extend_from_slice(name.as_bytes());
+            key.push(0);
+        }
+        Ok(Job { sources, server, options: self.selection.options(put)?, key })
+    }
+
+    fn listed(&self, list: &Path) -> Result<Vec<PathBuf>, Failure> {
+        let failed = |error: &std::io::Error| Failure::local("cannot read", list, error);
+        let mut bytes = Vec::new();
+        match list.as_os_str().as_bytes() {
+            b"-" => std::io::stdin().read_to_end(&mut bytes),
+            _ => std::fs::File::open(list).and_then(|mut file| file.read_to_end(&mut bytes)),
+        }
+        .map_err(|error| failed(&error))?;
+        let end = if self.null { 0 } else { b'\n' };
+        let paths = bytes.split(|&byte| byte == end).filter(|path| !path.is_empty());
+        Ok(paths.map(|path| PathBuf::from(OsStr::from_bytes(path))).collect())
+    }
+
+    /// The last part of a path, in the directory of --to.
+    fn name_of_source(&self, directory: Option<&Name>, path: &Path) -> Result<Name, Failure> {
+        let last = match path.file_name() {
+            Some(last) => last.to_owned(),
+            // `.` and the like are called as they are called above.
+            None if directory.is_some() => std::fs::canonicalize(path)
+                .map_err(|error| Failure::local("cannot read", path, &error))?
+                .file_name()
+                .map(OsStr::to_owned)
+                .unwrap_or_default(),
+            None => {
+                let path = ftx_protocol::Escaped(path.as_os_str().as_bytes());
+                return Err(wrong(&format!(
+                    "{path} has no last part to be called by on the server; say --as NAME or --to DIR"
+                )));
+            }
+        };
+        inside(directory, last.as_bytes())
+    }
+}
+
+impl Job {
+    /// The server that is part of a name.
+    pub fn server(&self) -> Option<ServerAddress> {
+        self.server.clone()
+    }
+
+    pub fn run(&mut self, client: &Client, form: Form) -> Exit {
+        let done = match self.options.mood {
+            Mood::Do => "put",
+            Mood::Tell => "would put",
+        };
+        let mut report = JobReport::new(form, Words { action: "put", done });
+        let sources = std::mem::take(&mut self.sources);
+        let tree =
+            PutTree { sources: &mut sources.into_iter(), job: &self.key, options: &self.options };
+        let result = client.put_tree(tree, &mut |notice| report.notice(notice));
+        report.finish(result)
+    }
+}
+
+/// A path as it was given, as a name: without what leads to the root or stays where it is.
+fn name_of_path(directory: Option<&Name>, path: &Path) -> Result<Name, Failure> {
+    use std::path::Component;
+    let mut parts = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(part) => parts.push(part.as_bytes()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+            Component::ParentDir => {
+                let path = ftx_protocol::Escaped(path.as_os_str().as_bytes());
+                return Err(wrong(&format!("{path} leads up, and cannot be a name on the server")));
+            }
+        }
+    }
+    inside(directory, &parts.join(&b'/'))
+}
+
+fn inside(directory: Option<&Name>, part: &[u8]) -> Result<Name, Failure> {
+    Name::inside(directory, part).map_err(|error| {
+        let shown = OsString::from_vec(part.to_vec());
+        let shown = ftx_protocol::Escaped(shown.as_bytes()).to_string();
+        wrong(&format!("\"{shown}\" cannot be a name on the server: {error}"))
+    })
+}
+
+fn wrong(message: &str) -> Failure {
+    Failure::new(Class::Usage, message)
+}

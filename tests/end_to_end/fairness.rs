@@ -1,0 +1,136 @@
+//! What one client holds or keeps busy is not taken from the others.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{PATIENCE, Server, World, until};
+use crate::injection::Injection;
+use crate::talk::{HELLO_DIGEST, Talk};
+
+/// Clients that send one small put each. More than the server has buffers.
+const CLIENTS: usize = 300;
+
+/// Longer than this the disk does not let anybody wait who is stuck; the test is over before.
+const STUCK: &str = "delay_enter=100000000";
+
+/// Connections with an open put, of which some of the body is there.
+fn unfinished(server: &Server, count: usize) -> Vec<Talk> {
+    let begin = |number: usize| {
+        let mut talk = Talk::with(server.address);
+        talk.say(json!({"put": {
+            "id": 1, "name": format!("unfinished/{number}"), "digest": "sha256", "size": 1_000_000,
+            "transfer": format!("f{number:031x}"),
+        }}));
+        talk.say(json!({"data": {"id": 1, "at": 0, "size": 1_000_000}}));
+        talk.send(&vec![1; 100_000]);
+        talk
+    };
+    (0..count).map(begin).collect()
+}
+
+/// All of them put at once, and each gets its answer.
+fn all_are_served(world: &World, server: &Server) {
+    let mut talks: Vec<Talk> = (0..CLIENTS).map(|_| Talk::with(server.address)).collect();
+    // When the server goes on, all have something for it to read.
+    server.signal("-STOP");
+    for (number, talk) in talks.iter_mut().enumerate() {
+        // Nothing behind the put brings the server back to a connection that it forgot.
+        talk.put_hello(number as u64 + 1, &format!("small/{number}"), "none");
+    }
+    server.signal("-CONT");
+    for (number, talk) in talks.iter_mut().enumerate() {
+        let line = talk.line();
+        assert_eq!(line["done"]["digest"], HELLO_DIGEST, "client {number}: {line}");
+    }
+    assert_eq!(std::fs::read_dir(world.served().join("small")).unwrap().count(), CLIENTS);
+}
+
+#[test]
+fn more_clients_than_there_are_buffers_all_get_their_acknowledgement() {
+    let world = World::new();
+    let server = world.serve();
+    let mut slow = unfinished(&server, 8);
+    // A slow disk: what is read waits in its buffers, so that they run out.
+    let fault = Injection::into(&server, "openat2,openat", None, "delay_enter=20000");
+    all_are_served(&world, &server);
+    drop(fault);
+    // Those that never finish are not what was given up for the others.
+    for talk in &mut slow {
+        talk.send(&vec![1; 900_000]);
+        talk.say(json!({"abort": {"id": 1, "code": "aborted"}}));
+        assert_eq!(talk.code(), "aborted");
+    }
+}
+
+#[test]
+fn a_client_whose_disk_is_stuck_keeps_a_few_buffers_and_the_others_get_theirs() {
+    let world = World::new();
+    let server = world.serve();
+    let fault = Injection::into(&server, "openat2,openat", Some(OsStr::new("stuck")), STUCK);
+    let Some(fault) = fault else { return };
+    let mut stuck: Vec<Talk> = (0..3).map(|_| Talk::with(server.address)).collect();
+    for talk in &mut stuck {
+        talk.say(json!({"stat": {"id": 1, "name": "stuck"}}));
+        talk.say(json!({"put": {
+            "id": 2, "name": "a", "digest": "sha256", "transfer": format!("{:032x}", 1),
+        }}));
+        // One byte at a time, until the server reads no more of it: each is in a buffer of its own.
+        talk.patience(Duration::from_millis(500));
+        let read = (0..200).take_while(|number| {
+            talk.part(2, *number, b"x");
+            talk.is_answered(3 + *number as u64)
+        });
+        assert!(read.count() < 200, "nothing holds it back");
+        talk.patience(PATIENCE);
+    }
+    all_are_served(&world, &server);
+    // They were stuck all the while.
+    drop(fault);
+    for talk in &mut stuck {
+        let codes: Vec<String> = std::iter::repeat_with(|| talk.line())
+            .take_while(|line| !line.is_null())
+            .filter_map(|line| line["error"]["code"].as_str().map(str::to_owned))
+            .take(1)
+            .collect();
+        assert_eq!(codes, ["not_found"]);
+    }
+}
+
+/// Bytes that the server has read, from wherever.
+fn read_bytes(server: &Server) -> u64 {
+    let counts = std::fs::read_to_string(format!("/proc/{}/io", server.child.id())).unwrap();
+    let count = counts.lines().find_map(|line| line.strip_prefix("rchar: "));
+    count.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_digest_that_nobody_waits_for_any_more_is_not_computed_to_its_end() {
+    const SIZE: u64 = 1 << 40;
+    let world = World::new();
+    let server = world.serve();
+    // All hole: it takes no room, and many minutes to hash.
+    let file = std::fs::File::create(world.served().join("huge")).unwrap();
+    file.set_len(SIZE).unwrap();
+    let open = || {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap();
+        let targets = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        targets.filter(|target| target.ends_with("huge")).count()
+    };
+    let ask = || {
+        let mut talk = Talk::with(server.address);
+        talk.say(json!({"get": {"id": 1, "name": "huge", "digest": "sha256", "at": SIZE}}));
+        let line = talk.line();
+        assert_eq!(line["file"]["at"], SIZE, "{line}");
+        talk
+    };
+    let talks = [ask(), ask()];
+    let before = read_bytes(&server);
+    until("it is being hashed", || read_bytes(&server) > before + (256 << 20));
+    assert_eq!(open(), 2);
+    drop(talks);
+    until("the file is let go of", || open() == 0);
+    assert!(read_bytes(&server) < SIZE / 2, "it was read to its end");
+    assert!(Talk::with(server.address).is_answered(1));
+}

@@ -1,0 +1,119 @@
+//! One side says nothing for long: the other one knows what that means.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::{World, done_event, noise, text, until};
+
+/// A client's patience with a server that owes it something (rule 10.2).
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a client may take longer than that, on a busy machine, until it is back.
+const SLACK: Duration = Duration::from_secs(15);
+
+fn pass(mut from: TcpStream, mut to: TcpStream) {
+    // Whichever way it ends, it is over.
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// A server that takes what the first connection sends, says nothing, and does not close; for the
+/// later ones it is the real one.
+fn silent_at_first(server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut silent, _) = listener.accept().unwrap();
+        std::thread::spawn(move || while let Ok(1..) = silent.read(&mut [0; 65_536]) {});
+        for near in listener.incoming().flatten() {
+            let far = TcpStream::connect(server).unwrap();
+            let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            std::thread::spawn(move || pass(near, far));
+            std::thread::spawn(move || pass(far_back, near_back));
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up_and_tried_again() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("a", 5_000_000);
+    std::fs::write(world.served().join("b"), &bytes).unwrap();
+    let began = Instant::now();
+    // Both at once, so that it is waited for once.
+    let clients = [&["put", "a", "--json"], &["get", "b", "--json"]]
+        .map(|args| world.ftx(silent_at_first(server.address), args).spawn().unwrap());
+    for client in clients {
+        let output = client.wait_with_output().unwrap();
+        let took = began.elapsed();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(took >= PATIENCE, "given up too early: {took:?}");
+        assert!(took <= PATIENCE + SLACK, "given up late: {took:?}");
+        assert_eq!(done_event(&output)["connections"], 2);
+        assert!(
+            text(&output.stdout).contains("\"event\":\"retrying\""),
+            "{}",
+            text(&output.stdout)
+        );
+    }
+    assert!(world.stored("a") == bytes);
+    assert!(std::fs::read(world.here().join("b")).unwrap() == bytes);
+}
+
+/// A line that counts the parts without bytes that go up through it.
+fn counting(server: SocketAddr) -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let mut far = TcpStream::connect(server).unwrap();
+            let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            std::thread::spawn(move || pass(far_back, near_back));
+            let mut near = BufReader::new(near);
+            let mut line = String::new();
+            while let Ok(1..) = near.read_line(&mut line) {
+                let message: serde_json::Value = serde_json::from_str(&line).unwrap();
+                far.write_all(line.as_bytes()).unwrap();
+                line.clear();
+                match message["data"]["size"].as_u64() {
+                    Some(0) => drop(counted.fetch_add(1, Ordering::SeqCst)),
+                    Some(size) => drop(std::io::copy(&mut (&mut near).take(size), &mut far)),
+                    None => {}
+                }
+            }
+            let _ = far.shutdown(Shutdown::Write);
+        }
+    });
+    (address, count)
+}
+
+#[test]
+fn a_pipe_that_is_quiet_for_longer_than_the_idle_timeout_is_not_taken_for_dead() {
+    let world = World::new();
+    // More than the 20 s in which a client has to say something, less than what is waited for here.
+    let server = world.serve_with(&["--idle-timeout", "21s"]);
+    let (address, empty_parts) = counting(server.address);
+    let args = ["put", "-", "--as", "a", "--json", "--retry-for", "0"];
+    let mut put = world.ftx(address, args).stdin(Stdio::piped()).spawn().unwrap();
+    let bytes = noise(1_000_000, 5);
+    let mut stdin = put.stdin.take().unwrap();
+    stdin.write_all(&bytes[..600_000]).unwrap();
+    until("the client has said twice that it is there", || {
+        empty_parts.load(Ordering::SeqCst) >= 2 || put.try_wait().unwrap().is_some()
+    });
+    stdin.write_all(&bytes[600_000..]).unwrap();
+    drop(stdin);
+    let output = put.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(done_event(&output)["connections"], 1);
+    assert!(empty_parts.load(Ordering::SeqCst) >= 2);
+    assert!(world.stored("a") == bytes);
+}
