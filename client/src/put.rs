@@ -19,7 +19,7 @@ use crate::link::{Link, READ_BYTES};
 use crate::reading::Reading;
 use crate::retry::Patience;
 use crate::source::{Got, Kind, Source};
-use crate::state::{Key, PUT, State, Subject, note, warn_stateless};
+use crate::state::{Direction, Key, State, Subject, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
 
 /// After a failed write the server may still have said why; this is how long it is listened to.
@@ -128,7 +128,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             return;
         }
         let key = Key {
-            direction: PUT,
+            direction: Direction::Put,
             server: &self.client.server,
             name: self.name,
             path: &self.reading.source.path,

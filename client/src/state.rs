@@ -85,20 +85,31 @@ pub(crate) struct Earlier {
     pub(crate) synced: u64,
 }
 
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Put,
+    Get,
+}
+
+impl Direction {
+    /// What the names of its state files begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Put => "put-",
+            Self::Get => "get-",
+        }
+    }
+}
+
 /// What tells one transfer from another.
 pub(crate) struct Key<'a> {
-    pub(crate) direction: &'static str,
+    pub(crate) direction: Direction,
     pub(crate) server: &'a ServerAddress,
     pub(crate) name: &'a Name,
     pub(crate) path: &'a Path,
     pub(crate) algorithm: Algorithm,
 }
-
-/// The direction of a put.
-pub(crate) const PUT: &str = "put";
-
-/// The direction of a get.
-pub(crate) const GET: &str = "get";
 
 impl State {
     /// Opens the state of a transfer, making it if it is not there. `None` when another process is
@@ -123,7 +134,7 @@ impl State {
             Err(error) if error.kind() == ErrorKind::InvalidData => None,
             Err(error) => return Err(error),
         };
-        if key.direction == PUT {
+        if key.direction == Direction::Put {
             prune(&directory, SystemTime::now());
         }
         // A torn last line would swallow the next one.
@@ -205,7 +216,7 @@ impl Key<'_> {
         let path = std::path::absolute(self.path)?;
         let mut hash = Sha256::new();
         for field in [
-            self.direction.as_bytes(),
+            self.direction.prefix().as_bytes(),
             self.server.to_string().as_bytes(),
             self.name.as_bytes(),
             path.as_os_str().as_bytes(),
@@ -216,7 +227,7 @@ impl Key<'_> {
         }
         let digits: String =
             hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("{}-{digits}", self.direction))
+        Ok(format!("{}{digits}", self.direction.prefix()))
     }
 }
 
@@ -225,7 +236,7 @@ impl Key<'_> {
 fn prune(directory: &Path, now: SystemTime) {
     // What cannot be looked at or removed now is there at the next put too.
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    let is_put = |name: &OsString| name.as_bytes().starts_with(b"put-");
+    let is_put = |name: &OsString| name.as_bytes().starts_with(Direction::Put.prefix().as_bytes());
     let mut names: Vec<OsString> =
         entries.flatten().map(|entry| entry.file_name()).filter(is_put).collect();
     if names.len() > LOOKED_AT_MAX {
