@@ -161,7 +161,6 @@ fn a_file_that_cannot_be_read_is_told_in_the_middle_of_a_get() {
 }
 
 #[test]
-#[ignore = "an error of the disk in sendfile(2) is taken for one of the socket, and ends the connection"]
 fn a_file_that_cannot_be_read_is_told_when_the_kernel_sends_it_too() {
     a_get_fails(true);
 }
