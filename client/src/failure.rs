@@ -124,7 +124,7 @@ impl Trouble {
             Self::Unreachable(cause) => Failure::new(
                 Class::Network,
                 format!(
-                    "{what}: cannot reach a server at {server}: {cause}; is it running? (ftx serve DIR)"
+                    "{what}: cannot reach a server at {server} (is ftx serve running there?): {cause}"
                 ),
             ),
             Self::Broken(cause) => Failure::new(

@@ -12,7 +12,7 @@ use crate::failure::{Failure, GOES_ON, Reached, Trouble};
 use crate::link::{Link, READ_BYTES};
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name};
-use crate::state::{Key, State, Subject, boot_id, note, warn_stateless};
+use crate::state::{Direction, Key, State, Subject, boot_id, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
 
 /// How often what has arrived is synced to the local disk, so that a power cut here does not cost
@@ -117,7 +117,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn take_up_state(&mut self) {
         let Sink::File(path) = &self.sink else { return };
         let key = Key {
-            direction: "get",
+            direction: Direction::Get,
             server: &self.client.server,
             name: self.name,
             path,

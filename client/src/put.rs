@@ -19,7 +19,7 @@ use crate::link::{Link, READ_BYTES};
 use crate::reading::Reading;
 use crate::retry::Patience;
 use crate::source::{Got, Kind, Source};
-use crate::state::{Key, State, Subject, note, warn_stateless};
+use crate::state::{Direction, Key, State, Subject, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
 
 /// After a failed write the server may still have said why; this is how long it is listened to.
@@ -128,7 +128,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             return;
         }
         let key = Key {
-            direction: "put",
+            direction: Direction::Put,
             server: &self.client.server,
             name: self.name,
             path: &self.reading.source.path,
@@ -138,7 +138,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             Ok(Some((state, earlier))) => {
                 self.state = Some(state);
                 match earlier.map(|earlier| (earlier.subject, earlier.saved)) {
-                    Some((Subject::Put { transfer, source }, saved))
+                    Some((Subject::Put { transfer, source, .. }, saved))
                         if identity.is_same_after_reboot(&source) =>
                     {
                         self.transfer = transfer;
@@ -160,8 +160,12 @@ impl<'a, 'o> Transfer<'a, 'o> {
     }
 
     fn begin_state(&mut self, source: Identity) {
-        let subject = Subject::Put { transfer: self.transfer, source };
-        note(&mut self.state, self.observer, |state| state.begin(&subject));
+        let transfer = self.transfer;
+        let path = &self.reading.source.path;
+        note(&mut self.state, self.observer, |state| {
+            let path = std::path::absolute(path)?.into();
+            state.begin(&Subject::Put { transfer, source, path })
+        });
     }
 
     fn run(mut self) -> Result<PutDone, Failure> {

@@ -180,7 +180,8 @@ impl Source {
     }
 }
 
-fn identity(metadata: &std::fs::Metadata) -> Identity {
+/// Tells whether a file is still the same one with the same bytes.
+pub(crate) fn identity(metadata: &std::fs::Metadata) -> Identity {
     let time = |seconds: i64, nanoseconds: i64| {
         FileTime::nearest(seconds, u32::try_from(nanoseconds).unwrap_or(0))
     };

@@ -5,10 +5,13 @@
 //! digest at points of the grid, appended as they are passed. A torn last line is normal. The file
 //! is locked while a process works on it.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use ftx_disk::hash::Saved;
 use ftx_disk::identity::{Identity, Inode};
@@ -19,10 +22,21 @@ use sha2::{Digest as _, Sha256};
 
 use crate::address::ServerAddress;
 use crate::failure::plain;
+use crate::source::identity;
 use crate::{Notice, Observer};
 
 /// Appended states between two syncs of the file: what a power cut of this machine may cost.
 const SYNC_EVERY: u32 = 4;
+
+/// A state that no put has touched for this long, and whose source is not what it was, is of no use
+/// to anybody. A source that is as it was may still be put.
+const STALE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The longest first line: a path of 4,096 bytes takes four times as many in it.
+const FIRST_LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// How many states of other puts one put looks at, so that it never waits for an old crowd of them.
+const LOOKED_AT_MAX: usize = 64;
 
 /// What is being transferred.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +45,8 @@ pub(crate) enum Subject {
     Put {
         transfer: TransferId,
         source: Identity,
+        /// Absolute: where a later process looks whether the source is still there.
+        path: OsString,
     },
     Get {
         version: Version,
@@ -69,9 +85,26 @@ pub(crate) struct Earlier {
     pub(crate) synced: u64,
 }
 
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Put,
+    Get,
+}
+
+impl Direction {
+    /// What the names of its state files begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Put => "put-",
+            Self::Get => "get-",
+        }
+    }
+}
+
 /// What tells one transfer from another.
 pub(crate) struct Key<'a> {
-    pub(crate) direction: &'static str,
+    pub(crate) direction: Direction,
     pub(crate) server: &'a ServerAddress,
     pub(crate) name: &'a Name,
     pub(crate) path: &'a Path,
@@ -95,9 +128,12 @@ impl State {
         let earlier = match file.read_to_string(&mut text) {
             Ok(_) => parse(&text),
             // Not ours, or damaged: it says nothing.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+            Err(error) if error.kind() == ErrorKind::InvalidData => None,
             Err(error) => return Err(error),
         };
+        if key.direction == Direction::Put {
+            prune(&directory, SystemTime::now());
+        }
         // A torn last line would swallow the next one.
         if !text.is_empty() && !text.ends_with('\n') {
             file.write_all(b"\n")?;
@@ -174,11 +210,10 @@ pub(crate) fn warn_stateless(observer: &mut Observer<'_>, error: &io::Error) {
 
 impl Key<'_> {
     fn file_name(&self) -> io::Result<String> {
-        use std::os::unix::ffi::OsStrExt;
         let path = std::path::absolute(self.path)?;
         let mut hash = Sha256::new();
         for field in [
-            self.direction.as_bytes(),
+            self.direction.prefix().as_bytes(),
             self.server.to_string().as_bytes(),
             self.name.as_bytes(),
             path.as_os_str().as_bytes(),
@@ -189,7 +224,52 @@ impl Key<'_> {
         }
         let digits: String =
             hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("{}-{digits}", self.direction))
+        Ok(format!("{}{digits}", self.direction.prefix()))
+    }
+}
+
+/// Removes states of puts that were left long ago and cannot be gone on with. Which of many are
+/// looked at is left to chance, so that none is passed over for ever.
+fn prune(directory: &Path, now: SystemTime) {
+    // What cannot be looked at or removed now is there at the next put too.
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let is_put = |name: &OsString| name.as_bytes().starts_with(Direction::Put.prefix().as_bytes());
+    let mut names: Vec<OsString> =
+        entries.flatten().map(|entry| entry.file_name()).filter(is_put).collect();
+    if names.len() > LOOKED_AT_MAX {
+        let chance = getrandom::u32().ok().and_then(|number| usize::try_from(number).ok());
+        let first = chance.and_then(|number| number.checked_rem(names.len())).unwrap_or(0);
+        names.rotate_left(first);
+    }
+    for name in names.iter().take(LOOKED_AT_MAX) {
+        let path = directory.join(name);
+        if is_stale(&path, now).unwrap_or(false) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+fn is_stale(path: &Path, now: SystemTime) -> io::Result<bool> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    let age = now.duration_since(metadata.modified()?).unwrap_or_default();
+    if age <= STALE || !metadata.is_file() {
+        return Ok(false);
+    }
+    let file = File::open(path)?;
+    if file.try_lock().is_err() {
+        // A process is working on it.
+        return Ok(false);
+    }
+    // What comes behind it may be long, and does not matter here.
+    let mut first = Vec::new();
+    io::BufReader::new(file.take(FIRST_LINE_BYTES_MAX)).read_until(b'\n', &mut first)?;
+    let Ok(Subject::Put { source, path, .. }) = serde_json::from_slice(&first) else {
+        // Damaged: nobody goes on with it.
+        return Ok(true);
+    };
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(!identity(&metadata).is_same_after_reboot(&source)),
+        Err(error) => Ok(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)),
     }
 }
 
@@ -210,7 +290,7 @@ fn parse(text: &str) -> Option<Earlier> {
 /// The directory for states, made if it is not there.
 pub(crate) fn prepared_directory() -> io::Result<PathBuf> {
     let directory = directory().ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, "neither XDG_STATE_HOME nor HOME is set")
+        io::Error::new(ErrorKind::NotFound, "neither XDG_STATE_HOME nor HOME is set")
     })?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     Ok(directory)
@@ -255,5 +335,62 @@ mod tests {
         let earlier = parse(&format!("{first}\n{line}\n{torn}")).unwrap();
         assert_eq!(earlier.subject, subject);
         assert_eq!(earlier.saved.len(), 1);
+    }
+
+    /// The state of a put of a file, and the file.
+    fn left(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let path = directory.join(format!("{name}.bin"));
+        std::fs::write(&path, name).unwrap();
+        let source = identity(&std::fs::metadata(&path).unwrap());
+        let transfer = TransferId([7; 16]);
+        let subject = Subject::Put { transfer, source, path: path.clone().into() };
+        let state = directory.join(format!("put-{name}"));
+        std::fs::write(&state, serde_json::to_string(&subject).unwrap() + "\n").unwrap();
+        (state, path)
+    }
+
+    #[test]
+    fn old_states_of_puts_go_once_their_source_is_gone_or_another_one() {
+        let home = tempfile::tempdir().unwrap();
+        let (same, _) = left(home.path(), "same");
+        let (gone, source) = left(home.path(), "gone");
+        std::fs::remove_file(source).unwrap();
+        let (changed, source) = left(home.path(), "changed");
+        std::fs::write(source, "another size").unwrap();
+        let (busy, source) = left(home.path(), "busy");
+        std::fs::remove_file(source).unwrap();
+        let lock = File::open(&busy).unwrap();
+        lock.try_lock().unwrap();
+        let damaged = home.path().join("put-damaged");
+        std::fs::write(&damaged, b"\xff\n").unwrap();
+        let get = home.path().join("get-damaged");
+        std::fs::write(&get, "x\n").unwrap();
+        let there = |now: SystemTime| {
+            prune(home.path(), now);
+            [&same, &busy, &get, &gone, &changed, &damaged].map(|path| path.exists())
+        };
+        let now = SystemTime::now();
+        assert_eq!(there(now), [true; 6]);
+        assert_eq!(there(now + STALE - Duration::from_secs(60)), [true; 6]);
+        let later = now + STALE + Duration::from_secs(60);
+        assert_eq!(there(later), [true, true, true, false, false, false]);
+        drop(lock);
+        assert_eq!(there(later), [true, false, true, false, false, false]);
+    }
+
+    #[test]
+    fn a_put_looks_at_a_bounded_number_of_old_states_and_gets_round_to_all() {
+        let home = tempfile::tempdir().unwrap();
+        let all = LOOKED_AT_MAX + 10;
+        for number in 0..all {
+            let (_, source) = left(home.path(), &number.to_string());
+            std::fs::remove_file(source).unwrap();
+        }
+        let count = || std::fs::read_dir(home.path()).unwrap().count();
+        let later = SystemTime::now() + STALE + Duration::from_secs(60);
+        prune(home.path(), later);
+        assert_eq!(count(), all - LOOKED_AT_MAX);
+        prune(home.path(), later);
+        assert_eq!(count(), 0);
     }
 }

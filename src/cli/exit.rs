@@ -19,7 +19,7 @@ pub enum Exit {
     Refused = 4,
     /// Bytes are not what they should be.
     Integrity = 5,
-    /// The local file or directory.
+    /// The local file, directory or output.
     Local = 6,
     /// Of several things some were done, and some failed.
     Partial = 7,
@@ -34,7 +34,7 @@ Exit codes:
   3  network: no server there, or the connection broke for too long
   4  the server refused
   5  integrity: bytes are not what they should be; nothing was kept
-  6  the local file or directory
+  6  the local file, directory or output
   7  of a tree some files were done, and some failed
 With several files each is tried; the first failure decides.";
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use crate::harness::{MIB, PATIENCE, Peer, Server, World, noise, text, until};
+use crate::harness::{MIB, PATIENCE, Peer, Server, World, noise, not_tested, text, until};
 
 const HELLO: &str = "{\"hello\":{\"ftx\":1}}\n";
 const EMPTY_DIGEST: &str =
@@ -365,7 +365,7 @@ impl<'a> Mount<'a> {
         if mounted.status.success() {
             return Some(Self(path));
         }
-        eprintln!("NOT TESTED, because this needs root: a full disk, a mount below the directory");
+        not_tested("this needs root: a full disk, a mount below the directory");
         None
     }
 }

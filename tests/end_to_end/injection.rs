@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::Server;
+use crate::harness::{Server, not_tested};
 
 /// Until it is dropped, the server's calls are tampered with.
 pub struct Injection {
@@ -23,8 +23,8 @@ impl Injection {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let Ok(mut strace) = command.spawn() else {
-            eprintln!(
-                "NOT TESTED, because this needs the program strace (the Debian package strace): a disk that fails or is slow"
+            not_tested(
+                "this needs the program strace (the Debian package strace): a disk that fails or is slow",
             );
             return None;
         };
@@ -34,9 +34,7 @@ impl Injection {
             if stderr.read_line(&mut said).unwrap() == 0 {
                 let _ = strace.wait();
                 assert!(said.contains("not permitted"), "strace cannot do it: {said}");
-                eprintln!(
-                    "NOT TESTED, because strace may not attach: a disk that fails or is slow: {said}"
-                );
+                not_tested(&format!("strace may not attach: a disk that fails or is slow: {said}"));
                 return None;
             }
         }

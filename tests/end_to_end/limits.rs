@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{MIB, Server, World, done_event, noise, text, until};
+use crate::harness::{MIB, Server, World, done_event, noise, not_tested, text, until};
 use crate::talk::Talk;
 
 #[test]
@@ -91,7 +91,7 @@ impl<'a> SmallDisk<'a> {
         if mount.output().unwrap().status.success() {
             return Some(Self(path));
         }
-        eprintln!("NOT TESTED, because this needs root: a get to a disk that is full");
+        not_tested("this needs root: a get to a disk that is full");
         None
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::harness::{MIB, Server, World, text, until};
+use crate::harness::{MIB, Server, World, not_tested, text, until};
 use crate::talk::Talk;
 
 /// The codes that `stat` and `get` answer to a name.
@@ -124,7 +124,7 @@ fn devices_and_sockets_are_no_files() {
     if made.status.success() {
         names.push("device");
     } else {
-        eprintln!("NOT TESTED, because this needs root: a device in the directory");
+        not_tested("this needs root: a device in the directory");
     }
     world.noise("a", 100);
     for name in names {

@@ -368,8 +368,29 @@ fn send_file(reading: &Reading, at: u64, left: u64, socket: &TcpStream) -> Step 
     match sys::send_file(socket.as_fd(), reading.handle(), at, limit) {
         Ok(0) => Step::Short(ended_early()),
         Ok(count) => Step::Sent(count as u64),
-        Err(error) => Step::Socket(error),
+        Err(error) if is_of_socket(&error) => Step::Socket(error),
+        // One call reads and sends; what is not the socket's is the disk's.
+        Err(error) => {
+            let message = format!("reading the file: {error}");
+            Step::Short(Refusal::new(Code::StorageFailed, message))
+        }
     }
+}
+
+fn is_of_socket(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
 }
 
 /// Reads from `at`, not past the next point of the grid, where the running digest can be saved.
