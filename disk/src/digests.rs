@@ -19,7 +19,7 @@ use crate::reserved::Reserved;
 use crate::sys::Disk;
 
 /// The file of the cache.
-const DIGESTS: &[u8] = b"digests";
+pub(crate) const DIGESTS: &[u8] = b"digests";
 
 /// Entries: about 20 MiB at most, far more files than are fetched again and again.
 const ENTRIES_MAX: usize = 65_536;

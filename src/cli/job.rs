@@ -1,5 +1,6 @@
 //! The report of a job of many files: results on stdout, progress and a summary on stderr.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub struct Words {
 pub struct JobReport {
     form: Form,
     words: Words,
+    /// What the names of notices are in, here.
+    directory: Vec<u8>,
     bar: ProgressBar,
     columns: u16,
     found_files: u64,
@@ -46,6 +49,7 @@ impl JobReport {
         Self {
             form,
             words,
+            directory: Vec::new(),
             bar,
             columns: 0,
             found_files: 0,
@@ -54,6 +58,19 @@ impl JobReport {
             began: Instant::now(),
             broken: None,
         }
+    }
+
+    /// From now on names are shown in this directory.
+    pub fn enter(&mut self, directory: &[u8]) {
+        self.directory = directory.to_vec();
+    }
+
+    fn whole<'a>(&self, name: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.directory.is_empty() || name.is_empty() {
+            return name.into();
+        }
+        let between: &[u8] = if self.directory.ends_with(b"/") { b"" } else { b"/" };
+        [&self.directory, between, name].concat().into()
     }
 
     /// Shows what happens.
@@ -73,14 +90,15 @@ impl JobReport {
                 self.handled();
                 match digest {
                     Some(digest) if self.form != Form::Json => {
-                        self.result(&finished_line(&digest, name));
+                        let line = finished_line(&digest, &self.whole(name));
+                        self.result(&line);
                     }
                     Some(digest) => {
                         let digest = digest.to_string();
                         self.event("done", name, json!({"size": bytes, "digest": digest}));
                     }
                     None if self.form != Form::Json => {
-                        let line = format!("{} {}", self.words.done, Escaped(name));
+                        let line = format!("{} {}", self.words.done, Escaped(&self.whole(name)));
                         self.result(line.as_bytes());
                     }
                     None => self.event("would", name, json!({"size": bytes})),
@@ -91,14 +109,14 @@ impl JobReport {
                 self.event("unchanged", name, json!({}));
             }
             TreeNotice::Skipped { name, why } => {
-                self.say(&format!("skipped {}: {why}", Escaped(name)));
+                self.say(&format!("skipped {}: {why}", Escaped(&self.whole(name))));
                 self.event("skipped", name, json!({"message": why}));
             }
             TreeNotice::Removed { name } => {
                 let word =
                     if self.words.done.starts_with("would") { "would remove" } else { "removed" };
                 if self.form == Form::Text {
-                    self.result_text(&format!("{word} {}", Escaped(name)));
+                    self.result_text(&format!("{word} {}", Escaped(&self.whole(name))));
                 }
                 self.event("removed", name, json!({}));
             }
@@ -173,7 +191,7 @@ impl JobReport {
             }
         }
         line.push_str(&format!(" in {:.1} s", time.as_secs_f64()));
-        if let Some(rate) = rate(done.bytes, time) {
+        if let Some(rate) = rate(done.bytes, time).filter(|rate| *rate > 0) {
             line.push_str(&format!(", {}/s", HumanBytes(rate)));
         }
         if self.form == Form::Text {
@@ -237,7 +255,7 @@ impl JobReport {
         let mut whole = json!({"action": self.words.action, "event": event});
         if let (Some(whole), serde_json::Value::Object(more)) = (whole.as_object_mut(), more) {
             if !name.is_empty() {
-                whole.insert("name".to_owned(), json!(JsonName(name)));
+                whole.insert("name".to_owned(), json!(JsonName(&self.whole(name))));
             }
             whole.extend(more);
         }

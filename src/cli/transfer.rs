@@ -100,7 +100,7 @@ pub struct Put {
 /// and under its name. Until then, and if anything fails, an old file stays as it is.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  ftx get photos/2026/photo.jpg\n  ftx get ftx://box:7389/backup/db.sql -o - | psql db\n  ftx get a.iso b.iso -o downloads/"
+    after_help = "Examples:\n  ftx get photos/2026/photo.jpg\n  ftx get ftx://box:7389/backup/db.sql -o - | psql db\n  ftx get -r photos/2026 -o pictures/\n  ftx get a.iso b.iso -o downloads/"
 )]
 pub struct Get {
     /// Names on the server
@@ -115,6 +115,9 @@ pub struct Get {
     /// Fail if the file is there
     #[arg(long)]
     no_clobber: bool,
+
+    #[command(flatten)]
+    tree: super::tree::GetOptions,
 
     #[command(flatten)]
     common: Common,
@@ -222,6 +225,16 @@ impl Get {
         if self.output.as_ref().is_some_and(|path| is_stdout(path)) {
             self.output = Some(PathBuf::from("-"));
         }
+        if self.tree.is_wanted() {
+            match self.tree_job() {
+                Ok((exit, files)) if files.is_empty() => return exit,
+                Ok((_, files)) => self.names = files,
+                Err(failure) => {
+                    say(&failure.to_string());
+                    return failure.class.into();
+                }
+            }
+        }
         let into_directory = self.output.as_ref().is_some_and(|path| is_directory(path));
         if self.names.len() > 1 && self.output.is_some() && !into_directory {
             return usage("several names need -o to be a directory that exists");
@@ -262,6 +275,17 @@ impl Get {
                 failure.class.into()
             }
         })
+    }
+
+    /// Gets directories. Returns the names that turned out to be files.
+    fn tree_job(&self) -> Result<(Exit, Vec<OsString>), Failure> {
+        let options = PutOptions {
+            algorithm: self.common.algorithm(),
+            condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
+            durability: Durability::Full,
+        };
+        let client = |server| self.common.client(server);
+        self.tree.run(&self.names, self.output.as_deref(), &options, self.common.form(), &client)
     }
 
     fn results(&self) -> Results {

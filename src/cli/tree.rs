@@ -6,8 +6,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ftx_client::tree::{Extra, Mood, PutTree, Rule, Rules, TreeOptions, Update};
-use ftx_client::{Class, Client, Failure, Name, Remote, ServerAddress};
+use ftx_client::tree::{Extra, GetTree, Mood, PutTree, Rule, Rules, TreeDone, TreeOptions, Update};
+use ftx_client::{Class, Client, Code, Failure, Name, Remote, ServerAddress};
 
 use super::exit::Exit;
 use super::job::{JobReport, Words};
@@ -68,6 +68,76 @@ pub struct PutOptions {
     /// Paths in --files-from end with NUL, not with a line break
     #[arg(short = '0', long, requires = "files_from")]
     null: bool,
+}
+
+/// The words of get that make it a job of many files.
+#[derive(Debug, Args)]
+pub struct GetOptions {
+    #[command(flatten)]
+    selection: Selection,
+}
+
+impl GetOptions {
+    /// Whether it is more than single files.
+    pub fn is_wanted(&self) -> bool {
+        self.selection.is_wanted()
+    }
+
+    /// Gets trees; returns what is left: names that turned out to be files.
+    pub fn run(
+        &self,
+        names: &[OsString],
+        output: Option<&Path>,
+        put: &ftx_client::PutOptions,
+        form: Form,
+        client: &dyn Fn(Option<ServerAddress>) -> Client,
+    ) -> Result<(Exit, Vec<OsString>), Failure> {
+        let options = self.selection.options(put)?;
+        let done = match options.mood {
+            Mood::Do => "got",
+            Mood::Tell => "would get",
+        };
+        let mut report = JobReport::new(form, Words { action: "get", done });
+        let mut total = TreeDone::default();
+        let mut files = Vec::new();
+        let inside = match output {
+            Some(path) if path.as_os_str().as_bytes().ends_with(b"/") => {
+                if options.mood == Mood::Do {
+                    std::fs::create_dir_all(path)
+                        .map_err(|error| Failure::local("cannot make", path, &error))?;
+                }
+                true
+            }
+            Some(path) => path.is_dir(),
+            None => false,
+        };
+        if names.len() > 1 && output.is_some() && !inside {
+            return Err(wrong("several names need -o to be a directory, or to end in /"));
+        }
+        for name in names {
+            let remote = Remote::parse(name.as_bytes())?;
+            let last = Path::new(OsStr::from_bytes(remote.name.last_part()));
+            let target = match output {
+                Some(path) if inside => path.join(last),
+                Some(path) => path.to_owned(),
+                None => last.to_owned(),
+            };
+            report.enter(target.as_os_str().as_bytes());
+            let client = client(remote.server);
+            let tree = GetTree { name: &remote.name, target: &target, options: &options };
+            match client.get_tree(&tree, &mut |notice| report.notice(notice)) {
+                Ok(done) => total = total.and(done),
+                Err(failure) if failure.class == Class::Refused(Code::NotADirectory) => {
+                    files.push(name.clone());
+                }
+                Err(failure) => return Ok((report.finish(Err(failure)), files)),
+            }
+        }
+        if files.len() == names.len() {
+            return Ok((Exit::Done, files));
+        }
+        Ok((report.finish(Ok(total)), files))
+    }
 }
 
 /// The files of the command, and --as.

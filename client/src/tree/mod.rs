@@ -6,16 +6,20 @@
 //!   pipe    a connection on which many requests are under way
 //!   put     walk, compare, send
 //!   remove  what the source does not have
+//!   get     list, compare, receive
+//!   settle  what arrived is made durable, in groups
 //! ```
 //!
 //! A file of 8 MiB or more goes as [`Client::put`](crate::Client::put) would send it, on a
 //! connection of its own, so that it resumes in its middle.
 
+mod get;
 mod log;
 mod pipe;
 mod put;
 mod remove;
 mod rules;
+mod settle;
 
 use ftx_protocol::{Algorithm, Digest, FileTime};
 use sha2::{Digest as _, Sha256};
@@ -25,6 +29,7 @@ use crate::failure::Failure;
 use crate::state;
 use log::{Log, Mark};
 
+pub use get::GetTree;
 pub use put::PutTree;
 pub use rules::{Rule, Rules};
 
@@ -165,6 +170,21 @@ pub struct TreeDone {
 }
 
 impl TreeDone {
+    /// What both jobs have done.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            files: self.files.saturating_add(other.files),
+            bytes: self.bytes.saturating_add(other.bytes),
+            unchanged: self.unchanged.saturating_add(other.unchanged),
+            done_before: self.done_before.saturating_add(other.done_before),
+            skipped: self.skipped.saturating_add(other.skipped),
+            removed: self.removed.saturating_add(other.removed),
+            failed: self.failed.saturating_add(other.failed),
+            first_failure: self.first_failure.or(other.first_failure),
+            connections: self.connections.saturating_add(other.connections),
+        }
+    }
+
     fn count_failure(&mut self, failure: &Failure) {
         self.failed = self.failed.saturating_add(1);
         self.first_failure.get_or_insert(failure.class);

@@ -17,7 +17,7 @@ use crate::reserved::Reserved;
 use crate::sys::Disk;
 
 /// The log of what is durable.
-const JOURNAL: &[u8] = b"journal";
+pub(super) const JOURNAL: &[u8] = b"journal";
 
 /// A journal below this is not worth writing anew.
 const COMPACT_BYTES: u64 = 8 * 1024 * 1024;

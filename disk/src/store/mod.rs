@@ -280,6 +280,31 @@ impl<D: Disk> Store<D> {
         Ok(Counts { partial: self.transfers.partials(), staged })
     }
 
+    /// Ends the store and takes its own directory out of the root, with these further files in it,
+    /// unless there is something in it to go on with.
+    ///
+    /// # Errors
+    /// When something cannot be removed. What is left is as good as after a crash.
+    pub fn retire(self, further: &[&[u8]]) -> io::Result<()> {
+        let Some(private) = &self.private else { return Ok(()) };
+        if self.transfers.partials() > 0 || self.has_trash() {
+            return Ok(());
+        }
+        for part in [private::STAGING, private::TRASH] {
+            self.disk.remove_directory(&private.directory, part)?;
+        }
+        let own = [journal::JOURNAL, crate::digests::DIGESTS, private::LOCK];
+        for part in own.into_iter().chain(further.iter().copied()) {
+            match self.disk.remove(&private.directory, part) {
+                Err(error) if Errno::from_io_error(&error) != Some(Errno::NOENT) => {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
+        self.disk.remove_directory(&self.root, private::PRIVATE)
+    }
+
     /// The parts of the store that a put needs.
     fn writable(&self) -> Result<&Private<D>, Refusal> {
         self.private.as_ref().ok_or_else(|| Code::ReadOnly.into())

@@ -1,0 +1,149 @@
+//! Makes fetched files durable in groups, on a thread of its own: while one group is synced and
+//! named, the next one arrives.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use ftx_disk::store::{Change, Checkpoint, Finished, Settled, Step, Store};
+use ftx_disk::sys::Native;
+use ftx_protocol::Refusal;
+
+/// Threads that sync the files of one group.
+const SYNCERS: usize = 4;
+
+/// One thing to settle.
+pub(super) enum Item {
+    /// A file that is whole, by its number.
+    File { number: u64, finished: Box<Finished<Native>> },
+    /// A change of names.
+    Change(Change),
+    /// The first bytes of a large file.
+    Keep(Checkpoint<Native>),
+}
+
+/// What became of it.
+pub(super) enum Answer {
+    File { number: u64, result: Result<Settled, Refusal> },
+    Change { change: Change, result: Result<Settled, Refusal> },
+}
+
+/// The thread.
+pub(super) struct Settler {
+    groups: Option<Sender<Vec<Item>>>,
+    answers: Receiver<Vec<Answer>>,
+    thread: Option<JoinHandle<()>>,
+    /// Groups that are not answered.
+    under_way: usize,
+}
+
+impl Settler {
+    pub(super) fn start(store: Arc<Store<Native>>) -> Self {
+        let (groups, waiting) = channel::<Vec<Item>>();
+        let (sender, answers) = channel();
+        let thread = std::thread::spawn(move || {
+            while let Ok(group) = waiting.recv() {
+                if sender.send(settle(&store, group)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { groups: Some(groups), answers, thread: Some(thread), under_way: 0 }
+    }
+
+    /// Whether it has nothing to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way == 0
+    }
+
+    pub(super) fn settle(&mut self, group: Vec<Item>) {
+        // A thread that is gone answers nothing, which `wait` finds out.
+        if let Some(groups) = &self.groups
+            && groups.send(group).is_ok()
+        {
+            self.under_way = self.under_way.saturating_add(1);
+        }
+    }
+
+    /// The answers that are there.
+    pub(super) fn answers(&mut self) -> Option<Vec<Answer>> {
+        let answers = self.answers.try_recv().ok()?;
+        self.under_way = self.under_way.saturating_sub(1);
+        Some(answers)
+    }
+
+    /// Waits for the next answers; `None` when none are to come.
+    pub(super) fn wait(&mut self) -> Option<Vec<Answer>> {
+        if self.is_idle() {
+            return None;
+        }
+        let answers = self.answers.recv().ok();
+        self.under_way = self.under_way.saturating_sub(1);
+        answers
+    }
+}
+
+impl Drop for Settler {
+    fn drop(&mut self) {
+        self.groups = None;
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has been told of by its panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn settle(store: &Store<Native>, mut group: Vec<Item>) -> Vec<Answer> {
+    let synced = sync(store, &mut group);
+    let mut answers = Vec::new();
+    let mut told = Vec::new();
+    let mut round = Vec::new();
+    for (item, synced) in group.into_iter().zip(synced) {
+        match (item, synced) {
+            (Item::File { number, .. }, Err(refusal)) => {
+                answers.push(Answer::File { number, result: Err(refusal) });
+            }
+            (Item::File { number, finished }, Ok(())) => {
+                told.push(Told::File(number));
+                round.push(Step::Put(*finished));
+            }
+            (Item::Change(change), _) => {
+                round.push(Step::Change(change.clone()));
+                told.push(Told::Change(change));
+            }
+            (Item::Keep(checkpoint), _) => {
+                // What is not kept is fetched again after a crash, and no worse.
+                let _ = store.make_durable(checkpoint);
+            }
+        }
+    }
+    for (told, result) in told.into_iter().zip(store.commit(round)) {
+        answers.push(match told {
+            Told::File(number) => Answer::File { number, result },
+            Told::Change(change) => Answer::Change { change, result },
+        });
+    }
+    answers
+}
+
+/// Who is told what became of a step.
+enum Told {
+    File(u64),
+    Change(Change),
+}
+
+/// Syncs the files of a group, several at a time. One result for each item.
+fn sync(store: &Store<Native>, group: &mut [Item]) -> Vec<Result<(), Refusal>> {
+    let share = group.len().div_ceil(SYNCERS).max(1);
+    let sync_one = |item: &mut Item| match item {
+        Item::File { finished, .. } => store.sync(finished),
+        Item::Change(_) | Item::Keep(_) => Ok(()),
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = group
+            .chunks_mut(share)
+            .map(|items| scope.spawn(move || items.iter_mut().map(sync_one).collect::<Vec<_>>()))
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+    })
+}
