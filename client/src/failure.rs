@@ -43,7 +43,8 @@ impl Failure {
 
 impl Failure {
     /// Adds what to do next.
-    pub(crate) fn with_hint(mut self, hint: &str) -> Self {
+    #[must_use]
+    pub fn with_hint(mut self, hint: &str) -> Self {
         self.message = format!("{}; {hint}", self.message);
         self
     }

@@ -32,10 +32,13 @@ mod state;
 pub mod tree;
 
 pub use address::{DEFAULT_PORT, Remote, ServerAddress};
+pub use ask::{Answer, Ask, Session};
 pub use failure::{Class, Failure};
 pub use ftx_disk::landing::Replace;
-pub use ftx_protocol::message::Info;
-pub use ftx_protocol::{Algorithm, Code, Condition, Digest, Durability, Name, Replay};
+pub use ftx_protocol::message::{Cache, Change, Entry, Info, Mkdir, Move, Remove, Stat, Unread};
+pub use ftx_protocol::{
+    Algorithm, Code, Condition, Depth, Digest, Durability, Kind, Name, Parents, Replay,
+};
 pub use get::{GetDone, GetOptions};
 pub use json_name::JsonName;
 pub use put::{PutDone, PutOptions};

@@ -136,7 +136,7 @@ codes! {
     PermissionDenied = "permission_denied", Request, No;
     /// The file system cannot store this name.
     UnstorableName = "unstorable_name", Request, No;
-    /// The put was to happen only if nothing has the name, and something has.
+    /// It was to happen only if nothing has the name, and something has.
     Exists = "exists", Request, No;
     /// The name is a directory that is not empty.
     NotEmpty = "not_empty", Request, No;

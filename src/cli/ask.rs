@@ -1,36 +1,14 @@
 //! `ftx stat` and `ftx ping`.
 
 use std::ffi::OsString;
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
-use ftx_client::{Client, Failure, Info, Remote, Retry, ServerAddress};
+use ftx_client::{Answer, Ask, Info, Name, Stat as Question};
 use serde_json::json;
 
 use super::exit::Exit;
+use super::remote::{Tally, Where, each_server, print, run};
 use super::report::say;
-use super::transfer::{server_address, told};
-
-/// Which server.
-#[derive(Debug, Args)]
-struct Where {
-    /// The server: host or host:port. Without it, 127.0.0.1:7389
-    #[arg(
-        short,
-        long,
-        env = "FTX_SERVER",
-        value_name = "HOST:PORT",
-        default_value = "",
-        value_parser = server_address,
-        hide_default_value = true
-    )]
-    server: ServerAddress,
-
-    /// Print one JSON object a line
-    #[arg(long)]
-    json: bool,
-}
 
 /// Say what a name on a server stands for: kind, size, permissions, last modification, version.
 #[derive(Debug, Args)]
@@ -54,38 +32,37 @@ pub struct Ping {
 
 impl Stat {
     pub fn run(self) -> Exit {
-        let mut exit = Exit::Done;
-        for name in &self.names {
-            let result = self.one(name.as_bytes()).unwrap_or_else(|failure| {
-                say(&failure.to_string());
-                failure.class.into()
+        run(|| {
+            let mut tally = Tally::default();
+            let groups = self.at.by_server(&self.names)?;
+            each_server(groups, &mut tally, &mut |session, names, tally| {
+                let ask = |name: Name| (name.clone(), Ask::Stat(Question::of(name)));
+                session.ask_all(&mut names.into_iter().map(ask), &mut |name, answer| match answer {
+                    Ok(Answer::Info(info)) => {
+                        tally.done();
+                        tally.printed(print(self.line(&name, &info).as_bytes()));
+                    }
+                    Ok(Answer::Changed(_)) => {}
+                    Err(failure) => tally.failed(&failure),
+                })
             });
-            if exit == Exit::Done {
-                exit = result;
-            }
-        }
-        exit
+            Ok(tally.exit())
+        })
     }
 
-    fn one(&self, name: &[u8]) -> Result<Exit, Failure> {
-        let remote = Remote::parse(name)?;
-        let server = remote.server.unwrap_or_else(|| self.at.server.clone());
-        let info = Client::new(server, Retry::default()).stat(&remote.name)?;
-        let line = if self.at.json {
-            json!({"name": remote.name, "info": info_json(&info)}).to_string()
-        } else {
-            let Info { kind, size, mode, mtime, version, .. } = &info;
-            let kind = kind.as_str();
-            let time = shown_time(mtime.seconds());
-            let version = version.as_ref().map_or("-", |version| version.as_str());
-            format!("{kind} {size} {:04o} {time} {version}  {}", mode.bits(), remote.name)
-        };
-        Ok(told(writeln!(std::io::stdout(), "{line}")))
+    fn line(&self, name: &Name, info: &Info) -> String {
+        if self.at.json {
+            return json!({"name": name, "info": info_json(info)}).to_string();
+        }
+        let Info { kind, size, mode, mtime, version, .. } = info;
+        let time = shown_time(mtime.seconds());
+        let version = version.as_ref().map_or("-", |version| version.as_str());
+        format!("{} {size} {:04o} {time} {version}  {name}", kind.as_str(), mode.bits())
     }
 }
 
 /// As people write it, where there is a way: between 1970 and 9999. Else the seconds since 1970.
-fn shown_time(seconds: i64) -> String {
+pub fn shown_time(seconds: i64) -> String {
     const YEAR_10000: u64 = 253_402_300_800;
     match u64::try_from(seconds) {
         Ok(seconds) if seconds < YEAR_10000 => {
@@ -108,17 +85,16 @@ fn info_json(info: &Info) -> serde_json::Value {
 
 impl Ping {
     pub fn run(self) -> Exit {
-        let client = Client::new(self.at.server.clone(), Retry::default());
-        match client.ping() {
+        let server = self.at.server();
+        match self.at.client(None).ping() {
             Ok(time) => {
                 let milliseconds = time.as_secs_f64() * 1_000.0;
                 let line = if self.at.json {
-                    json!({"server": self.at.server.to_string(), "milliseconds": milliseconds})
-                        .to_string()
+                    json!({"server": server.to_string(), "milliseconds": milliseconds}).to_string()
                 } else {
-                    format!("{} answered in {milliseconds:.1} ms", self.at.server)
+                    format!("{server} answered in {milliseconds:.1} ms")
                 };
-                told(writeln!(std::io::stdout(), "{line}"))
+                super::transfer::told(print(line.as_bytes()))
             }
             Err(failure) => {
                 say(&failure.to_string());

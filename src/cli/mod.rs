@@ -1,11 +1,16 @@
 //! The command line: the only part that sees both the server and the client.
 
 mod ask;
+mod change;
 mod exit;
 mod job;
+mod list;
+mod manual;
+mod remote;
 mod report;
 mod serve;
 mod size;
+mod sum;
 mod transfer;
 mod tree;
 
@@ -28,8 +33,18 @@ enum Command {
     Serve(serve::Serve),
     Put(transfer::Put),
     Get(transfer::Get),
+    Cat(transfer::Cat),
+    Ls(list::Ls),
+    Du(list::Du),
     Stat(ask::Stat),
+    Sum(sum::Sum),
+    Verify(sum::Verify),
+    Mkdir(change::Mkdir),
+    Mv(change::Mv),
+    Rm(change::Rm),
     Ping(ask::Ping),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// Does what the command line says.
@@ -48,8 +63,18 @@ pub fn main() -> ExitCode {
         },
         Command::Put(put) => put.run(),
         Command::Get(get) => get.run(),
+        Command::Cat(cat) => cat.run(),
+        Command::Ls(ls) => ls.run(),
+        Command::Du(du) => du.run(),
         Command::Stat(stat) => stat.run(),
+        Command::Sum(sum) => sum.run(),
+        Command::Verify(verify) => verify.run(),
+        Command::Mkdir(mkdir) => mkdir.run(),
+        Command::Mv(mv) => mv.run(),
+        Command::Rm(rm) => rm.run(),
         Command::Ping(ping) => ping.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     };
     exit.into()
 }

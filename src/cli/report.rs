@@ -207,6 +207,20 @@ impl Names {
     fn at(output: &impl IsTerminal) -> Self {
         if output.is_terminal() { Self::Escaped } else { Self::Exact }
     }
+
+    fn shown(self, name: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Exact => without_line_breaks(name),
+            Self::Escaped => Escaped(name).to_string().into_bytes(),
+        }
+    }
+}
+
+/// A name at the beginning of a line of stdout, as `sha256sum -c` writes it.
+pub fn name_in_line(name: &[u8]) -> Vec<u8> {
+    let shown = Names::at(&std::io::stdout()).shown(name);
+    let mark: &[u8] = if shown == name { b"" } else { b"\\" };
+    [mark, &shown].concat()
 }
 
 /// The checksum line of a file, for stdout.
@@ -216,10 +230,7 @@ pub fn finished_line(digest: &Digest, name: &[u8]) -> Vec<u8> {
 
 /// The line that `sha256sum -c` reads; for other algorithms the tagged form of the same tools.
 fn checksum_line(digest: &Digest, name: &[u8], names: Names) -> Vec<u8> {
-    let shown = match names {
-        Names::Exact => without_line_breaks(name),
-        Names::Escaped => Escaped(name).to_string().into_bytes(),
-    };
+    let shown = names.shown(name);
     // Says that there are escapes.
     let mark: &[u8] = if shown == name { b"" } else { b"\\" };
     match digest.algorithm {

@@ -49,9 +49,18 @@ pub struct Common {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum DigestKind {
+pub enum DigestKind {
     Sha256,
     Blake3,
+}
+
+impl DigestKind {
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Sha256 => Algorithm::Sha256,
+            Self::Blake3 => Algorithm::Blake3,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -121,6 +130,41 @@ pub struct Get {
 
     #[command(flatten)]
     common: Common,
+}
+
+/// Print files of a server.
+///
+/// As get with -o -: the bytes come as they come, and are verified at the end.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ftx cat logs/today.log | grep error")]
+pub struct Cat {
+    /// Names on the server
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<OsString>,
+
+    /// The server: host or host:port. Without it, 127.0.0.1:7389
+    #[arg(
+        short,
+        long,
+        env = "FTX_SERVER",
+        value_name = "HOST:PORT",
+        default_value = "", value_parser = server_address, hide_default_value = true)]
+    server: ServerAddress,
+}
+
+impl Cat {
+    pub fn run(self) -> Exit {
+        let Self { names, server } = self;
+        let common = Common {
+            server,
+            digest: DigestKind::Sha256,
+            retry_for: Retry::default().without_progress,
+            quiet: true,
+            json: false,
+        };
+        let output = Some(PathBuf::from("-"));
+        Get { names, output, no_clobber: false, tree: Default::default(), common }.run()
+    }
 }
 
 impl Put {
@@ -236,10 +280,10 @@ impl Get {
             }
         }
         let into_directory = self.output.as_ref().is_some_and(|path| is_directory(path));
-        if self.names.len() > 1 && self.output.is_some() && !into_directory {
+        let to_stdout = self.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
+        if self.names.len() > 1 && self.output.is_some() && !into_directory && !to_stdout {
             return usage("several names need -o to be a directory that exists");
         }
-        let to_stdout = self.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
         let last_parts = self.names.iter().filter_map(|name| Path::new(name).file_name());
         if !to_stdout && let Some(twice) = first_repeated(last_parts.map(OsStrExt::as_bytes)) {
             return usage(&format!("two of these files would be called {twice} here"));
@@ -331,10 +375,7 @@ impl Common {
     }
 
     fn algorithm(&self) -> Algorithm {
-        match self.digest {
-            DigestKind::Sha256 => Algorithm::Sha256,
-            DigestKind::Blake3 => Algorithm::Blake3,
-        }
+        self.digest.algorithm()
     }
 
     fn form(&self) -> Form {

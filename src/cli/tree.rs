@@ -14,7 +14,7 @@ use super::job::{JobReport, Words};
 use super::report::Form;
 
 /// What put and get of trees have in common.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Selection {
     /// Directories too, with everything in them
     #[arg(short, long)]
@@ -71,7 +71,7 @@ pub struct PutOptions {
 }
 
 /// The words of get that make it a job of many files.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct GetOptions {
     #[command(flatten)]
     selection: Selection,

@@ -1,0 +1,192 @@
+//! `ftx mkdir`, `ftx mv` and `ftx rm`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use clap::Args;
+use ftx_client::{
+    Ask, Change, Class, Code, Condition, Depth, Durability, Failure, Kind, Mkdir as MkdirRequest,
+    Move, Name, Parents, Remote, Remove, Stat,
+};
+use ftx_protocol::RequestId;
+
+use super::exit::Exit;
+use super::remote::{Tally, Where, each_server, run, wrong};
+
+/// Make directories on a server.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ftx mkdir -p backup/2026/11")]
+pub struct Mkdir {
+    /// Directories on the server
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<OsString>,
+
+    /// Make missing directories above them too; one that is there already is fine
+    #[arg(short, long)]
+    parents: bool,
+
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Give a file or directory on a server another name.
+///
+/// Where the new name is a directory, or ends in /, it is moved into that.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ftx mv draft.txt final.txt\n  ftx mv 2025/ archive/")]
+pub struct Mv {
+    /// The old name
+    #[arg(value_name = "OLD")]
+    from: OsString,
+
+    /// The new name, or a directory
+    #[arg(value_name = "NEW")]
+    to: OsString,
+
+    /// Replace a file that has the new name
+    #[arg(short, long)]
+    force: bool,
+
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Remove files and directories on a server.
+///
+/// A directory goes with -r only, unless it is empty; then with everything in it, at once. No
+/// symlink is followed.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ftx rm old.iso\n  ftx rm -r backup/2019")]
+pub struct Rm {
+    /// Names on the server
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<OsString>,
+
+    /// Directories with everything in them
+    #[arg(short, long)]
+    recursive: bool,
+
+    #[command(flatten)]
+    at: Where,
+}
+
+impl Mkdir {
+    pub fn run(self) -> Exit {
+        let (parents, condition) = match self.parents {
+            true => (Parents::Make, Condition::Always),
+            false => (Parents::Require, Condition::Absent),
+        };
+        let hints = [
+            (Code::NotFound, "to make the directories above it too, say -p"),
+            (Code::Exists, "to take one that is there already, say -p"),
+        ];
+        change_all(&self.at, &self.names, &hints, &|name| {
+            Change::Mkdir(MkdirRequest {
+                id: RequestId(0),
+                name,
+                parents,
+                mtime: None,
+                mode: None,
+                condition: condition.clone(),
+                durability: Durability::Full,
+                need: Vec::new(),
+            })
+        })
+    }
+}
+
+impl Rm {
+    pub fn run(self) -> Exit {
+        let depth = if self.recursive { Depth::All } else { Depth::One };
+        let hints = [(Code::NotEmpty, "to remove what is in it too, say -r")];
+        change_all(&self.at, &self.names, &hints, &|name| {
+            let (id, durability, need) = (RequestId(0), Durability::Full, Vec::new());
+            Change::Remove(Remove { id, name, depth, durability, need })
+        })
+    }
+}
+
+impl Mv {
+    pub fn run(self) -> Exit {
+        run(|| {
+            let from = Remote::parse(trimmed(&self.from))?;
+            let client = self.at.client(from.server.clone());
+            let mut session = client.session()?;
+            let into_top = matches!(self.to.as_bytes(), b"/" | b"." | b"./");
+            let to = if into_top {
+                inside(None, &from.name)?
+            } else {
+                let to = Remote::parse(trimmed(&self.to))?;
+                let other = to.server.clone().is_some_and(|server| server != *client.server());
+                if other {
+                    return Err(wrong("both names have to be on the same server"));
+                }
+                let ends_in_slash = self.to.as_bytes().ends_with(b"/");
+                match session.stat(Stat::of(to.name.clone())) {
+                    Ok(info) if info.kind == Kind::Directory => inside(Some(&to.name), &from.name)?,
+                    Err(failure) if failure.class == Class::Refused(Code::NotFound) => {
+                        if ends_in_slash {
+                            return Err(failure);
+                        }
+                        to.name
+                    }
+                    Ok(_) | Err(_) => to.name,
+                }
+            };
+            let condition = if self.force { Condition::Always } else { Condition::Absent };
+            let moving = Move {
+                id: RequestId(0),
+                name: from.name,
+                to,
+                condition,
+                durability: Durability::Full,
+                need: Vec::new(),
+            };
+            let hints = [(Code::Exists, "to replace it, say -f")];
+            session.change(Change::Move(moving)).map_err(|failure| hinted(failure, &hints))?;
+            Ok(Exit::Done)
+        })
+    }
+}
+
+fn inside(directory: Option<&Name>, name: &Name) -> Result<Name, Failure> {
+    Name::inside(directory, name.last_part()).map_err(|error| wrong(&error.to_string()))
+}
+
+/// As a shell completes the name of a directory.
+fn trimmed(word: &OsString) -> &[u8] {
+    let word = word.as_bytes();
+    word.strip_suffix(b"/").filter(|rest| !rest.is_empty()).unwrap_or(word)
+}
+
+/// Makes one change for each name, on one connection to each server. The hints say what to do
+/// about some refusals.
+fn change_all(
+    at: &Where,
+    words: &[OsString],
+    hints: &[(Code, &str)],
+    change: &dyn Fn(Name) -> Change,
+) -> Exit {
+    run(|| {
+        let words: Vec<OsString> =
+            words.iter().map(|word| OsStr::from_bytes(trimmed(word)).to_owned()).collect();
+        let mut tally = Tally::default();
+        let groups = at.by_server(&words)?;
+        each_server(groups, &mut tally, &mut |session, names, tally| {
+            let ask = |name: Name| ((), Ask::Change(change(name)));
+            session.ask_all(&mut names.into_iter().map(ask), &mut |(), answer| match answer {
+                Ok(_) => tally.done(),
+                Err(failure) => tally.failed(&hinted(failure, hints)),
+            })
+        });
+        Ok(tally.exit())
+    })
+}
+
+fn hinted(failure: Failure, hints: &[(Code, &str)]) -> Failure {
+    let hint = hints.iter().find(|(code, _)| failure.class == Class::Refused(*code));
+    match hint {
+        Some((_, hint)) => failure.with_hint(hint),
+        None => failure,
+    }
+}

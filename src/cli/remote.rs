@@ -1,0 +1,154 @@
+//! What the commands that ask have in common: which server, which names on it, and how an answer
+//! is printed.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use clap::Args;
+use ftx_client::{Class, Client, Failure, Name, Remote, Retry, ServerAddress, Session};
+use ftx_protocol::Escaped;
+
+use super::exit::Exit;
+use super::report::say;
+use super::transfer::{server_address, told};
+
+/// Which server, and in which form it is told.
+#[derive(Debug, Clone, Args)]
+pub struct Where {
+    /// The server: host or host:port. Without it, 127.0.0.1:7389
+    #[arg(
+        short,
+        long,
+        env = "FTX_SERVER",
+        value_name = "HOST:PORT",
+        default_value = "",
+        value_parser = server_address,
+        hide_default_value = true
+    )]
+    server: ServerAddress,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Where {
+    /// The server that a name is on.
+    pub fn client(&self, server: Option<ServerAddress>) -> Client {
+        Client::new(server.unwrap_or_else(|| self.server.clone()), Retry::default())
+    }
+
+    pub fn server(&self) -> &ServerAddress {
+        &self.server
+    }
+
+    /// Parses names, and gathers those that follow on each other and are on the same server.
+    pub fn by_server(&self, words: &[OsString]) -> Result<Vec<(Client, Vec<Name>)>, Failure> {
+        let mut groups: Vec<(Client, Vec<Name>)> = Vec::new();
+        for word in words {
+            let remote = Remote::parse(word.as_bytes())?;
+            let client = self.client(remote.server);
+            match groups.last_mut() {
+                Some((last, names)) if last.server() == client.server() => names.push(remote.name),
+                _ => groups.push((client, vec![remote.name])),
+            }
+        }
+        Ok(groups)
+    }
+}
+
+/// How several things that were asked for turned out together.
+#[derive(Debug, Default)]
+pub struct Tally {
+    done: u64,
+    failed: u64,
+    first: Option<Exit>,
+}
+
+impl Tally {
+    pub fn done(&mut self) {
+        self.done = self.done.saturating_add(1);
+    }
+
+    /// Tells of a failure, and counts it.
+    pub fn failed(&mut self, failure: &Failure) {
+        say(&failure.to_string());
+        self.count(failure.class.into());
+    }
+
+    /// Counts a failure that was told.
+    pub fn count(&mut self, exit: Exit) {
+        self.failed = self.failed.saturating_add(1);
+        self.first.get_or_insert(exit);
+    }
+
+    /// Counts how a line was printed.
+    pub fn printed(&mut self, result: std::io::Result<()>) -> Printed {
+        match result {
+            Ok(()) => Printed::Yes,
+            Err(error) => {
+                let exit = told(Err(error));
+                if exit != Exit::Done {
+                    self.count(exit);
+                }
+                Printed::NobodyReads
+            }
+        }
+    }
+
+    pub fn exit(&self) -> Exit {
+        match (self.first, self.done) {
+            (None, _) => Exit::Done,
+            (Some(first), 0) => first,
+            (Some(first), _) if self.failed == 0 => first,
+            (Some(_), _) => Exit::Partial,
+        }
+    }
+}
+
+/// Whether it makes sense to print more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Printed {
+    Yes,
+    NobodyReads,
+}
+
+/// Runs a command that may fail as a whole.
+pub fn run(command: impl FnOnce() -> Result<Exit, Failure>) -> Exit {
+    command().unwrap_or_else(|failure| {
+        say(&failure.to_string());
+        failure.class.into()
+    })
+}
+
+/// What is done for names that are on one server.
+pub type ForServer<'a> = dyn FnMut(&mut Session, Vec<Name>, &mut Tally) -> Result<(), Failure> + 'a;
+
+/// Does something for the names of each server, on one connection to it.
+pub fn each_server(groups: Vec<(Client, Vec<Name>)>, tally: &mut Tally, each: &mut ForServer<'_>) {
+    for (client, names) in groups {
+        let result = client.session().and_then(|mut session| each(&mut session, names, tally));
+        if let Err(failure) = result {
+            tally.failed(&failure);
+        }
+    }
+}
+
+/// Bytes of a name as stdout takes them: a terminal takes some of them as commands.
+pub fn shown(name: &[u8]) -> Vec<u8> {
+    match std::io::stdout().is_terminal() {
+        true => Escaped(name).to_string().into_bytes(),
+        false => name.to_vec(),
+    }
+}
+
+/// Prints a line.
+pub fn print(line: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(&[line, b"\n"].concat())
+}
+
+pub fn wrong(message: &str) -> Failure {
+    Failure::new(Class::Usage, message)
+}

@@ -1,0 +1,301 @@
+//! `ftx sum` and `ftx verify`: digests that the server computes.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ftx_client::{
+    Algorithm, Answer, Ask, Cache, Class, Code, Digest, Failure, Kind, Name, Remote, Stat,
+};
+use ftx_protocol::RequestId;
+use serde_json::json;
+
+use super::exit::Exit;
+use super::remote::{Printed, Tally, Where, each_server, print, run};
+use super::report::{finished_line, name_in_line, say};
+use super::transfer::DigestKind;
+
+/// Print the checksum lines of files on a server, without fetching them.
+///
+/// The server reads the bytes.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ftx sum backup/db.sql iso/*.iso >> SUMS")]
+pub struct Sum {
+    /// Files on the server
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<OsString>,
+
+    /// How the digest is computed
+    #[arg(long, value_enum, default_value = "sha256")]
+    digest: DigestKind,
+
+    /// Take what the server remembers of an earlier reading
+    #[arg(long)]
+    cached: bool,
+
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Hold checksum lines against what a server has now.
+///
+/// Reads what put printed (or sha256sum, with names on the server). The server reads every byte.
+/// Exit code 5 says that something is changed or missing.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ftx put -r photos > SUMS && ftx verify SUMS")]
+pub struct Verify {
+    /// A file of checksum lines; - is standard input
+    #[arg(value_name = "SUMS")]
+    sums: PathBuf,
+
+    /// Print only what is not as it should be
+    #[arg(short, long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    at: Where,
+}
+
+impl Sum {
+    pub fn run(self) -> Exit {
+        run(|| {
+            let mut tally = Tally::default();
+            let cache = if self.cached { Cache::Use } else { Cache::Bypass };
+            let algorithm = self.digest.algorithm();
+            let groups = self.at.by_server(&self.names)?;
+            each_server(groups, &mut tally, &mut |session, names, tally| {
+                let mut asks =
+                    names.into_iter().map(|name| (name.clone(), ask(name, algorithm, cache)));
+                session.ask_all(&mut asks, &mut |name, answer| match answer {
+                    Ok(Answer::Info(info)) => match info.digest {
+                        Some(digest) => {
+                            tally.done();
+                            tally.printed(print(&self.line(&name, &digest, info.size)));
+                        }
+                        None => tally.failed(&Failure::new(
+                            Class::Refused(Code::IsDirectory),
+                            format!("sum {name}: it is a directory"),
+                        )),
+                    },
+                    Ok(Answer::Changed(_)) => {}
+                    Err(failure) => tally.failed(&failure),
+                })
+            });
+            Ok(tally.exit())
+        })
+    }
+
+    fn line(&self, name: &Name, digest: &Digest, size: u64) -> Vec<u8> {
+        if self.at.json {
+            let digest = digest.to_string();
+            return json!({"name": name, "size": size, "digest": digest}).to_string().into_bytes();
+        }
+        finished_line(digest, name.as_bytes())
+    }
+}
+
+fn ask(name: Name, algorithm: Algorithm, cache: Cache) -> Ask {
+    Ask::Stat(Stat { id: RequestId(0), name, digest: Some(algorithm), cache, need: Vec::new() })
+}
+
+/// What became of one line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Changed,
+    Missing,
+    Failed,
+}
+
+/// How many lines each.
+#[derive(Debug, Default)]
+struct Counts {
+    ok: u64,
+    changed: u64,
+    missing: u64,
+    failed: u64,
+    unreadable: u64,
+}
+
+impl Verify {
+    pub fn run(self) -> Exit {
+        run(|| {
+            let client = self.at.client(None);
+            let mut session = client.session()?;
+            let mut counts = Counts::default();
+            let mut unreadable: u64 = 0;
+            let mut lines = lines(&self.sums)?;
+            let mut nobody_reads = Printed::Yes;
+            let mut tally = Tally::default();
+            let mut broken = None;
+            let mut asks = std::iter::from_fn(|| {
+                loop {
+                    match lines.next()? {
+                        Ok(line) if line.is_empty() || line.starts_with(b"#") => {}
+                        Ok(line) => match parse(&line) {
+                            Some((name, digest)) => {
+                                let ask = ask(name.clone(), digest.algorithm, Cache::Bypass);
+                                return Some(((name, digest), ask));
+                            }
+                            None => unreadable = unreadable.saturating_add(1),
+                        },
+                        Err(error) => {
+                            broken = Some(Failure::local("cannot read", &self.sums, &error));
+                            return None;
+                        }
+                    }
+                }
+            });
+            session.ask_all(&mut asks, &mut |(name, digest), answer| {
+                let verdict = match answer {
+                    Ok(Answer::Info(info)) if info.kind != Kind::File => Verdict::Changed,
+                    Ok(Answer::Info(info)) if info.digest == Some(digest) => Verdict::Ok,
+                    Ok(_) => Verdict::Changed,
+                    Err(failure) => match failure.class {
+                        Class::Refused(Code::NotFound | Code::NotADirectory) => Verdict::Missing,
+                        _ => {
+                            say(&failure.to_string());
+                            Verdict::Failed
+                        }
+                    },
+                };
+                counts.count(verdict);
+                if nobody_reads == Printed::Yes && !(self.quiet && verdict == Verdict::Ok) {
+                    nobody_reads = tally.printed(print(&self.line(&name, verdict)));
+                }
+            })?;
+            counts.unreadable = unreadable;
+            if let Some(failure) = broken {
+                return Err(failure);
+            }
+            Ok(counts.end())
+        })
+    }
+
+    fn line(&self, name: &Name, verdict: Verdict) -> Vec<u8> {
+        let word = match verdict {
+            Verdict::Ok => "ok",
+            Verdict::Changed => "changed",
+            Verdict::Missing => "missing",
+            Verdict::Failed => "failed",
+        };
+        if self.at.json {
+            return json!({"name": name, "verdict": word}).to_string().into_bytes();
+        }
+        [&name_in_line(name.as_bytes()), b": ".as_slice(), word.as_bytes()].concat()
+    }
+}
+
+impl Counts {
+    fn count(&mut self, verdict: Verdict) {
+        let count = match verdict {
+            Verdict::Ok => &mut self.ok,
+            Verdict::Changed => &mut self.changed,
+            Verdict::Missing => &mut self.missing,
+            Verdict::Failed => &mut self.failed,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    fn end(&self) -> Exit {
+        let Self { ok, changed, missing, failed, unreadable } = self;
+        let mut line = format!("{ok} ok, {changed} changed, {missing} missing");
+        if *failed > 0 {
+            line.push_str(&format!(", {failed} failed"));
+        }
+        if *unreadable > 0 {
+            line.push_str(&format!("; {unreadable} lines are no checksum lines"));
+        }
+        say(&line);
+        match (changed.saturating_add(*missing), *failed, ok.saturating_add(*unreadable)) {
+            (1.., _, _) => Exit::Integrity,
+            (0, 1.., _) => Exit::Refused,
+            (0, 0, 0) => {
+                say("there was nothing to verify");
+                Exit::Usage
+            }
+            (0, 0, _) if *unreadable > 0 => Exit::Usage,
+            (0, 0, _) => Exit::Done,
+        }
+    }
+}
+
+fn lines(path: &Path) -> Result<Box<dyn Iterator<Item = std::io::Result<Vec<u8>>>>, Failure> {
+    if path.as_os_str().as_bytes() == b"-" {
+        return Ok(Box::new(BufReader::new(std::io::stdin()).split(b'\n')));
+    }
+    let file = File::open(path).map_err(|error| Failure::local("cannot read", path, &error))?;
+    Ok(Box::new(BufReader::new(file).split(b'\n')))
+}
+
+/// Reads a line of `sha256sum`, `b3sum`, or either with `--tag`. A name that the client printed
+/// with a server is taken without it.
+fn parse(line: &[u8]) -> Option<(Name, Digest)> {
+    let (escaped, line) = match line.strip_prefix(b"\\") {
+        Some(rest) => (true, rest),
+        None => (false, line),
+    };
+    let tagged = [(&b"SHA256 ("[..], "sha256"), (b"BLAKE3 (", "blake3")]
+        .into_iter()
+        .find_map(|(tag, kind)| Some((line.strip_prefix(tag)?, kind)));
+    let (name, hex, kind) = match tagged {
+        Some((rest, kind)) => {
+            let middle = rest.windows(4).rposition(|window| window == b") = ")?;
+            (rest.get(..middle)?, rest.get(middle.saturating_add(4)..)?, kind)
+        }
+        None => {
+            let (hex, rest) = line.split_at_checked(64)?;
+            let name = rest.strip_prefix(b"  ").or_else(|| rest.strip_prefix(b" *"))?;
+            (name, hex, "sha256")
+        }
+    };
+    let hex = std::str::from_utf8(hex).ok()?.to_ascii_lowercase();
+    let digest = format!("{kind}:{hex}").parse().ok()?;
+    let name = if escaped { unescaped(name)? } else { name.to_vec() };
+    let name = Remote::parse(&name).ok()?.name;
+    Some((name, digest))
+}
+
+fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.iter();
+    while let Some(&byte) = rest.next() {
+        bytes.push(match byte {
+            b'\\' => match rest.next()? {
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b'\\' => b'\\',
+                _ => return None,
+            },
+            byte => byte,
+        });
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_they_are_written() {
+        let hex = "ab".repeat(32);
+        let sha: Digest = format!("sha256:{hex}").parse().unwrap();
+        let blake = Digest { algorithm: Algorithm::Blake3, ..sha };
+        for name in [&b"a b"[..], b"a\nb\\", b"x) = y", b"\xff"] {
+            for digest in [sha, blake] {
+                let line = finished_line(&digest, name);
+                let (read, same) = parse(&line).unwrap();
+                assert_eq!((read.as_bytes(), same), (name, digest));
+            }
+        }
+        let (name, _) = parse(format!("{hex} *binary").as_bytes()).unwrap();
+        assert_eq!(name.as_bytes(), b"binary");
+        for wrong in ["", "ab  x", &format!("{hex}x"), &format!("SHA256 (x) = {hex}0"), "\\x"] {
+            assert!(parse(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}
