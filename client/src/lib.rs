@@ -23,6 +23,7 @@ mod failure;
 mod get;
 mod json_name;
 mod link;
+mod partials;
 mod put;
 mod reading;
 mod retry;
@@ -41,6 +42,7 @@ pub use ftx_protocol::{
 };
 pub use get::{GetDone, GetOptions};
 pub use json_name::JsonName;
+pub use partials::{About, Leftover, Working, leftovers};
 pub use put::{PutDone, PutOptions};
 pub use retry::Retry;
 pub use sink::Sink;

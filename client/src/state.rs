@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::address::ServerAddress;
 use crate::failure::plain;
+use crate::partials::{self, About};
 use crate::source::identity;
 use crate::{Notice, Observer};
 
@@ -74,6 +75,7 @@ enum Line {
 pub(crate) struct State {
     file: File,
     path: PathBuf,
+    about: About,
     unsynced: u32,
 }
 
@@ -138,7 +140,7 @@ impl State {
         if !text.is_empty() && !text.ends_with('\n') {
             file.write_all(b"\n")?;
         }
-        Ok(Some((Self { file, path, unsynced: 0 }, earlier)))
+        Ok(Some((Self { file, path, about: key.about(), unsynced: 0 }, earlier)))
     }
 
     /// A number that is the same for the same transfer, whatever process works on it.
@@ -153,7 +155,12 @@ impl State {
         self.file.set_len(0)?;
         self.file.rewind()?;
         self.append(subject)?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        if let Subject::Get { part, .. } = subject {
+            let target = Path::new(&self.about.path);
+            self.about.part = Some(target.with_file_name(part).into_os_string());
+        }
+        partials::note(&self.path, &self.about)
     }
 
     /// Adds a point to go on from.
@@ -176,6 +183,7 @@ impl State {
     pub(crate) fn remove(self) {
         // A state that stays says what is not true any more, and is found out when it is used.
         let _ = std::fs::remove_file(&self.path);
+        partials::forget(&self.path);
     }
 
     fn append<T: Serialize>(&mut self, line: &T) -> io::Result<()> {
@@ -209,6 +217,20 @@ pub(crate) fn warn_stateless(observer: &mut Observer<'_>, error: &io::Error) {
 }
 
 impl Key<'_> {
+    fn about(&self) -> About {
+        let path = std::path::absolute(self.path).unwrap_or_else(|_| self.path.to_owned());
+        About {
+            action: match self.direction {
+                Direction::Put => "put".to_owned(),
+                Direction::Get => "get".to_owned(),
+            },
+            server: self.server.to_string(),
+            name: self.name.to_string(),
+            path: path.into_os_string(),
+            part: None,
+        }
+    }
+
     fn file_name(&self) -> io::Result<String> {
         let path = std::path::absolute(self.path)?;
         let mut hash = Sha256::new();
@@ -233,7 +255,10 @@ impl Key<'_> {
 fn prune(directory: &Path, now: SystemTime) {
     // What cannot be looked at or removed now is there at the next put too.
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    let is_put = |name: &OsString| name.as_bytes().starts_with(Direction::Put.prefix().as_bytes());
+    let is_put = |name: &OsString| {
+        let name = name.as_bytes();
+        name.starts_with(Direction::Put.prefix().as_bytes()) && !name.contains(&b'.')
+    };
     let mut names: Vec<OsString> =
         entries.flatten().map(|entry| entry.file_name()).filter(is_put).collect();
     if names.len() > LOOKED_AT_MAX {
@@ -245,6 +270,7 @@ fn prune(directory: &Path, now: SystemTime) {
         let path = directory.join(name);
         if is_stale(&path, now).unwrap_or(false) {
             let _ = std::fs::remove_file(&path);
+            partials::forget(&path);
         }
     }
 }

@@ -21,8 +21,9 @@ use crate::sys::Disk;
 /// The file of the cache.
 pub(crate) const DIGESTS: &[u8] = b"digests";
 
-/// Entries: about 20 MiB at most, far more files than are fetched again and again.
-const ENTRIES_MAX: usize = 65_536;
+/// Entries: a few MiB at most. More files than are fetched again and again; a tree that is larger is
+/// read once more each time it is fetched.
+const ENTRIES_MAX: usize = 16_384;
 
 /// The file is written anew when it has this many records that say nothing any more.
 const STALE_RECORDS: usize = 2 * ENTRIES_MAX;

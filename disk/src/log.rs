@@ -19,6 +19,9 @@ use crate::sys::{Disk, Want};
 /// Read from the file at once.
 const READ_BYTES: usize = 256 * 1024;
 
+/// Written at once: a whole round, and what a log that is written anew may take of memory.
+const WRITE_BYTES: usize = 1024 * 1024;
+
 /// A log, open for appending.
 pub(crate) struct Log<D: Disk, R> {
     disk: D,
@@ -109,13 +112,23 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         R: 'a,
     {
         let mut bytes = Vec::new();
+        let mut json = Vec::new();
         for record in records {
-            let json = serde_json::to_vec(record)?;
+            json.clear();
+            serde_json::to_writer(&mut json, record)?;
             bytes.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
             bytes.extend_from_slice(&json);
             bytes.push(b'\n');
+            if bytes.len() >= WRITE_BYTES {
+                self.append_bytes(&bytes)?;
+                bytes.clear();
+            }
         }
-        write_all(&self.disk, &self.file, &bytes, self.size)?;
+        self.append_bytes(&bytes)
+    }
+
+    fn append_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        write_all(&self.disk, &self.file, bytes, self.size)?;
         self.size = self.size.saturating_add(bytes.len() as u64);
         Ok(())
     }

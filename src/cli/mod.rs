@@ -6,6 +6,7 @@ mod exit;
 mod job;
 mod list;
 mod manual;
+mod partials;
 mod remote;
 mod report;
 mod serve;
@@ -42,6 +43,7 @@ enum Command {
     Mkdir(change::Mkdir),
     Mv(change::Mv),
     Rm(change::Rm),
+    Partials(partials::Partials),
     Ping(ask::Ping),
     Completions(manual::Completions),
     Man(manual::Man),
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Mkdir(mkdir) => mkdir.run(),
         Command::Mv(mv) => mv.run(),
         Command::Rm(rm) => rm.run(),
+        Command::Partials(partials) => partials.run(),
         Command::Ping(ping) => ping.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),

@@ -148,10 +148,16 @@ impl Serve {
     }
 }
 
+/// Lines of the log that wait to be written; more are lost, and that is better than memory that
+/// grows.
+const LOG_LINES: usize = 8_192;
+
 /// Writes the log on a thread of its own: a stderr that nobody reads must not stop the selector.
 fn start_log(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
     use tracing_subscriber::EnvFilter;
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let (writer, guard) = tracing_appender::non_blocking::NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_LINES)
+        .finish(std::io::stderr());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {

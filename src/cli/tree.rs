@@ -152,6 +152,7 @@ pub struct Job {
     server: Option<ServerAddress>,
     options: TreeOptions,
     key: Vec<u8>,
+    about: (OsString, String),
 }
 
 impl Selection {
@@ -238,7 +239,8 @@ impl PutOptions {
             key.extend_from_slice(name.as_bytes());
             key.push(0);
         }
-        Ok(Job { sources, server, options: self.selection.options(put)?, key })
+        let about = about(&sources);
+        Ok(Job { sources, server, options: self.selection.options(put)?, key, about })
     }
 
     fn listed(&self, list: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -288,10 +290,24 @@ impl Job {
         };
         let mut report = JobReport::new(form, Words { action: "put", done });
         let sources = std::mem::take(&mut self.sources);
-        let tree =
-            PutTree { sources: &mut sources.into_iter(), job: &self.key, options: &self.options };
+        let tree = PutTree {
+            sources: &mut sources.into_iter(),
+            job: &self.key,
+            about: self.about.clone(),
+            options: &self.options,
+        };
         let result = client.put_tree(tree, &mut |notice| report.notice(notice));
         report.finish(result)
+    }
+}
+
+/// What a person calls these sources, and where they go.
+fn about(sources: &[(PathBuf, Name)]) -> (OsString, String) {
+    let Some((path, name)) = sources.first() else { return Default::default() };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    match sources.len() {
+        1 => (path.into_os_string(), name.to_string()),
+        more => (path.into_os_string(), format!("{name} and {} more", more.saturating_sub(1))),
     }
 }
 

@@ -26,11 +26,16 @@ use sha2::{Digest as _, Sha256};
 use super::log::Log;
 use super::rules::{PathKind, Verdict};
 use super::settle::{Answer, Item, Settler};
-use super::{Extra, Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark, open_log};
+use super::{
+    Extra, Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark, open_log,
+    state_path,
+};
+use crate::Client;
+use crate::address::ServerAddress;
 use crate::failure::{Class, Failure, Reached, Trouble};
 use crate::link::{Link, READ_BYTES};
+use crate::partials::About;
 use crate::retry::Patience;
-use crate::{Client, state};
 
 /// Questions and gets under way at most, and the bytes of their lines: so few that the server has
 /// room for them while it sends, and this side never has to wait for that.
@@ -74,7 +79,7 @@ impl Client {
     ) -> Result<TreeDone, Failure> {
         match tree.options.mood {
             Mood::Do => {
-                let ground = Ground::prepare(tree.target)?;
+                let ground = Ground::prepare(self, tree)?;
                 let mut job = Job::new(self, tree, &ground, observer);
                 let result = job.run();
                 job.close_logs(result.is_ok());
@@ -90,6 +95,27 @@ impl Client {
             }
         }
     }
+}
+
+impl Client {
+    /// Whether an earlier job that got this tree into this directory was interrupted: then the same
+    /// command goes on there, though the directory is there by now.
+    pub fn was_getting(&self, name: &Name, target: &Path) -> Interrupted {
+        let found = std::fs::read(target.join(".ftx").join(OURS));
+        match found.is_ok_and(|found| found == marker(self, name)) {
+            true => Interrupted::Yes,
+            false => Interrupted::No,
+        }
+    }
+}
+
+/// See [`Client::was_getting`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupted {
+    /// It was.
+    Yes,
+    /// There is nothing to go on with.
+    No,
 }
 
 /// The target, open.
@@ -110,7 +136,8 @@ enum Private {
 }
 
 impl Ground {
-    fn prepare(path: &Path) -> Result<Self, Failure> {
+    fn prepare(client: &Client, tree: &GetTree<'_>) -> Result<Self, Failure> {
+        let path = tree.target;
         let failed = |error: &std::io::Error| Failure::local("cannot write", path, error);
         match std::fs::create_dir(path) {
             Ok(()) => sync_above(path).map_err(|error| failed(&error))?,
@@ -124,7 +151,8 @@ impl Ground {
         };
         let store = open_store(path, store::Access::ReadWrite)?;
         if private == Private::Ours {
-            std::fs::write(&mine, "").map_err(|error| failed(&error))?;
+            let whose = marker(client, tree.name);
+            std::fs::write(&mine, whose).map_err(|error| failed(&error))?;
         }
         Ok(Self { path: path.to_owned(), store: Some(Arc::new(store)), private })
     }
@@ -150,8 +178,12 @@ impl Ground {
     }
 }
 
-/// Says that the directory was made by a client.
+/// Says that the store's own directory was made by a client, and for what.
 const OURS: &str = "get";
+
+fn marker(client: &Client, name: &Name) -> Vec<u8> {
+    [client.server.to_string().as_bytes(), b"\n", name.as_bytes()].concat()
+}
 
 fn open_store(path: &Path, access: store::Access) -> Result<Store<Native>, Failure> {
     let options = store::Options {
@@ -272,19 +304,30 @@ impl<'a, 'o> Job<'a, 'o> {
     ) -> Self {
         let key =
             [tree.name.as_bytes(), b"\0", tree.target.as_os_str().as_encoded_bytes()].concat();
-        let mut open = |what: &str| {
-            open_log(what, &client.server, &key).unwrap_or_else(|error| {
+        let target = std::path::absolute(tree.target).unwrap_or_else(|_| tree.target.to_owned());
+        let about = About {
+            action: "get -r".to_owned(),
+            server: client.server.to_string(),
+            name: tree.name.to_string(),
+            part: match ground.private {
+                Private::Ours => Some(target.join(".ftx").into_os_string()),
+                Private::Theirs => None,
+            },
+            path: target.into_os_string(),
+        };
+        let mut open = |what: &str, about: Option<About>| {
+            open_log(what, &client.server, &key, about).unwrap_or_else(|error| {
                 let message = format!("cannot keep a log for going on later: {error}");
                 observer(TreeNotice::Warning(message));
                 None
             })
         };
         let log = match tree.options.mood {
-            Mood::Do => open("get"),
+            Mood::Do => open("get", Some(about)),
             Mood::Tell => None,
         };
         let seen = match tree.options.extra {
-            Extra::Remove => open("seen"),
+            Extra::Remove => open("seen", None),
             Extra::Keep => None,
         };
         let settler = match tree.options.mood {
@@ -309,7 +352,7 @@ impl<'a, 'o> Job<'a, 'o> {
             settler,
             group: Vec::new(),
             group_bytes: 0,
-            versions: Versions::open(&client.server.to_string(), &key),
+            versions: Versions::open(&client.server, &key),
             log,
             seen,
             whole: Whole::Yes,
@@ -1045,12 +1088,8 @@ struct Noted {
 
 impl Versions {
     /// Without it a large file begins again after the end of the process, and no worse.
-    fn open(server: &str, key: &[u8]) -> Self {
-        let opened = state::prepared_directory().and_then(|directory| {
-            let hash = Sha256::new().chain_update(server).chain_update([0]).chain_update(key);
-            let digits: String =
-                hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-            let path = directory.join(format!("versions-{digits}"));
+    fn open(server: &ServerAddress, key: &[u8]) -> Self {
+        let opened = state_path("versions", server, key).and_then(|path| {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             let file = std::fs::File::options().append(true).create(true).open(&path)?;
             Ok((text, file, path))

@@ -79,6 +79,7 @@ impl Log {
     pub(super) fn remove(self) {
         // One that stays costs room, and is found out when it is used.
         let _ = std::fs::remove_file(&self.path);
+        crate::partials::forget(&self.path);
     }
 
     /// Where an entry is, or would be; and what is there.

@@ -21,15 +21,18 @@ mod remove;
 mod rules;
 mod settle;
 
+use std::path::PathBuf;
+
 use ftx_protocol::{Algorithm, Digest, FileTime};
 use sha2::{Digest as _, Sha256};
 
 use crate::address::ServerAddress;
 use crate::failure::Failure;
+use crate::partials::{self, About};
 use crate::state;
 use log::{Log, Mark};
 
-pub use get::GetTree;
+pub use get::{GetTree, Interrupted};
 pub use put::PutTree;
 pub use rules::{Rule, Rules};
 
@@ -193,7 +196,22 @@ impl TreeDone {
 
 /// Opens the log of a job. `None` when another process works on the same one: then this one does
 /// all of it.
-fn open_log(direction: &str, server: &ServerAddress, job: &[u8]) -> std::io::Result<Option<Log>> {
+fn open_log(
+    direction: &str,
+    server: &ServerAddress,
+    job: &[u8],
+    about: Option<About>,
+) -> std::io::Result<Option<Log>> {
+    let path = state_path(&format!("{direction}-tree"), server, job)?;
+    let log = Log::open(&path)?;
+    if let (Some(_), Some(about)) = (&log, about) {
+        partials::note(&path, &about)?;
+    }
+    Ok(log)
+}
+
+/// A file for what a job has to remember over the end of the process.
+fn state_path(kind: &str, server: &ServerAddress, job: &[u8]) -> std::io::Result<PathBuf> {
     let directory = state::prepared_directory()?;
     let here = std::env::current_dir()?;
     let mut hash = Sha256::new();
@@ -203,7 +221,7 @@ fn open_log(direction: &str, server: &ServerAddress, job: &[u8]) -> std::io::Res
     }
     let digits: String =
         hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    Log::open(&directory.join(format!("{direction}-tree-{digits}")))
+    Ok(directory.join(format!("{kind}-{digits}")))
 }
 
 /// What stands for one version of one file in a log.

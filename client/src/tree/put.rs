@@ -1,6 +1,7 @@
 //! Putting trees: walk, compare, send, in one pass.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use super::remove::Removal;
 use super::rules::{PathKind, Verdict};
 use super::{Extra, Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark, open_log};
 use crate::failure::{Class, Failure, Reached, Trouble};
+use crate::partials::About;
 use crate::put::{PutOptions, new_id};
 use crate::retry::Patience;
 use crate::source::Source;
@@ -38,6 +40,8 @@ pub struct PutTree<'a> {
     /// What tells this job from another one, so that the same one, given again, goes on: the
     /// sources and the names as the user gave them.
     pub job: &'a [u8],
+    /// For whoever finds what it left: the sources, and where they go.
+    pub about: (OsString, String),
     /// How.
     pub options: &'a TreeOptions,
 }
@@ -138,12 +142,17 @@ pub(super) struct Job<'a, 'o> {
 
 impl<'a, 'o> Job<'a, 'o> {
     fn new(client: &'a Client, tree: PutTree<'a>, observer: &'a mut TreeObserver<'o>) -> Self {
+        let (path, name) = tree.about;
+        let server = client.server.to_string();
+        let about = About { action: "put -r".to_owned(), server, name, path, part: None };
         let log = match tree.options.mood {
-            Mood::Do => open_log("put", &client.server, tree.job).unwrap_or_else(|error| {
-                let message = format!("cannot keep a log for going on later: {error}");
-                observer(TreeNotice::Warning(message));
-                None
-            }),
+            Mood::Do => {
+                open_log("put", &client.server, tree.job, Some(about)).unwrap_or_else(|error| {
+                    let message = format!("cannot keep a log for going on later: {error}");
+                    observer(TreeNotice::Warning(message));
+                    None
+                })
+            }
             Mood::Tell => None,
         };
         Self {

@@ -25,7 +25,7 @@ pub(super) const DIRECTORY_MODE: Mode = Mode::new(0o777);
 
 /// Directories remembered as synced into their parents. Past it all are forgotten, which costs a
 /// few syncs.
-const SYNCED_MAX: usize = 65_536;
+const SYNCED_MAX: usize = 16_384;
 
 /// What is known of directories, and the lock under which names are given: one round at a time.
 pub(super) struct Committing<D: Disk> {

@@ -12,7 +12,7 @@ use crate::hash::{Running, Saved};
 
 /// Complete transfers that are remembered, so that a lost acknowledgement can be replayed: many
 /// times what one connection may have in flight, in a few megabytes.
-pub(super) const COMPLETE_MAX: usize = 16_384;
+pub(super) const COMPLETE_MAX: usize = 8_192;
 
 /// A transfer that can be resumed.
 pub(super) struct Partial {

@@ -1,0 +1,143 @@
+//! What interrupted transfers have left on this machine.
+//!
+//! Beside each state there is a note of what it is the state of, so that somebody who has forgotten
+//! can find out, and clean up.
+
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::state;
+
+/// What notes are called.
+const ABOUT: &str = "about";
+
+/// What an interrupted transfer was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// `put`, `get`, `put -r` or `get -r`.
+    pub action: String,
+    /// The server.
+    pub server: String,
+    /// The name there, as it may be shown.
+    pub name: String,
+    /// The file or directory here.
+    pub path: OsString,
+    /// The hidden file or directory here that has what has arrived.
+    pub part: Option<OsString>,
+}
+
+/// Something that was left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// What it was.
+    pub about: About,
+    /// Bytes of the hidden file, if there is one.
+    pub part_bytes: Option<u64>,
+    /// How long ago it was worked on.
+    pub age: Duration,
+    /// Whether somebody is working on it now.
+    pub work: Working,
+    state: PathBuf,
+}
+
+/// Whether a process works on a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Working {
+    /// One does.
+    Now,
+    /// It was interrupted.
+    NotNow,
+}
+
+/// What was left on this machine, by this user; the oldest first.
+///
+/// # Errors
+/// When the directory of states cannot be read.
+pub fn leftovers() -> Result<Vec<Leftover>, Failure> {
+    let failed = |error: &io::Error| Failure::local("cannot read", Path::new("the states"), error);
+    let directory = match state::prepared_directory() {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(&error)),
+    };
+    let entries = std::fs::read_dir(&directory).map_err(|error| failed(&error))?;
+    let mut found: Vec<Leftover> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == ABOUT))
+        .filter_map(|path| look(&path))
+        .collect();
+    found.sort_by_key(|leftover| std::cmp::Reverse(leftover.age));
+    Ok(found)
+}
+
+fn look(note: &Path) -> Option<Leftover> {
+    let about: About = serde_json::from_slice(&std::fs::read(note).ok()?).ok()?;
+    let state = note.with_extension("");
+    let metadata = match std::fs::metadata(&state) {
+        Ok(metadata) => metadata,
+        Err(_) => {
+            // Of a state that is gone.
+            let _ = std::fs::remove_file(note);
+            return None;
+        }
+    };
+    let age = SystemTime::now().duration_since(metadata.modified().ok()?).unwrap_or_default();
+    let part = about.part.as_ref().and_then(|part| std::fs::metadata(part).ok());
+    let part_bytes = part.filter(std::fs::Metadata::is_file).map(|part| part.len());
+    let work = match File::open(&state).ok()?.try_lock() {
+        Err(TryLockError::WouldBlock) => Working::Now,
+        Ok(()) | Err(TryLockError::Error(_)) => Working::NotNow,
+    };
+    Some(Leftover { about, part_bytes, age, work, state })
+}
+
+impl Leftover {
+    /// Removes it: its state, and what has arrived.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove(&self) -> Result<(), Failure> {
+        let gone = |path: &Path, result: io::Result<()>| match result {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Failure::local("cannot remove", path, &error))
+            }
+            _ => Ok(()),
+        };
+        if let Some(part) = self.about.part.as_ref().map(Path::new) {
+            let removed = match std::fs::symlink_metadata(part) {
+                Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(part),
+                Ok(_) => std::fs::remove_file(part),
+                Err(error) => Err(error),
+            };
+            gone(part, removed)?;
+        }
+        let note = note_of(&self.state);
+        gone(&self.state, std::fs::remove_file(&self.state))?;
+        gone(&note, std::fs::remove_file(&note))
+    }
+}
+
+/// Notes what a state is the state of.
+pub(crate) fn note(state: &Path, about: &About) -> io::Result<()> {
+    std::fs::write(note_of(state), serde_json::to_vec(about)?)
+}
+
+/// The state is gone.
+pub(crate) fn forget(state: &Path) {
+    // A note without its state is removed when it is come upon.
+    let _ = std::fs::remove_file(note_of(state));
+}
+
+fn note_of(state: &Path) -> PathBuf {
+    let mut name = state.as_os_str().to_owned();
+    name.push(".");
+    name.push(ABOUT);
+    PathBuf::from(name)
+}

@@ -1,0 +1,88 @@
+//! `ftx partials`: what interrupted transfers left on this machine.
+
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use clap::Args;
+use ftx_client::{JsonName, Leftover, Working, leftovers};
+use ftx_protocol::Escaped;
+use indicatif::{HumanBytes, HumanDuration};
+use serde_json::json;
+
+use super::exit::Exit;
+use super::remote::{Tally, print, run};
+
+/// List what interrupted transfers left on this machine, or remove it.
+///
+/// The same command as before goes on with each; nothing of this has to be removed. A put has left
+/// nothing here but a note of how far it was; a get has left what has arrived, in a hidden file
+/// beside its target.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ftx partials\n  ftx partials --remove")]
+pub struct Partials {
+    /// Remove all of it, but what somebody is working on
+    #[arg(long)]
+    remove: bool,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Partials {
+    pub fn run(self) -> Exit {
+        run(|| {
+            let mut tally = Tally::default();
+            for leftover in leftovers()? {
+                if self.remove && leftover.work == Working::NotNow {
+                    match leftover.remove() {
+                        Ok(()) => tally.done(),
+                        Err(failure) => tally.failed(&failure),
+                    }
+                }
+                tally.printed(print(&self.line(&leftover)));
+            }
+            std::io::stdout()
+                .flush()
+                .map_or_else(|error| Ok(super::transfer::told(Err(error))), |()| Ok(tally.exit()))
+        })
+    }
+
+    fn line(&self, leftover: &Leftover) -> Vec<u8> {
+        let about = &leftover.about;
+        if self.json {
+            return json!({
+                "action": about.action,
+                "server": about.server,
+                "name": about.name,
+                "path": JsonName(about.path.as_bytes()),
+                "part": about.part.as_ref().map(|part| JsonName(part.as_bytes())),
+                "part_bytes": leftover.part_bytes,
+                "age_seconds": leftover.age.as_secs(),
+                "running": leftover.work == Working::Now,
+                "removed": self.remove && leftover.work == Working::NotNow,
+            })
+            .to_string()
+            .into_bytes();
+        }
+        let path = Escaped(about.path.as_bytes());
+        let (from, to) = match about.action.starts_with("get") {
+            true => (format!("{} on {}", about.name, about.server), path.to_string()),
+            false => (path.to_string(), format!("{} on {}", about.name, about.server)),
+        };
+        let what = match (self.remove, leftover.work) {
+            (_, Working::Now) => "running ",
+            (true, Working::NotNow) => "removed ",
+            (false, Working::NotNow) => "",
+        };
+        let mut line = format!("{what}{} {from} to {to}", about.action);
+        if let Some(part) = &about.part {
+            line.push_str(&format!(", what has arrived is in {}", Escaped(part.as_bytes())));
+        }
+        if let Some(bytes) = leftover.part_bytes {
+            line.push_str(&format!(" ({})", HumanBytes(bytes)));
+        }
+        line.push_str(&format!(", {} ago", HumanDuration(leftover.age)));
+        line.into_bytes()
+    }
+}
