@@ -6,7 +6,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ftx_client::tree::{Extra, GetTree, Mood, PutTree, Rule, Rules, TreeDone, TreeOptions, Update};
+use ftx_client::tree::{
+    Extra, GetTree, Interrupted, Mood, PutTree, Rule, Rules, TreeDone, TreeOptions, Update,
+};
 use ftx_client::{Class, Client, Code, Failure, Name, Remote, ServerAddress};
 
 use super::exit::Exit;
@@ -117,13 +119,16 @@ impl GetOptions {
         for name in names {
             let remote = Remote::parse(name.as_bytes())?;
             let last = Path::new(OsStr::from_bytes(remote.name.last_part()));
+            let client = client(remote.server);
             let target = match output {
+                Some(path) if client.was_getting(&remote.name, path) == Interrupted::Yes => {
+                    path.to_owned()
+                }
                 Some(path) if inside => path.join(last),
                 Some(path) => path.to_owned(),
                 None => last.to_owned(),
             };
             report.enter(target.as_os_str().as_bytes());
-            let client = client(remote.server);
             let tree = GetTree { name: &remote.name, target: &target, options: &options };
             match client.get_tree(&tree, &mut |notice| report.notice(notice)) {
                 Ok(done) => total = total.and(done),
