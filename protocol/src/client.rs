@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::clock::Time;
 use crate::digest::{Algorithm, Digest};
-use crate::edges::{self, Phase, Step};
+use crate::edges::{self, Edges, Phase, Step};
 use crate::error::{Code, Refusal};
 use crate::file::{Depth, Durability, Kind};
 use crate::ids::RequestId;
@@ -199,6 +199,7 @@ pub struct Client {
     events: VecDeque<Event>,
     /// When the server was last heard, or began to owe an answer.
     heard: Time,
+    taken: Edges,
 }
 
 impl Client {
@@ -217,6 +218,7 @@ impl Client {
             requests: BTreeMap::new(),
             events: VecDeque::new(),
             heard: now,
+            taken: Edges::default(),
         }
     }
 
@@ -398,6 +400,11 @@ impl Client {
         }
     }
 
+    /// The edges that were taken.
+    pub fn edges_taken(&self) -> Edges {
+        self.taken
+    }
+
     /// Requests without their final reply.
     pub fn requests(&self) -> usize {
         self.requests.len()
@@ -509,7 +516,10 @@ impl Client {
                 Ok(())
             }
             // It crossed the `end`; the final reply will say all.
-            Some(Request::Commit(_)) => Ok(()),
+            Some(Request::Commit(_)) => {
+                self.taken.request(Phase::Commit, Step::Kept);
+                Ok(())
+            }
             _ => Err(Violation::OutOfTurn { got: "kept" }),
         }
     }
@@ -656,6 +666,7 @@ impl Client {
     fn enter(&mut self, id: RequestId, step: Step, to: Request) {
         if let Some(from) = self.requests.get(&id) {
             debug_assert_eq!(edges::request(from.phase(), step), Some(to.phase()));
+            self.taken.request(from.phase(), step);
         }
         self.requests.insert(id, to);
     }
@@ -664,6 +675,7 @@ impl Client {
     fn forget(&mut self, id: RequestId, step: Step) {
         if let Some(request) = self.requests.remove(&id) {
             debug_assert_eq!(edges::request(request.phase(), step), Some(Phase::Reply));
+            self.taken.request(request.phase(), step);
         }
     }
 }

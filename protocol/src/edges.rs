@@ -143,3 +143,53 @@ pub fn request(phase: Phase, step: Step) -> Option<Phase> {
 pub fn connection(stage: StageKind, turn: Turn) -> Option<StageKind> {
     CONNECTION.iter().find(|edge| edge.0 == stage && edge.1 == turn).map(|edge| edge.2)
 }
+
+/// Which edges a machine has taken, so that tests can ask that all of them are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Edges {
+    /// Bits, in the order of [`REQUEST`].
+    requests: u32,
+    /// Bits, in the order of [`CONNECTION`].
+    connections: u32,
+}
+
+impl Edges {
+    pub(crate) fn request(&mut self, phase: Phase, step: Step) {
+        let place = REQUEST.iter().position(|edge| edge.0 == phase && edge.1 == step);
+        debug_assert!(place.is_some(), "no edge leads from {phase:?} on {step:?}");
+        self.requests |= place.map_or(0, |place| 1 << place);
+    }
+
+    pub(crate) fn connection(&mut self, stage: StageKind, turn: Turn) {
+        let place = CONNECTION.iter().position(|edge| edge.0 == stage && edge.1 == turn);
+        debug_assert!(place.is_some(), "no edge leads from {stage:?} on {turn:?}");
+        self.connections |= place.map_or(0, |place| 1 << place);
+    }
+
+    /// Those that either has taken.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            requests: self.requests | other.requests,
+            connections: self.connections | other.connections,
+        }
+    }
+
+    /// Those that were not, as they are written in protocol.md.
+    pub fn missing(self) -> Vec<String> {
+        let untaken = |bits: u32, place: usize| bits >> place & 1 == 0;
+        let requests = REQUEST.iter().enumerate();
+        let requests = requests.filter(|(place, _)| untaken(self.requests, *place));
+        let connections = CONNECTION.iter().enumerate();
+        let connections = connections.filter(|(place, _)| untaken(self.connections, *place));
+        requests
+            .map(|(_, (phase, step, _))| format!("{phase:?} {step:?}").to_lowercase())
+            .chain(
+                connections
+                    .map(|(_, (stage, turn, _))| format!("{stage:?} {turn:?}").to_lowercase()),
+            )
+            .collect()
+    }
+}
+
+const _: () = assert!(REQUEST.len() <= 32 && CONNECTION.len() <= 32, "a bit for each");

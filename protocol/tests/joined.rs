@@ -780,6 +780,9 @@ fn a_list_that_is_aborted_ends_and_the_next_one_begins() {
     assert_eq!(driven.last_error(), Some((Some(100), "aborted".into())));
     assert!(count(&driven.said, "{\"entries\":{\"id\":101,") > 0);
     assert_eq!(count(&driven.said, "{\"ok\":{\"id\":100}}"), 0);
+    // Those that no story of the simulation goes along.
+    let missing = driven.machine.edges_taken().missing();
+    assert!(!missing.iter().any(|edge| edge.starts_with("ask e") || edge == "ask abort"));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use super::requests::{Outcome, Progress, Request, Sending};
 use super::{Command, Event, Server};
 use crate::clock::Time;
-use crate::edges::{self, Phase, Step};
+use crate::edges::{Phase, Step};
 use crate::error::Refusal;
 use crate::ids::RequestId;
 use crate::limits::REPLY_QUEUE_BYTES;
@@ -51,6 +51,7 @@ impl Server {
     fn kept(&mut self, kept: Kept, now: Time) {
         if let Some(Request::Receive(receiving)) = self.requests.get_mut(&kept.id) {
             receiving.kept = kept.at;
+            self.taken.request(Phase::Receive, Step::Kept);
             self.answered(now);
             self.say(&ServerMessage::Kept(kept), now);
         }
@@ -83,9 +84,9 @@ impl Server {
     fn entries(&mut self, entries: Entries, now: Time) {
         let id = entries.id;
         let Some(Request::List(listing)) = self.requests.get_mut(&id) else { return };
-        debug_assert_eq!(edges::request(Phase::Ask, Step::Entries), Some(Phase::Ask));
         listing.ahead = listing.ahead.saturating_sub(1);
         let was = std::mem::replace(&mut listing.progress, Progress::Connection);
+        self.taken.request(Phase::Ask, Step::Entries);
         let name = listing.list.name.clone();
         self.say(&ServerMessage::Entries(entries), now);
         self.answered(now);
@@ -129,6 +130,7 @@ impl Server {
         if let Some(Request::Send(sending)) = self.requests.get_mut(&id) {
             sending.at = at.saturating_add(size);
         }
+        self.taken.request(Phase::Send, Step::Data);
         self.spoke = now;
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::requests::{Committing, Listing, Outcome, Progress, Receiving, Request};
 use super::{Command, DrainCause, Inbound, Server, Stage};
 use crate::clock::Time;
-use crate::edges::{Step, Turn};
+use crate::edges::{Phase, Step, Turn};
 use crate::error::{Code, Refusal};
 use crate::ids::RequestId;
 use crate::limits::{ENTRIES_AHEAD, GETS_OPEN, REPLY_QUEUE_BYTES};
@@ -176,6 +176,7 @@ impl Server {
             Some(Code::TooLarge.into())
         } else {
             receiving.at = end;
+            self.taken.request(Phase::Receive, Step::Data);
             None
         };
         if let Some(refusal) = wrong {
@@ -221,6 +222,7 @@ impl Server {
             }
             Some(Request::Send(sending)) => {
                 sending.outcome = Outcome::Refused(refusal);
+                self.taken.request(Phase::Send, Step::Abort);
                 if !self.outbound.has_part_of(id) {
                     self.end_sending(id, now);
                 }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::edges::{self, Phase, StageKind, Step, Turn};
+use crate::edges::{self, Edges, Phase, StageKind, Step, Turn};
 use crate::error::{Code, Refusal};
 use crate::ids::RequestId;
 use crate::limits::{
@@ -143,6 +143,7 @@ pub struct Server {
     /// Since when the driver waits for the peer's bytes, or for the peer to read.
     starving: Option<Time>,
     blocked: Option<Time>,
+    taken: Edges,
 }
 
 impl Server {
@@ -171,6 +172,7 @@ impl Server {
             spoke: now,
             starving: None,
             blocked: None,
+            taken: Edges::default(),
         }
     }
 
@@ -335,6 +337,11 @@ impl Server {
     /// Requests without their final reply.
     pub fn requests(&self) -> usize {
         self.requests.len()
+    }
+
+    /// The edges that were taken.
+    pub fn edges_taken(&self) -> Edges {
+        self.taken
     }
 
     /// Why the connection is over, once it is.
@@ -551,6 +558,7 @@ impl Server {
     /// The one place where the stage changes.
     fn turn(&mut self, turn: Turn, to: Stage) {
         debug_assert_eq!(edges::connection(self.stage.kind(), turn), Some(to.kind()));
+        self.taken.connection(self.stage.kind(), turn);
         self.stage = to;
     }
 }
@@ -586,6 +594,7 @@ impl Server {
     fn enter(&mut self, id: RequestId, step: Step, to: Request) {
         if let Some(from) = self.requests.get(&id) {
             debug_assert_eq!(edges::request(from.phase(), step), Some(to.phase()));
+            self.taken.request(from.phase(), step);
         }
         self.requests_bytes = self.requests_bytes.saturating_add(to.cost_bytes());
         if let Some(from) = self.requests.insert(id, to) {
@@ -597,6 +606,7 @@ impl Server {
     fn forget(&mut self, id: RequestId, step: Step) {
         let Some(request) = self.requests.remove(&id) else { return };
         debug_assert_eq!(edges::request(request.phase(), step), Some(Phase::Reply));
+        self.taken.request(request.phase(), step);
         for name in request.ordered_names() {
             self.order.leave(name, id);
         }
