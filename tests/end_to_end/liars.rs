@@ -13,7 +13,7 @@ const OTHER_DIGEST: &str =
     "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// Answers each connection after its hello and its request as `lie` does.
-fn liar(lie: impl Fn(&mut Talk, &Value) + Send + 'static) -> SocketAddr {
+pub fn liar(lie: impl Fn(&mut Talk, &Value) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

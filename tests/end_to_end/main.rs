@@ -9,6 +9,7 @@
 mod bad_input;
 mod broken_off;
 mod codes;
+mod commands;
 mod fairness;
 mod faulty_disk;
 mod harness;
@@ -22,3 +23,4 @@ mod resume;
 mod silence;
 mod talk;
 mod transfer;
+mod trees;

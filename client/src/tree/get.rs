@@ -77,6 +77,12 @@ impl Client {
         tree: &GetTree<'_>,
         observer: &mut TreeObserver<'_>,
     ) -> Result<TreeDone, Failure> {
+        // Before anything is made here.
+        let info = self.stat(tree.name)?;
+        if info.kind != Kind::Directory {
+            let failure = Trouble::Refused(Code::NotADirectory.into());
+            return Err(failure.into_failure(&format!("get {}", tree.name), &self.server));
+        }
         match tree.options.mood {
             Mood::Do => {
                 let ground = Ground::prepare(self, tree)?;
@@ -86,7 +92,11 @@ impl Client {
                 let done = job.done;
                 drop(job);
                 ground.leave();
-                result.map(|()| done)
+                let done = result.map(|()| done)?;
+                give_times(tree.target, &info).map_err(|error| {
+                    Failure::local("cannot set the time of", tree.target, &error)
+                })?;
+                Ok(done)
             }
             Mood::Tell => {
                 let ground = Ground::look(tree.target)?;
@@ -95,6 +105,14 @@ impl Client {
             }
         }
     }
+}
+
+/// The target itself is a directory of the tree too.
+fn give_times(path: &Path, info: &Info) -> std::io::Result<()> {
+    let directory = Native.open_root(path)?;
+    Native.set_mode(&directory, info.mode)?;
+    Native.set_modified(&directory, info.mtime)?;
+    Native.sync(&directory)
 }
 
 impl Client {

@@ -211,7 +211,15 @@ impl<'a, 'o> Job<'a, 'o> {
         let mut again: VecDeque<Work> = VecDeque::new();
         for (_, work) in std::mem::take(&mut self.under_way) {
             again.push_back(match work {
-                Work::Put(file) => Work::Resume(file),
+                Work::Put(file) | Work::Resume(file) => {
+                    self.asked.insert(file.number);
+                    Work::Resume(file)
+                }
+                // The time of a directory comes behind all that is put again into it.
+                Work::Mkdir(mkdir) if mkdir.mtime.is_some() => {
+                    self.left.push_back(Left { barrier: self.next_number, mkdir });
+                    continue;
+                }
                 // Its listing begins again; what was to be removed is found again.
                 Work::Aborted | Work::List | Work::Remove(_) => continue,
                 other => other,
@@ -705,6 +713,7 @@ impl<'a, 'o> Job<'a, 'o> {
     /// The server has said what it has of a file that was under way when the connection broke.
     fn held(&mut self, held: &Held) -> Result<(), Trouble> {
         let Some(Work::Resume(mut file)) = self.under_way.remove(&held.id) else { return Ok(()) };
+        self.asked.remove(&file.number);
         let size = file.stat.size;
         if let (HeldState::Complete, Sent::All(digest), Some(theirs)) =
             (held.state, file.sent, held.digest)
@@ -765,7 +774,10 @@ impl<'a, 'o> Job<'a, 'o> {
                     self.refuse(&file.name, refusal);
                 }
             }
-            Work::Resume(file) => self.refuse(&file.name, refusal),
+            Work::Resume(file) => {
+                self.asked.remove(&file.number);
+                self.refuse(&file.name, refusal);
+            }
             Work::Mkdir(mkdir) => self.refuse(&mkdir.name, refusal),
             Work::Remove(remove) => self.not_removed(&remove, refusal),
             Work::List => {

@@ -1,0 +1,170 @@
+//! The everyday commands, as they are typed, and what they print.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+
+use crate::harness::{Server, World, text};
+
+/// `docs/a.txt`, `docs/sub/b`, `docs/new\nline`, a symlink and an empty directory; times are fixed.
+fn world() -> (World, Server) {
+    let world = World::new();
+    let docs = world.served().join("docs");
+    fs::create_dir_all(docs.join("sub")).unwrap();
+    fs::create_dir(docs.join("void")).unwrap();
+    fs::write(docs.join("a.txt"), "hello").unwrap();
+    fs::write(docs.join("sub/b"), vec![b'b'; 2048]).unwrap();
+    symlink("a.txt", docs.join("link")).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    for path in ["a.txt", "sub/b", "sub", "void"] {
+        let file = fs::File::open(docs.join(path)).unwrap();
+        file.set_times(fs::FileTimes::new().set_modified(time)).unwrap();
+    }
+    let server = world.serve();
+    (world, server)
+}
+
+fn sorted(output: &[u8]) -> Vec<String> {
+    let mut lines: Vec<String> = text(output).lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn ls_and_du_show_what_is_there() {
+    let (world, server) = world();
+    let ls = |args: &[&str]| sorted(&world.run(server.address, args, 0).stdout);
+    assert_eq!(ls(&["ls"]), ["docs/"]);
+    assert_eq!(ls(&["ls", "docs"]), ["a.txt", "link", "sub/", "void/"]);
+    assert_eq!(ls(&["ls", "-r", "docs/"]), ["a.txt", "link", "sub/", "sub/b", "void/"]);
+    assert_eq!(ls(&["ls", "docs/a.txt"]), ["docs/a.txt"]);
+    let long = ls(&["ls", "-l", "docs"]);
+    assert_eq!(
+        long.iter().find(|line| line.ends_with("a.txt")).unwrap(),
+        "-rw-r--r--          5 B 2023-11-14T22:13:20Z  a.txt"
+    );
+    let long = ls(&["ls", "-lb", "docs/sub"]);
+    assert_eq!(long, ["-rw-r--r--         2048 2023-11-14T22:13:20Z  b"]);
+    let json: serde_json::Value =
+        serde_json::from_str(&ls(&["ls", "--json", "docs/sub"])[0]).unwrap();
+    assert_eq!((&json["name"], &json["size"]), (&"docs/sub/b".into(), &2048.into()));
+    assert_eq!(ls(&["du", "-b", "docs"]), ["2053  2 files  2 directories  docs"]);
+    world.run(server.address, &["ls", "nothing"], 4);
+    world.run(server.address, &["ls", "nothing", "docs"], 7);
+    world.run(server.address, &["ls", ".ftx"], 4);
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let (world, server) = world();
+    for number in 0..5_000 {
+        fs::write(world.served().join(format!("file-with-a-long-name-{number}")), "").unwrap();
+    }
+    let mut client =
+        world.ftx(server.address, ["ls", "-l"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(client.stdout.take());
+    let output = client.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
+#[test]
+fn names_are_made_moved_and_removed() {
+    let (world, server) = world();
+    let served = world.served();
+    let fails = |args: &[&str], code: i32, words: &str| {
+        let said = text(&world.run(server.address, args, code).stderr);
+        assert!(said.contains(words), "{args:?}: {said}");
+    };
+    let does = |args: &[&str]| {
+        let output = world.run(server.address, args, 0);
+        assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}: {output:?}");
+    };
+    fails(&["mkdir", "new/deep"], 4, "(not_found)");
+    fails(&["mkdir", "docs"], 4, "(exists)");
+    fails(&["mkdir", "-p", "docs/a.txt/x"], 4, "(not_a_directory)");
+    fails(&["mkdir", ".ftx/x"], 4, "(reserved_name)");
+    does(&["mkdir", "-p", "new/deep", "docs"]);
+    does(&["mv", "docs/a.txt", "new/"]);
+    assert_eq!(fs::read(served.join("new/a.txt")).unwrap(), b"hello");
+    fails(&["mv", "new/a.txt", "docs/sub/b"], 4, "to replace it, say -f");
+    does(&["mv", "-f", "new/a.txt", "docs/sub/b"]);
+    assert_eq!(fs::read(served.join("docs/sub/b")).unwrap(), b"hello");
+    fails(&["mv", "docs", "docs/sub/inside"], 4, "into itself");
+    fails(&["mv", "docs", ".ftx/docs"], 4, "(reserved_name)");
+    does(&["mv", "docs/link", "new/link"]);
+    assert!(served.join("new/link").is_symlink(), "the link itself was moved");
+    fails(&["rm", "docs"], 4, "say -r");
+    fails(&["rm", "nothing", "docs/void"], 7, "(not_found)");
+    does(&["rm", "-r", "docs"]);
+    does(&["rm", "new/link"]);
+    assert!(!served.join("docs").exists());
+    let outside = world.home.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("stays"), "").unwrap();
+    symlink(&outside, served.join("new/out")).unwrap();
+    does(&["rm", "-r", "new"]);
+    assert!(outside.join("stays").exists(), "no link is followed");
+    fails(&["rm", "-r", ".ftx"], 4, "(reserved_name)");
+    crate::harness::until("the room is given back", || {
+        fs::read_dir(served.join(".ftx/trash")).unwrap().count() == 0
+    });
+}
+
+#[test]
+fn what_was_removed_while_the_server_died_goes_at_its_next_start() {
+    let (world, mut server) = world();
+    server.kill();
+    fs::create_dir_all(world.served().join(".ftx/trash/00000001-00000000/a/b")).unwrap();
+    fs::write(world.served().join(".ftx/trash/00000001-00000000/a/file"), "x").unwrap();
+    symlink("../docs", world.served().join(".ftx/trash/00000001-00000000/out")).unwrap();
+    symlink(".ftx/trash/00000001-00000000", world.served().join("in")).unwrap();
+    let _server = world.serve();
+    crate::harness::until("the trash is empty", || {
+        fs::read_dir(world.served().join(".ftx/trash")).unwrap().count() == 0
+    });
+    assert!(world.served().join("docs/a.txt").exists());
+}
+
+#[test]
+fn sums_are_of_the_bytes_and_verify_tells_what_became_of_them() {
+    let (world, server) = world();
+    let hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let sum = world.run(server.address, &["sum", "docs/a.txt", "docs/sub/b"], 0).stdout;
+    assert!(text(&sum).contains(&format!("{hello}  docs/a.txt\n")), "{}", text(&sum));
+    fs::write(world.here().join("SUMS"), [&sum[..], b"no checksum line\n"].concat()).unwrap();
+    fs::write(world.served().join("docs/sub/b"), vec![b'c'; 2048]).unwrap();
+    let verified = world.run(server.address, &["verify", "SUMS"], 5);
+    assert_eq!(sorted(&verified.stdout), ["docs/a.txt: ok", "docs/sub/b: changed"]);
+    let said = "ftx: 1 ok, 1 changed, 0 missing; 1 lines are no checksum lines\n";
+    assert_eq!(text(&verified.stderr), said);
+    fs::remove_file(world.served().join("docs/a.txt")).unwrap();
+    let verified = world.run(server.address, &["verify", "-q", "SUMS"], 5);
+    assert_eq!(sorted(&verified.stdout), ["docs/a.txt: missing", "docs/sub/b: changed"]);
+    world.run(server.address, &["verify", "nothing"], 6);
+    world.run(server.address, &["sum", "docs"], 4);
+    let sum = world.run(server.address, &["sum", "--digest", "blake3", "docs/sub/b"], 0).stdout;
+    assert!(text(&sum).starts_with("BLAKE3 (docs/sub/b) = "), "{}", text(&sum));
+}
+
+#[test]
+fn cat_prints_files_one_after_another() {
+    let (world, server) = world();
+    let cat = world.run(server.address, &["cat", "docs/a.txt", "docs/link"], 0);
+    assert_eq!(text(&cat.stdout), "hellohello");
+    world.run(server.address, &["cat", "docs"], 4);
+}
+
+#[test]
+fn the_manual_and_the_completions_know_every_command() {
+    let (world, server) = world();
+    world.run(server.address, &["man", "."], 0);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = text(&world.run(server.address, &["completions", shell], 0).stdout);
+        for command in ["put", "get", "ls", "verify", "partials"] {
+            assert!(script.contains(command), "{shell}");
+            let page = world.here().join(format!("ftx-{command}.1"));
+            assert!(fs::read_to_string(page).unwrap().contains(".TH"));
+        }
+    }
+    world.run(server.address, &["man", "nowhere"], 6);
+}

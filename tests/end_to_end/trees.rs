@@ -1,0 +1,440 @@
+//! Whole trees there and back: every name, time and mode; what changed and nothing else; and after
+//! every interruption only the rest.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Line, MIB, World, noise, text, until};
+use crate::liars::liar;
+use crate::talk::Talk;
+
+const KIB: usize = 1024;
+
+/// What has to be the same on both sides: mode, time, and what a file holds.
+type Seen = BTreeMap<OsString, (u32, i64, i64, Option<Vec<u8>>)>;
+
+/// Everything below a directory, but what does not travel.
+fn seen(directory: &Path) -> Seen {
+    let mut all = Seen::new();
+    let mut ahead = vec![directory.to_owned()];
+    while let Some(here) = ahead.pop() {
+        for entry in fs::read_dir(here).unwrap().flatten() {
+            let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+            let name = path.strip_prefix(directory).unwrap().as_os_str().to_owned();
+            let kind = metadata.file_type();
+            if name == ".ftx" || !(kind.is_file() || kind.is_dir()) {
+                continue;
+            }
+            let content = kind.is_file().then(|| fs::read(&path).unwrap());
+            let mode = metadata.mode() & 0o7777;
+            all.insert(name, (mode, metadata.mtime(), metadata.mtime_nsec(), content));
+            if kind.is_dir() {
+                ahead.push(path);
+            }
+        }
+    }
+    all
+}
+
+/// Says which names differ, and in what, and not what they hold.
+#[track_caller]
+fn assert_same(one: Seen, other: Seen) {
+    let mut differ = Vec::new();
+    for name in one.keys().chain(other.keys()) {
+        if one.get(name) != other.get(name) {
+            let shown = |seen: &Seen| {
+                let (mode, seconds, nanoseconds, content) = seen.get(name)?;
+                Some((*mode, *seconds, *nanoseconds, content.as_ref().map(Vec::len)))
+            };
+            differ.push((name, shown(&one), shown(&other)));
+        }
+    }
+    differ.truncate(6);
+    assert!(differ.is_empty(), "these differ: {differ:?}");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// `here/tree`, with every name that a file system can hold.
+fn hostile_tree(world: &World) -> std::path::PathBuf {
+    let tree = world.here().join("tree");
+    fs::create_dir_all(tree.join("a/b/empty")).unwrap();
+    for name in [
+        &b".dot"[..],
+        b"x y",
+        b"\"quoted\"",
+        b"new\nline",
+        b"back\\slash",
+        "\u{1f600} \u{e9}".as_bytes(),
+        b"\xff\xfe not text",
+        b"\x1b[31mred",
+        &[b'l'; 255],
+        b"a/b/deep",
+        b"-r",
+    ] {
+        fs::write(tree.join(OsStr::from_bytes(name)), [name, b" content"].concat()).unwrap();
+    }
+    fs::write(tree.join("empty"), "").unwrap();
+    fs::write(tree.join("medium"), noise(3 * MIB + 7, 3)).unwrap();
+    fs::write(tree.join("large"), noise(9 * MIB + 1, 4)).unwrap();
+    fs::create_dir(tree.join("private")).unwrap();
+    fs::write(tree.join("private/key"), "secret").unwrap();
+    set_mode(&tree.join("private/key"), 0o600);
+    set_mode(&tree.join("private"), 0o700);
+    fs::create_dir(tree.join("read-only")).unwrap();
+    fs::write(tree.join("read-only/file"), "r").unwrap();
+    set_mode(&tree.join("read-only"), 0o555);
+    let old = fs::FileTimes::new()
+        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789));
+    fs::File::open(tree.join("a/b")).unwrap().set_times(old).unwrap();
+    fs::File::open(tree.join("a/b/deep")).unwrap().set_times(old).unwrap();
+    tree
+}
+
+/// Things that do not travel.
+fn add_untransferable(tree: &Path) {
+    symlink("..", tree.join("a/up")).unwrap();
+    symlink("/etc/passwd", tree.join("out")).unwrap();
+    let made = Command::new("mkfifo").arg(tree.join("fifo")).status().unwrap();
+    assert!(made.success());
+    fs::create_dir(tree.join(".ftx")).unwrap();
+    fs::write(tree.join(".ftx/journal"), "somebody's").unwrap();
+}
+
+fn events(output: &Output) -> Vec<Value> {
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn summary(output: &Output) -> Value {
+    events(output).into_iter().rfind(|event| event["event"] == "summary").unwrap()
+}
+
+/// So many small files, in directories of 50.
+fn many(directory: &Path, files: usize) {
+    for number in 0..files {
+        let inside = directory.join(format!("d{}", number / 50));
+        fs::create_dir_all(&inside).unwrap();
+        fs::write(inside.join(format!("f{number}")), noise(4 * KIB, number as u64)).unwrap();
+    }
+}
+
+fn count_files(directory: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    let count = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() && entry.file_name() == ".ftx" => 0,
+        Ok(kind) if kind.is_dir() => count_files(&entry.path()),
+        _ => 1,
+    };
+    entries.flatten().map(count).sum()
+}
+
+#[test]
+fn a_hostile_tree_goes_there_and_back_and_nothing_of_it_changes() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = hostile_tree(&world);
+    let expected = seen(&tree);
+    add_untransferable(&tree);
+    let put = world.run(server.address, &["put", "-r", "tree", "--as", "deep/copy"], 0);
+    assert_same(seen(&world.served().join("deep/copy")), {
+        let mut expected = expected.clone();
+        // Something was added to it after it was looked at.
+        expected.get_mut(OsStr::new("a")).unwrap().1 = tree.join("a").metadata().unwrap().mtime();
+        expected.get_mut(OsStr::new("a")).unwrap().2 =
+            tree.join("a").metadata().unwrap().mtime_nsec();
+        expected
+    });
+    let said = text(&put.stderr);
+    for skipped in
+        ["deep/copy/a/up: a symlink", "out: a symlink", "fifo: a device", ".ftx: the dir"]
+    {
+        assert!(said.contains(skipped), "{said}");
+    }
+    assert!(said.contains("4 skipped"), "{said}");
+    world.run(server.address, &["get", "-r", "deep/copy", "-o", "back"], 0);
+    assert_same(seen(&world.here().join("back")), seen(&world.served().join("deep/copy")));
+    assert!(!world.here().join("back/.ftx").exists(), "nothing is left beside the files");
+    assert_eq!(world.staged(), 0);
+    // What put printed is what verify reads, and what sha256sum reads of the files here.
+    fs::write(world.here().join("SUMS"), &put.stdout).unwrap();
+    let verified = world.run(server.address, &["verify", "SUMS"], 0);
+    assert!(
+        text(&verified.stderr).contains("16 ok, 0 changed, 0 missing"),
+        "{}",
+        text(&verified.stderr)
+    );
+}
+
+#[test]
+fn only_what_changed_is_sent_and_fetched() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    many(&tree, 120);
+    let sent = |args: &[&str]| {
+        let summary = summary(&world.run(server.address, args, 0));
+        (summary["files"].as_u64().unwrap(), summary["unchanged"].as_u64().unwrap())
+    };
+    let put = ["put", "-r", "tree", "--json"];
+    assert_eq!(sent(&put), (120, 0));
+    assert_eq!(sent(&put), (120, 0), "a job that is complete begins anew");
+    assert_eq!(sent(&["put", "-r", "-u", "tree", "--json"]), (0, 120));
+    // The same size and time, other bytes.
+    let path = tree.join("d0/f7");
+    let modified = path.metadata().unwrap().modified().unwrap();
+    fs::write(&path, noise(4 * KIB, 999)).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    assert_eq!(sent(&["put", "-r", "-u", "tree", "--json"]), (0, 120));
+    assert_eq!(sent(&["put", "-r", "--checksum", "tree", "--json"]), (1, 119));
+    assert_eq!(sent(&["get", "-r", "tree", "-o", "back", "--json"]), (120, 0));
+    fs::rename(world.here().join("back"), world.here().join("tree2")).unwrap();
+    fs::remove_dir_all(&tree).unwrap();
+    fs::rename(world.here().join("tree2"), &tree).unwrap();
+    assert_eq!(sent(&["get", "-r", "-u", "tree", "--json"]), (0, 120));
+    fs::write(world.served().join("tree/d1/f50"), "shorter").unwrap();
+    assert_eq!(sent(&["get", "-r", "-u", "tree", "--json"]), (1, 119));
+    assert_eq!(fs::read(tree.join("d1/f50")).unwrap(), b"shorter");
+    assert_eq!(sent(&["get", "-r", "--checksum", "tree", "--json"]), (0, 120));
+}
+
+#[test]
+fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped() {
+    let world = World::new();
+    let server = world.serve();
+    let (tree, copy) = (world.here().join("tree"), world.served().join("tree"));
+    many(&tree, 10);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let extra = |at: &Path| {
+        fs::create_dir_all(at.join("gone/deeper")).unwrap();
+        fs::write(at.join("gone/deeper/file"), "x").unwrap();
+        fs::create_dir_all(at.join("kept")).unwrap();
+        fs::write(at.join("kept/a.keep"), "x").unwrap();
+        fs::write(at.join("kept/b"), "x").unwrap();
+        fs::create_dir_all(at.join("link/inside")).unwrap();
+    };
+    extra(&copy);
+    symlink("d0", tree.join("link")).unwrap();
+    let delete = ["put", "-r", "-u", "--delete", "--exclude", "*.keep", "tree"];
+    let told = world.run(server.address, &[&delete[..], &["-n"]].concat(), 0);
+    assert!(text(&told.stdout).contains("would remove tree/gone/deeper/file"), "{told:?}");
+    assert!(copy.join("gone/deeper/file").exists(), "it was only told");
+    world.run(server.address, &delete, 0);
+    assert!(!copy.join("gone").exists() && !copy.join("kept/b").exists());
+    assert!(copy.join("kept/a.keep").exists(), "it is excluded");
+    assert!(copy.join("link/inside").exists(), "the source has something else there");
+    assert_eq!(count_files(&copy.join("d0")), 10);
+    // Nothing goes when something failed.
+    fs::write(copy.join("extra"), "x").unwrap();
+    fs::remove_file(copy.join("d0/f3")).unwrap();
+    fs::create_dir(copy.join("d0/f3")).unwrap();
+    let failed = world.run(server.address, &["put", "-r", "-u", "--delete", "tree"], 7);
+    assert!(copy.join("extra").exists(), "{}", text(&failed.stderr));
+    assert!(text(&failed.stderr).contains("tree/d0/f3: the server refused (is_directory)"));
+    // The other way round.
+    fs::remove_dir(copy.join("d0/f3")).unwrap();
+    fs::remove_file(tree.join("link")).unwrap();
+    extra(&tree);
+    let get = ["get", "-r", "-u", "--delete", "--exclude", "*.keep", "tree"];
+    world.run(server.address, &[&get[..], &["-n"]].concat(), 0);
+    assert!(tree.join("gone/deeper/file").exists(), "it was only told");
+    world.run(server.address, &get, 0);
+    assert!(!tree.join("gone").exists() && !tree.join("kept/b").exists());
+    assert!(tree.join("kept/a.keep").exists() && tree.join("extra").exists());
+    assert!(!tree.join("d0/f3").exists(), "the server has it no more");
+}
+
+#[test]
+fn patterns_choose_what_takes_part() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    for name in ["a.o", "keep.o", "src/b.o", "src/c.rs", "target/debug/x", "doc/target"] {
+        fs::create_dir_all(tree.join(name).parent().unwrap()).unwrap();
+        fs::write(tree.join(name), name).unwrap();
+    }
+    fs::write(world.here().join("patterns"), "# what is made\n/target/\n").unwrap();
+    let patterns =
+        ["--exclude", "*.o", "--include", "keep.o", "--exclude-from", "patterns", "--json"];
+    let put = [&["put", "-r", "tree"], &patterns[..]].concat();
+    assert_eq!(summary(&world.run(server.address, &put, 0))["files"], 3);
+    let mut names: Vec<OsString> = seen(&world.served().join("tree")).into_keys().collect();
+    names.sort();
+    assert_eq!(names, ["doc", "doc/target", "keep.o", "src", "src/c.rs"]);
+    world.run(server.address, &["put", "-r", "tree", "--as", "all"], 0);
+    let get = [&["get", "-r", "all", "-o", "back"], &patterns[..]].concat();
+    assert_eq!(summary(&world.run(server.address, &get, 0))["files"], 3);
+}
+
+#[test]
+fn a_list_of_files_is_put_under_its_own_names() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir_all(world.here().join("a/b")).unwrap();
+    for name in ["a/one", "a/b/two\nlines", "three"] {
+        fs::write(world.here().join(name), name).unwrap();
+    }
+    fs::write(world.here().join("list"), "./a/one\0a/b/two\nlines\0three\0").unwrap();
+    let put = ["put", "--files-from", "list", "-0", "--to", "in", "--json"];
+    assert_eq!(summary(&world.run(server.address, &put, 0))["files"], 3);
+    assert_eq!(world.stored("in/a/b/two\nlines"), b"a/b/two\nlines");
+    fs::write(world.here().join("list"), "../up\n").unwrap();
+    world.run(server.address, &["put", "--files-from", "list"], 2);
+    world.run(server.address, &["put", "a"], 6);
+    world.run(server.address, &["put", "-r", "."], 2);
+    world.run(server.address, &["put", "-r", ".", "--to", "up"], 0);
+    assert_eq!(world.stored("up/here/a/one"), b"a/one");
+}
+
+#[test]
+fn one_that_fails_does_not_stop_the_others_and_shows_in_the_exit_code() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    many(&tree, 60);
+    fs::create_dir_all(world.served().join("tree/d0/f5/x")).unwrap();
+    fs::write(world.served().join("tree/d1"), "a file in the way").unwrap();
+    let put = world.run(server.address, &["put", "-r", "tree", "--json"], 7);
+    let done = summary(&put);
+    // f5, the directory d1 twice (to make it, and its time), and the ten files in it.
+    assert_eq!((done["files"].as_u64(), done["failed"].as_u64()), (Some(49), Some(13)), "{done}");
+    let codes: Vec<Value> = events(&put)
+        .into_iter()
+        .filter(|event| event["event"] == "failed")
+        .map(|event| event["code"].clone())
+        .collect();
+    assert!(codes.contains(&json!("is_directory")) && codes.contains(&json!("not_a_directory")));
+    // The same at this side.
+    let back = world.here().join("back");
+    fs::create_dir_all(back.join("tree/d0/f7/x")).unwrap();
+    let got = world.run(server.address, &["get", "-r", "tree", "-o", "back/", "--json"], 7);
+    assert_eq!(summary(&got)["failed"], 1, "{}", text(&got.stdout));
+    assert!(back.join("tree/d0/f7/x").exists());
+    assert_eq!(fs::read(back.join("tree/d0/f8")).unwrap(), noise(4 * KIB, 8));
+    world.run(server.address, &["get", "-r", "nothing"], 4);
+    world.run(server.address, &["put", "-r", "nothing"], 6);
+}
+
+/// Kills a client when some of its files are there; returns what the next run of the same command
+/// says.
+fn killed_once(world: &World, server: &crate::harness::Server, args: &[&str], to: &Path) -> Value {
+    let mut client = world.ftx(server.address, args).spawn().unwrap();
+    until("some files are there", || count_files(to) >= 300);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert!(count_files(to) < 6_000, "it was killed too late to show anything");
+    summary(&world.run(server.address, args, 0))
+}
+
+#[test]
+fn a_tree_that_was_interrupted_by_a_kill_goes_on_and_sends_only_the_rest() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    many(&tree, 6_000);
+    let there = world.served().join("tree");
+    let again = killed_once(&world, &server, &["put", "-r", "tree", "--json"], &there);
+    let (sent, before) = (again["files"].as_u64().unwrap(), again["done_before"].as_u64().unwrap());
+    assert!(before > 0 && sent + before == 6_000, "{again}");
+    assert_same(seen(&there), seen(&tree));
+    let back = world.here().join("back");
+    let get = ["get", "-r", "tree", "-o", "back", "--json"];
+    let again = killed_once(&world, &server, &get, &back);
+    let (got, before) = (again["files"].as_u64().unwrap(), again["done_before"].as_u64().unwrap());
+    assert!(before > 0 && got + before == 6_000, "{again}");
+    assert_same(seen(&back), seen(&tree));
+    assert!(!back.join(".ftx").exists());
+    let left = world.run(server.address, &["partials"], 0);
+    assert!(left.stdout.is_empty(), "{}", text(&left.stdout));
+}
+
+#[test]
+fn a_tree_survives_a_kill_of_the_server_and_cuts_of_the_line() {
+    let world = World::new();
+    let mut server = world.serve();
+    let tree = world.here().join("tree");
+    many(&tree, 3_000);
+    let there = world.served().join("tree");
+    let client = world.ftx(server.address, ["put", "-r", "tree", "--json"]).spawn().unwrap();
+    until("some files are there", || count_files(&there) >= 200);
+    server.kill_and_restart(&world.served(), &[]);
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(summary(&output)["files"], 3_000);
+    assert_same(seen(&there), seen(&tree));
+    for cut in [300, 50_000, 3_000_000] {
+        let line = Line::cut_after(server.address, cut, 0);
+        let name = format!("up-{cut}");
+        world.run(line.address, &["put", "-r", "tree", "--as", &name, "--no-clobber"], 0);
+        assert!(line.was_cut());
+        assert_same(seen(&world.served().join(&name)), seen(&tree));
+        let line = Line::cut_after(server.address, 0, cut);
+        world.run(line.address, &["get", "-r", "tree", "-o", &name], 0);
+        assert!(line.was_cut());
+        assert_same(seen(&world.here().join(&name)), seen(&tree));
+    }
+}
+
+#[test]
+fn a_server_that_lists_names_of_other_places_writes_nowhere() {
+    for name in ["../x", "/etc/x", "other/x", "tree/../../x", "tree", "tree/.", "tree//x"] {
+        let world = World::new();
+        fs::write(world.home.path().join("x"), "outside").unwrap();
+        let server = liar(move |talk: &mut Talk, request| {
+            if let Some(id) = request["stat"]["id"].as_u64() {
+                return talk.say(json!({"info": {
+                    "id": id, "kind": "directory", "size": 0, "mtime": [0, 0], "mode": 493
+                }}));
+            }
+            let id = request["list"]["id"].clone();
+            talk.say(json!({"entries": {"id": id, "entries": [
+                {"name": name, "kind": "file", "size": 5, "mtime": [0, 0], "mode": 420}
+            ]}}));
+            talk.say(json!({"ok": {"id": id}}));
+        });
+        let got = world.run(server, &["get", "-r", "tree", "-o", "back", "--retry-for", "0"], 3);
+        assert_eq!(count_files(&world.here()), 0, "{name}: {}", text(&got.stderr));
+        let said = text(&got.stderr);
+        assert!(said.contains("entries") || said.contains("does not speak ftx"), "{said}");
+        assert_eq!(fs::read(world.home.path().join("x")).unwrap(), b"outside");
+    }
+}
+
+#[test]
+fn a_symlink_in_the_target_leads_nowhere_outside() {
+    let world = World::new();
+    let server = world.serve();
+    many(&world.here().join("tree"), 5);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let outside = world.home.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let back = world.here().join("back/tree");
+    fs::create_dir_all(&back).unwrap();
+    symlink(&outside, back.join("d0")).unwrap();
+    let got = world.run(server.address, &["get", "-r", "tree", "-o", "back"], 6);
+    assert_eq!(count_files(&outside), 0, "{}", text(&got.stderr));
+}
+
+#[test]
+fn a_directory_that_is_served_is_no_target() {
+    let world = World::new();
+    let server = world.serve();
+    many(&world.here().join("tree"), 5);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let other = World::new();
+    let _served = other.serve();
+    symlink(other.served(), world.here().join("tree2")).unwrap();
+    fs::remove_dir_all(world.here().join("tree")).unwrap();
+    fs::rename(world.here().join("tree2"), world.here().join("tree")).unwrap();
+    let refused = world.run(server.address, &["get", "-r", "tree"], 6);
+    assert!(text(&refused.stderr).contains("is being written to by another ftx"), "{refused:?}");
+    assert_eq!(count_files(&other.served()), 0);
+}
