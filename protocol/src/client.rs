@@ -336,7 +336,7 @@ impl Client {
     pub fn ping(&mut self, out: &mut Vec<u8>, now: Time) -> RequestId {
         let id = self.begin(now);
         self.requests.insert(id, Request::Ping);
-        line::write(&ClientMessage::Ping(Ping { id }), out);
+        line::write(&ClientMessage::Ping(Ping { id, need: Vec::new() }), out);
         id
     }
 

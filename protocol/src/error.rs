@@ -112,7 +112,7 @@ codes! {
     UnknownNeed = "unknown_need", Client, No;
     /// A part does not follow on the one before it, is larger than the limit, or goes past the announced size.
     BadPart = "bad_part", Client, No;
-    /// The put begins at an offset that is not the durable one. Ask with `resume`.
+    /// The put begins at an offset that is not the durable one, or another put has the transfer.
     BadOffset = "bad_offset", Client, Fresh;
     /// The transfer id was used for another file, digest kind or size before. Take a new id.
     TransferMismatch = "transfer_mismatch", Client, Fresh;
@@ -124,7 +124,7 @@ codes! {
     NotFound = "not_found", Request, No;
     /// The name is a directory.
     IsDirectory = "is_directory", Request, No;
-    /// A part before the last is not a directory.
+    /// Something that has to be a directory is none.
     NotADirectory = "not_a_directory", Request, No;
     /// The name is a device, FIFO or socket.
     NotAFile = "not_a_file", Request, No;

@@ -65,7 +65,7 @@ impl Mode {
 
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::new(u32::deserialize(deserializer)?))
+        Ok(Self::new((u64::deserialize(deserializer)? & 0o777) as u32))
     }
 }
 

@@ -115,6 +115,7 @@ pub fn read_client(line: &[u8]) -> Result<ClientMessage, LineError> {
         ClientMessage::Resume(resume) => Some((resume.id, &resume.need)),
         ClientMessage::Stat(stat) => Some((stat.id, &stat.need)),
         ClientMessage::List(list) => Some((list.id, &list.need)),
+        ClientMessage::Ping(ping) => Some((ping.id, &ping.need)),
         ClientMessage::Mkdir(mkdir) => Some((mkdir.id, &mkdir.need)),
         ClientMessage::Move(moving) => Some((moving.id, &moving.need)),
         ClientMessage::Remove(remove) => Some((remove.id, &remove.need)),

@@ -359,6 +359,9 @@ impl Change {
 pub struct Ping {
     /// The request.
     pub id: RequestId,
+    /// Words that the server must know, or refuse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub need: Vec<String>,
 }
 
 /// See [`ServerMessage::Welcome`].

@@ -715,7 +715,7 @@ fn both_machines_understand_each_other_in_every_operation() {
     assert_eq!(body, b"llo");
     assert_eq!(client.requests(), 0);
     assert_eq!(client.receive_end(), Ok(()));
-    let _ = Ping { id: RequestId(1) };
+    let _ = Ping { id: RequestId(1), need: Vec::new() };
 }
 
 fn list_line(id: u64, name: &str) -> String {

@@ -147,6 +147,9 @@ impl<D: Disk> Store<D> {
         committing: &mut Committing<D>,
     ) -> Result<Arc<D::Handle>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
+        if let Condition::Version(_) = condition {
+            return Err(Refusal::new(Code::VersionMismatch, "a directory has no version"));
+        }
         self.check_directory(parent)?;
         let part = name.last_part();
         let made = self.disk.make_directory(parent, part, DIRECTORY_MODE);
@@ -155,9 +158,8 @@ impl<D: Disk> Store<D> {
                 let found = self.disk.stat_part(parent, part).map_err(|error| failed(&error))?;
                 match (condition, found.kind) {
                     (Condition::Absent, _) => return Err(Code::Exists.into()),
-                    (Condition::Version(_), _) => return Err(Code::VersionMismatch.into()),
-                    (Condition::Always, FileKind::Directory) => {}
-                    (Condition::Always, _) => return Err(Code::NotADirectory.into()),
+                    (_, FileKind::Directory) => {}
+                    (_, _) => return Err(Code::NotADirectory.into()),
                 }
             }
             Err(error) => return Err(failed(error)),

@@ -63,7 +63,7 @@ impl Server {
             | ClientMessage::Mkdir(Mkdir { id, .. })
             | ClientMessage::Move(Move { id, .. })
             | ClientMessage::Remove(Remove { id, .. })
-            | ClientMessage::Ping(Ping { id }) => {
+            | ClientMessage::Ping(Ping { id, .. }) => {
                 if self.admits(id, now) {
                     self.begin(id, message, now);
                 }
@@ -110,7 +110,9 @@ impl Server {
                 self.enter(id, Step::Data, Request::Resume);
                 self.commands.push_back(Command::Resume(resume));
             }
-            ClientMessage::Ping(Ping { id }) => self.say(&ServerMessage::Pong(Pong { id }), now),
+            ClientMessage::Ping(Ping { id, .. }) => {
+                self.say(&ServerMessage::Pong(Pong { id }), now)
+            }
             _ => {}
         }
     }
@@ -192,7 +194,12 @@ impl Server {
         let Some(Request::Receive(receiving)) = self.requests.get(&id) else { return };
         let arrived = receiving.at;
         if end.size != arrived || receiving.size.is_some_and(|size| size != arrived) {
-            let message = format!("{arrived} bytes arrived; end says {}", end.size);
+            let message = match receiving.size {
+                Some(size) if size != arrived => {
+                    format!("{arrived} bytes arrived, and {size} were announced")
+                }
+                _ => format!("{arrived} bytes arrived; end says {}", end.size),
+            };
             return self.discard(id, Step::Refused, Refusal::new(Code::SizeMismatch, message), now);
         }
         if end.digest.algorithm != receiving.digest {
@@ -208,8 +215,9 @@ impl Server {
 
     fn abort(&mut self, abort: Abort, now: Time) {
         let id = abort.id;
+        let is_put = matches!(self.requests.get(&id), Some(Request::Receive(_)));
         let refusal = match abort.code {
-            Code::Changed => {
+            Code::Changed if is_put => {
                 Refusal::new(Code::Changed, "the client's file changed while it was read")
             }
             _ => Refusal::new(Code::Aborted, "the client gave up"),
