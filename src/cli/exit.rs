@@ -35,8 +35,8 @@ Exit codes:
   4  the server refused
   5  integrity: bytes are not what they should be; nothing was kept
   6  the local file, directory or output
-  7  of a tree some files were done, and some failed
-With several files each is tried; the first failure decides.";
+  7  of several files or names some were done, and some failed
+put and get of several single files try each; the first failure decides.";
 
 impl From<Class> for Exit {
     fn from(class: Class) -> Self {
