@@ -18,10 +18,10 @@ use crate::talk::Talk;
 const KIB: usize = 1024;
 
 /// What has to be the same on both sides: mode, time, and what a file holds.
-type Seen = BTreeMap<OsString, (u32, i64, i64, Option<Vec<u8>>)>;
+pub type Seen = BTreeMap<OsString, (u32, i64, i64, Option<Vec<u8>>)>;
 
 /// Everything below a directory, but what does not travel.
-fn seen(directory: &Path) -> Seen {
+pub fn seen(directory: &Path) -> Seen {
     let mut all = Seen::new();
     let mut ahead = vec![directory.to_owned()];
     while let Some(here) = ahead.pop() {
@@ -45,7 +45,7 @@ fn seen(directory: &Path) -> Seen {
 
 /// Says which names differ, and in what, and not what they hold.
 #[track_caller]
-fn assert_same(one: Seen, other: Seen) {
+pub fn assert_same(one: Seen, other: Seen) {
     let mut differ = Vec::new();
     for name in one.keys().chain(other.keys()) {
         if one.get(name) != other.get(name) {
@@ -60,7 +60,7 @@ fn assert_same(one: Seen, other: Seen) {
     assert!(differ.is_empty(), "these differ: {differ:?}");
 }
 
-fn set_mode(path: &Path, mode: u32) {
+pub fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
@@ -110,16 +110,16 @@ fn add_untransferable(tree: &Path) {
     fs::write(tree.join(".ftx/journal"), "somebody's").unwrap();
 }
 
-fn events(output: &Output) -> Vec<Value> {
+pub fn events(output: &Output) -> Vec<Value> {
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn summary(output: &Output) -> Value {
+pub fn summary(output: &Output) -> Value {
     events(output).into_iter().rfind(|event| event["event"] == "summary").unwrap()
 }
 
 /// So many small files, in directories of 50.
-fn many(directory: &Path, files: usize) {
+pub fn many(directory: &Path, files: usize) {
     for number in 0..files {
         let inside = directory.join(format!("d{}", number / 50));
         fs::create_dir_all(&inside).unwrap();
@@ -127,7 +127,7 @@ fn many(directory: &Path, files: usize) {
     }
 }
 
-fn count_files(directory: &Path) -> usize {
+pub fn count_files(directory: &Path) -> usize {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
     let count = |entry: fs::DirEntry| match entry.file_type() {
         Ok(kind) if kind.is_dir() && entry.file_name() == ".ftx" => 0,

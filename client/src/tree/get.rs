@@ -52,6 +52,10 @@ const GROUP_BYTES: u64 = 64 * 1024 * 1024;
 /// Files that have come and are not settled, at most.
 const UNSETTLED_MAX: usize = 2 * GROUP_ITEMS;
 
+/// What was skipped and is remembered, so that it is told once; 16 bytes each. Of more than these
+/// some are told again after a break, and no worse.
+const TOLD_MAX: usize = 16_384;
+
 /// The store's own directory in the target, which goes when the job is complete.
 const PRIVATE: &[u8] = b".ftx";
 
@@ -88,10 +92,13 @@ impl Client {
                 let ground = Ground::prepare(self, tree)?;
                 let mut job = Job::new(self, tree, &ground, observer);
                 let result = job.run();
-                job.close_logs(result.is_ok());
-                let done = job.done;
-                drop(job);
-                ground.leave();
+                let (done, log) = (job.done, job.close(result.is_ok()));
+                let gone = ground.leave();
+                if let Some(log) = log
+                    && gone == Target::Gone
+                {
+                    log.remove();
+                }
                 let done = result.map(|()| done)?;
                 give_times(tree.target, &info).map_err(|error| {
                     Failure::local("cannot set the time of", tree.target, &error)
@@ -101,7 +108,10 @@ impl Client {
             Mood::Tell => {
                 let ground = Ground::look(tree.target)?;
                 let mut job = Job::new(self, tree, &ground, observer);
-                job.run().map(|()| job.done)
+                let result = job.run();
+                let done = job.done;
+                job.close(result.is_ok());
+                result.map(|()| done)
             }
         }
     }
@@ -120,11 +130,22 @@ impl Client {
     /// command goes on there, though the directory is there by now.
     pub fn was_getting(&self, name: &Name, target: &Path) -> Interrupted {
         let found = std::fs::read(target.join(".ftx").join(OURS));
-        match found.is_ok_and(|found| found == marker(self, name)) {
+        let goes_on = found.is_ok_and(|found| found == marker(self, name));
+        // What came whole left nothing there; but then it is in the log.
+        let logged = || {
+            let log = super::log_path("get", &self.server, &key(name, target));
+            log.is_ok_and(|log| log.exists())
+        };
+        match goes_on || logged() {
             true => Interrupted::Yes,
             false => Interrupted::No,
         }
     }
+}
+
+/// What tells this job from another one.
+fn key(name: &Name, target: &Path) -> Vec<u8> {
+    [name.as_bytes(), b"\0", target.as_os_str().as_encoded_bytes()].concat()
 }
 
 /// See [`Client::was_getting`].
@@ -142,6 +163,15 @@ struct Ground {
     /// `None` where there is nothing yet and nothing is to be done.
     store: Option<Arc<Store<Native>>>,
     private: Private,
+    target: Target,
+}
+
+/// What the target was before this job, or is after it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// Nothing.
+    Gone,
+    There,
 }
 
 /// Whose the store's own directory in the target is.
@@ -157,11 +187,14 @@ impl Ground {
     fn prepare(client: &Client, tree: &GetTree<'_>) -> Result<Self, Failure> {
         let path = tree.target;
         let failed = |error: &std::io::Error| Failure::local("cannot write", path, error);
-        match std::fs::create_dir(path) {
-            Ok(()) => sync_above(path).map_err(|error| failed(&error))?,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        let target = match std::fs::create_dir(path) {
+            Ok(()) => {
+                sync_above(path).map_err(|error| failed(&error))?;
+                Target::Gone
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Target::There,
             Err(error) => return Err(failed(&error)),
-        }
+        };
         let mine = path.join(".ftx").join(OURS);
         let private = match path.join(".ftx").symlink_metadata() {
             Ok(_) if !mine.exists() => Private::Theirs,
@@ -172,7 +205,7 @@ impl Ground {
             let whose = marker(client, tree.name);
             std::fs::write(&mine, whose).map_err(|error| failed(&error))?;
         }
-        Ok(Self { path: path.to_owned(), store: Some(Arc::new(store)), private })
+        Ok(Self { path: path.to_owned(), store: Some(Arc::new(store)), private, target })
     }
 
     fn look(path: &Path) -> Result<Self, Failure> {
@@ -180,11 +213,12 @@ impl Ground {
             true => Some(Arc::new(open_store(path, store::Access::ReadOnly)?)),
             false => None,
         };
-        Ok(Self { path: path.to_owned(), store, private: Private::Theirs })
+        Ok(Self { path: path.to_owned(), store, private: Private::Theirs, target: Target::There })
     }
 
-    /// Takes the store's own directory away again, unless something is left to go on with.
-    fn leave(self) {
+    /// Takes the store's own directory away again, unless something is left to go on with; and the
+    /// target, if it was made for nothing: the same command has to find what this one found.
+    fn leave(self) -> Target {
         if self.private == Private::Ours
             && let Some(store) = self.store
             && let Ok(store) = Arc::try_unwrap(store)
@@ -192,6 +226,11 @@ impl Ground {
             store.sweep_trash(&|| true);
             // What stays is hidden, and is taken up by the next job here.
             let _ = store.retire(&[OURS.as_bytes()]);
+        }
+        // One that is not empty stays.
+        match self.target == Target::Gone && std::fs::remove_dir(&self.path).is_ok() {
+            true => Target::Gone,
+            false => Target::There,
         }
     }
 }
@@ -296,6 +335,14 @@ struct Job<'a, 'o> {
     patience: Patience,
     reached: Reached,
     done: TreeDone,
+    /// Files that were told as found.
+    found: u64,
+    /// How many of them the listing that runs has still to come to, after an earlier one broke.
+    found_again: u64,
+    /// The same of the files that this run has moved.
+    done_again: u64,
+    /// What was told as skipped; so that it is not told again after a break.
+    told: BTreeSet<super::log::Mark>,
 }
 
 /// How far the listing is.
@@ -320,8 +367,7 @@ impl<'a, 'o> Job<'a, 'o> {
         ground: &'a Ground,
         observer: &'a mut TreeObserver<'o>,
     ) -> Self {
-        let key =
-            [tree.name.as_bytes(), b"\0", tree.target.as_os_str().as_encoded_bytes()].concat();
+        let key = key(tree.name, tree.target);
         let target = std::path::absolute(tree.target).unwrap_or_else(|_| tree.target.to_owned());
         let about = About {
             action: "get -r".to_owned(),
@@ -370,30 +416,37 @@ impl<'a, 'o> Job<'a, 'o> {
             settler,
             group: Vec::new(),
             group_bytes: 0,
-            versions: Versions::open(&client.server, &key),
+            versions: match tree.options.mood {
+                Mood::Do => Versions::open(&client.server, &key),
+                Mood::Tell => Versions::none(),
+            },
             log,
             seen,
             whole: Whole::Yes,
             patience: Patience::new(client.retry),
             reached: Reached::No,
             done: TreeDone::default(),
+            found: 0,
+            found_again: 0,
+            done_again: 0,
+            told: BTreeSet::new(),
         }
     }
 
-    /// A job of which something is left keeps its log.
-    fn close_logs(&mut self, complete: bool) {
-        let over = complete && self.done.failed == 0;
-        if let Some(log) = self.log.take()
-            && (log.is_empty() || over)
-        {
-            log.remove();
-        }
+    /// A job of which something is left keeps its log, also an empty one: it tells the same command
+    /// that the target, which is there by now, is its own.
+    fn close(mut self, complete: bool) -> Option<Log> {
         if let Some(seen) = self.seen.take() {
             seen.remove();
         }
-        if over {
-            self.versions.remove();
+        if !complete || self.done.failed > 0 {
+            return self.log.take();
         }
+        if let Some(log) = self.log.take() {
+            log.remove();
+        }
+        self.versions.remove();
+        None
     }
 
     fn run(&mut self) -> Result<(), Failure> {
@@ -439,6 +492,24 @@ impl<'a, 'o> Job<'a, 'o> {
         self.list = Listing::ToBegin;
         self.settle_all();
         self.unsettled.clear();
+        self.count_anew();
+    }
+
+    /// Everything is listed again, and is to be counted and told once.
+    fn count_anew(&mut self) {
+        self.found_again = self.found;
+        let moved = match &self.log {
+            Some(_) => self.done,
+            // Without a log they are fetched again.
+            None => TreeDone::default(),
+        };
+        self.done_again = moved.files;
+        self.done = TreeDone {
+            files: moved.files,
+            bytes: moved.bytes,
+            connections: self.done.connections,
+            ..TreeDone::default()
+        };
     }
 
     /// One connection.
@@ -651,8 +722,18 @@ impl<'a, 'o> Job<'a, 'o> {
     }
 
     fn found(&mut self, path: Name, entry: Entry) {
-        (self.observer)(TreeNotice::Found { bytes: entry.size });
+        match self.found_again.checked_sub(1) {
+            Some(left) => self.found_again = left,
+            None => {
+                self.found = self.found.saturating_add(1);
+                (self.observer)(TreeNotice::Found { bytes: entry.size });
+            }
+        }
         if self.was_done(&entry) {
+            if let Some(left) = self.done_again.checked_sub(1) {
+                self.done_again = left;
+                return;
+            }
             self.done.done_before = self.done.done_before.saturating_add(1);
             return (self.observer)(TreeNotice::Unchanged { name: path.as_bytes() });
         }
@@ -977,6 +1058,13 @@ impl Job<'_, '_> {
 
     fn skip(&mut self, name: &Name, why: &'static str) {
         self.done.skipped = self.done.skipped.saturating_add(1);
+        let mark = seen_mark(name.as_bytes());
+        if self.told.contains(&mark) {
+            return;
+        }
+        if self.told.len() < TOLD_MAX {
+            self.told.insert(mark);
+        }
         (self.observer)(TreeNotice::Skipped { name: name.as_bytes(), why });
     }
 
@@ -1105,6 +1193,11 @@ struct Noted {
 }
 
 impl Versions {
+    /// For a job that does nothing.
+    fn none() -> Self {
+        Self { known: HashMap::new(), file: None }
+    }
+
     /// Without it a large file begins again after the end of the process, and no worse.
     fn open(server: &ServerAddress, key: &[u8]) -> Self {
         let opened = state_path("versions", server, key).and_then(|path| {
@@ -1118,7 +1211,7 @@ impl Versions {
                 let known = lines.map(|noted: Noted| (noted.transfer, noted.version)).collect();
                 Self { known, file: Some((file, path)) }
             }
-            Err(_) => Self { known: HashMap::new(), file: None },
+            Err(_) => Self::none(),
         }
     }
 

@@ -202,12 +202,17 @@ fn open_log(
     job: &[u8],
     about: Option<About>,
 ) -> std::io::Result<Option<Log>> {
-    let path = state_path(&format!("{direction}-tree"), server, job)?;
+    let path = log_path(direction, server, job)?;
     let log = Log::open(&path)?;
     if let (Some(_), Some(about)) = (&log, about) {
         partials::note(&path, &about)?;
     }
     Ok(log)
+}
+
+/// Where the log of a job is.
+fn log_path(direction: &str, server: &ServerAddress, job: &[u8]) -> std::io::Result<PathBuf> {
+    state_path(&format!("{direction}-tree"), server, job)
 }
 
 /// A file for what a job has to remember over the end of the process.

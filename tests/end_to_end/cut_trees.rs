@@ -1,0 +1,196 @@
+//! A tree whose connection is cut after every message, in both directions, there and back: the
+//! command says so and the same one finishes it; or it goes on by itself.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use crate::harness::{Line, World, text};
+use crate::trees::{assert_same, seen, summary};
+
+/// What went over a line.
+struct Recorder {
+    address: SocketAddr,
+    up: Arc<Mutex<Vec<u8>>>,
+    down: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Recorder {
+    fn new(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (up, down) = (Arc::default(), Arc::default());
+        let (to_up, to_down) = (Arc::clone(&up), Arc::clone(&down));
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let far = TcpStream::connect(server).unwrap();
+                let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
+                let (up, down) = (Arc::clone(&to_up), Arc::clone(&to_down));
+                std::thread::spawn(move || record(near, far, &up));
+                std::thread::spawn(move || record(back.0, back.1, &down));
+            }
+        });
+        Self { address, up, down }
+    }
+
+    /// The offsets in what went there, over all connections, at which a message ends.
+    fn ends(heard: &Mutex<Vec<u8>>) -> Vec<u64> {
+        let heard = heard.lock().unwrap();
+        let breaks = heard.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        breaks.map(|(at, _)| at as u64 + 1).collect()
+    }
+}
+
+fn record(mut from: TcpStream, mut to: TcpStream, heard: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        heard.lock().unwrap().extend_from_slice(&buffer[..count]);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+/// Four files in three directories, none with a line break in it.
+fn small_tree(world: &World) {
+    let tree = world.here().join("tree");
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    fs::create_dir(tree.join("void")).unwrap();
+    for (name, size) in [("one", 10), ("a/two", 3_000), ("a/b/three", 0), ("zuletzt", 1)] {
+        fs::write(tree.join(name), vec![b'x'; size]).unwrap();
+    }
+}
+
+const FILES: u64 = 4;
+
+/// Where to cut: with every message whole, and in the middle of each.
+fn cuts(heard: &Mutex<Vec<u8>>) -> BTreeSet<u64> {
+    let ends = Recorder::ends(heard);
+    assert!(ends.len() >= 6, "{ends:?}");
+    let middles = ends.windows(2).map(|pair| pair[0].midpoint(pair[1]));
+    // A cut lets one byte less pass than it says.
+    std::iter::once(0).chain(ends.iter().copied()).chain(middles).map(|at| at + 1).collect()
+}
+
+/// Runs a command on lines that are cut at every place, and holds what it left against `expected`.
+fn is_finished_after_every_cut(
+    world: &World,
+    server: SocketAddr,
+    args: &[&str],
+    check: &dyn Fn(&str),
+) {
+    let recorder = Recorder::new(server);
+    let name = |place: &str| args.iter().map(|arg| arg.replace("@", place)).collect::<Vec<_>>();
+    let whole = world.ftx(recorder.address, name("whole")).output().unwrap();
+    assert!(whole.status.success(), "{}", text(&whole.stderr));
+    check("whole");
+    let places = cuts(&recorder.up).into_iter().map(|at| (at, 0));
+    let places = places.chain(cuts(&recorder.down).into_iter().map(|at| (0, at)));
+    for (up, down) in places {
+        let place = format!("cut-{up}-{down}");
+        let line = Line::cut_after(server, up, down);
+        let mut first = world.ftx(line.address, name(&place));
+        let first = first_of(first.args(["--retry-for", "0"]), &place);
+        if !line.was_cut() {
+            // So much was not said this time.
+            assert_eq!(first, Some(0), "{place}");
+            check(&place);
+            continue;
+        }
+        let again = world.ftx(line.address, name(&place)).output().unwrap();
+        assert!(again.status.success(), "{place}: {}", text(&again.stderr));
+        check(&place);
+        // A file of which the acknowledgement was cut off is put again; none is lost.
+        let done = summary(&again);
+        let (files, before) = (&done["files"], &done["done_before"]);
+        assert_eq!(files.as_u64().unwrap() + before.as_u64().unwrap(), FILES, "{place}: {done}");
+        if first == Some(0) {
+            assert_eq!(before, 0, "{place}: a job that is complete begins anew");
+        }
+    }
+}
+
+/// Runs the cut command; it has to end as one whose connection broke, in one line.
+fn first_of(command: &mut std::process::Command, place: &str) -> Option<i32> {
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    match output.status.code() {
+        Some(0) => {}
+        Some(3) => {
+            let lines: Vec<&str> = said.lines().collect();
+            assert_eq!(lines.len(), 1, "{place}: {said}");
+            assert!(lines[0].starts_with("ftx: "), "{place}: {said}");
+            assert!(said.contains("the same command goes on where this one ended"), "{said}");
+        }
+        code => panic!("{place}: {code:?}: {said}"),
+    }
+    output.status.code()
+}
+
+#[test]
+fn a_put_that_is_cut_after_any_message_is_finished_by_the_same_command() {
+    let world = World::new();
+    let server = world.serve();
+    small_tree(&world);
+    let args = ["put", "-r", "tree", "--as", "@", "--json"];
+    is_finished_after_every_cut(&world, server.address, &args, &|place| {
+        assert_same(seen(&world.served().join(place)), seen(&world.here().join("tree")));
+    });
+    let left = world.run(server.address, &["partials"], 0);
+    assert!(left.stdout.is_empty(), "{}", text(&left.stdout));
+}
+
+#[test]
+fn a_get_that_is_cut_after_any_message_is_finished_by_the_same_command() {
+    let world = World::new();
+    let server = world.serve();
+    small_tree(&world);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let args = ["get", "-r", "tree", "-o", "@", "--json"];
+    is_finished_after_every_cut(&world, server.address, &args, &|place| {
+        let got = world.here().join(place);
+        assert_same(seen(&got), seen(&world.here().join("tree")));
+        assert!(!got.join(".ftx").exists(), "{place}");
+    });
+    let left = world.run(server.address, &["partials"], 0);
+    assert!(left.stdout.is_empty(), "{}", text(&left.stdout));
+}
+
+#[test]
+fn a_tree_that_is_cut_after_any_message_goes_on_by_itself_and_counts_everything_once() {
+    let world = World::new();
+    let server = world.serve();
+    small_tree(&world);
+    std::os::unix::fs::symlink("one", world.here().join("tree/link")).unwrap();
+    fs::create_dir_all(world.served().join("all")).unwrap();
+    world.run(server.address, &["put", "-r", "tree", "--as", "all"], 0);
+    std::os::unix::fs::symlink("one", world.served().join("all/link")).unwrap();
+    for args in [["put", "-r", "tree", "--as", "@"], ["get", "-r", "all", "-o", "@"]] {
+        let recorder = Recorder::new(server.address);
+        let run = |address, place: &str| {
+            let args = args.iter().map(|arg| arg.replace("@", place));
+            world.ftx(address, args.chain(["--json".to_owned()])).output().unwrap()
+        };
+        run(recorder.address, "whole");
+        for at in cuts(&recorder.down).into_iter().skip(1) {
+            let place = format!("{}-{at}", args[0]);
+            let output = run(Line::cut_after(server.address, 0, at).address, &place);
+            let said = text(&output.stderr);
+            if at == 1 || output.status.code() == Some(3) {
+                // Nothing was heard of a server before: it is not waited for.
+                continue;
+            }
+            assert_eq!(output.status.code(), Some(0), "{place}: {said}");
+            let done = summary(&output);
+            assert_eq!(done["files"], FILES, "{place}: {done}");
+            assert_eq!(done["skipped"], 1, "{place}: {done}");
+            assert_eq!(done["done_before"], 0, "{place}: {done}");
+            let skips = said.lines().filter(|line| line.contains("skipped")).count();
+            assert_eq!(skips, 1, "{place}: {said}");
+        }
+    }
+}
