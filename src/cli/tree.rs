@@ -237,6 +237,7 @@ impl PutOptions {
                 }
             }
         }
+        refuse_names_given_twice(&sources)?;
         let mut key = Vec::new();
         for (path, name) in &sources {
             key.extend_from_slice(path.as_os_str().as_bytes());
@@ -314,6 +315,26 @@ fn about(sources: &[(PathBuf, Name)]) -> (OsString, String) {
         1 => (path.into_os_string(), name.to_string()),
         more => (path.into_os_string(), format!("{name} and {} more", more.saturating_sub(1))),
     }
+}
+
+/// One of the two would be gone, though its digest was printed.
+fn refuse_names_given_twice(sources: &[(PathBuf, Name)]) -> Result<(), Failure> {
+    let mut names: Vec<(&Name, &Path)> =
+        sources.iter().map(|(path, name)| (name, path.as_path())).collect();
+    names.sort_unstable();
+    for pair in names.windows(2) {
+        if let [(name, one), (other, another)] = pair
+            && name == other
+            && one != another
+        {
+            let [one, another] =
+                [one, another].map(|path| ftx_protocol::Escaped(path.as_os_str().as_bytes()));
+            return Err(wrong(&format!(
+                "{one} and {another} would both be {name} on the server; put them one by one, with --as"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A path as it was given, as a name: without what leads to the root or stays where it is.
