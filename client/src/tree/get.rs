@@ -14,7 +14,7 @@ use ftx_disk::store::{self, Change, Settled, Store, Upload};
 use ftx_disk::sys::{Disk, FileKind, Native};
 use ftx_disk::walk::{Step, Walk};
 use ftx_protocol::client::Event;
-use ftx_protocol::limits::RESUMABLE_BYTES;
+use ftx_protocol::limits::{ENTRIES_AHEAD, RESUMABLE_BYTES};
 use ftx_protocol::message::{self, Cache, Entry, Info, Unread};
 use ftx_protocol::{
     Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Parents, Refusal,
@@ -99,10 +99,12 @@ impl Client {
                 {
                     log.remove();
                 }
-                let done = result.map(|()| done)?;
-                give_times(tree.target, &info).map_err(|error| {
-                    Failure::local("cannot set the time of", tree.target, &error)
-                })?;
+                let mut done = result.map(|()| done)?;
+                if let Err(error) = give_times(tree.target, &info) {
+                    let failure = Failure::local("cannot set the time of", tree.target, &error);
+                    done.count_failure(&failure);
+                    observer(TreeNotice::Failed { name: b"", failure: &failure });
+                }
                 Ok(done)
             }
             Mood::Tell => {
@@ -319,8 +321,12 @@ struct Job<'a, 'o> {
     list: Listing,
     listed: VecDeque<File>,
     owed: u32,
+    /// Messages of the list that the server may still send without being asked.
+    ahead: u32,
     way: Vec<Open>,
     left: VecDeque<Left>,
+    /// Directories that could not be made, and whose time is still to come.
+    unmade: BTreeSet<Name>,
     next_number: u64,
     unsettled: BTreeMap<u64, File>,
     settler: Option<Settler>,
@@ -409,8 +415,10 @@ impl<'a, 'o> Job<'a, 'o> {
             list: Listing::ToBegin,
             listed: VecDeque::new(),
             owed: 0,
+            ahead: 0,
             way: Vec::new(),
             left: VecDeque::new(),
+            unmade: BTreeSet::new(),
             next_number: 0,
             unsettled: BTreeMap::new(),
             settler,
@@ -487,6 +495,7 @@ impl<'a, 'o> Job<'a, 'o> {
         self.listed.clear();
         self.way.clear();
         self.left.clear();
+        self.unmade.clear();
         self.owed = 0;
         self.line_bytes = 0;
         self.list = Listing::ToBegin;
@@ -527,6 +536,7 @@ impl<'a, 'o> Job<'a, 'o> {
         };
         let id = link.send(|machine, out, now| machine.list(list, out, now))?;
         self.list = Listing::Running(id);
+        self.ahead = ENTRIES_AHEAD;
         self.under_way.insert(id, Work::List);
         loop {
             self.take_answers();
@@ -568,6 +578,7 @@ impl<'a, 'o> Job<'a, 'o> {
             && let Listing::Running(id) = self.list
         {
             self.owed = self.owed.saturating_sub(1);
+            self.ahead = self.ahead.saturating_add(1);
             link.machine().more(id, &mut lines);
         }
         Ok(link.write(&lines)?)
@@ -620,6 +631,7 @@ impl<'a, 'o> Job<'a, 'o> {
     fn heard(&mut self, event: Event, input: &[u8]) -> Result<(), Trouble> {
         match event {
             Event::Entries(entries) => {
+                self.ahead = self.ahead.checked_sub(1).ok_or_else(super::listed_too_much)?;
                 self.owed = self.owed.saturating_add(1);
                 for entry in entries.entries {
                     self.seen(entry);
@@ -649,6 +661,12 @@ impl<'a, 'o> Job<'a, 'o> {
     fn seen(&mut self, entry: Entry) {
         let Some(path) = self.path_of(&entry.name) else { return };
         self.leave_to(Some(&path));
+        if path.parts().next() == Some(PRIVATE) {
+            if path.as_bytes() == PRIVATE {
+                self.skip(&path, "the directory of an ftx server");
+            }
+            return;
+        }
         let kind = match entry.kind {
             Kind::Directory => PathKind::Directory,
             _ => PathKind::Other,
@@ -666,8 +684,8 @@ impl<'a, 'o> Job<'a, 'o> {
         match entry.kind {
             Kind::Directory => self.enter(path, &entry),
             Kind::File => self.found(path, entry),
-            Kind::Symlink => self.skip(&entry.name, "a symlink"),
-            Kind::Special => self.skip(&entry.name, "a device, FIFO or socket"),
+            Kind::Symlink => self.skip(&path, "a symlink"),
+            Kind::Special => self.skip(&path, "a device, FIFO or socket"),
         }
     }
 
@@ -940,7 +958,10 @@ impl<'a, 'o> Job<'a, 'o> {
         let refusal = Refusal::new(unread.code, unread.message.clone());
         let what = format!("list {name}");
         let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
-        self.fail(&name, &failure);
+        match self.path_of(&name) {
+            Some(path) => self.fail(&path, &failure),
+            None => self.fail_target(&failure),
+        }
     }
 }
 
@@ -1016,6 +1037,13 @@ impl Job<'_, '_> {
 
     fn changed(&mut self, change: &Change, result: Result<Settled, Refusal>) {
         match (change, result) {
+            // What could not be made gets no time either, and that is told already.
+            (Change::MakeDirectory { name, modified: Some(_), .. }, Err(_))
+                if self.unmade.remove(name) => {}
+            (Change::MakeDirectory { name, modified: None, .. }, Err(refusal)) => {
+                self.unmade.insert(name.clone());
+                self.fail_here(name, &refusal);
+            }
             (Change::Remove { name, .. }, Ok(_)) => {
                 self.done.removed = self.done.removed.saturating_add(1);
                 (self.observer)(TreeNotice::Removed { name: name.as_bytes() });
@@ -1049,6 +1077,11 @@ impl Job<'_, '_> {
         let shown = crate::failure::shown(&shown);
         let message = format!("cannot write {shown}: {}", refusal.message);
         self.fail(path, &Failure::new(Class::Local, message));
+    }
+
+    fn fail_target(&mut self, failure: &Failure) {
+        self.done.count_failure(failure);
+        (self.observer)(TreeNotice::Failed { name: b"", failure });
     }
 
     fn fail(&mut self, name: &Name, failure: &Failure) {

@@ -23,11 +23,12 @@ mod settle;
 
 use std::path::PathBuf;
 
+use ftx_protocol::client::Violation;
 use ftx_protocol::{Algorithm, Digest, FileTime};
 use sha2::{Digest as _, Sha256};
 
 use crate::address::ServerAddress;
-use crate::failure::Failure;
+use crate::failure::{Failure, Trouble};
 use crate::partials::{self, About};
 use crate::state;
 use log::{Log, Mark};
@@ -227,6 +228,14 @@ fn state_path(kind: &str, server: &ServerAddress, job: &[u8]) -> std::io::Result
     let digits: String =
         hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     Ok(directory.join(format!("{kind}-{digits}")))
+}
+
+/// A server that goes on with a list unasked would fill this side's memory.
+fn listed_too_much() -> Trouble {
+    Trouble::Violation(Violation::Contradiction {
+        got: "entries",
+        why: "more of them than were asked for",
+    })
 }
 
 /// What stands for one version of one file in a log.

@@ -133,6 +133,8 @@ pub(super) struct Job<'a, 'o> {
     asked: BTreeSet<u64>,
     next_number: u64,
     left: VecDeque<Left>,
+    /// Directories that could not be made, and whose time is still to come.
+    unmade: BTreeSet<Name>,
     log: Option<Log>,
     patience: Patience,
     reached: Reached,
@@ -170,6 +172,7 @@ impl<'a, 'o> Job<'a, 'o> {
             asked: BTreeSet::new(),
             next_number: 0,
             left: VecDeque::new(),
+            unmade: BTreeSet::new(),
             log,
             patience: Patience::new(client.retry),
             reached: Reached::No,
@@ -311,7 +314,18 @@ impl<'a, 'o> Job<'a, 'o> {
     }
 
     fn begin_source(&mut self, path: PathBuf, name: Name) {
+        if self.whole.iter().any(|root| root.name == name && root.path == path) {
+            // Given twice.
+            return;
+        }
         match open_source(&path) {
+            // Each would be taken for what the other one is to hold, and be removed from it.
+            Ok(Opened::Directory(..)) if self.whole.iter().any(|root| root.name == name) => {
+                let shown = crate::failure::shown(&path);
+                let message =
+                    format!("cannot put {shown}: another source has the name {name} already");
+                self.fail_path(&path, &Failure::new(Class::Usage, message));
+            }
             Ok(Opened::Directory(handle, stat)) => {
                 match Native.open_root(&path).and_then(|shared| Walk::new(Native, shared.into())) {
                     Ok(walk) => {
@@ -644,7 +658,7 @@ impl<'a, 'o> Job<'a, 'o> {
                     _ => {}
                 }
             }
-            Event::Entries(entries) => self.compare_listed(entries.id, &entries.entries),
+            Event::Entries(entries) => self.compare_listed(&entries)?,
             Event::Refused { id, refusal } => self.refused(id, refusal)?,
             _ => {}
         }
@@ -778,7 +792,14 @@ impl<'a, 'o> Job<'a, 'o> {
                 self.asked.remove(&file.number);
                 self.refuse(&file.name, refusal);
             }
-            Work::Mkdir(mkdir) => self.refuse(&mkdir.name, refusal),
+            // What could not be made gets no time either, and that is told already.
+            Work::Mkdir(mkdir) if mkdir.mtime.is_some() && self.unmade.remove(&mkdir.name) => {}
+            Work::Mkdir(mkdir) => {
+                if mkdir.mtime.is_none() {
+                    self.unmade.insert(mkdir.name.clone());
+                }
+                self.refuse(&mkdir.name, refusal);
+            }
             Work::Remove(remove) => self.not_removed(&remove, refusal),
             Work::List => {
                 self.removal = None;
@@ -848,13 +869,24 @@ impl Job<'_, '_> {
         Ok(true)
     }
 
-    fn compare_listed(&mut self, id: RequestId, entries: &[message::Entry]) {
-        let Some(removal) = self.removal.as_mut().filter(|removal| removal.id() == id) else {
-            return;
+    fn compare_listed(&mut self, listed: &message::Entries) -> Result<(), Trouble> {
+        let Some(removal) = self.removal.as_mut().filter(|removal| removal.id() == listed.id)
+        else {
+            return Ok(());
         };
-        for remove in removal.compare(entries, &self.options.rules, self.options.durability) {
-            self.again.push_back(Work::Remove(remove));
+        let (rules, durability) = (&self.options.rules, self.options.durability);
+        let Some(go) = removal.compare(&listed.entries, rules, durability) else {
+            return Err(super::listed_too_much());
+        };
+        self.again.extend(go.into_iter().map(Work::Remove));
+        for unread in &listed.unread {
+            let Some(name) = &unread.name else { continue };
+            let refusal = Refusal::new(unread.code, unread.message.clone());
+            let what = format!("list {name}, to remove what is not in the source");
+            let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
+            self.fail(name.as_bytes(), &failure);
         }
+        Ok(())
     }
 
     fn end_removal(&mut self) {

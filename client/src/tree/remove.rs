@@ -54,14 +54,17 @@ impl Removal {
         Some(self.id)
     }
 
-    /// What of these entries is to go.
+    /// What of these entries is to go. `None` when nobody has asked for them.
     pub(super) fn compare(
         &mut self,
         entries: &[Entry],
         rules: &Rules,
         durability: Durability,
-    ) -> Vec<Remove> {
-        self.owed = self.owed.saturating_add(1).min(ENTRIES_AHEAD);
+    ) -> Option<Vec<Remove>> {
+        self.owed = self.owed.saturating_add(1);
+        if self.owed > ENTRIES_AHEAD {
+            return None;
+        }
         let mut go = Vec::new();
         for entry in entries {
             let name = &entry.name;
@@ -93,7 +96,7 @@ impl Removal {
                 _ => go.push(remove(name.clone(), Depth::One, durability)),
             }
         }
-        go
+        Some(go)
     }
 
     /// What is to go when everything was listed.
