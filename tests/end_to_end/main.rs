@@ -14,6 +14,7 @@ mod cut_trees;
 mod fairness;
 mod faulty_disk;
 mod harness;
+mod hostile_trees;
 mod injection;
 mod kill;
 mod leaks;
