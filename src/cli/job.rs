@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ftx_client::tree::{TreeDone, TreeNotice};
 use ftx_client::{Class, Failure, JsonName};
-use ftx_protocol::Escaped;
+use ftx_protocol::{Escaped, Retry};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
@@ -152,8 +152,18 @@ impl JobReport {
         let done = match result {
             Ok(done) => done,
             Err(failure) => {
+                // What was refused for good, or is wrong here, the same command does not mend.
+                let goes_on = match failure.class {
+                    Class::Network => true,
+                    Class::Refused(code) => code.retry() == Retry::Later,
+                    Class::Usage | Class::Integrity | Class::Local => false,
+                };
                 let hint = "the same command goes on where this one ended";
-                self.say(&format!("{failure}; {hint}"));
+                let text = failure.to_string();
+                match goes_on && !text.ends_with(hint) {
+                    true => self.say(&format!("{text}; {hint}")),
+                    false => self.say(&text),
+                }
                 let more = json!({"class": class(failure.class), "message": failure.to_string()});
                 self.event("failed", b"", more);
                 return failure.class.into();
@@ -179,11 +189,15 @@ impl JobReport {
         let time = self.began.elapsed();
         let mut line =
             format!("{} {} files, {}", self.words.done, done.files, HumanBytes(done.bytes));
+        let removed = match self.words.done.starts_with("would") {
+            true => "to be removed",
+            false => "removed",
+        };
         for (count, word) in [
             (done.unchanged, "unchanged"),
             (done.done_before, "done before"),
             (done.skipped, "skipped"),
-            (done.removed, "removed"),
+            (done.removed, removed),
             (done.failed, "FAILED"),
         ] {
             if count > 0 {
