@@ -24,5 +24,6 @@ mod names;
 mod resume;
 mod silence;
 mod talk;
+mod transcripts;
 mod transfer;
 mod trees;
