@@ -735,8 +735,44 @@ fn a_name_that_the_disk_of_the_server_cannot_store_is_told_and_the_rest_arrives(
     assert_same(seen(&world.served().join("tree")), seen(&tree));
 }
 
+/// What a disk that takes `A` for `a` does, as far as it shows before anything is written: the
+/// writer's own directory has both names. (A real one needs a kernel that has casefold.)
 #[test]
-fn names_that_differ_only_in_case_are_told_on_a_disk_that_takes_them_for_one() {
+fn names_that_differ_only_in_case_are_told_where_the_disk_takes_them_for_one() {
+    let world = World::new();
+    let back = world.here().join("back");
+    fs::create_dir_all(back.join(".ftx")).unwrap();
+    fs::create_dir(back.join(".FTX")).unwrap();
+    let hidden = back.join(".ftx");
+    let arguments = ["--bind", hidden.to_str().unwrap()];
+    let what = "this needs root: names that a disk takes for one";
+    let Some(_disk) = Disk::mount(&back.join(".FTX"), &arguments, what) else { return };
+    let server = world.serve();
+    let tree = world.served().join("tree");
+    for name in ["README", "readme", "Docs/a", "docs/b", "other"] {
+        fs::create_dir_all(tree.join(name).parent().unwrap()).unwrap();
+        fs::write(tree.join(name), name).unwrap();
+    }
+    symlink("back", world.here().join("tree")).unwrap();
+    fs::write(back.join("extra"), "").unwrap();
+    let output = world.run(server.address, &["get", "-r", "--delete", "tree"], 7);
+    let said = text(&output.stderr);
+    // The directory and what is in it, and one of the two files.
+    assert_eq!(
+        said.lines().filter(|line| line.contains("upper and lower case")).count(),
+        3,
+        "{said}"
+    );
+    assert!(said.contains("got 3 files") && said.contains("3 FAILED"), "{said}");
+    let names: Vec<_> =
+        fs::read_dir(&back).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    let has = |name: &str| names.iter().any(|one| one == name);
+    assert!(has("README") != has("readme") && has("Docs") != has("docs"), "{names:?}");
+    assert!(has("other") && has("extra"), "{names:?}");
+}
+
+#[test]
+fn names_that_collide_on_a_disk_with_casefold_are_told_and_one_of_them_arrives() {
     let world = World::new();
     let image = world.home.path().join("image");
     fs::write(&image, "").unwrap();

@@ -23,6 +23,7 @@ use ftx_protocol::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::folds::{Folds, Told, folds_case};
 use super::log::Log;
 use super::rules::{PathKind, Verdict};
 use super::settle::{Answer, Item, Settler};
@@ -166,6 +167,15 @@ struct Ground {
     store: Option<Arc<Store<Native>>>,
     private: Private,
     target: Target,
+    /// Whether its disk takes `A` and `a` for one.
+    names: Names,
+}
+
+/// See [`super::folds`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    Distinct,
+    Folded,
 }
 
 /// What the target was before this job, or is after it.
@@ -207,7 +217,11 @@ impl Ground {
             let whose = marker(client, tree.name);
             std::fs::write(&mine, whose).map_err(|error| failed(&error))?;
         }
-        Ok(Self { path: path.to_owned(), store: Some(Arc::new(store)), private, target })
+        let names = match folds_case(path, ".ftx") {
+            true => Names::Folded,
+            false => Names::Distinct,
+        };
+        Ok(Self { path: path.to_owned(), store: Some(Arc::new(store)), private, target, names })
     }
 
     fn look(path: &Path) -> Result<Self, Failure> {
@@ -215,7 +229,8 @@ impl Ground {
             true => Some(Arc::new(open_store(path, store::Access::ReadOnly)?)),
             false => None,
         };
-        Ok(Self { path: path.to_owned(), store, private: Private::Theirs, target: Target::There })
+        let (private, target, names) = (Private::Theirs, Target::There, Names::Distinct);
+        Ok(Self { path: path.to_owned(), store, private, target, names })
     }
 
     /// Takes the store's own directory away again, unless something is left to go on with; and the
@@ -337,6 +352,8 @@ struct Job<'a, 'o> {
     log: Option<Log>,
     /// What the server has, for the removal of everything else.
     seen: Option<Log>,
+    /// What was listed, where the disk takes some of it for one.
+    folds: Option<Folds>,
     whole: Whole,
     patience: Patience,
     reached: Reached,
@@ -400,6 +417,14 @@ impl<'a, 'o> Job<'a, 'o> {
             Extra::Remove => open("seen", None),
             Extra::Keep => None,
         };
+        let folds = match ground.names {
+            Names::Folded => {
+                // What an earlier run left is not looked at.
+                open("folds", None).into_iter().for_each(Log::remove);
+                open("folds", None).map(Folds::new)
+            }
+            Names::Distinct => None,
+        };
         let settler = match tree.options.mood {
             Mood::Do => ground.store.clone().map(Settler::start),
             Mood::Tell => None,
@@ -430,6 +455,7 @@ impl<'a, 'o> Job<'a, 'o> {
             },
             log,
             seen,
+            folds,
             whole: Whole::Yes,
             patience: Patience::new(client.retry),
             reached: Reached::No,
@@ -446,6 +472,9 @@ impl<'a, 'o> Job<'a, 'o> {
     fn close(mut self, complete: bool) -> Option<Log> {
         if let Some(seen) = self.seen.take() {
             seen.remove();
+        }
+        if let Some(folds) = self.folds.take() {
+            folds.remove();
         }
         if !complete || self.done.failed > 0 {
             return self.log.take();
@@ -681,11 +710,34 @@ impl<'a, 'o> Job<'a, 'o> {
             let message = format!("cannot note what the server has: {error}");
             (self.observer)(TreeNotice::Warning(message));
         }
+        if self.collides(&path) {
+            return;
+        }
         match entry.kind {
             Kind::Directory => self.enter(path, &entry),
             Kind::File => self.found(path, entry),
             Kind::Symlink => self.skip(&path, "a symlink"),
             Kind::Special => self.skip(&path, "a device, FIFO or socket"),
+        }
+    }
+
+    /// Whether the disk takes something for another file or directory of the tree, which is told.
+    fn collides(&mut self, path: &Name) -> bool {
+        let Some(folds) = &mut self.folds else { return false };
+        match folds.note(path) {
+            Ok(Told::Apart) => false,
+            Ok(Told::Collides) => {
+                let words = "this disk takes it for another name of the tree, which differs only in \
+                             upper and lower case; get it alone, with -o";
+                self.fail_here(path, &Refusal::new(Code::Exists, words));
+                true
+            }
+            Err(error) => {
+                self.folds = None;
+                let message = format!("cannot note which names differ only in case: {error}");
+                (self.observer)(TreeNotice::Warning(message));
+                false
+            }
         }
     }
 

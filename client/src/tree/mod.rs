@@ -8,11 +8,13 @@
 //!   remove  what the source does not have
 //!   get     list, compare, receive
 //!   settle  what arrived is made durable, in groups
+//!   folds   names that a disk takes for one
 //! ```
 //!
 //! A file of 8 MiB or more goes as [`Client::put`](crate::Client::put) would send it, on a
 //! connection of its own, so that it resumes in its middle.
 
+mod folds;
 mod get;
 mod log;
 mod pipe;
