@@ -152,8 +152,10 @@ impl JobReport {
         let done = match result {
             Ok(done) => done,
             Err(failure) => {
-                let hint = "the same command goes on where this one ended";
-                self.say(&format!("{failure}; {hint}"));
+                let done = files(self.handled_files);
+                self.say(&format!(
+                    "{failure}; {done} done, and the same command goes on with the rest"
+                ));
                 let more = json!({"class": class(failure.class), "message": failure.to_string()});
                 self.event("failed", b"", more);
                 return failure.class.into();
@@ -178,7 +180,7 @@ impl JobReport {
     fn summary(&mut self, done: &TreeDone) {
         let time = self.began.elapsed();
         let mut line =
-            format!("{} {} files, {}", self.words.done, done.files, HumanBytes(done.bytes));
+            format!("{} {}, {}", self.words.done, files(done.files), HumanBytes(done.bytes));
         for (count, word) in [
             (done.unchanged, "unchanged"),
             (done.done_before, "done before"),
@@ -276,6 +278,10 @@ impl JobReport {
             self.broken = Some(error);
         }
     }
+}
+
+fn files(count: u64) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }
 
 /// Bytes a second, where the time is long enough to say so.
