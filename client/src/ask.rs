@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ftx_protocol::client::Event;
@@ -10,7 +11,6 @@ use ftx_protocol::message::{Change, Entries, Info, List, Stat};
 use ftx_protocol::{Depth, Durability, Name, Refusal, RequestId};
 
 use crate::Client;
-use crate::address::ServerAddress;
 use crate::failure::{Failure, Trouble};
 use crate::link::{Link, READ_BYTES};
 
@@ -66,10 +66,9 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached.
     pub fn session(&self) -> Result<Session, Failure> {
-        let server = self.server.clone();
-        match Link::open(&server) {
-            Ok(link) => Ok(Session { server, link, buffer: vec![0; READ_BYTES] }),
-            Err(trouble) => Err(trouble.into_failure("connect", &server)),
+        match self.link() {
+            Ok(link) => Ok(Session { client: self.clone(), link, buffer: vec![0; READ_BYTES] }),
+            Err(trouble) => Err(trouble.into_failure("connect", &self.server)),
         }
     }
 
@@ -86,10 +85,13 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached.
     pub fn ping(&self) -> Result<Duration, Failure> {
-        let asked = Link::open(&self.server).and_then(|link| {
+        let asked = self.link().and_then(|link| {
             let sent = Instant::now();
             link.send(|machine, out, now| machine.ping(out, now))?;
-            wait(&link, |event| matches!(event, Event::Pong(_)).then(|| sent.elapsed()))
+            let time =
+                wait(&link, |event| matches!(event, Event::Pong(_)).then(|| sent.elapsed()))?;
+            self.leave(&link);
+            Ok(time)
         });
         asked.map_err(|trouble| trouble.into_failure("ping", &self.server))
     }
@@ -97,8 +99,8 @@ impl Client {
 
 /// A connection for questions. One that has failed stays failed.
 pub struct Session {
-    server: ServerAddress,
-    link: Link,
+    client: Client,
+    link: Arc<Link>,
     buffer: Vec<u8>,
 }
 
@@ -132,7 +134,7 @@ impl Session {
     }
 
     fn nonsense(&self, what: &str) -> Failure {
-        Trouble::Broken("no answer came".to_owned()).into_failure(what, &self.server)
+        Trouble::Broken("no answer came".to_owned()).into_failure(what, &self.client.server)
     }
 
     /// Asks many questions, each with something that tells it from the others. The answers come in
@@ -161,7 +163,7 @@ impl Session {
             if asked.is_empty() {
                 break Ok(());
             }
-            let (link, server) = (&self.link, &self.server);
+            let (link, server) = (&self.link, &self.client.server);
             let heard = link.write(&lines).map_err(Trouble::from).and_then(|()| {
                 link.receive(&mut buffer, &mut |event, _| {
                     let (id, answer) = match event {
@@ -184,7 +186,7 @@ impl Session {
             });
             if let Err(trouble) = heard {
                 let what = asked.values().next().map_or_else(String::new, |(_, ask)| ask.what());
-                break Err(trouble.into_failure(&what, &self.server));
+                break Err(trouble.into_failure(&what, &self.client.server));
             }
         };
         self.buffer = buffer;
@@ -241,7 +243,13 @@ impl Session {
             Ok(())
         });
         self.buffer = buffer;
-        listed.map_err(|trouble| trouble.into_failure(&what, &self.server))
+        listed.map_err(|trouble| trouble.into_failure(&what, &self.client.server))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.client.leave(&self.link);
     }
 }
 

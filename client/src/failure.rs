@@ -19,6 +19,8 @@ pub enum Class {
     Integrity,
     /// The local file or directory.
     Local,
+    /// Nothing: somebody interrupted it.
+    Interrupted,
 }
 
 /// A failure: what was being done, on which side, why, and what to do next.
@@ -76,6 +78,8 @@ pub(crate) enum Trouble {
     Corrupt(String),
     /// Nothing that another try would mend.
     Final(Failure),
+    /// Somebody wants it to end.
+    Interrupted,
 }
 
 impl From<Failure> for Trouble {
@@ -95,7 +99,10 @@ impl From<Violation> for Trouble {
 
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
-        Self::Broken(plain(&error))
+        match error.kind() {
+            io::ErrorKind::Interrupted => Self::Interrupted,
+            _ => Self::Broken(plain(&error)),
+        }
     }
 }
 
@@ -114,7 +121,7 @@ impl Trouble {
             Self::Unreachable(_) | Self::Broken(_) => Retry::Later,
             Self::Refused(refusal) => refusal.code.retry(),
             Self::Corrupt(_) => Retry::Fresh,
-            Self::Violation(_) | Self::Final(_) => Retry::No,
+            Self::Violation(_) | Self::Final(_) | Self::Interrupted => Retry::No,
         }
     }
 
@@ -148,6 +155,7 @@ impl Trouble {
                 Failure::new(class, format!("{what}: {violation}"))
             }
             Self::Corrupt(cause) => Failure::new(Class::Integrity, format!("{what}: {cause}")),
+            Self::Interrupted => Failure::new(Class::Interrupted, format!("{what}: interrupted")),
         }
     }
 }

@@ -8,8 +8,8 @@ use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{Cache, End, File, Get};
 use ftx_protocol::{Algorithm, Digest, Name, RequestId, Retry as Again};
 
-use crate::failure::{Failure, GOES_ON, Reached, Trouble};
-use crate::link::{Link, READ_BYTES};
+use crate::failure::{Failure, GOES_ON, Reached, Trouble, shown};
+use crate::link::READ_BYTES;
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name};
 use crate::state::{Direction, Key, State, Subject, boot_id, note, warn_stateless};
@@ -181,7 +181,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = self.failure(trouble).to_string();
                     (self.observer)(Notice::Retrying { cause, pause });
-                    std::thread::sleep(pause);
+                    self.client.interrupt.pause(pause);
                 }
                 Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
@@ -195,7 +195,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
     /// The end, unless the same command may still succeed where this one ended.
     fn give_up(&mut self, trouble: Trouble) -> Failure {
         let may_go_on = match &trouble {
-            Trouble::Unreachable(_) | Trouble::Broken(_) => true,
+            Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => true,
             Trouble::Refused(refusal) => refusal.code.retry() == Again::Later,
             _ => false,
         };
@@ -204,8 +204,12 @@ impl<'a, 'o> Transfer<'a, 'o> {
             && matches!(self.landed, Landed::File(_))
             && self.state.is_some();
         let failure = self.failure(trouble);
-        if may_go_on && has_state {
-            return failure.with_hint(GOES_ON);
+        if may_go_on
+            && has_state
+            && let (Landed::File(landing), Sink::File(path)) = (&self.landed, &self.sink)
+        {
+            let part = shown(&directory(path).join(landing.part()));
+            return failure.with_hint(&format!("what has arrived is in {part}; {GOES_ON}"));
         }
         self.landed.discard();
         if let Some(state) = self.state.take() {
@@ -233,7 +237,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// One connection.
     fn attempt(&mut self) -> Result<End, Trouble> {
-        let link = Link::open(&self.client.server)?;
+        let link = self.client.link()?;
         self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         let get = Get {
@@ -262,6 +266,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Ok(())
             })?;
         }
+        self.client.leave(&link);
         let end = ended.ok_or_else(|| Trouble::Broken("no answer".to_owned()))?;
         let have = match self.landed.running() {
             Some(running) => running.digest(),

@@ -21,6 +21,7 @@ mod address;
 mod ask;
 mod failure;
 mod get;
+mod interrupt;
 mod json_name;
 mod link;
 mod partials;
@@ -41,24 +42,41 @@ pub use ftx_protocol::{
     Algorithm, Code, Condition, Depth, Digest, Durability, Kind, Name, Parents, Replay,
 };
 pub use get::{GetDone, GetOptions};
+pub use interrupt::Interrupt;
 pub use json_name::JsonName;
+pub use link::Keeper;
 pub use partials::{About, Leftover, Working, leftovers};
 pub use put::{PutDone, PutOptions};
 pub use retry::Retry;
 pub use sink::Sink;
 pub use source::Source;
 
-/// One server, as a client sees it. Each call makes its own connections.
+/// One server, as a client sees it. Each call makes its own connections, unless there is a
+/// [`Keeper`].
 #[derive(Debug, Clone)]
 pub struct Client {
     server: ServerAddress,
     retry: Retry,
+    interrupt: Interrupt,
+    keeper: Option<Keeper>,
 }
 
 impl Client {
     /// A client of a server. Nothing is connected yet.
     pub fn new(server: ServerAddress, retry: Retry) -> Self {
-        Self { server, retry }
+        Self { server, retry, interrupt: Interrupt::default(), keeper: None }
+    }
+
+    /// Lets an interruption end what it does.
+    #[must_use]
+    pub fn with_interrupt(self, interrupt: Interrupt) -> Self {
+        Self { interrupt, ..self }
+    }
+
+    /// Uses the connection that is kept, and leaves it there, where a call takes one at a time.
+    #[must_use]
+    pub fn with_keeper(self, keeper: Keeper) -> Self {
+        Self { keeper: Some(keeper), ..self }
     }
 
     /// The server.

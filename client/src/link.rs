@@ -1,17 +1,20 @@
-//! One connection: a blocking socket and the client's machine.
+//! One connection: a blocking socket and the client's machine; and where one is kept between uses.
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ftx_protocol::client::{Client as Machine, Event};
 use ftx_protocol::{Refusal, Time};
 
+use crate::Client;
 use crate::address::ServerAddress;
 use crate::failure::{Trouble, plain};
+use crate::interrupt::Interrupt;
 
 /// How long one attempt to connect to one address may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -31,11 +34,57 @@ pub(crate) struct Link {
     started: Instant,
     /// Reading has ended: nothing that is written can be answered.
     ended: AtomicBool,
+    interrupt: Interrupt,
+}
+
+/// Where clients leave a connection that they have done with, for the next one to the same server.
+#[derive(Clone, Default)]
+pub struct Keeper(Arc<Mutex<Option<Kept>>>);
+
+struct Kept {
+    server: ServerAddress,
+    link: Arc<Link>,
+}
+
+impl Keeper {
+    fn place(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = self.place().as_ref().map(|kept| kept.server.to_string());
+        f.debug_tuple("Keeper").field(&server).finish()
+    }
+}
+
+impl Client {
+    /// The connection that is kept, if there is one and it still stands; else a new one.
+    pub(crate) fn link(&self) -> Result<Arc<Link>, Trouble> {
+        self.interrupt.check()?;
+        let kept = self.keeper.as_ref().and_then(|keeper| keeper.place().take());
+        match kept {
+            Some(Kept { server, link }) if server == self.server && link.is_quiet() => Ok(link),
+            _ => Ok(Arc::new(Link::open(&self.server, self.interrupt.clone())?)),
+        }
+    }
+
+    /// Leaves a connection to whoever comes next. One that cannot be used again is closed.
+    pub(crate) fn leave(&self, link: &Arc<Link>) {
+        match &self.keeper {
+            Some(keeper) if link.machine().requests() == 0 && link.is_quiet() => {
+                let (server, link) = (self.server.clone(), Arc::clone(link));
+                *keeper.place() = Some(Kept { server, link });
+            }
+            _ => link.close(),
+        }
+    }
 }
 
 impl Link {
     /// Connects, and says hello.
-    pub(crate) fn open(server: &ServerAddress) -> Result<Self, Trouble> {
+    fn open(server: &ServerAddress, interrupt: Interrupt) -> Result<Self, Trouble> {
         let unreachable = |error: &io::Error| Trouble::Unreachable(plain(error));
         let addresses = (server.host(), server.port())
             .to_socket_addrs()
@@ -43,14 +92,14 @@ impl Link {
         let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
         for address in addresses {
             match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(socket) => return Ok(Self::greet(socket)?),
+                Ok(socket) => return Ok(Self::greet(socket, interrupt)?),
                 Err(error) => last = error,
             }
         }
         Err(unreachable(&last))
     }
 
-    fn greet(socket: TcpStream) -> io::Result<Self> {
+    fn greet(socket: TcpStream, interrupt: Interrupt) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(LOOK))?;
         socket.set_write_timeout(Some(LOOK))?;
@@ -59,7 +108,7 @@ impl Link {
         let machine =
             Machine::new(concat!("ftx/", env!("CARGO_PKG_VERSION")), &mut hello, Time::default());
         let ended = AtomicBool::new(false);
-        let link = Self { socket, machine: Mutex::new(machine), started, ended };
+        let link = Self { socket, machine: Mutex::new(machine), started, ended, interrupt };
         link.write(&hello)?;
         Ok(link)
     }
@@ -83,9 +132,27 @@ impl Link {
         Ok(made)
     }
 
+    /// Whether it stands, and the server has said nothing that nobody has read.
+    fn is_quiet(&self) -> bool {
+        let peek = || {
+            self.socket.set_nonblocking(true)?;
+            let peeked = self.socket.peek(&mut [0]);
+            self.socket.set_nonblocking(false)?;
+            peeked
+        };
+        !self.ended.load(Ordering::Acquire)
+            && peek().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Writes all. Goes on waiting for a slow server as long as it is heard.
+    ///
+    /// # Errors
+    /// Those of the socket; of kind `Interrupted` when somebody wants it to end.
     pub(crate) fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
+            if self.interrupt.is_set() {
+                return Err(ErrorKind::Interrupted.into());
+            }
             match (&self.socket).write(bytes) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
@@ -108,6 +175,7 @@ impl Link {
     }
 
     fn receive_once(&self, buffer: &mut [u8], each: &mut Hear<'_>) -> Result<(), Trouble> {
+        self.interrupt.check()?;
         match (&self.socket).read(buffer) {
             Ok(0) => {
                 self.machine().receive_end()?;
@@ -137,21 +205,30 @@ impl Link {
         Ok(())
     }
 
-    /// Reads what the server says until the connection ends.
-    pub(crate) fn listen(&self, heard: &SyncSender<Result<Event, Trouble>>) {
+    /// Reads what the server says until the connection ends, or has nothing more to bring.
+    pub(crate) fn listen(
+        &self,
+        heard: &SyncSender<Result<Event, Trouble>>,
+        is_last: impl Fn(&Event) -> bool,
+    ) {
         let mut buffer = vec![0; READ_BYTES];
+        let mut over = false;
         let result = loop {
-            let received =
-                self.receive(&mut buffer, &mut |event, _| match heard.try_send(Ok(event)) {
+            let received = self.receive(&mut buffer, &mut |event, _| {
+                over |= is_last(&event);
+                match heard.try_send(Ok(event)) {
                     // It must not wait: then nobody would time the server.
                     Err(TrySendError::Full(_)) => {
                         Err(Trouble::Broken("the server says more than it was asked".to_owned()))
                     }
                     // Nobody listens any more when the transfer is over.
                     Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
-                });
-            if let Err(trouble) = received {
-                break trouble;
+                }
+            });
+            match received {
+                Err(trouble) => break trouble,
+                Ok(()) if over => return,
+                Ok(()) => {}
             }
         };
         // As above; who still listens takes what is before it.

@@ -190,7 +190,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = self.failure(trouble).to_string();
                     (self.observer)(Notice::Retrying { cause, pause });
-                    std::thread::sleep(pause);
+                    self.client.interrupt.pause(pause);
                 }
                 Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
@@ -207,14 +207,20 @@ impl<'a, 'o> Transfer<'a, 'o> {
             Trouble::Refused(refusal) => {
                 refusal.code == Code::TakenOver || refusal.code.retry() == Again::Later
             }
-            Trouble::Unreachable(_) | Trouble::Broken(_) => self.known == Known::Perhaps,
+            Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => {
+                self.known == Known::Perhaps
+            }
             _ => false,
         };
         if !stays && let Some(state) = self.state.take() {
             state.remove();
         }
         let failure = self.failure(trouble);
-        if stays && self.state.is_some() { failure.with_hint(GOES_ON) } else { failure }
+        if stays && self.state.is_some() {
+            failure.with_hint(&format!("the server keeps what it has; {GOES_ON}"))
+        } else {
+            failure
+        }
     }
 
     fn start_over(&mut self) -> Result<(), Failure> {
@@ -244,7 +250,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// One connection.
     fn attempt(&mut self) -> Result<Done, Trouble> {
-        let link = Link::open(&self.client.server)?;
+        let link = self.client.link()?;
         self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         let at = match self.known {
@@ -258,11 +264,16 @@ impl<'a, 'o> Transfer<'a, 'o> {
         (self.observer)(Notice::Began { at, size: self.reading.source.size() });
         let (sender, heard) = sync_channel(UNHEARD_MAX);
         std::thread::scope(|scope| {
-            scope.spawn(|| link.listen(&sender));
+            scope.spawn(|| link.listen(&sender, |event| matches!(event, Event::Done(_))));
             let result = self.feed(&link, id, &heard);
-            // Ends the listener.
-            link.close();
+            if result.is_err() {
+                // Ends the listener.
+                link.close();
+            }
             result
+        })
+        .inspect(|_| {
+            self.client.leave(&link);
         })
     }
 
@@ -325,6 +336,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
             Err(trouble @ Trouble::Broken(_)) => {
                 return Err(self.last_words(heard).unwrap_or(trouble));
             }
+            // As a break: what can be resumed is kept.
+            Err(Trouble::Interrupted) => return Err(Trouble::Interrupted),
             Err(trouble) => {
                 let code = match &trouble {
                     Trouble::Final(_) => Code::Changed,

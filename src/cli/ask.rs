@@ -7,7 +7,7 @@ use ftx_client::{Answer, Ask, Info, Name, Stat as Question};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::remote::{Tally, Where, each_server, print, run};
+use super::remote::{Clients, Tally, Where, each_server, print, run};
 use super::report::say;
 
 /// Say what a name on a server stands for: kind, size, permissions, last modification, version.
@@ -16,7 +16,7 @@ use super::report::say;
 pub struct Stat {
     /// Names on the server
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 
     #[command(flatten)]
     at: Where,
@@ -31,10 +31,10 @@ pub struct Ping {
 }
 
 impl Stat {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
             let mut tally = Tally::default();
-            let groups = self.at.by_server(&self.names)?;
+            let groups = self.at.by_server(clients, &self.names)?;
             each_server(groups, &mut tally, &mut |session, names, tally| {
                 let ask = |name: Name| (name.clone(), Ask::Stat(Question::of(name)));
                 session.ask_all(&mut names.into_iter().map(ask), &mut |name, answer| match answer {
@@ -84,9 +84,9 @@ fn info_json(info: &Info) -> serde_json::Value {
 }
 
 impl Ping {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         let server = self.at.server();
-        match self.at.client(None).ping() {
+        match self.at.client(clients, None).ping() {
             Ok(time) => {
                 let milliseconds = time.as_secs_f64() * 1_000.0;
                 let line = if self.at.json {

@@ -11,7 +11,7 @@ use ftx_client::{
 use ftx_protocol::RequestId;
 
 use super::exit::Exit;
-use super::remote::{Tally, Where, each_server, run, wrong};
+use super::remote::{Clients, Tally, Where, each_server, run, wrong};
 
 /// Make directories on a server.
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ use super::remote::{Tally, Where, each_server, run, wrong};
 pub struct Mkdir {
     /// Directories on the server
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 
     /// Make missing directories above them too; one that is there already is fine
     #[arg(short, long)]
@@ -37,11 +37,11 @@ pub struct Mkdir {
 pub struct Mv {
     /// The old name
     #[arg(value_name = "OLD")]
-    from: OsString,
+    pub(super) from: OsString,
 
     /// The new name, or a directory
     #[arg(value_name = "NEW")]
-    to: OsString,
+    pub(super) to: OsString,
 
     /// Replace a file that has the new name
     #[arg(short, long)]
@@ -60,7 +60,7 @@ pub struct Mv {
 pub struct Rm {
     /// Names on the server
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 
     /// Directories with everything in them
     #[arg(short, long)]
@@ -71,7 +71,7 @@ pub struct Rm {
 }
 
 impl Mkdir {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         let (parents, condition) = match self.parents {
             true => (Parents::Make, Condition::Always),
             false => (Parents::Require, Condition::Absent),
@@ -80,7 +80,7 @@ impl Mkdir {
             (Code::NotFound, "to make the directories above it too, say -p"),
             (Code::Exists, "to take one that is there already, say -p"),
         ];
-        change_all(&self.at, &self.names, &hints, &|name| {
+        change_all(&self.at, clients, &self.names, &hints, &|name| {
             Change::Mkdir(MkdirRequest {
                 id: RequestId(0),
                 name,
@@ -96,10 +96,10 @@ impl Mkdir {
 }
 
 impl Rm {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         let depth = if self.recursive { Depth::All } else { Depth::One };
         let hints = [(Code::NotEmpty, "to remove what is in it too, say -r")];
-        change_all(&self.at, &self.names, &hints, &|name| {
+        change_all(&self.at, clients, &self.names, &hints, &|name| {
             let (id, durability, need) = (RequestId(0), Durability::Full, Vec::new());
             Change::Remove(Remove { id, name, depth, durability, need })
         })
@@ -107,10 +107,10 @@ impl Rm {
 }
 
 impl Mv {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
             let from = Remote::parse(trimmed(&self.from))?;
-            let client = self.at.client(from.server.clone());
+            let client = self.at.client(clients, from.server.clone());
             let mut session = client.session()?;
             let into_top = matches!(self.to.as_bytes(), b"/" | b"." | b"./");
             let to = if into_top {
@@ -163,6 +163,7 @@ fn trimmed(word: &OsString) -> &[u8] {
 /// about some refusals.
 fn change_all(
     at: &Where,
+    clients: &Clients,
     words: &[OsString],
     hints: &[(Code, &str)],
     change: &dyn Fn(Name) -> Change,
@@ -171,7 +172,7 @@ fn change_all(
         let words: Vec<OsString> =
             words.iter().map(|word| OsStr::from_bytes(trimmed(word)).to_owned()).collect();
         let mut tally = Tally::default();
-        let groups = at.by_server(&words)?;
+        let groups = at.by_server(clients, &words)?;
         each_server(groups, &mut tally, &mut |session, names, tally| {
             let ask = |name: Name| ((), Ask::Change(change(name)));
             session.ask_all(&mut names.into_iter().map(ask), &mut |(), answer| match answer {

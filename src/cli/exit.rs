@@ -23,6 +23,8 @@ pub enum Exit {
     Local = 6,
     /// Of several things some were done, and some failed.
     Partial = 7,
+    /// By Ctrl-C, as of a process that the signal ended.
+    Interrupted = 130,
 }
 
 /// For the help.
@@ -36,6 +38,7 @@ Exit codes:
   5  integrity: bytes are not what they should be; nothing was kept
   6  the local file, directory or output
   7  of several files or names some were done, and some failed
+  130  interrupted by Ctrl-C
 put and get of several single files try each; the first failure decides.";
 
 impl From<Class> for Exit {
@@ -46,6 +49,7 @@ impl From<Class> for Exit {
             Class::Refused(_) => Self::Refused,
             Class::Integrity => Self::Integrity,
             Class::Local => Self::Local,
+            Class::Interrupted => Self::Interrupted,
         }
     }
 }

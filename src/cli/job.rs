@@ -22,6 +22,9 @@ pub struct Words {
     pub done: &'static str,
 }
 
+/// What a single file of the job may have said already.
+const GOES_ON: &str = "; the same command goes on where this one ended";
+
 /// The report.
 pub struct JobReport {
     form: Form,
@@ -33,6 +36,7 @@ pub struct JobReport {
     found_files: u64,
     found_bytes: u64,
     handled_files: u64,
+    failed_files: u64,
     began: Instant,
     /// The first error of stdout.
     broken: Option<std::io::Error>,
@@ -55,6 +59,7 @@ impl JobReport {
             found_files: 0,
             found_bytes: 0,
             handled_files: 0,
+            failed_files: 0,
             began: Instant::now(),
             broken: None,
         }
@@ -135,6 +140,7 @@ impl JobReport {
 
     fn failed(&mut self, name: &[u8], failure: &Failure) {
         self.handled();
+        self.failed_files = self.failed_files.saturating_add(1);
         self.say(&failure.to_string());
         let code = match failure.class {
             Class::Refused(code) => Some(code.as_str()),
@@ -152,17 +158,22 @@ impl JobReport {
         let done = match result {
             Ok(done) => done,
             Err(failure) => {
+                let text = failure.to_string();
                 // What was refused for good, or is wrong here, the same command does not mend.
                 let goes_on = match failure.class {
-                    Class::Network => true,
+                    Class::Network | Class::Interrupted => true,
                     Class::Refused(code) => code.retry() == Retry::Later,
                     Class::Usage | Class::Integrity | Class::Local => false,
                 };
-                let hint = "the same command goes on where this one ended";
-                let text = failure.to_string();
-                match goes_on && !text.ends_with(hint) {
-                    true => self.say(&format!("{text}; {hint}")),
-                    false => self.say(&text),
+                if goes_on {
+                    let text = text.strip_suffix(GOES_ON).unwrap_or(&text);
+                    let done = match self.handled_files.saturating_sub(self.failed_files) {
+                        0 => String::new(),
+                        count => format!("{} done, and ", files(count)),
+                    };
+                    self.say(&format!("{text}; {done}the same command goes on with the rest"));
+                } else {
+                    self.say(&text);
                 }
                 let more = json!({"class": class(failure.class), "message": failure.to_string()});
                 self.event("failed", b"", more);
@@ -188,7 +199,7 @@ impl JobReport {
     fn summary(&mut self, done: &TreeDone) {
         let time = self.began.elapsed();
         let mut line =
-            format!("{} {} files, {}", self.words.done, done.files, HumanBytes(done.bytes));
+            format!("{} {}, {}", self.words.done, files(done.files), HumanBytes(done.bytes));
         let removed = match self.words.done.starts_with("would") {
             true => "to be removed",
             false => "removed",
@@ -290,6 +301,10 @@ impl JobReport {
             self.broken = Some(error);
         }
     }
+}
+
+fn files(count: u64) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }
 
 /// Bytes a second, where the time is long enough to say so.

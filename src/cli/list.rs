@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::ask::shown_time;
 use super::exit::Exit;
-use super::remote::{Printed, Tally, Where, print, run, shown};
+use super::remote::{Clients, Printed, Tally, Where, print, run, shown};
 use super::report::say;
 
 /// List a directory.
@@ -25,7 +25,7 @@ use super::report::say;
 pub struct Ls {
     /// Directories, or files, on the server
     #[arg(value_name = "NAME")]
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 
     /// Permissions, size and last modification too
     #[arg(short, long)]
@@ -49,7 +49,7 @@ pub struct Ls {
 pub struct Du {
     /// Directories on the server; without one, all of it
     #[arg(value_name = "NAME")]
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 
     /// Sizes in bytes
     #[arg(short, long)]
@@ -60,27 +60,31 @@ pub struct Du {
 }
 
 /// What is listed: a directory, or the top of a server.
-fn places(at: &Where, names: &[OsString]) -> Result<Vec<(Client, Option<Name>)>, Failure> {
+fn places(
+    at: &Where,
+    clients: &Clients,
+    names: &[OsString],
+) -> Result<Vec<(Client, Option<Name>)>, Failure> {
     if names.is_empty() {
-        return Ok(vec![(at.client(None), None)]);
+        return Ok(vec![(at.client(clients, None), None)]);
     }
     let place = |word: &OsString| match word.as_bytes() {
-        b"/" | b"." | b"" => Ok((at.client(None), None)),
+        b"/" | b"." | b"" => Ok((at.client(clients, None), None)),
         word => {
             // As a shell completes it.
             let word = word.strip_suffix(b"/").unwrap_or(word);
             let remote = Remote::parse(word)?;
-            Ok((at.client(remote.server), Some(remote.name)))
+            Ok((at.client(clients, remote.server), Some(remote.name)))
         }
     };
     names.iter().map(place).collect()
 }
 
 impl Ls {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
             let mut tally = Tally::default();
-            for (client, name) in places(&self.at, &self.names)? {
+            for (client, name) in places(&self.at, clients, &self.names)? {
                 match self.one(&client, name.as_ref(), &mut tally) {
                     Ok(()) => tally.done(),
                     Err(failure) => tally.failed(&failure),
@@ -154,10 +158,10 @@ impl Ls {
 }
 
 impl Du {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
             let mut tally = Tally::default();
-            for (client, name) in places(&self.at, &self.names)? {
+            for (client, name) in places(&self.at, clients, &self.names)? {
                 match self.one(&client, name.as_ref(), &mut tally) {
                     Ok(()) => tally.done(),
                     Err(failure) => tally.failed(&failure),

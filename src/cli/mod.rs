@@ -10,6 +10,7 @@ mod partials;
 mod remote;
 mod report;
 mod serve;
+mod shell;
 mod size;
 mod sum;
 mod transfer;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use exit::Exit;
+use remote::Clients;
 
 /// Upload and download files to and from a box you own, and be certain about it.
 #[derive(Debug, Parser)]
@@ -43,6 +45,7 @@ enum Command {
     Mkdir(change::Mkdir),
     Mv(change::Mv),
     Rm(change::Rm),
+    Shell(shell::Shell),
     Partials(partials::Partials),
     Ping(ask::Ping),
     Completions(manual::Completions),
@@ -63,19 +66,20 @@ pub fn main() -> ExitCode {
                 Exit::Serve
             }
         },
-        Command::Put(put) => put.run(),
-        Command::Get(get) => get.run(),
-        Command::Cat(cat) => cat.run(),
-        Command::Ls(ls) => ls.run(),
-        Command::Du(du) => du.run(),
-        Command::Stat(stat) => stat.run(),
-        Command::Sum(sum) => sum.run(),
-        Command::Verify(verify) => verify.run(),
-        Command::Mkdir(mkdir) => mkdir.run(),
-        Command::Mv(mv) => mv.run(),
-        Command::Rm(rm) => rm.run(),
+        Command::Put(put) => put.run(&Clients::new()),
+        Command::Get(get) => get.run(&Clients::new()),
+        Command::Cat(cat) => cat.run(&Clients::new()),
+        Command::Ls(ls) => ls.run(&Clients::new()),
+        Command::Du(du) => du.run(&Clients::new()),
+        Command::Stat(stat) => stat.run(&Clients::new()),
+        Command::Sum(sum) => sum.run(&Clients::new()),
+        Command::Verify(verify) => verify.run(&Clients::new()),
+        Command::Mkdir(mkdir) => mkdir.run(&Clients::new()),
+        Command::Mv(mv) => mv.run(&Clients::new()),
+        Command::Rm(rm) => rm.run(&Clients::new()),
+        Command::Ping(ping) => ping.run(&Clients::new()),
+        Command::Shell(shell) => shell.run(Clients::new().keeping()),
         Command::Partials(partials) => partials.run(),
-        Command::Ping(ping) => ping.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };

@@ -6,8 +6,11 @@ use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
-use ftx_client::{Class, Client, Failure, Name, Remote, Retry, ServerAddress, Session};
+use ftx_client::{
+    Class, Client, Failure, Interrupt, Keeper, Name, Remote, Retry, ServerAddress, Session,
+};
 use ftx_protocol::Escaped;
+use signal_hook::consts::SIGINT;
 
 use super::exit::Exit;
 use super::report::say;
@@ -35,8 +38,8 @@ pub struct Where {
 
 impl Where {
     /// The server that a name is on.
-    pub fn client(&self, server: Option<ServerAddress>) -> Client {
-        Client::new(server.unwrap_or_else(|| self.server.clone()), Retry::default())
+    pub fn client(&self, clients: &Clients, server: Option<ServerAddress>) -> Client {
+        clients.make(server.unwrap_or_else(|| self.server.clone()), Retry::default())
     }
 
     pub fn server(&self) -> &ServerAddress {
@@ -44,17 +47,61 @@ impl Where {
     }
 
     /// Parses names, and gathers those that follow on each other and are on the same server.
-    pub fn by_server(&self, words: &[OsString]) -> Result<Vec<(Client, Vec<Name>)>, Failure> {
+    pub fn by_server(
+        &self,
+        clients: &Clients,
+        words: &[OsString],
+    ) -> Result<Vec<(Client, Vec<Name>)>, Failure> {
         let mut groups: Vec<(Client, Vec<Name>)> = Vec::new();
         for word in words {
             let remote = Remote::parse(word.as_bytes())?;
-            let client = self.client(remote.server);
+            let client = self.client(clients, remote.server);
             match groups.last_mut() {
                 Some((last, names)) if last.server() == client.server() => names.push(remote.name),
                 _ => groups.push((client, vec![remote.name])),
             }
         }
         Ok(groups)
+    }
+}
+
+/// Makes the clients of this process. Ctrl-C interrupts all of them; a second one, while they end,
+/// ends the process.
+#[derive(Debug, Default)]
+pub struct Clients {
+    interrupt: Interrupt,
+    keeper: Option<Keeper>,
+}
+
+impl Clients {
+    /// From now on Ctrl-C is theirs.
+    pub fn new() -> Self {
+        let clients = Self::default();
+        let flag = || clients.interrupt.flag();
+        let code = i32::from(Exit::Interrupted as u8);
+        // A system that refuses this ends the process at the first one.
+        let _ = signal_hook::flag::register_conditional_shutdown(SIGINT, code, flag());
+        let _ = signal_hook::flag::register(SIGINT, flag());
+        clients
+    }
+
+    /// Keeps a connection from one command to the next one.
+    pub fn keeping(self) -> Self {
+        Self { keeper: Some(Keeper::default()), ..self }
+    }
+
+    /// A client of a server.
+    pub fn make(&self, server: ServerAddress, retry: Retry) -> Client {
+        let client = Client::new(server, retry).with_interrupt(self.interrupt.clone());
+        match &self.keeper {
+            Some(keeper) => client.with_keeper(keeper.clone()),
+            None => client,
+        }
+    }
+
+    /// What was interrupted has ended; something new may begin.
+    pub fn go_on(&self) {
+        self.interrupt.clear();
     }
 }
 
@@ -73,7 +120,10 @@ impl Tally {
 
     /// Tells of a failure, and counts it.
     pub fn failed(&mut self, failure: &Failure) {
-        say(&failure.to_string());
+        // What is begun after an interruption ends the same way.
+        if self.first != Some(Exit::Interrupted) {
+            say(&failure.to_string());
+        }
         self.count(failure.class.into());
     }
 
@@ -100,6 +150,7 @@ impl Tally {
     pub fn exit(&self) -> Exit {
         match (self.first, self.done) {
             (None, _) => Exit::Done,
+            (Some(Exit::Interrupted), _) => Exit::Interrupted,
             (Some(first), 0) => first,
             (Some(first), _) if self.failed == 0 => first,
             (Some(_), _) => Exit::Partial,

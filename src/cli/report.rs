@@ -13,7 +13,7 @@ use serde_json::json;
 pub enum Form {
     /// Checksum lines, progress where it can be seen.
     Text,
-    /// Checksum lines, and no progress.
+    /// Checksum lines on stdout, and no progress.
     Quiet,
     /// One JSON object a line.
     Json,
@@ -134,6 +134,8 @@ impl Report {
         }
         match self.results {
             Results::Stdout => self.result(&finished_line(digest, &self.name)),
+            // Where the content itself is the result, the line is a courtesy.
+            Results::Stderr if self.form == Form::Quiet => Ok(()),
             Results::Stderr => {
                 let names = Names::at(&std::io::stderr());
                 self.result(&checksum_line(digest, &self.name, names))
@@ -289,6 +291,7 @@ pub fn class(class: Class) -> &'static str {
         Class::Refused(_) => "refused",
         Class::Integrity => "integrity",
         Class::Local => "local",
+        Class::Interrupted => "interrupted",
     }
 }
 

@@ -14,7 +14,7 @@ use ftx_protocol::RequestId;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::remote::{Printed, Tally, Where, each_server, print, run};
+use super::remote::{Clients, Printed, Tally, Where, each_server, print, run};
 use super::report::{finished_line, name_in_line, say};
 use super::transfer::DigestKind;
 
@@ -26,7 +26,7 @@ use super::transfer::DigestKind;
 pub struct Sum {
     /// Files on the server
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 
     /// How the digest is computed
     #[arg(long, value_enum, default_value = "sha256")]
@@ -60,12 +60,12 @@ pub struct Verify {
 }
 
 impl Sum {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
             let mut tally = Tally::default();
             let cache = if self.cached { Cache::Use } else { Cache::Bypass };
             let algorithm = self.digest.algorithm();
-            let groups = self.at.by_server(&self.names)?;
+            let groups = self.at.by_server(clients, &self.names)?;
             each_server(groups, &mut tally, &mut |session, names, tally| {
                 let mut asks =
                     names.into_iter().map(|name| (name.clone(), ask(name, algorithm, cache)));
@@ -121,9 +121,9 @@ struct Counts {
 }
 
 impl Verify {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
-            let client = self.at.client(None);
+            let client = self.at.client(clients, None);
             let mut session = client.session()?;
             let mut counts = Counts::default();
             let mut unreadable: u64 = 0;

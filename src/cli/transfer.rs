@@ -17,6 +17,7 @@ use rustix::fs::OFlags;
 use serde_json::json;
 
 use super::exit::Exit;
+use super::remote::Clients;
 use super::report::{Form, Report, Results, say};
 
 /// What put and get have in common.
@@ -39,7 +40,7 @@ pub struct Common {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
     retry_for: Duration,
 
-    /// Show no progress
+    /// Show no progress, and no checksum line on standard error
     #[arg(short, long)]
     quiet: bool,
 
@@ -81,14 +82,14 @@ enum Level {
 pub struct Put {
     /// Files; - is standard input, and needs --as. With -r, directories too
     #[arg(required_unless_present = "files_from", value_name = "FILE")]
-    files: Vec<OsString>,
+    pub(super) files: Vec<OsString>,
 
     /// The name on the server; for one file or directory. Without it, the last part of its path
     #[arg(long = "as", value_name = "NAME", conflicts_with_all = ["to", "files_from"])]
-    name: Option<OsString>,
+    pub(super) name: Option<OsString>,
 
     #[command(flatten)]
-    tree: super::tree::PutOptions,
+    pub(super) tree: super::tree::PutOptions,
 
     /// Fail if the name is taken
     #[arg(long)]
@@ -114,7 +115,7 @@ pub struct Put {
 pub struct Get {
     /// Names on the server
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 
     /// Where to: a file, a directory to put it in, or - for standard output. Without it, the last
     /// part of the name, here
@@ -140,7 +141,7 @@ pub struct Get {
 pub struct Cat {
     /// Names on the server
     #[arg(required = true, value_name = "NAME")]
-    names: Vec<OsString>,
+    pub(super) names: Vec<OsString>,
 
     /// The server: host or host:port. Without it, 127.0.0.1:7389
     #[arg(
@@ -153,7 +154,7 @@ pub struct Cat {
 }
 
 impl Cat {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         let Self { names, server } = self;
         let common = Common {
             server,
@@ -163,27 +164,27 @@ impl Cat {
             json: false,
         };
         let output = Some(PathBuf::from("-"));
-        Get { names, output, no_clobber: false, tree: Default::default(), common }.run()
+        Get { names, output, no_clobber: false, tree: Default::default(), common }.run(clients)
     }
 }
 
 impl Put {
-    pub fn run(self) -> Exit {
+    pub fn run(self, clients: &Clients) -> Exit {
         if self.name.is_some() && self.files.len() > 1 {
             return usage("--as names one file; give one, or leave --as out");
         }
         if self.tree.is_wanted() {
-            return self.tree_job();
+            return self.tree_job(clients);
         }
         // With --as there is one file.
         let names = self.files.iter().filter_map(|file| Path::new(file).file_name());
         if let Some(twice) = first_repeated(names.map(OsStrExt::as_bytes)) {
             return usage(&format!("two of these files would be called {twice} on the server"));
         }
-        first_failure(self.files.iter().map(|file| self.one(file)))
+        first_failure(self.files.iter().map(|file| self.one(clients, file)))
     }
 
-    fn one(&self, file: &OsString) -> Exit {
+    fn one(&self, clients: &Clients, file: &OsString) -> Exit {
         let (source, remote) = match self.source(file) {
             Ok(both) => both,
             Err(failure) => {
@@ -199,7 +200,7 @@ impl Put {
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
             durability: self.durability(),
         };
-        let client = self.common.client(remote.server);
+        let client = self.common.client(clients, remote.server);
         let put = client.put(source, &remote.name, &options, &mut |notice| report.notice(notice));
         match put {
             Ok(done) => {
@@ -219,7 +220,7 @@ impl Put {
         }
     }
 
-    fn tree_job(&self) -> Exit {
+    fn tree_job(&self, clients: &Clients) -> Exit {
         let options = PutOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
@@ -228,7 +229,7 @@ impl Put {
         let words = super::tree::Sources { files: &self.files, name: self.name.as_ref() };
         match self.tree.prepare(&words, &options) {
             Ok(mut job) => {
-                let client = self.common.client(job.server());
+                let client = self.common.client(clients, job.server());
                 job.run(&client, self.common.form())
             }
             Err(failure) => {
@@ -265,12 +266,12 @@ impl Put {
 }
 
 impl Get {
-    pub fn run(mut self) -> Exit {
+    pub fn run(mut self, clients: &Clients) -> Exit {
         if self.output.as_ref().is_some_and(|path| is_stdout(path)) {
             self.output = Some(PathBuf::from("-"));
         }
         if self.tree.is_wanted() {
-            match self.tree_job() {
+            match self.tree_job(clients) {
                 Ok((exit, files)) if files.is_empty() => return exit,
                 Ok((_, files)) => self.names = files,
                 Err(failure) => {
@@ -288,11 +289,11 @@ impl Get {
         if !to_stdout && let Some(twice) = first_repeated(last_parts.map(OsStrExt::as_bytes)) {
             return usage(&format!("two of these files would be called {twice} here"));
         }
-        first_failure(self.names.iter().map(|name| self.one(name)))
+        first_failure(self.names.iter().map(|name| self.one(clients, name)))
     }
 
-    fn one(&self, name: &OsString) -> Exit {
-        match self.get(name) {
+    fn one(&self, clients: &Clients, name: &OsString) -> Exit {
+        match self.get(clients, name) {
             Ok(exit) => exit,
             Err(failure) => {
                 Report::new(self.common.form(), self.results(), "get", name.as_bytes())
@@ -302,7 +303,7 @@ impl Get {
         }
     }
 
-    fn get(&self, name: &OsString) -> Result<Exit, Failure> {
+    fn get(&self, clients: &Clients, name: &OsString) -> Result<Exit, Failure> {
         let remote = Remote::parse(name.as_bytes())?;
         let (sink, shown) = self.sink(&remote.name)?;
         let mut report = Report::new(self.common.form(), self.results(), "get", &shown);
@@ -310,7 +311,7 @@ impl Get {
             algorithm: self.common.algorithm(),
             replace: if self.no_clobber { Replace::No } else { Replace::Yes },
         };
-        let client = self.common.client(remote.server);
+        let client = self.common.client(clients, remote.server);
         let got = client.get(&remote.name, sink, &options, &mut |notice| report.notice(notice));
         Ok(match got {
             Ok(done) => told(report.done(&done.digest, done.size, &done.counts, json!({}))),
@@ -322,13 +323,13 @@ impl Get {
     }
 
     /// Gets directories. Returns the names that turned out to be files.
-    fn tree_job(&self) -> Result<(Exit, Vec<OsString>), Failure> {
+    fn tree_job(&self, clients: &Clients) -> Result<(Exit, Vec<OsString>), Failure> {
         let options = PutOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
             durability: Durability::Full,
         };
-        let client = |server| self.common.client(server);
+        let client = |server| self.common.client(clients, server);
         self.tree.run(&self.names, self.output.as_deref(), &options, self.common.form(), &client)
     }
 
@@ -369,9 +370,9 @@ impl Get {
 }
 
 impl Common {
-    fn client(&self, server: Option<ServerAddress>) -> Client {
+    fn client(&self, clients: &Clients, server: Option<ServerAddress>) -> Client {
         let retry = Retry { without_progress: self.retry_for };
-        Client::new(server.unwrap_or_else(|| self.server.clone()), retry)
+        clients.make(server.unwrap_or_else(|| self.server.clone()), retry)
     }
 
     fn algorithm(&self) -> Algorithm {
@@ -463,8 +464,18 @@ fn is_special(metadata: &std::fs::Metadata) -> bool {
     kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket()
 }
 
+/// Does all of them, unless somebody interrupts.
 fn first_failure(exits: impl Iterator<Item = Exit>) -> Exit {
-    exits.fold(Exit::Done, |first, exit| if first == Exit::Done { exit } else { first })
+    let mut first = Exit::Done;
+    for exit in exits {
+        if exit == Exit::Interrupted {
+            return exit;
+        }
+        if first == Exit::Done {
+            first = exit;
+        }
+    }
+    first
 }
 
 /// A result that could not be printed is no result; a reader that has enough is no failure.

@@ -60,7 +60,7 @@ pub struct PutOptions {
 
     /// The directory on the server that the files are put in
     #[arg(long, value_name = "DIR")]
-    to: Option<OsString>,
+    pub(super) to: Option<OsString>,
 
     /// Put the files whose paths are in this file, one a line; - is standard input. Their names on
     /// the server are their paths

@@ -5,16 +5,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::harness::{Line, World, text};
+use crate::harness::{Line, MIB, World, noise, text};
 use crate::trees::{assert_same, seen, summary};
 
-/// What went over a line.
+/// What went over a line, which may break once.
 struct Recorder {
     address: SocketAddr,
     up: Arc<Mutex<Vec<u8>>>,
     down: Arc<Mutex<Vec<u8>>>,
+    /// When so many bytes would have gone one way; 0 is never.
+    breaks_at: Arc<AtomicUsize>,
 }
 
 impl Recorder {
@@ -23,16 +26,26 @@ impl Recorder {
         let address = listener.local_addr().unwrap();
         let (up, down) = (Arc::default(), Arc::default());
         let (to_up, to_down) = (Arc::clone(&up), Arc::clone(&down));
+        let breaks_at = Arc::new(AtomicUsize::new(0));
+        let shared = Arc::clone(&breaks_at);
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 let far = TcpStream::connect(server).unwrap();
                 let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
                 let (up, down) = (Arc::clone(&to_up), Arc::clone(&to_down));
-                std::thread::spawn(move || record(near, far, &up));
-                std::thread::spawn(move || record(back.0, back.1, &down));
+                let breaks_at = Arc::clone(&shared);
+                std::thread::spawn(move || record(near, far, &up, &breaks_at));
+                let breaks_at = Arc::clone(&shared);
+                std::thread::spawn(move || record(back.0, back.1, &down, &breaks_at));
             }
         });
-        Self { address, up, down }
+        Self { address, up, down, breaks_at }
+    }
+
+    /// Bytes that went one way or the other, whatever was more, since this was asked last.
+    fn take_bytes(&self) -> usize {
+        let take = |heard: &Mutex<Vec<u8>>| std::mem::take(&mut *heard.lock().unwrap()).len();
+        take(&self.up).max(take(&self.down))
     }
 
     /// The offsets in what went there, over all connections, at which a message ends.
@@ -43,10 +56,19 @@ impl Recorder {
     }
 }
 
-fn record(mut from: TcpStream, mut to: TcpStream, heard: &Mutex<Vec<u8>>) {
+fn record(mut from: TcpStream, mut to: TcpStream, heard: &Mutex<Vec<u8>>, breaks_at: &AtomicUsize) {
     let mut buffer = [0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        heard.lock().unwrap().extend_from_slice(&buffer[..count]);
+        let heard_bytes = {
+            let mut heard = heard.lock().unwrap();
+            heard.extend_from_slice(&buffer[..count]);
+            heard.len()
+        };
+        let limit = breaks_at.load(Ordering::SeqCst);
+        if limit > 0 && heard_bytes > limit {
+            breaks_at.store(0, Ordering::SeqCst);
+            break;
+        }
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }
@@ -124,7 +146,7 @@ fn first_of(command: &mut std::process::Command, place: &str) -> Option<i32> {
             let lines: Vec<&str> = said.lines().collect();
             assert_eq!(lines.len(), 1, "{place}: {said}");
             assert!(lines[0].starts_with("ftx: "), "{place}: {said}");
-            assert!(said.contains("the same command goes on where this one ended"), "{said}");
+            assert!(said.contains("the same command goes on with the rest"), "{said}");
         }
         code => panic!("{place}: {code:?}: {said}"),
     }
@@ -193,4 +215,27 @@ fn a_tree_that_is_cut_after_any_message_goes_on_by_itself_and_counts_everything_
             assert_eq!(skips, 1, "{place}: {said}");
         }
     }
+}
+
+#[test]
+fn a_large_file_of_a_tree_that_is_cut_goes_on_in_its_middle() {
+    let world = World::new();
+    let server = world.serve();
+    small_tree(&world);
+    fs::write(world.here().join("tree/film"), noise(40 * MIB, 1)).unwrap();
+    for args in [&["put", "-r", "tree"][..], &["get", "-r", "tree", "-o", "back"]] {
+        let line = Recorder::new(server.address);
+        line.breaks_at.store(30 * MIB, Ordering::SeqCst);
+        let first = world.run(line.address, &[args, &["--retry-for", "0"]].concat(), 3);
+        assert!(line.take_bytes() > 29 * MIB, "{}", text(&first.stderr));
+        let left = text(&world.run(line.address, &["partials"], 0).stdout);
+        assert!(!left.is_empty(), "what was left is listed");
+        world.run(line.address, args, 0);
+        let sent = line.take_bytes();
+        assert!(sent < 33 * MIB, "{args:?}: {sent} bytes were sent again, all of it is 40 MiB");
+        let left = world.run(line.address, &["partials"], 0);
+        assert!(left.stdout.is_empty(), "{}", text(&left.stdout));
+    }
+    assert_same(seen(&world.served().join("tree")), seen(&world.here().join("tree")));
+    assert_same(seen(&world.here().join("back")), seen(&world.here().join("tree")));
 }

@@ -22,6 +22,7 @@ mod liars;
 mod limits;
 mod names;
 mod resume;
+mod shell;
 mod silence;
 mod talk;
 mod transcripts;

@@ -497,7 +497,7 @@ impl<'a, 'o> Job<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = self.failure(trouble).to_string();
                     (self.observer)(TreeNotice::Retrying { cause, pause });
-                    std::thread::sleep(pause);
+                    self.client.interrupt.pause(pause);
                 }
                 _ => return Err(self.failure(trouble)),
             }
@@ -552,7 +552,7 @@ impl<'a, 'o> Job<'a, 'o> {
 
     /// One connection.
     fn attempt(&mut self) -> Result<(), Trouble> {
-        let link = Arc::new(Link::open(&self.client.server)?);
+        let link = self.client.link()?;
         self.link = Some(Arc::clone(&link));
         self.reached = Reached::Yes;
         self.done.connections = self.done.connections.saturating_add(1);
@@ -579,6 +579,7 @@ impl<'a, 'o> Job<'a, 'o> {
             } else if !self.listed.is_empty() {
                 // The next ones are asked for.
             } else if self.group.is_empty() && self.left.is_empty() && self.is_settled() {
+                self.client.leave(&link);
                 return Ok(());
             } else {
                 self.settle_all();

@@ -9,7 +9,7 @@ use ftx_protocol::RequestId;
 use ftx_protocol::Time;
 use ftx_protocol::client::{Client as Machine, Event};
 
-use crate::address::ServerAddress;
+use crate::Client;
 use crate::failure::Trouble;
 use crate::link::Link;
 
@@ -37,12 +37,12 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    pub(super) fn open(server: &ServerAddress) -> Result<Self, Trouble> {
-        let link = Arc::new(Link::open(server)?);
+    pub(super) fn open(client: &Client) -> Result<Self, Trouble> {
+        let link = client.link()?;
         let (sender, heard) = sync_channel(UNHEARD_MAX);
         let listener = {
             let link = Arc::clone(&link);
-            std::thread::spawn(move || link.listen(&sender))
+            std::thread::spawn(move || link.listen(&sender, |_| false))
         };
         Ok(Self { link, heard, listener: Some(listener), out: Vec::new() })
     }

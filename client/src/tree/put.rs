@@ -202,7 +202,7 @@ impl<'a, 'o> Job<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = trouble.into_failure("put", &self.client.server).to_string();
                     (self.observer)(TreeNotice::Retrying { cause, pause });
-                    std::thread::sleep(pause);
+                    self.client.interrupt.pause(pause);
                 }
                 _ => return Err(trouble.into_failure("put", &self.client.server)),
             }
@@ -274,7 +274,7 @@ impl<'a, 'o> Job<'a, 'o> {
 
     fn pipe(&mut self) -> Result<&mut Pipe, Trouble> {
         if self.pipe.is_none() {
-            self.pipe = Some(Pipe::open(&self.client.server)?);
+            self.pipe = Some(Pipe::open(self.client)?);
             self.reached = Reached::Yes;
             self.done.connections = self.done.connections.saturating_add(1);
         }
@@ -637,7 +637,9 @@ impl<'a, 'o> Job<'a, 'o> {
                 self.succeed(&file, done.size, done.digest);
                 Ok(())
             }
-            Err(failure) if failure.class == Class::Network => Err(Trouble::Final(failure)),
+            Err(failure) if matches!(failure.class, Class::Network | Class::Interrupted) => {
+                Err(Trouble::Final(failure))
+            }
             Err(failure) => {
                 self.fail(file.name.as_bytes(), &failure);
                 Ok(())

@@ -1,0 +1,527 @@
+//! `ftx shell`: a prompt with a place on the server and a place here.
+//!
+//! Its commands are those of the command line, with names that begin where we are, on one
+//! connection that is kept between them.
+
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
+
+use clap::{Args, Parser};
+use ftx_client::{Client, Depth, Failure, Kind, Name};
+use ftx_protocol::Escaped;
+use rustyline::completion::{Completer, FilenameCompleter, Pair};
+use rustyline::error::ReadlineError;
+use rustyline::history::DefaultHistory;
+use rustyline::{CompletionType, Config, Context, Editor, Helper, Highlighter, Hinter, Validator};
+
+use super::exit::Exit;
+use super::remote::{Clients, Where, wrong};
+use super::report::say;
+use super::{ask, change, list, sum, transfer};
+
+/// Names that are offered at once; a directory may have a million.
+const OFFERED_MAX: usize = 256;
+
+/// A prompt: look around on a server, and move files.
+///
+/// Commands that are piped in are done one after the other, up to the first that fails.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  ftx shell -s box:7389\n  echo 'get -r photos' | ftx shell")]
+pub struct Shell {
+    #[command(flatten)]
+    at: Where,
+}
+
+/// What can be typed at the prompt.
+#[derive(Debug, Parser)]
+#[command(name = "ftx shell", no_binary_name = true, disable_help_subcommand = true)]
+#[command(help_template = "{subcommands}\n\nA command and --help says more about it.")]
+#[command(after_help = "")]
+enum Line {
+    Ls(list::Ls),
+    /// Go to a directory on the server; without one, to the top
+    Cd {
+        /// The directory
+        #[arg(value_name = "NAME", default_value = "/")]
+        name: OsString,
+    },
+    /// Say where we are on the server
+    Pwd,
+    Put(transfer::Put),
+    Get(transfer::Get),
+    Cat(transfer::Cat),
+    Rm(change::Rm),
+    Mv(change::Mv),
+    Mkdir(change::Mkdir),
+    Stat(ask::Stat),
+    Sum(sum::Sum),
+    Du(list::Du),
+    /// List files here, with the options of the system's ls
+    Lls {
+        /// What ls takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// Go to a directory here; without one, home
+    Lcd {
+        /// The directory
+        path: Option<PathBuf>,
+    },
+    /// Say where we are here
+    Lpwd,
+    /// List the commands
+    #[command(visible_alias = "?")]
+    Help,
+    /// Leave (or Ctrl-D)
+    #[command(visible_alias = "quit")]
+    Exit,
+}
+
+/// Commands that ask no server, and those that take files here.
+const LOCAL: [&str; 9] = ["cd", "pwd", "lls", "lcd", "lpwd", "help", "?", "exit", "quit"];
+const TAKES_PATHS: [&str; 3] = ["put", "lls", "lcd"];
+const COMMANDS: [&str; 17] = [
+    "cat", "cd", "du", "exit", "get", "help", "lcd", "lls", "lpwd", "ls", "mkdir", "mv", "put",
+    "pwd", "rm", "stat", "sum",
+];
+
+impl Shell {
+    pub fn run(self, clients: Clients) -> Exit {
+        match self.talk(clients) {
+            Ok(exit) => exit,
+            Err(failure) => {
+                say(&failure.to_string());
+                failure.class.into()
+            }
+        }
+    }
+
+    fn talk(&self, clients: Clients) -> Result<Exit, Failure> {
+        let client = self.at.client(&clients, None);
+        // Says at once when there is no server.
+        drop(client.session()?);
+        let there = There { clients, client, place: None };
+        let config = Config::builder().completion_type(CompletionType::List).build();
+        let mut editor: Editor<Names, DefaultHistory> =
+            Editor::with_config(config).map_err(|error| terminal(&error))?;
+        editor.set_helper(Some(Names { there, here: FilenameCompleter::new() }));
+        let history = if std::io::stdin().is_terminal() { history() } else { None };
+        if let Some(path) = &history {
+            // The first time there is none.
+            let _ = editor.load_history(path);
+        }
+        let exit = converse(&mut editor, history.as_deref());
+        exit.map_err(|error| terminal(&error))
+    }
+}
+
+/// Reads lines and does what they say.
+fn converse(
+    editor: &mut Editor<Names, DefaultHistory>,
+    history: Option<&Path>,
+) -> Result<Exit, ReadlineError> {
+    let by_hand = std::io::stdin().is_terminal();
+    loop {
+        let prompt = match (by_hand, editor.helper()) {
+            (true, Some(Names { there, .. })) => there.prompt(),
+            _ => String::new(),
+        };
+        let line = match editor.readline(&prompt) {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => return Ok(Exit::Done),
+            Err(error) => return Err(error),
+        };
+        // A line that cannot be kept is only missing later.
+        let _ = editor.add_history_entry(&line);
+        if let Some(path) = history {
+            let _ = editor.append_history(path);
+        }
+        let Some(Names { there, .. }) = editor.helper_mut() else { return Ok(Exit::Done) };
+        match there.obey(&line) {
+            ControlFlow::Break(()) => return Ok(Exit::Done),
+            ControlFlow::Continue(exit) if exit != Exit::Done && !by_hand => return Ok(exit),
+            ControlFlow::Continue(_) => {}
+        }
+    }
+}
+
+fn terminal(error: &ReadlineError) -> Failure {
+    wrong(&format!("cannot read commands: {error}"))
+}
+
+fn history() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")))?;
+    let directory = state.join("ftx");
+    std::fs::create_dir_all(&directory).ok()?;
+    Some(directory.join("history"))
+}
+
+/// The place on the server.
+struct There {
+    clients: Clients,
+    client: Client,
+    /// `None` is the top.
+    place: Option<Name>,
+}
+
+impl There {
+    fn prompt(&self) -> String {
+        format!("ftx {}:{}> ", self.client.server(), self.shown())
+    }
+
+    fn shown(&self) -> String {
+        let place = self.place.as_ref().map(ToString::to_string);
+        format!("/{}", place.unwrap_or_default())
+    }
+
+    /// Does what a line says.
+    fn obey(&mut self, line: &str) -> ControlFlow<(), Exit> {
+        let exit = match self.parse(line) {
+            Ok(None) => Exit::Done,
+            Ok(Some(Line::Exit)) => return ControlFlow::Break(()),
+            Ok(Some(line)) => self.run(line).unwrap_or_else(|failure| {
+                say(&failure.to_string());
+                failure.class.into()
+            }),
+            Err(Unclear::Quote) => {
+                say("a quote is not closed");
+                Exit::Usage
+            }
+            Err(Unclear::Words(error)) => {
+                // A stream that is closed cannot be told so.
+                let _ = error.print();
+                if error.use_stderr() { Exit::Usage } else { Exit::Done }
+            }
+        };
+        self.clients.go_on();
+        ControlFlow::Continue(exit)
+    }
+
+    fn parse(&self, line: &str) -> Result<Option<Line>, Unclear> {
+        let words = shlex::split(line).ok_or(Unclear::Quote)?;
+        let Some((command, rest)) = words.split_first() else { return Ok(None) };
+        let mut whole = vec![command.clone()];
+        if COMMANDS.contains(&command.as_str()) && !LOCAL.contains(&command.as_str()) {
+            whole.extend(["--server".to_owned(), self.client.server().to_string()]);
+        }
+        whole.extend(rest.iter().cloned());
+        Line::try_parse_from(whole).map(Some).map_err(Unclear::Words)
+    }
+
+    fn run(&mut self, mut line: Line) -> Result<Exit, Failure> {
+        for word in line.names() {
+            *word = self.absolute(word)?;
+        }
+        let clients = &self.clients;
+        Ok(match line {
+            Line::Ls(mut ls) => {
+                ls.names = self.here_unless(ls.names);
+                ls.run(clients)
+            }
+            Line::Du(mut du) => {
+                du.names = self.here_unless(du.names);
+                du.run(clients)
+            }
+            Line::Put(mut put) => {
+                self.put_here(&mut put)?;
+                put.run(clients)
+            }
+            Line::Get(get) => get.run(clients),
+            Line::Cat(cat) => cat.run(clients),
+            Line::Rm(rm) => rm.run(clients),
+            Line::Mv(mv) => mv.run(clients),
+            Line::Mkdir(mkdir) => mkdir.run(clients),
+            Line::Stat(stat) => stat.run(clients),
+            Line::Sum(sum) => sum.run(clients),
+            Line::Cd { name } => {
+                self.go(&name)?;
+                Exit::Done
+            }
+            Line::Pwd => printed(self.shown().as_bytes()),
+            Line::Lls { words } => list_here(&words)?,
+            Line::Lcd { path } => {
+                go_here(path)?;
+                Exit::Done
+            }
+            Line::Lpwd => {
+                let here = std::env::current_dir().unwrap_or_default();
+                printed(&super::remote::shown(here.as_os_str().as_bytes()))
+            }
+            Line::Help | Line::Exit => {
+                // A stream that is closed cannot be told so.
+                let _ = <Line as clap::CommandFactory>::command().print_help();
+                Exit::Done
+            }
+        })
+    }
+
+    /// Without names a command is about the place where we are.
+    fn here_unless(&self, names: Vec<OsString>) -> Vec<OsString> {
+        match &self.place {
+            Some(place) if names.is_empty() => vec![word(place)],
+            _ => names,
+        }
+    }
+
+    /// Puts files where we are.
+    fn put_here(&self, put: &mut transfer::Put) -> Result<(), Failure> {
+        if let Some(name) = put.name.as_mut().or(put.tree.to.as_mut()) {
+            *name = self.absolute(name)?;
+            return Ok(());
+        }
+        let last = match put.files.as_slice() {
+            [file] if file != "-" => Path::new(file).file_name().map(OsStr::to_owned),
+            _ => None,
+        };
+        match (&self.place, last) {
+            (None, _) => {}
+            (Some(_), Some(last)) => put.name = Some(self.absolute(&last)?),
+            (Some(place), None) => put.tree.to = Some(word(place)),
+        }
+        Ok(())
+    }
+
+    /// A word as a whole name; the top is `/`. One with a server in it stays.
+    fn absolute(&self, word: &OsStr) -> Result<OsString, Failure> {
+        let bytes = word.as_bytes();
+        if bytes.starts_with(b"ftx://") {
+            return Ok(word.to_owned());
+        }
+        Ok(match self.resolve(bytes)? {
+            Some(name) if bytes.ends_with(b"/") => {
+                OsString::from_vec([name.as_bytes(), b"/"].concat())
+            }
+            Some(name) => self::word(&name),
+            None => OsString::from("/"),
+        })
+    }
+
+    /// Where a word leads to from here, with `.` and `..` as everywhere.
+    fn resolve(&self, word: &[u8]) -> Result<Option<Name>, Failure> {
+        let mut parts: Vec<&[u8]> = match &self.place {
+            Some(place) if !word.starts_with(b"/") => place.parts().collect(),
+            _ => Vec::new(),
+        };
+        for part in word.split(|&byte| byte == b'/') {
+            match part {
+                b"" | b"." => {}
+                b".." => drop(parts.pop()),
+                part => parts.push(part),
+            }
+        }
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let name = Name::parse(&parts.join(&b'/'));
+        name.map(Some).map_err(|error| {
+            wrong(&format!("\"{}\" is no name on the server: {error}", Escaped(word)))
+        })
+    }
+
+    fn go(&mut self, word: &OsStr) -> Result<(), Failure> {
+        let place = self.resolve(word.as_bytes())?;
+        if let Some(name) = &place {
+            let info = self.client.stat(name)?;
+            if info.kind != Kind::Directory {
+                return Err(wrong(&format!("{name} is no directory")));
+            }
+        }
+        self.place = place;
+        Ok(())
+    }
+
+    /// Names that begin like this, as they would be typed.
+    fn begins_with(&self, word: &str, wanted: Wanted) -> Vec<Pair> {
+        let (above, begin) = match word.rfind('/') {
+            Some(slash) => word.split_at(slash.saturating_add(1)),
+            None => ("", word),
+        };
+        let Ok(directory) = self.resolve(above.as_bytes()) else { return Vec::new() };
+        let Ok(mut session) = self.client.session() else { return Vec::new() };
+        let mut found = Vec::new();
+        let listed = session.list(directory.as_ref(), Depth::One, &mut |entries| {
+            for entry in entries.entries {
+                let Ok(part) = std::str::from_utf8(entry.name.last_part()) else { continue };
+                let fits = wanted == Wanted::Any || entry.kind == Kind::Directory;
+                // A line break cannot be typed.
+                if !fits || !part.starts_with(begin) || part.contains(char::is_control) {
+                    continue;
+                }
+                let end = if entry.kind == Kind::Directory { "/" } else { "" };
+                let replacement = format!("{}{end}", typed(&format!("{above}{part}")));
+                found.push(Pair { display: format!("{part}{end}"), replacement });
+            }
+            match found.len() {
+                ..=OFFERED_MAX => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+        // What cannot be listed offers nothing more.
+        drop(listed);
+        found.truncate(OFFERED_MAX);
+        found.sort_by(|one, other| one.display.cmp(&other.display));
+        found
+    }
+}
+
+/// Why a line is not done.
+enum Unclear {
+    Quote,
+    Words(clap::Error),
+}
+
+impl Line {
+    /// The words that are names on the server, but for those of put.
+    fn names(&mut self) -> Vec<&mut OsString> {
+        let names = match self {
+            Self::Ls(ls) => &mut ls.names,
+            Self::Du(du) => &mut du.names,
+            Self::Get(get) => &mut get.names,
+            Self::Cat(cat) => &mut cat.names,
+            Self::Rm(rm) => &mut rm.names,
+            Self::Mkdir(mkdir) => &mut mkdir.names,
+            Self::Stat(stat) => &mut stat.names,
+            Self::Sum(sum) => &mut sum.names,
+            Self::Mv(mv) => return vec![&mut mv.from, &mut mv.to],
+            _ => return Vec::new(),
+        };
+        names.iter_mut().collect()
+    }
+}
+
+fn word(name: &Name) -> OsString {
+    OsString::from_vec(name.as_bytes().to_vec())
+}
+
+fn printed(line: &[u8]) -> Exit {
+    transfer::told(super::remote::print(line))
+}
+
+fn list_here(words: &[OsString]) -> Result<Exit, Failure> {
+    match Process::new("ls").args(words).status() {
+        Ok(status) if status.success() => Ok(Exit::Done),
+        // It has said itself what was wrong.
+        Ok(_) => Ok(Exit::Local),
+        Err(error) => Err(Failure::local("cannot run", Path::new("ls"), &error)),
+    }
+}
+
+fn go_here(path: Option<PathBuf>) -> Result<(), Failure> {
+    let path = path.or_else(|| std::env::var_os("HOME").map(PathBuf::from)).unwrap_or_default();
+    std::env::set_current_dir(&path).map_err(|error| Failure::local("cannot go to", &path, &error))
+}
+
+/// A name as it is typed so that it is one word.
+fn typed(name: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+,:@%=~".contains(letter);
+    let mut typed = String::new();
+    for letter in name.chars() {
+        if !plain(letter) {
+            typed.push('\\');
+        }
+        typed.push(letter);
+    }
+    typed
+}
+
+/// Where the last word of a line begins, and what it says so far.
+fn last_word(line: &str) -> (usize, String) {
+    let mut begin = 0;
+    let mut quote = None;
+    let mut word = String::new();
+    let mut letters = line.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        match (quote, letter) {
+            (Some(open), letter) if letter == open => quote = None,
+            (Some('\''), letter) => word.push(letter),
+            (None | Some('"'), '\\') => word.extend(letters.next().map(|(_, letter)| letter)),
+            (Some(_), letter) => word.push(letter),
+            (None, '\'' | '"') => quote = Some(letter),
+            (None, letter) if letter.is_whitespace() => {
+                begin = at.saturating_add(letter.len_utf8());
+                word.clear();
+            }
+            (None, letter) => word.push(letter),
+        }
+    }
+    (begin, word)
+}
+
+/// What fits where a word is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Any,
+    Directory,
+}
+
+/// Completes names: on the server, and here for the words that are about files here.
+#[derive(Helper, Highlighter, Hinter, Validator)]
+struct Names {
+    there: There,
+    here: FilenameCompleter,
+}
+
+impl Completer for Names {
+    type Candidate = Pair;
+
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        context: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let before = line.get(..position).unwrap_or(line);
+        let (begin, word) = last_word(before);
+        let mut words = before.get(..begin).unwrap_or_default().split_whitespace();
+        let Some(command) = words.next() else {
+            let fits = COMMANDS.into_iter().filter(|command| command.starts_with(&word));
+            let pair = |command: &str| Pair {
+                display: command.to_owned(),
+                replacement: format!("{command} "),
+            };
+            return Ok((begin, fits.map(pair).collect()));
+        };
+        let names_a_path = matches!(words.next_back(), Some("-o" | "--output"));
+        if TAKES_PATHS.contains(&command) || names_a_path {
+            return self.here.complete(line, position, context);
+        }
+        let wanted = if command == "cd" { Wanted::Directory } else { Wanted::Any };
+        Ok((begin, self.there.begins_with(&word, wanted)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_completed_name_is_read_back_as_one_word() {
+        for name in ["a b", "it's", "\"q\"", "back\\slash", "a;b|c&d", "$HOME", "\u{1f4be} x", "#"]
+        {
+            assert_eq!(shlex::split(&typed(name)).unwrap(), [name]);
+            assert_eq!(last_word(&format!("get {}", typed(name))), (4, name.to_owned()));
+        }
+        assert_eq!(last_word("get 'a b/c"), (4, "a b/c".to_owned()));
+        assert_eq!(last_word("get x "), (6, String::new()));
+        assert_eq!(last_word("ge"), (0, "ge".to_owned()));
+    }
+
+    #[test]
+    fn every_command_that_is_offered_is_one() {
+        use clap::CommandFactory;
+        let line = Line::command();
+        let mut known: Vec<&str> = line.get_subcommands().map(clap::Command::get_name).collect();
+        known.sort_unstable();
+        assert_eq!(known, COMMANDS);
+        let local = LOCAL.iter().filter(|word| COMMANDS.contains(word));
+        assert!(local.chain(&TAKES_PATHS).all(|word| known.contains(word)));
+        line.debug_assert();
+    }
+}
