@@ -78,7 +78,9 @@ pub fn leftovers() -> Result<Vec<Leftover>, Failure> {
 }
 
 fn look(note: &Path) -> Option<Leftover> {
-    let about: About = serde_json::from_slice(&std::fs::read(note).ok()?).ok()?;
+    let mut about: About = serde_json::from_slice(&std::fs::read(note).ok()?).ok()?;
+    // Of what came whole, nothing hidden is left.
+    about.part = about.part.filter(|part| Path::new(part).symlink_metadata().is_ok());
     let state = note.with_extension("");
     let metadata = match std::fs::metadata(&state) {
         Ok(metadata) => metadata,

@@ -117,7 +117,7 @@ impl GetOptions {
             return Err(wrong("several names need -o to be a directory, or to end in /"));
         }
         for name in names {
-            let remote = Remote::parse(name.as_bytes())?;
+            let remote = Remote::parse(without_slash(name))?;
             let last = Path::new(OsStr::from_bytes(remote.name.last_part()));
             let client = client(remote.server);
             let target = match output {
@@ -206,7 +206,7 @@ impl PutOptions {
         words: &Sources<'_>,
         put: &ftx_client::PutOptions,
     ) -> Result<Job, Failure> {
-        let to = self.to.as_ref().map(|to| Remote::parse(to.as_bytes())).transpose()?;
+        let to = self.to.as_ref().map(|to| Remote::parse(without_slash(to))).transpose()?;
         let named = words.name.map(|name| Remote::parse(name.as_bytes())).transpose()?;
         let server = to.as_ref().or(named.as_ref()).and_then(|remote| remote.server.clone());
         let directory = to.map(|to| to.name);
@@ -315,6 +315,12 @@ fn about(sources: &[(PathBuf, Name)]) -> (OsString, String) {
         1 => (path.into_os_string(), name.to_string()),
         more => (path.into_os_string(), format!("{name} and {} more", more.saturating_sub(1))),
     }
+}
+
+/// A directory may be written with a slash behind it.
+fn without_slash(name: &OsStr) -> &[u8] {
+    let bytes = name.as_bytes();
+    bytes.strip_suffix(b"/").unwrap_or(bytes)
 }
 
 /// One of the two would be gone, though its digest was printed.

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::Client;
 use crate::address::ServerAddress;
-use crate::failure::{Class, Failure, Reached, Trouble};
+use crate::failure::{Class, Failure, Reached, Trouble, plain};
 use crate::link::{Link, READ_BYTES};
 use crate::partials::About;
 use crate::retry::Patience;
@@ -204,7 +204,15 @@ impl Ground {
                 sync_above(path).map_err(|error| failed(&error))?;
                 Target::Gone
             }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Target::There,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                if !path.is_dir() {
+                    let shown = crate::failure::shown(path);
+                    let message =
+                        format!("{shown} is no directory; a tree comes under another name with -o");
+                    return Err(Failure::new(Class::Local, message));
+                }
+                Target::There
+            }
             Err(error) => return Err(failed(&error)),
         };
         let mine = path.join(".ftx").join(OURS);
@@ -404,7 +412,7 @@ impl<'a, 'o> Job<'a, 'o> {
         };
         let mut open = |what: &str, about: Option<About>| {
             open_log(what, &client.server, &key, about).unwrap_or_else(|error| {
-                let message = format!("cannot keep a log for going on later: {error}");
+                let message = format!("cannot keep a log for going on later: {}", plain(&error));
                 observer(TreeNotice::Warning(message));
                 None
             })
@@ -730,7 +738,7 @@ impl<'a, 'o> Job<'a, 'o> {
             Ok(Told::Collides) => {
                 let words = "this disk takes it for another name of the tree, which differs only in \
                              upper and lower case; get it alone, with -o";
-                self.fail_here(path, &Refusal::new(Code::Exists, words));
+                self.fail_here(path, &Refusal::new(Code::UnstorableName, words));
                 true
             }
             Err(error) => {
@@ -1128,7 +1136,15 @@ impl Job<'_, '_> {
         use std::os::unix::ffi::OsStrExt;
         let shown = self.ground.path.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
         let shown = crate::failure::shown(&shown);
-        let message = format!("cannot write {shown}: {}", refusal.message);
+        let message = match (refusal.code, &self.tree.options.condition) {
+            (Code::Exists, Condition::Absent) => {
+                format!("{shown} is there already; it was left as it is")
+            }
+            _ => {
+                let words = refusal.message.trim_end_matches('.');
+                format!("cannot write {shown}: {words}")
+            }
+        };
         self.fail(path, &Failure::new(Class::Local, message));
     }
 

@@ -23,7 +23,7 @@ use super::pipe::{Pipe, REQUESTS_MAX};
 use super::remove::Removal;
 use super::rules::{PathKind, Verdict};
 use super::{Extra, Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark, open_log};
-use crate::failure::{Class, Failure, Reached, Trouble};
+use crate::failure::{Class, Failure, Reached, Trouble, plain};
 use crate::partials::About;
 use crate::put::{PutOptions, new_id};
 use crate::retry::Patience;
@@ -150,7 +150,8 @@ impl<'a, 'o> Job<'a, 'o> {
         let log = match tree.options.mood {
             Mood::Do => {
                 open_log("put", &client.server, tree.job, Some(about)).unwrap_or_else(|error| {
-                    let message = format!("cannot keep a log for going on later: {error}");
+                    let message =
+                        format!("cannot keep a log for going on later: {}", plain(&error));
                     observer(TreeNotice::Warning(message));
                     None
                 })
