@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::harness::{Line, MIB, World, noise, text};
+use crate::harness::{Line, MIB, World, noise, text, until};
 use crate::trees::{assert_same, seen, summary};
 
 /// What went over a line, which may break once.
@@ -16,9 +16,12 @@ struct Recorder {
     address: SocketAddr,
     up: Arc<Mutex<Vec<u8>>>,
     down: Arc<Mutex<Vec<u8>>>,
-    /// When so many bytes would have gone one way; 0 is never.
+    /// When so many bytes would have gone one way, and this has become `NOW`; 0 is never.
     breaks_at: Arc<AtomicUsize>,
 }
+
+/// The line may break now, when more than this has gone one way.
+const NOW: usize = 30 * MIB - 1;
 
 impl Recorder {
     fn new(server: SocketAddr) -> Self {
@@ -66,6 +69,8 @@ fn record(mut from: TcpStream, mut to: TcpStream, heard: &Mutex<Vec<u8>>, breaks
         };
         let limit = breaks_at.load(Ordering::SeqCst);
         if limit > 0 && heard_bytes > limit {
+            // Not before the receiver has kept something of it.
+            until("something is kept", || breaks_at.load(Ordering::SeqCst) == NOW);
             breaks_at.store(0, Ordering::SeqCst);
             break;
         }
@@ -226,7 +231,20 @@ fn a_large_file_of_a_tree_that_is_cut_goes_on_in_its_middle() {
     for args in [&["put", "-r", "tree"][..], &["get", "-r", "tree", "-o", "back"]] {
         let line = Recorder::new(server.address);
         line.breaks_at.store(30 * MIB, Ordering::SeqCst);
-        let first = world.run(line.address, &[args, &["--retry-for", "0"]].concat(), 3);
+        let first = [args, &["--retry-for", "0"]].concat();
+        let first = world.ftx(line.address, first).spawn().unwrap();
+        until("something is kept", || {
+            let down = line.down.lock().unwrap();
+            let heard = text(&down[..down.len().min(4_096)]);
+            drop(down);
+            let staging = world.here().join("back/.ftx/staging");
+            let staged = fs::read_dir(staging).into_iter().flatten().flatten();
+            let mut sizes = staged.filter_map(|entry| Some(entry.metadata().ok()?.len()));
+            heard.contains("\"kept\"") || sizes.any(|size| size > 9 * MIB as u64)
+        });
+        line.breaks_at.store(NOW, Ordering::SeqCst);
+        let first = first.wait_with_output().unwrap();
+        assert_eq!(first.status.code(), Some(3), "{}", text(&first.stderr));
         assert!(line.take_bytes() > 29 * MIB, "{}", text(&first.stderr));
         let left = text(&world.run(line.address, &["partials"], 0).stdout);
         assert!(!left.is_empty(), "what was left is listed");

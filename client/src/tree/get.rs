@@ -522,6 +522,9 @@ impl<'a, 'o> Job<'a, 'o> {
     /// A connection is gone: what is done is settled, the rest is listed again.
     fn take_back(&mut self) {
         self.link = None;
+        // Before they are suspended: what is to be kept of large files is among it, and is void
+        // afterwards.
+        self.settle_all();
         for (_, work) in std::mem::take(&mut self.under_way) {
             if let (Work::Get { upload: Some(upload), .. }, Some(store)) =
                 (work, &self.ground.store)
