@@ -168,3 +168,19 @@ fn the_manual_and_the_completions_know_every_command() {
     }
     world.run(server.address, &["man", "nowhere"], 6);
 }
+
+#[test]
+fn the_digests_of_many_files_hold_none_of_them_open() {
+    let (world, server) = world();
+    for number in 0..300 {
+        fs::write(world.served().join(format!("many-{number}")), "x").unwrap();
+    }
+    let mut talk = crate::talk::Talk::with(server.address);
+    for id in 1..=300 {
+        let name = format!("many-{}", id - 1);
+        talk.say(serde_json::json!({"stat": {"id": id, "name": name, "digest": "sha256"}}));
+        assert_eq!(talk.line()["info"]["id"], id);
+    }
+    let open = fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count();
+    assert!(open < 100, "{open} descriptors are open");
+}

@@ -222,6 +222,10 @@ impl Fetch {
                 self.refuse(id, what, &name, refusal);
             }
         }
+        // Nobody closes what was opened only for its digest.
+        if self.gets.get(&id).is_some_and(|open| open.purpose == Purpose::Sum) {
+            self.gets.remove(&id);
+        }
         Worked::Done
     }
 
