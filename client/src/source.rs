@@ -59,7 +59,10 @@ impl Source {
         let metadata = file.metadata().map_err(|error| failed(&error))?;
         let kind = metadata.file_type();
         if metadata.is_dir() {
-            let message = format!("cannot put {}: it is a directory", shown(path));
+            let message = format!(
+                "cannot put {}: it is a directory; to put it with all that is in it, say -r",
+                shown(path)
+            );
             return Err(Failure::new(Class::Local, message));
         }
         let path = path.to_owned();

@@ -128,7 +128,7 @@ codes! {
     NotADirectory = "not_a_directory", Request, No;
     /// The name is a device, FIFO or socket.
     NotAFile = "not_a_file", Request, No;
-    /// The name leads out of the served directory.
+    /// The name leads out of the served directory, or its symlinks lead in a circle.
     OutsideRoot = "outside_root", Request, No;
     /// The name is on another file system than the served directory, so that it cannot be replaced atomically.
     OtherFilesystem = "other_filesystem", Request, No;
@@ -136,7 +136,7 @@ codes! {
     PermissionDenied = "permission_denied", Request, No;
     /// The file system cannot store this name.
     UnstorableName = "unstorable_name", Request, No;
-    /// It was to happen only if nothing has the name, and something has.
+    /// Something has the name already, and was not to be replaced.
     Exists = "exists", Request, No;
     /// The name is a directory that is not empty.
     NotEmpty = "not_empty", Request, No;

@@ -11,7 +11,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::report::{Form, class, finished_line, say, seconds, terminal_columns};
+use super::report::{Form, class, counted, finished_line, say, seconds, terminal_columns};
 
 /// What a job does, in the words of its summary.
 #[derive(Debug, Clone, Copy)]
@@ -304,7 +304,7 @@ impl JobReport {
 }
 
 fn files(count: u64) -> String {
-    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+    counted(count, "file", "files")
 }
 
 /// Bytes a second, where the time is long enough to say so.

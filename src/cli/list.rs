@@ -1,7 +1,7 @@
 //! `ftx ls` and `ftx du`.
 
 use std::ffi::OsString;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 
@@ -13,11 +13,15 @@ use serde_json::json;
 use super::ask::shown_time;
 use super::exit::Exit;
 use super::remote::{Clients, Printed, Tally, Where, print, run, shown};
-use super::report::say;
+use super::report::{counted, say};
+
+/// So many names are waited for, to be sorted.
+const SORTED_MAX: usize = 10_000;
 
 /// List a directory.
 ///
-/// One name a line, as the server reads them; directories end in /. Without a name, the top.
+/// One name a line, sorted, but for -r and for directories of more than 10,000 names, which are
+/// shown as the server reads them. Directories end in /. Without a name, the top.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  ftx ls photos\n  ftx ls -lr backup | sort -k 2 -h\n  ftx ls -r --json | jq -r 'select(.size > 1e9) | .name'"
@@ -41,6 +45,62 @@ pub struct Ls {
 
     #[command(flatten)]
     at: Where,
+}
+
+/// The lines of one directory, on their way to stdout.
+struct Screen<'a> {
+    ls: &'a Ls,
+    listed: Option<&'a Name>,
+    /// What is still to be said above them.
+    heading: Option<Vec<u8>>,
+    /// What is to be sorted. `None` where lines are printed as they come.
+    gathered: Option<Vec<Entry>>,
+    out: BufWriter<StdoutLock<'static>>,
+}
+
+impl<'a> Screen<'a> {
+    fn new(ls: &'a Ls, listed: Option<&'a Name>) -> Self {
+        let several = ls.names.len() > 1 && !ls.at.json;
+        let name = || listed.map_or_else(|| b"/".to_vec(), |name| shown(name.as_bytes()));
+        Self {
+            ls,
+            listed,
+            heading: several.then(|| [&name()[..], b":\n"].concat()),
+            gathered: (!ls.recursive).then(Vec::new),
+            out: BufWriter::new(std::io::stdout().lock()),
+        }
+    }
+
+    fn take(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        match &mut self.gathered {
+            Some(gathered) => {
+                gathered.extend(entries);
+                if gathered.len() <= SORTED_MAX {
+                    return Ok(());
+                }
+                let entries = self.gathered.take().unwrap_or_default();
+                self.print(&entries)
+            }
+            None => self.print(&entries),
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let mut entries = self.gathered.take().unwrap_or_default();
+        entries.sort_by(|one, other| one.name.as_bytes().cmp(other.name.as_bytes()));
+        self.print(&entries)
+    }
+
+    fn print(&mut self, entries: &[Entry]) -> io::Result<()> {
+        if let Some(heading) = self.heading.take() {
+            self.out.write_all(&heading)?;
+        }
+        for entry in entries {
+            self.out.write_all(&self.ls.line(self.listed, entry))?;
+            self.out.write_all(b"\n")?;
+        }
+        self.out.flush()
+    }
 }
 
 /// Say how much is in directories: bytes, files, directories.
@@ -97,21 +157,20 @@ impl Ls {
     fn one(&self, client: &Client, name: Option<&Name>, tally: &mut Tally) -> Result<(), Failure> {
         let mut session = client.session()?;
         let depth = if self.recursive { Depth::All } else { Depth::One };
-        let mut out = BufWriter::new(std::io::stdout().lock());
+        let mut screen = Screen::new(self, name);
         let listed = session.list(name, depth, &mut |entries| {
             for unread in &entries.unread {
                 tell_unread(unread, tally);
             }
-            let lines = entries.entries.iter().map(|entry| self.line(name, entry));
-            let mut written =
-                lines.into_iter().try_for_each(|line| out.write_all(&[&line[..], b"\n"].concat()));
-            written = written.and_then(|()| out.flush());
-            match tally.printed(written) {
+            match tally.printed(screen.take(entries.entries)) {
                 Printed::Yes => ControlFlow::Continue(()),
                 Printed::NobodyReads => ControlFlow::Break(()),
             }
         });
-        drop(out);
+        if listed.is_ok() {
+            tally.printed(screen.end());
+        }
+        drop(screen);
         match (listed, name) {
             (Err(failure), Some(name)) if failure.class == Class::Refused(Code::NotADirectory) => {
                 let info = client.stat(name)?;
@@ -204,7 +263,9 @@ impl Du {
             .into_bytes()
         } else {
             let size = if self.bytes { bytes.to_string() } else { HumanBytes(bytes).to_string() };
-            let counts = format!("{size}  {files} files  {directories} directories  ");
+            let files = counted(files, "file", "files");
+            let directories = counted(directories, "directory", "directories");
+            let counts = format!("{size}  {files}  {directories}  ");
             [counts.as_bytes(), &shown(name.map_or(b"/", Name::as_bytes))].concat()
         };
         tally.printed(print(&line));

@@ -14,18 +14,17 @@ use signal_hook::consts::SIGINT;
 
 use super::exit::Exit;
 use super::report::say;
-use super::transfer::{server_address, told};
+use super::transfer::{default_server, server_address, told};
 
 /// Which server, and in which form it is told.
 #[derive(Debug, Clone, Args)]
 pub struct Where {
-    /// The server: host or host:port. Without it, 127.0.0.1:7389
+    /// The server: host or host:port. Without it, what FTX_SERVER says, else 127.0.0.1:7389
     #[arg(
         short,
         long,
-        env = "FTX_SERVER",
         value_name = "HOST:PORT",
-        default_value = "",
+        default_value = default_server(),
         value_parser = server_address,
         hide_default_value = true
     )]

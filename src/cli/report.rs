@@ -189,6 +189,11 @@ impl Report {
     }
 }
 
+/// `1 file`, `2 files`.
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// Says something to the person at the terminal.
 pub fn say(line: &str) {
     // A stderr that is closed cannot be told so.

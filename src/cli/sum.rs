@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::remote::{Clients, Printed, Tally, Where, each_server, print, run};
-use super::report::{finished_line, name_in_line, say};
+use super::report::{counted, finished_line, name_in_line, say};
 use super::transfer::DigestKind;
 
 /// Print the checksum lines of files on a server, without fetching them.
@@ -207,7 +207,9 @@ impl Counts {
             line.push_str(&format!(", {failed} failed"));
         }
         if *unreadable > 0 {
-            line.push_str(&format!("; {unreadable} lines are no checksum lines"));
+            let lines =
+                counted(*unreadable, "line is no checksum line", "lines are no checksum lines");
+            line.push_str(&format!("; {lines}"));
         }
         say(&line);
         match (changed.saturating_add(*missing), *failed, ok.saturating_add(*unreadable)) {

@@ -6,12 +6,13 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ftx_client::{
-    Algorithm, Class, Client, Condition, Durability, Failure, GetOptions, Name, PutOptions, Remote,
-    Replace, Replay, Retry, ServerAddress, Sink, Source,
+    Algorithm, Class, Client, Code, Condition, Durability, Failure, GetOptions, Name, PutOptions,
+    Remote, Replace, Replay, Retry, ServerAddress, Sink, Source,
 };
 use rustix::fs::OFlags;
 use serde_json::json;
@@ -23,13 +24,12 @@ use super::report::{Form, Report, Results, say};
 /// What put and get have in common.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The server: host or host:port. Without it, 127.0.0.1:7389
+    /// The server: host or host:port. Without it, what FTX_SERVER says, else 127.0.0.1:7389
     #[arg(
         short,
         long,
-        env = "FTX_SERVER",
         value_name = "HOST:PORT",
-        default_value = "", value_parser = server_address, hide_default_value = true)]
+        default_value = default_server(), value_parser = server_address, hide_default_value = true)]
     server: ServerAddress,
 
     /// How both sides compute the digest
@@ -143,13 +143,12 @@ pub struct Cat {
     #[arg(required = true, value_name = "NAME")]
     pub(super) names: Vec<OsString>,
 
-    /// The server: host or host:port. Without it, 127.0.0.1:7389
+    /// The server: host or host:port. Without it, what FTX_SERVER says, else 127.0.0.1:7389
     #[arg(
         short,
         long,
-        env = "FTX_SERVER",
         value_name = "HOST:PORT",
-        default_value = "", value_parser = server_address, hide_default_value = true)]
+        default_value = default_server(), value_parser = server_address, hide_default_value = true)]
     server: ServerAddress,
 }
 
@@ -316,6 +315,12 @@ impl Get {
         Ok(match got {
             Ok(done) => told(report.done(&done.digest, done.size, &done.counts, json!({}))),
             Err(failure) => {
+                let failure = match failure.class {
+                    Class::Refused(Code::IsDirectory) => {
+                        failure.with_hint("to get it with all that is in it, say -r")
+                    }
+                    _ => failure,
+                };
                 report.failed(&failure);
                 failure.class.into()
             }
@@ -386,6 +391,15 @@ impl Common {
             (false, false) => Form::Text,
         }
     }
+}
+
+/// What FTX_SERVER says. Not by clap, which would show the option as one that has to be given.
+pub fn default_server() -> &'static str {
+    static SERVER: OnceLock<String> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let server = std::env::var_os("FTX_SERVER").unwrap_or_default();
+        server.to_string_lossy().into_owned()
+    })
 }
 
 /// An empty word, as of a variable that is set to nothing, is the default server.

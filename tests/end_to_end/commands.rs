@@ -135,7 +135,7 @@ fn sums_are_of_the_bytes_and_verify_tells_what_became_of_them() {
     fs::write(world.served().join("docs/sub/b"), vec![b'c'; 2048]).unwrap();
     let verified = world.run(server.address, &["verify", "SUMS"], 5);
     assert_eq!(sorted(&verified.stdout), ["docs/a.txt: ok", "docs/sub/b: changed"]);
-    let said = "ftx: 1 ok, 1 changed, 0 missing; 1 lines are no checksum lines\n";
+    let said = "ftx: 1 ok, 1 changed, 0 missing; 1 line is no checksum line\n";
     assert_eq!(text(&verified.stderr), said);
     fs::remove_file(world.served().join("docs/a.txt")).unwrap();
     let verified = world.run(server.address, &["verify", "-q", "SUMS"], 5);

@@ -37,7 +37,7 @@ fn the_shell_has_a_place_on_the_server_and_one_here() {
         text(&output.stdout),
         format!(
             "{hex}  docs/a b\n{hex}  top\na b\nhelloc\n/more\n{hex}  more/c\n{hex}  fetched\n\
-             5 B  1 files  2 directories  /\n"
+             5 B  1 file  2 directories  /\n"
         )
     );
     assert_eq!(fs::read(world.here().join("inner/fetched")).unwrap(), b"hello");
