@@ -21,6 +21,7 @@ mod address;
 mod ask;
 mod failure;
 mod get;
+mod hashing;
 mod interrupt;
 mod json_name;
 mod link;
