@@ -25,6 +25,7 @@ mod hashing;
 mod interrupt;
 mod json_name;
 mod link;
+mod pace;
 mod partials;
 mod put;
 mod reading;
@@ -52,6 +53,8 @@ pub use retry::Retry;
 pub use sink::Sink;
 pub use source::Source;
 
+use pace::Pace;
+
 /// One server, as a client sees it. Each call makes its own connections, unless there is a
 /// [`Keeper`].
 #[derive(Debug, Clone)]
@@ -60,12 +63,13 @@ pub struct Client {
     retry: Retry,
     interrupt: Interrupt,
     keeper: Option<Keeper>,
+    pace: Option<Pace>,
 }
 
 impl Client {
     /// A client of a server. Nothing is connected yet.
     pub fn new(server: ServerAddress, retry: Retry) -> Self {
-        Self { server, retry, interrupt: Interrupt::default(), keeper: None }
+        Self { server, retry, interrupt: Interrupt::default(), keeper: None, pace: None }
     }
 
     /// Lets an interruption end what it does.
@@ -78,6 +82,13 @@ impl Client {
     #[must_use]
     pub fn with_keeper(self, keeper: Keeper) -> Self {
         Self { keeper: Some(keeper), ..self }
+    }
+
+    /// Moves no more bytes a second than this, over all its connections and those of its clones
+    /// together.
+    #[must_use]
+    pub fn with_limit_rate(self, bytes_per_second: std::num::NonZeroU64) -> Self {
+        Self { pace: Some(Pace::new(bytes_per_second)), ..self }
     }
 
     /// The server.

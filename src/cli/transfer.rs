@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -39,6 +40,10 @@ pub struct Common {
     /// When the connection breaks, go on trying for this long without progress; 0 for never
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
     retry_for: Duration,
+
+    /// Move no more than so many bytes a second, such as 500K or 10M
+    #[arg(long, value_name = "RATE", value_parser = super::size::rate)]
+    limit_rate: Option<NonZeroU64>,
 
     /// Show no progress, and no checksum line on standard error
     #[arg(short, long)]
@@ -160,6 +165,7 @@ impl Cat {
             server,
             digest: DigestKind::Sha256,
             retry_for: Retry::default().without_progress,
+            limit_rate: None,
             quiet: true,
             json: false,
         };
@@ -372,7 +378,11 @@ impl Get {
 impl Common {
     fn client(&self, clients: &Clients, server: Option<ServerAddress>) -> Client {
         let retry = Retry { without_progress: self.retry_for };
-        clients.make(server.unwrap_or_else(|| self.server.clone()), retry)
+        let client = clients.make(server.unwrap_or_else(|| self.server.clone()), retry);
+        match self.limit_rate {
+            Some(rate) => client.with_limit_rate(rate),
+            None => client,
+        }
     }
 
     fn algorithm(&self) -> Algorithm {
