@@ -1,6 +1,7 @@
 //! Getting a file: receive, hash, store, in one pass, on as many connections as it takes.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use ftx_disk::hash::{Running, Saved};
 use ftx_disk::landing::{Landing, Replace};
@@ -14,6 +15,7 @@ use crate::failure::{Failure, GOES_ON, Reached, Trouble, shown};
 use crate::hashing::Hashing;
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name};
+use crate::spent::{Spent, timed};
 use crate::state::{Direction, Key, State, Subject, boot_id, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
 
@@ -45,6 +47,8 @@ pub struct GetDone {
     pub digest: Digest,
     /// What it cost.
     pub counts: Counts,
+    /// Where its time went.
+    pub spent: Spent,
 }
 
 impl Client {
@@ -73,6 +77,10 @@ struct Transfer<'a, 'o> {
     observer: &'a mut Observer<'o>,
     patience: Patience,
     counts: Counts,
+    began: Instant,
+    /// How long the client had waited for its rate when this began.
+    paced_before: Duration,
+    spent: Spent,
     state: Option<State>,
     /// Why there is none; said once it turns out to matter.
     stateless: Option<std::io::Error>,
@@ -103,6 +111,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
             observer,
             patience: Patience::new(client.retry),
             counts: Counts::default(),
+            began: Instant::now(),
+            paced_before: client.paced(),
+            spent: Spent::default(),
             state: None,
             stateless: None,
             file: None,
@@ -188,7 +199,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = self.failure(trouble).to_string();
                     (self.observer)(Notice::Retrying { cause, pause });
-                    self.client.interrupt.pause(pause);
+                    timed(&mut self.spent.pauses, || self.client.interrupt.pause(pause));
                 }
                 Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
@@ -245,7 +256,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// One connection.
     fn attempt(&mut self) -> Result<End, Trouble> {
-        let link = self.client.link()?;
+        let link = timed(&mut self.spent.waiting, || self.client.link())?;
         self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         let get = Get {
@@ -262,6 +273,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         while ended.is_none() {
             let mut buffer = self.hashing.buffer();
             let mut body = Vec::new();
+            let began = Instant::now();
             let received = link.receive(&mut buffer, &mut |event, _| {
                 match event {
                     Event::File(file) => self.opened(file)?,
@@ -272,13 +284,15 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 }
                 Ok(())
             });
+            self.spent.waiting = self.spent.waiting.saturating_add(began.elapsed());
             // What has arrived counts, whatever came behind it.
             self.take(buffer, body)?;
             received?;
         }
         self.client.leave(&link);
         let end = ended.ok_or_else(|| Trouble::Broken("no answer".to_owned()))?;
-        let have = self.hashing.digest()?;
+        let (have, spent) = self.hashing.digest()?;
+        self.spent.hash = spent;
         if have != end.digest {
             let cause = format!(
                 "the bytes that arrived have {have}, the server says {}: something between its disk \
@@ -334,7 +348,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         for range in &body {
             let bytes = buffer.get(range.clone()).unwrap_or_default();
             let at = self.landed.written();
-            self.landed.write(&mut self.sink, bytes)?;
+            timed(&mut self.spent.disk, || self.landed.write(&mut self.sink, bytes))?;
             let end = self.landed.written();
             self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(bytes.len() as u64);
             let again = self.moved_to.min(end).saturating_sub(at);
@@ -362,7 +376,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
         let at = saved.offset();
         note(&mut self.state, self.observer, |state| state.passed(saved));
         if at.saturating_sub(self.synced_to) >= SYNC_EVERY_BYTES {
-            landing.sync().map_err(|error| Failure::local("cannot sync", path, &error))?;
+            timed(&mut self.spent.sync, || landing.sync())
+                .map_err(|error| Failure::local("cannot sync", path, &error))?;
             self.synced_to = at;
             note(&mut self.state, self.observer, |state| state.synced(at));
         }
@@ -375,10 +390,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
             return Err(self.give_up(failure.into()));
         }
         let landed = std::mem::replace(&mut self.landed, Landed::Nothing);
-        landed.finish(&mut self.sink, self.file.as_ref(), self.options.replace)?;
+        let (sink, file, replace) = (&mut self.sink, self.file.as_ref(), self.options.replace);
+        timed(&mut self.spent.sync, || landed.finish(sink, file, replace))?;
         if let Some(state) = self.state.take() {
             state.remove();
         }
-        Ok(GetDone { size: end.size, digest: end.digest, counts: self.counts })
+        let paced = self.client.paced().saturating_sub(self.paced_before);
+        let spent = Spent { wall: self.began.elapsed(), paced, server: end.spent, ..self.spent };
+        Ok(GetDone { size: end.size, digest: end.digest, counts: self.counts, spent })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
 
 use ftx_disk::hash::{Running, Saved};
 use ftx_protocol::Digest;
@@ -10,6 +11,7 @@ use ftx_protocol::limits::GRID_BYTES;
 
 use crate::failure::Trouble;
 use crate::link::READ_BYTES;
+use crate::spent::timed;
 
 /// Buffers that are filled or hashed at once. More would leave the cache before they are hashed.
 const BUFFERS: usize = 4;
@@ -26,11 +28,9 @@ pub(crate) struct Hashing {
 
 enum Work {
     /// Bytes are these ranges of a buffer.
-    Bytes {
-        buffer: Vec<u8>,
-        bytes: Vec<Range<usize>>,
-    },
-    Digest(SyncSender<Digest>),
+    Bytes { buffer: Vec<u8>, bytes: Vec<Range<usize>> },
+    /// Wants the digest so far, and the time that it took.
+    Digest(SyncSender<(Digest, Duration)>),
 }
 
 /// The thread's side.
@@ -38,6 +38,7 @@ struct Hasher {
     running: Running,
     spare: Sender<Vec<u8>>,
     passed: Sender<Saved>,
+    spent: Duration,
 }
 
 impl Hashing {
@@ -46,7 +47,7 @@ impl Hashing {
         let (work, todo) = sync_channel(BUFFERS);
         let (give_back, spare) = channel();
         let (pass, passed) = channel();
-        let hasher = Hasher { running, spare: give_back, passed: pass };
+        let hasher = Hasher { running, spare: give_back, passed: pass, spent: Duration::ZERO };
         // Ends when nobody has anything to hash any more.
         std::thread::spawn(move || hasher.run(&todo));
         Self { work, spare, unmade: BUFFERS, passed }
@@ -76,8 +77,8 @@ impl Hashing {
         self.passed.try_recv().ok()
     }
 
-    /// Waits until all is hashed.
-    pub(crate) fn digest(&self) -> Result<Digest, Trouble> {
+    /// Waits until all is hashed; says the time that it took, too.
+    pub(crate) fn digest(&self) -> Result<(Digest, Duration), Trouble> {
         let (sender, answer) = sync_channel(1);
         // As above.
         let _ = self.work.send(Work::Digest(sender));
@@ -98,7 +99,7 @@ impl Hasher {
                 }
                 Work::Digest(answer) => {
                     // Nobody waits for it when the transfer is over.
-                    let _ = answer.send(self.running.digest());
+                    let _ = answer.send((self.running.digest(), self.spent));
                 }
             }
         }
@@ -109,7 +110,7 @@ impl Hasher {
             let to_grid = GRID_BYTES.saturating_sub(self.running.offset() % GRID_BYTES);
             let count = usize::try_from(to_grid).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(count);
-            self.running.update(now);
+            timed(&mut self.spent, || self.running.update(now));
             bytes = later;
             if self.running.offset().is_multiple_of(GRID_BYTES)
                 && let Some(saved) = self.running.save()
@@ -139,7 +140,7 @@ mod tests {
                 whole.update(&bytes[..7]);
                 whole.update(&bytes[9..]);
             }
-            assert_eq!(hashing.digest().unwrap(), whole.digest());
+            assert_eq!(hashing.digest().unwrap().0, whole.digest());
             let passed: Vec<u64> =
                 std::iter::from_fn(|| hashing.passed()).map(|saved| saved.offset()).collect();
             assert_eq!(passed, [GRID_BYTES]);

@@ -32,6 +32,7 @@ mod reading;
 mod retry;
 mod sink;
 mod source;
+mod spent;
 mod state;
 pub mod tree;
 
@@ -52,6 +53,7 @@ pub use put::{PutDone, PutOptions};
 pub use retry::Retry;
 pub use sink::Sink;
 pub use source::Source;
+pub use spent::{Part, Spent};
 
 use pace::Pace;
 
@@ -89,6 +91,11 @@ impl Client {
     #[must_use]
     pub fn with_limit_rate(self, bytes_per_second: std::num::NonZeroU64) -> Self {
         Self { pace: Some(Pace::new(bytes_per_second)), ..self }
+    }
+
+    /// How long the rate made it wait so far.
+    fn paced(&self) -> std::time::Duration {
+        self.pace.as_ref().map(Pace::waited).unwrap_or_default()
     }
 
     /// The server.

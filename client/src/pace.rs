@@ -1,7 +1,7 @@
 //! How fast a client may move bytes, over all its connections together.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::interrupt::Interrupt;
@@ -16,13 +16,29 @@ const PIECE_MIN_BYTES: u64 = 512;
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
     bytes_per_second: NonZeroU64,
+    course: Arc<Mutex<Course>>,
+}
+
+#[derive(Debug)]
+struct Course {
     /// When what was moved so far has had its time.
-    free_at: Arc<Mutex<Instant>>,
+    free_at: Instant,
+    waited: Duration,
 }
 
 impl Pace {
     pub(crate) fn new(bytes_per_second: NonZeroU64) -> Self {
-        Self { bytes_per_second, free_at: Arc::new(Mutex::new(Instant::now())) }
+        let course = Course { free_at: Instant::now(), waited: Duration::ZERO };
+        Self { bytes_per_second, course: Arc::new(Mutex::new(course)) }
+    }
+
+    fn course(&self) -> MutexGuard<'_, Course> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long it was waited for so far.
+    pub(crate) fn waited(&self) -> Duration {
+        self.course().waited
     }
 
     /// What may be moved at once.
@@ -33,8 +49,12 @@ impl Pace {
 
     /// Waits until something may be moved again.
     pub(crate) fn wait(&self, interrupt: &Interrupt) {
-        let free_at = *self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-        interrupt.pause(free_at.saturating_duration_since(Instant::now()));
+        let pause = self.course().free_at.saturating_duration_since(Instant::now());
+        if !pause.is_zero() {
+            interrupt.pause(pause);
+            let mut course = self.course();
+            course.waited = course.waited.saturating_add(pause);
+        }
     }
 
     /// So much was moved.
@@ -43,9 +63,9 @@ impl Pace {
             .saturating_mul(1_000_000_000)
             .checked_div(self.bytes_per_second.get().into());
         let time = nanoseconds.and_then(|time| u64::try_from(time).ok()).unwrap_or(u64::MAX);
-        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = (*free_at).max(Instant::now());
-        *free_at = begin.checked_add(Duration::from_nanos(time)).unwrap_or(begin);
+        let mut course = self.course();
+        let begin = course.free_at.max(Instant::now());
+        course.free_at = begin.checked_add(Duration::from_nanos(time)).unwrap_or(begin);
     }
 }
 

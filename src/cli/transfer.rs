@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::remote::Clients;
-use super::report::{Form, Report, Results, say};
+use super::report::{Cost, Form, Report, Results, say};
 
 /// What put and get have in common.
 #[derive(Debug, Args)]
@@ -48,6 +48,10 @@ pub struct Common {
     /// Show no progress, and no checksum line on standard error
     #[arg(short, long)]
     quiet: bool,
+
+    /// Say where the time went
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
 
     /// Print one JSON object a line for each event, instead of checksum lines
     #[arg(long)]
@@ -167,6 +171,7 @@ impl Cat {
             retry_for: Retry::default().without_progress,
             limit_rate: None,
             quiet: true,
+            verbose: false,
             json: false,
         };
         let output = Some(PathBuf::from("-"));
@@ -217,7 +222,12 @@ impl Put {
                     )));
                 }
                 let more = json!({"durability": done.durability.as_str()});
-                told(report.done(&done.digest, done.size, &done.counts, more))
+                told(report.done(
+                    &done.digest,
+                    done.size,
+                    &Cost { counts: &done.counts, spent: &done.spent },
+                    more,
+                ))
             }
             Err(failure) => {
                 report.failed(&failure);
@@ -320,7 +330,12 @@ impl Get {
         let client = self.common.client(clients, remote.server);
         let got = client.get(&remote.name, sink, &options, &mut |notice| report.notice(notice));
         Ok(match got {
-            Ok(done) => told(report.done(&done.digest, done.size, &done.counts, json!({}))),
+            Ok(done) => told(report.done(
+                &done.digest,
+                done.size,
+                &Cost { counts: &done.counts, spent: &done.spent },
+                json!({}),
+            )),
             Err(failure) => {
                 report.failed(&failure);
                 failure.class.into()
@@ -390,10 +405,11 @@ impl Common {
     }
 
     fn form(&self) -> Form {
-        match (self.json, self.quiet) {
-            (true, _) => Form::Json,
-            (false, true) => Form::Quiet,
-            (false, false) => Form::Text,
+        match (self.json, self.quiet, self.verbose) {
+            (true, _, _) => Form::Json,
+            (false, true, _) => Form::Quiet,
+            (false, false, false) => Form::Text,
+            (false, false, true) => Form::Verbose,
         }
     }
 }

@@ -278,3 +278,22 @@ fn a_client_moves_no_more_than_its_rate_whatever_it_moves() {
     assert!(std::fs::read(world.here().join("back")).unwrap() == bytes);
     world.run(server.address, &["put", "a", "--limit-rate=0"], 2);
 }
+
+#[test]
+fn a_transfer_says_what_it_waited_for() {
+    let world = World::new();
+    let server = world.serve();
+    world.noise("a", MIB);
+    for args in [&["put", "a"] as &[_], &["get", "a", "-o", "b"]] {
+        let args = [args, &["--limit-rate=2M"]].concat();
+        let event = done_event(&world.run(server.address, &[&args[..], &["--json"]].concat(), 0));
+        assert_eq!(event["limited_by"], "limit_rate", "{event}");
+        assert!(event["spent"]["limit_rate"].as_f64().unwrap() > 0.3, "{event}");
+        // What a get of this size sends is out of its hands at once: nothing worth telling.
+        let server_tells = event["spent"]["server_disk"].is_number();
+        assert_eq!(server_tells, event["action"] == "put", "{event}");
+        let output = world.run(server.address, &[&args[..], &["-v"]].concat(), 0);
+        assert!(text(&output.stderr).contains("limited by: limit rate"), "{output:?}");
+    }
+    until("the server says it too", || server.log().matches(" hash_us=").count() == 4);
+}
