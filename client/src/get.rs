@@ -1,5 +1,8 @@
 //! Getting a file: receive, hash, store, in one pass, on as many connections as it takes.
 
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
 use ftx_disk::hash::{Running, Saved};
 use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
@@ -9,9 +12,10 @@ use ftx_protocol::message::{Cache, End, File, Get};
 use ftx_protocol::{Algorithm, Digest, Name, RequestId, Retry as Again};
 
 use crate::failure::{Failure, GOES_ON, Reached, Trouble, shown};
-use crate::link::READ_BYTES;
+use crate::hashing::Hashing;
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name};
+use crate::spent::{Spent, timed};
 use crate::state::{Direction, Key, State, Subject, boot_id, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
 
@@ -43,6 +47,8 @@ pub struct GetDone {
     pub digest: Digest,
     /// What it cost.
     pub counts: Counts,
+    /// Where its time went.
+    pub spent: Spent,
 }
 
 impl Client {
@@ -71,12 +77,18 @@ struct Transfer<'a, 'o> {
     observer: &'a mut Observer<'o>,
     patience: Patience,
     counts: Counts,
+    began: Instant,
+    /// How long the client had waited for its rate when this began.
+    paced_before: Duration,
+    spent: Spent,
     state: Option<State>,
     /// Why there is none; said once it turns out to matter.
     stateless: Option<std::io::Error>,
     /// What the bytes that are here came from.
     file: Option<File>,
     landed: Landed,
+    /// Of what has landed.
+    hashing: Hashing,
     cache: Cache,
     reached: Reached,
     moved_to: u64,
@@ -99,10 +111,14 @@ impl<'a, 'o> Transfer<'a, 'o> {
             observer,
             patience: Patience::new(client.retry),
             counts: Counts::default(),
+            began: Instant::now(),
+            paced_before: client.paced(),
+            spent: Spent::default(),
             state: None,
             stateless: None,
             file: None,
             landed: Landed::Nothing,
+            hashing: Hashing::new(Running::new(options.algorithm)),
             cache: Cache::Use,
             reached: Reached::No,
             moved_to: 0,
@@ -137,17 +153,19 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     let is_ours = is_part_name(&part);
                     if is_ours
                         && let Some(saved) = earlier.saved.iter().rev().find(reaches)
+                        && let Ok(running) = Running::restore(saved)
+                        && let at = running.offset()
                         && let Ok(landing) =
-                            Landing::reopen(Native, directory(path), &part, inode, saved)
+                            Landing::reopen(Native, directory(path), &part, inode, at)
                     {
-                        let at = landing.running().offset();
                         let id = RequestId(0);
                         self.file = Some(File { id, size, at, version, mtime, mode });
                         self.landed = Landed::File(landing);
+                        self.hashing = Hashing::new(running);
                         self.synced_to = earlier.synced.min(at);
                         self.moved_to = last.saturating_add(GRID_BYTES).min(size);
                         if !same_boot {
-                            self.begin_state();
+                            self.begin_state(Some(saved));
                         }
                     } else if is_ours {
                         // What cannot be gone on with is in nobody's way, but in the user's sight.
@@ -181,7 +199,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = self.failure(trouble).to_string();
                     (self.observer)(Notice::Retrying { cause, pause });
-                    self.client.interrupt.pause(pause);
+                    timed(&mut self.spent.pauses, || self.client.interrupt.pause(pause));
                 }
                 Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
@@ -221,13 +239,14 @@ impl<'a, 'o> Transfer<'a, 'o> {
     /// What was written to a stream cannot be taken back.
     fn can_start_over(&self) -> bool {
         match &self.landed {
-            Landed::Stream(running) => running.offset() == 0,
+            Landed::Stream { written } => *written == 0,
             Landed::Nothing | Landed::File(_) => true,
         }
     }
 
     fn start_over(&mut self) {
         self.landed.discard();
+        self.hashing = Hashing::new(Running::new(self.options.algorithm));
         self.file = None;
         self.synced_to = 0;
         // What was achieved before does not measure what comes now.
@@ -237,41 +256,43 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// One connection.
     fn attempt(&mut self) -> Result<End, Trouble> {
-        let link = self.client.link()?;
+        let link = timed(&mut self.spent.waiting, || self.client.link())?;
         self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         let get = Get {
             id: RequestId(0),
             name: self.name.clone(),
             digest: self.options.algorithm,
-            at: self.landed.offset(),
+            at: self.landed.written(),
             version: self.file.as_ref().map(|file| file.version.clone()),
             cache: self.cache,
             need: Vec::new(),
         };
         link.send(|machine, out, now| machine.get(get, out, now))?;
-        let mut buffer = vec![0; READ_BYTES];
         let mut ended = None;
         while ended.is_none() {
-            link.receive(&mut buffer, &mut |event, input| {
+            let mut buffer = self.hashing.buffer();
+            let mut body = Vec::new();
+            let began = Instant::now();
+            let received = link.receive(&mut buffer, &mut |event, _| {
                 match event {
                     Event::File(file) => self.opened(file)?,
-                    Event::Body { bytes, .. } => {
-                        self.write(input.get(bytes).unwrap_or_default())?;
-                    }
+                    Event::Body { bytes, .. } => body.push(bytes),
                     Event::End(end) => ended = Some(end),
                     Event::Refused { refusal, .. } => return Err(Trouble::Refused(refusal)),
                     _ => {}
                 }
                 Ok(())
-            })?;
+            });
+            self.spent.waiting = self.spent.waiting.saturating_add(began.elapsed());
+            // What has arrived counts, whatever came behind it.
+            self.take(buffer, body)?;
+            received?;
         }
         self.client.leave(&link);
         let end = ended.ok_or_else(|| Trouble::Broken("no answer".to_owned()))?;
-        let have = match self.landed.running() {
-            Some(running) => running.digest(),
-            None => Running::new(self.options.algorithm).digest(),
-        };
+        let (have, spent) = self.hashing.digest()?;
+        self.spent.hash = spent;
         if have != end.digest {
             let cause = format!(
                 "the bytes that arrived have {have}, the server says {}: something between its disk \
@@ -286,17 +307,16 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn opened(&mut self, file: File) -> Result<(), Trouble> {
         (self.observer)(Notice::Began { at: file.at, size: Some(file.size) });
         if matches!(self.landed, Landed::Nothing) {
-            let running = Running::new(self.options.algorithm);
             let token = self.state.as_ref().and_then(State::token);
-            self.landed = self.sink.land(running, file.size, token)?;
+            self.landed = self.sink.land(file.size, token)?;
             self.file = Some(file);
-            self.begin_state();
+            self.begin_state(None);
         }
         Ok(())
     }
 
     /// Notes what is being got, so that another process can go on with it.
-    fn begin_state(&mut self) {
+    fn begin_state(&mut self, saved: Option<&Saved>) {
         let (Landed::File(landing), Some(file)) = (&self.landed, &self.file) else { return };
         if file.size < RESUMABLE_BYTES {
             return;
@@ -313,54 +333,51 @@ impl<'a, 'o> Transfer<'a, 'o> {
             inode: landing.inode(),
             boot: boot_id(),
         };
-        let saved = landing.running().save().filter(|saved| saved.offset() > 0);
         let synced_to = self.synced_to;
         note(&mut self.state, self.observer, |state| {
             state.begin(&subject)?;
-            if let Some(saved) = &saved {
+            if let Some(saved) = saved {
                 state.passed(saved)?;
             }
             if synced_to > 0 { state.synced(synced_to) } else { Ok(()) }
         });
     }
 
-    /// Takes bytes of the body, stopping at the points of the grid.
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
-        while !bytes.is_empty() {
-            let at = self.landed.offset();
-            let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
-            let count = usize::try_from(to_grid).unwrap_or(usize::MAX).min(bytes.len());
-            let (now, later) = bytes.split_at(count);
-            self.landed.write(&mut self.sink, now)?;
-            bytes = later;
-            let end = self.landed.offset();
-            self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(count as u64);
+    /// Takes bytes of the body, ranges of a buffer: they are written here, and hashed beside.
+    fn take(&mut self, buffer: Vec<u8>, body: Vec<Range<usize>>) -> Result<(), Failure> {
+        for range in &body {
+            let bytes = buffer.get(range.clone()).unwrap_or_default();
+            let at = self.landed.written();
+            timed(&mut self.spent.disk, || self.landed.write(&mut self.sink, bytes))?;
+            let end = self.landed.written();
+            self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(bytes.len() as u64);
             let again = self.moved_to.min(end).saturating_sub(at);
             self.counts.moved_again_bytes = self.counts.moved_again_bytes.saturating_add(again);
             if end > self.moved_to {
                 self.moved_to = end;
                 self.patience.progress();
             }
-            if end.is_multiple_of(GRID_BYTES) {
-                self.pass_grid()?;
-            }
+            (self.observer)(Notice::Moved { at: end });
         }
-        let at = self.landed.offset();
-        (self.observer)(Notice::Moved { at });
+        self.hashing.take(buffer, body);
+        while let Some(saved) = self.hashing.passed() {
+            self.pass_grid(&saved)?;
+        }
         Ok(())
     }
 
-    fn pass_grid(&mut self) -> Result<(), Failure> {
+    /// What was hashed had been written.
+    fn pass_grid(&mut self, saved: &Saved) -> Result<(), Failure> {
         let (Landed::File(landing), Some(_), Sink::File(path)) =
             (&self.landed, &self.state, &self.sink)
         else {
             return Ok(());
         };
-        let Some(saved) = landing.running().save() else { return Ok(()) };
         let at = saved.offset();
-        note(&mut self.state, self.observer, |state| state.passed(&saved));
+        note(&mut self.state, self.observer, |state| state.passed(saved));
         if at.saturating_sub(self.synced_to) >= SYNC_EVERY_BYTES {
-            landing.sync().map_err(|error| Failure::local("cannot sync", path, &error))?;
+            timed(&mut self.spent.sync, || landing.sync())
+                .map_err(|error| Failure::local("cannot sync", path, &error))?;
             self.synced_to = at;
             note(&mut self.state, self.observer, |state| state.synced(at));
         }
@@ -373,10 +390,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
             return Err(self.give_up(failure.into()));
         }
         let landed = std::mem::replace(&mut self.landed, Landed::Nothing);
-        landed.finish(&mut self.sink, self.file.as_ref(), self.options.replace)?;
+        let (sink, file, replace) = (&mut self.sink, self.file.as_ref(), self.options.replace);
+        timed(&mut self.spent.sync, || landed.finish(sink, file, replace))?;
         if let Some(state) = self.state.take() {
             state.remove();
         }
-        Ok(GetDone { size: end.size, digest: end.digest, counts: self.counts })
+        let paced = self.client.paced().saturating_sub(self.paced_before);
+        let spent = Spent { wall: self.began.elapsed(), paced, server: end.spent, ..self.spent };
+        Ok(GetDone { size: end.size, digest: end.digest, counts: self.counts, spent })
     }
 }

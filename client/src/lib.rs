@@ -21,15 +21,18 @@ mod address;
 mod ask;
 mod failure;
 mod get;
+mod hashing;
 mod interrupt;
 mod json_name;
 mod link;
+mod pace;
 mod partials;
 mod put;
 mod reading;
 mod retry;
 mod sink;
 mod source;
+mod spent;
 mod state;
 pub mod tree;
 
@@ -50,6 +53,9 @@ pub use put::{PutDone, PutOptions};
 pub use retry::Retry;
 pub use sink::Sink;
 pub use source::Source;
+pub use spent::{Part, Spent};
+
+use pace::Pace;
 
 /// One server, as a client sees it. Each call makes its own connections, unless there is a
 /// [`Keeper`].
@@ -59,12 +65,13 @@ pub struct Client {
     retry: Retry,
     interrupt: Interrupt,
     keeper: Option<Keeper>,
+    pace: Option<Pace>,
 }
 
 impl Client {
     /// A client of a server. Nothing is connected yet.
     pub fn new(server: ServerAddress, retry: Retry) -> Self {
-        Self { server, retry, interrupt: Interrupt::default(), keeper: None }
+        Self { server, retry, interrupt: Interrupt::default(), keeper: None, pace: None }
     }
 
     /// Lets an interruption end what it does.
@@ -77,6 +84,18 @@ impl Client {
     #[must_use]
     pub fn with_keeper(self, keeper: Keeper) -> Self {
         Self { keeper: Some(keeper), ..self }
+    }
+
+    /// Moves no more bytes a second than this, over all its connections and those of its clones
+    /// together.
+    #[must_use]
+    pub fn with_limit_rate(self, bytes_per_second: std::num::NonZeroU64) -> Self {
+        Self { pace: Some(Pace::new(bytes_per_second)), ..self }
+    }
+
+    /// How long the rate made it wait so far.
+    fn paced(&self) -> std::time::Duration {
+        self.pace.as_ref().map(Pace::waited).unwrap_or_default()
     }
 
     /// The server.

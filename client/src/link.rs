@@ -15,6 +15,7 @@ use crate::Client;
 use crate::address::ServerAddress;
 use crate::failure::{Trouble, plain};
 use crate::interrupt::Interrupt;
+use crate::pace::Pace;
 
 /// How long one attempt to connect to one address may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -35,6 +36,7 @@ pub(crate) struct Link {
     /// Reading has ended: nothing that is written can be answered.
     ended: AtomicBool,
     interrupt: Interrupt,
+    pace: Option<Pace>,
 }
 
 /// Where clients leave a connection that they have done with, for the next one to the same server.
@@ -65,15 +67,22 @@ impl Client {
         self.interrupt.check()?;
         let kept = self.keeper.as_ref().and_then(|keeper| keeper.place().take());
         match kept {
-            Some(Kept { server, link }) if server == self.server && link.is_quiet() => Ok(link),
-            _ => Ok(Arc::new(Link::open(&self.server, self.interrupt.clone())?)),
+            // One that is kept has the pace of whoever opened it.
+            Some(Kept { server, link })
+                if server == self.server && self.pace.is_none() && link.is_quiet() =>
+            {
+                Ok(link)
+            }
+            _ => Ok(Arc::new(Link::open(self)?)),
         }
     }
 
     /// Leaves a connection to whoever comes next. One that cannot be used again is closed.
     pub(crate) fn leave(&self, link: &Arc<Link>) {
         match &self.keeper {
-            Some(keeper) if link.machine().requests() == 0 && link.is_quiet() => {
+            Some(keeper)
+                if link.pace.is_none() && link.machine().requests() == 0 && link.is_quiet() =>
+            {
                 let (server, link) = (self.server.clone(), Arc::clone(link));
                 *keeper.place() = Some(Kept { server, link });
             }
@@ -84,7 +93,8 @@ impl Client {
 
 impl Link {
     /// Connects, and says hello.
-    fn open(server: &ServerAddress, interrupt: Interrupt) -> Result<Self, Trouble> {
+    fn open(client: &Client) -> Result<Self, Trouble> {
+        let server = &client.server;
         let unreachable = |error: &io::Error| Trouble::Unreachable(plain(error));
         let addresses = (server.host(), server.port())
             .to_socket_addrs()
@@ -92,14 +102,14 @@ impl Link {
         let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
         for address in addresses {
             match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(socket) => return Ok(Self::greet(socket, interrupt)?),
+                Ok(socket) => return Ok(Self::greet(socket, client)?),
                 Err(error) => last = error,
             }
         }
         Err(unreachable(&last))
     }
 
-    fn greet(socket: TcpStream, interrupt: Interrupt) -> io::Result<Self> {
+    fn greet(socket: TcpStream, client: &Client) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(LOOK))?;
         socket.set_write_timeout(Some(LOOK))?;
@@ -108,7 +118,8 @@ impl Link {
         let machine =
             Machine::new(concat!("ftx/", env!("CARGO_PKG_VERSION")), &mut hello, Time::default());
         let ended = AtomicBool::new(false);
-        let link = Self { socket, machine: Mutex::new(machine), started, ended, interrupt };
+        let (interrupt, pace) = (client.interrupt.clone(), client.pace.clone());
+        let link = Self { socket, machine: Mutex::new(machine), started, ended, interrupt, pace };
         link.write(&hello)?;
         Ok(link)
     }
@@ -144,6 +155,23 @@ impl Link {
             && peek().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
+    /// How much may be moved now; waits until it is something.
+    fn piece(&self, bytes: usize) -> usize {
+        match &self.pace {
+            Some(pace) => {
+                pace.wait(&self.interrupt);
+                bytes.min(pace.piece())
+            }
+            None => bytes,
+        }
+    }
+
+    fn moved(&self, bytes: usize) {
+        if let Some(pace) = &self.pace {
+            pace.moved(bytes);
+        }
+    }
+
     /// Writes all. Goes on waiting for a slow server as long as it is heard.
     ///
     /// # Errors
@@ -153,9 +181,13 @@ impl Link {
             if self.interrupt.is_set() {
                 return Err(ErrorKind::Interrupted.into());
             }
-            match (&self.socket).write(bytes) {
+            let piece = self.piece(bytes.len());
+            match (&self.socket).write(bytes.get(..piece).unwrap_or_default()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Ok(count) => {
+                    self.moved(count);
+                    bytes = bytes.get(count..).unwrap_or_default();
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_timeout(&error) && !self.ended.load(Ordering::Acquire) => {}
                 Err(error) => return Err(error),
@@ -176,12 +208,14 @@ impl Link {
 
     fn receive_once(&self, buffer: &mut [u8], each: &mut Hear<'_>) -> Result<(), Trouble> {
         self.interrupt.check()?;
-        match (&self.socket).read(buffer) {
+        let piece = self.piece(buffer.len());
+        match (&self.socket).read(buffer.get_mut(..piece).unwrap_or_default()) {
             Ok(0) => {
                 self.machine().receive_end()?;
                 return Err(Trouble::Broken("the server closed the connection".to_owned()));
             }
             Ok(count) => {
+                self.moved(count);
                 let input = buffer.get(..count).unwrap_or_default();
                 let mut machine = self.machine();
                 let violation = machine.receive(input, self.now());

@@ -1,7 +1,7 @@
 //! Putting a file: read, hash, send, in one pass, on as many connections as it takes.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ftx_disk::hash::Saved;
 use ftx_disk::identity::Identity;
@@ -19,6 +19,7 @@ use crate::link::{Link, READ_BYTES};
 use crate::reading::Reading;
 use crate::retry::Patience;
 use crate::source::{Got, Kind, Source};
+use crate::spent::{Spent, timed};
 use crate::state::{Direction, Key, State, Subject, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
 
@@ -52,6 +53,8 @@ pub struct PutDone {
     pub replayed: Option<Replay>,
     /// What it cost.
     pub counts: Counts,
+    /// Where its time went.
+    pub spent: Spent,
 }
 
 impl Client {
@@ -79,6 +82,10 @@ struct Transfer<'a, 'o> {
     observer: &'a mut Observer<'o>,
     patience: Patience,
     counts: Counts,
+    began: Instant,
+    /// How long the client had waited for its rate when this began.
+    paced_before: Duration,
+    spent: Spent,
     state: Option<State>,
     transfer: TransferId,
     /// Whether the server may know the transfer.
@@ -110,6 +117,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
             observer,
             patience: Patience::new(client.retry),
             counts: Counts::default(),
+            began: Instant::now(),
+            paced_before: client.paced(),
+            spent: Spent::default(),
             state: None,
             transfer: new_id()?,
             known: Known::No,
@@ -190,7 +200,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = self.failure(trouble).to_string();
                     (self.observer)(Notice::Retrying { cause, pause });
-                    self.client.interrupt.pause(pause);
+                    timed(&mut self.spent.pauses, || self.client.interrupt.pause(pause));
                 }
                 Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
@@ -245,12 +255,20 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 read_again_bytes: self.reading.read_again_bytes,
                 ..self.counts
             },
+            spent: Spent {
+                wall: self.began.elapsed(),
+                disk: self.reading.disk,
+                hash: self.reading.hash,
+                paced: self.client.paced().saturating_sub(self.paced_before),
+                server: done.spent,
+                ..self.spent
+            },
         }
     }
 
     /// One connection.
     fn attempt(&mut self) -> Result<Done, Trouble> {
-        let link = self.client.link()?;
+        let link = timed(&mut self.spent.waiting, || self.client.link())?;
         self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         let at = match self.known {
@@ -348,7 +366,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             }
         }
         loop {
-            match heard.recv() {
+            match timed(&mut self.spent.waiting, || heard.recv()) {
                 Ok(event) => {
                     if let Some(done) = self.hear(event)? {
                         return Ok(done);
@@ -387,7 +405,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             }
             let window = link.machine().window_bytes(id);
             if window == 0 {
-                match heard.recv() {
+                match timed(&mut self.spent.waiting, || heard.recv()) {
                     Ok(event) => drop(self.hear(event)?),
                     Err(_) => return Err(Violation::Closed.into()),
                 }
@@ -419,8 +437,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             // Refused meanwhile; the reason is on its way from the listener.
             return Ok(());
         };
-        link.write(&header)?;
-        link.write(bytes)?;
+        timed(&mut self.spent.waiting, || link.write(&header).and_then(|()| link.write(bytes)))?;
         let end = at.saturating_add(size);
         self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(size);
         let again = self.sent_to.min(end).saturating_sub(at);

@@ -1,12 +1,15 @@
 //! A source on its way through the running digest, with points to go back to: after a break the
 //! source is read again from the last of them, not from its beginning.
 
+use std::time::Duration;
+
 use ftx_disk::hash::{Running, Saved};
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Algorithm, Digest};
 
 use crate::failure::{Class, Failure, shown};
 use crate::source::{Got, Kind, Source};
+use crate::spent::timed;
 
 /// Read and hashed at once: stays in a core's cache between the two.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -26,6 +29,10 @@ pub(crate) struct Reading {
     pub(crate) read_bytes: u64,
     /// Of these, bytes that had been read before.
     pub(crate) read_again_bytes: u64,
+    /// Time that went into reading.
+    pub(crate) disk: Duration,
+    /// Time that went into the digest.
+    pub(crate) hash: Duration,
 }
 
 impl Reading {
@@ -38,6 +45,8 @@ impl Reading {
             read_to: 0,
             read_bytes: 0,
             read_again_bytes: 0,
+            disk: Duration::ZERO,
+            hash: Duration::ZERO,
         }
     }
 
@@ -138,9 +147,10 @@ impl Reading {
         let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
         let limit = usize::try_from(to_grid).unwrap_or(usize::MAX).min(room.len());
         let room = room.get_mut(..limit).unwrap_or_default();
-        let got = self.source.read_at(room, at)?;
+        let got = timed(&mut self.disk, || self.source.read_at(room, at))?;
         if let Got::Bytes(count) = got {
-            self.running.update(room.get(..count).unwrap_or_default());
+            let bytes = room.get(..count).unwrap_or_default();
+            timed(&mut self.hash, || self.running.update(bytes));
             let end = self.running.offset();
             self.read_bytes = self.read_bytes.saturating_add(count as u64);
             let again = self.read_to.min(end).saturating_sub(at);

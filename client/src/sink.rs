@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use ftx_disk::hash::Running;
 use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
 use ftx_protocol::message::File;
@@ -38,20 +37,15 @@ impl Sink {
 
     /// Gets ready for the first byte. With a token the name of the part file follows from it, so
     /// that one which a killed run left before it could say so is found and replaced.
-    pub(crate) fn land(
-        &self,
-        running: Running,
-        size: u64,
-        token: Option<u64>,
-    ) -> Result<Landed, Failure> {
-        let Self::File(path) = self else { return Ok(Landed::Stream(running)) };
+    pub(crate) fn land(&self, size: u64, token: Option<u64>) -> Result<Landed, Failure> {
+        let Self::File(path) = self else { return Ok(Landed::Stream { written: 0 }) };
         let failed = |error: &io::Error| Failure::local("cannot write", path, error);
         let token = match token {
             Some(token) => token,
             None => getrandom::u64().map_err(|error| failed(&error.into()))?,
         };
-        let landing = Landing::create(Native, directory(path), token, running)
-            .map_err(|error| failed(&error))?;
+        let landing =
+            Landing::create(Native, directory(path), token).map_err(|error| failed(&error))?;
         match landing.reserve(size) {
             Ok(()) => Ok(Landed::File(landing)),
             Err(error) => {
@@ -67,21 +61,18 @@ pub(crate) enum Landed {
     /// Nowhere: nothing has arrived.
     Nothing,
     File(Landing<Native>),
-    Stream(Running),
+    Stream {
+        written: u64,
+    },
 }
 
 impl Landed {
-    /// The digest of what is here; `None` where nothing is.
-    pub(crate) fn running(&self) -> Option<&Running> {
+    pub(crate) fn written(&self) -> u64 {
         match self {
-            Self::Nothing => None,
-            Self::File(landing) => Some(landing.running()),
-            Self::Stream(running) => Some(running),
+            Self::Nothing => 0,
+            Self::File(landing) => landing.written(),
+            Self::Stream { written } => *written,
         }
-    }
-
-    pub(crate) fn offset(&self) -> u64 {
-        self.running().map_or(0, Running::offset)
     }
 
     pub(crate) fn write(&mut self, sink: &mut Sink, bytes: &[u8]) -> Result<(), Failure> {
@@ -89,9 +80,10 @@ impl Landed {
             (Self::File(landing), Sink::File(path)) => {
                 landing.write(bytes).map_err(|error| Failure::local("cannot write", path, &error))
             }
-            (Self::Stream(running), Sink::Stream(stream)) => {
-                running.update(bytes);
-                stream.write_all(bytes).map_err(|error| stream_failure(&error))
+            (Self::Stream { written }, Sink::Stream(stream)) => {
+                stream.write_all(bytes).map_err(|error| stream_failure(&error))?;
+                *written = written.saturating_add(bytes.len() as u64);
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -153,14 +145,13 @@ pub(crate) fn directory(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ftx_protocol::Algorithm;
 
     #[test]
     fn an_output_whose_reader_has_enough_is_a_local_failure_that_says_so() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let mut sink = Sink::Stream(Box::new(writer));
-        let mut landed = sink.land(Running::new(Algorithm::Sha256), 1, None).unwrap();
+        let mut landed = sink.land(1, None).unwrap();
         let failure = landed.write(&mut sink, b"x").unwrap_err();
         assert_eq!(failure.class, Class::Local);
         assert_eq!(

@@ -7,20 +7,19 @@ use std::path::Path;
 use ftx_protocol::{FileTime, Mode};
 use rustix::io::Errno;
 
-use crate::hash::{BadState, Running, Saved};
 use crate::identity::Inode;
 use crate::log::write_all;
 use crate::store::RESERVE_BYTES;
 use crate::sys::{Disk, FileKind, Want};
 
-/// A part file, open, with the running digest of what is in it.
+/// A part file, open.
 pub struct Landing<D: Disk> {
     disk: D,
     directory: D::Handle,
     file: D::Handle,
     part: String,
     inode: Inode,
-    running: Running,
+    written: u64,
 }
 
 /// Whether a landing may replace what has its target's name.
@@ -38,7 +37,7 @@ impl<D: Disk> Landing<D> {
     ///
     /// # Errors
     /// When the directory cannot be opened or written to.
-    pub fn create(disk: D, directory: &Path, token: u64, running: Running) -> io::Result<Self> {
+    pub fn create(disk: D, directory: &Path, token: u64) -> io::Result<Self> {
         let directory = disk.open_root(directory)?;
         let part = format!(".ftx-{token:016x}.part");
         let create = || disk.create(&directory, part.as_bytes(), Mode::new(0o600));
@@ -50,11 +49,11 @@ impl<D: Disk> Landing<D> {
             result => result?,
         };
         let inode = Inode::of(&disk.stat(&file)?);
-        Ok(Self { disk, directory, file, part, inode, running })
+        Ok(Self { disk, directory, file, part, inode, written: 0 })
     }
 
-    /// Goes on with a part file of an earlier run. What is in it past the saved state does not
-    /// count, and goes.
+    /// Goes on with a part file of an earlier run. What is in it past `written` does not count,
+    /// and goes.
     ///
     /// # Errors
     /// When it is not there any more, is another file, or is shorter than it should be.
@@ -63,20 +62,18 @@ impl<D: Disk> Landing<D> {
         directory: &Path,
         part: &str,
         inode: Inode,
-        saved: &Saved,
+        written: u64,
     ) -> io::Result<Self> {
-        let running = Running::restore(saved)
-            .map_err(|error: BadState| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let directory = disk.open_root(directory)?;
         let file = disk.open_part(&directory, part.as_bytes(), Want::File)?;
         let stat = disk.stat(&file)?;
         // The device's number may be another one after a reboot.
         let same = stat.kind == FileKind::File && stat.inode == inode.number;
-        if !same || stat.size < running.offset() {
+        if !same || stat.size < written {
             return Err(Errno::STALE.into());
         }
-        disk.truncate(&file, running.offset())?;
-        Ok(Self { disk, directory, file, part: part.to_owned(), inode, running })
+        disk.truncate(&file, written)?;
+        Ok(Self { disk, directory, file, part: part.to_owned(), inode, written })
     }
 
     /// The part file's name in its directory.
@@ -89,9 +86,9 @@ impl<D: Disk> Landing<D> {
         self.inode
     }
 
-    /// What is in it so far.
-    pub fn running(&self) -> &Running {
-        &self.running
+    /// Bytes that are in it so far.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Makes room for a file of this size, where the file system can and it is worth it.
@@ -113,8 +110,8 @@ impl<D: Disk> Landing<D> {
     /// # Errors
     /// When the disk refuses them.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        write_all(&self.disk, &self.file, bytes, self.running.offset())?;
-        self.running.update(bytes);
+        write_all(&self.disk, &self.file, bytes, self.written)?;
+        self.written = self.written.saturating_add(bytes.len() as u64);
         Ok(())
     }
 
@@ -171,7 +168,6 @@ impl<D: Disk> Landing<D> {
 mod tests {
     use super::*;
     use crate::sys::Native;
-    use ftx_protocol::Algorithm;
 
     fn time() -> FileTime {
         FileTime::new(1_764_000_000, 5).unwrap()
@@ -182,8 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = "t".repeat(255);
         std::fs::write(dir.path().join(&target), "old").unwrap();
-        let mut landing =
-            Landing::create(Native, dir.path(), 7, Running::new(Algorithm::Sha256)).unwrap();
+        let mut landing = Landing::create(Native, dir.path(), 7).unwrap();
         landing.write(b"new").unwrap();
         assert_eq!(std::fs::read(dir.path().join(&target)).unwrap(), b"old");
         landing.publish(target.as_bytes(), Mode::new(0o4640), time(), Replace::Yes).unwrap();
@@ -198,8 +193,7 @@ mod tests {
     fn a_landing_that_must_not_replace_leaves_both_the_old_file_and_no_part() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a"), "old").unwrap();
-        let landing =
-            Landing::create(Native, dir.path(), 7, Running::new(Algorithm::Sha256)).unwrap();
+        let landing = Landing::create(Native, dir.path(), 7).unwrap();
         let error = landing.publish(b"a", Mode::new(0o644), time(), Replace::No).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"old");
@@ -207,22 +201,18 @@ mod tests {
     }
 
     #[test]
-    fn a_landing_goes_on_from_a_saved_state_and_forgets_what_came_after() {
+    fn a_landing_goes_on_from_where_it_is_told_to_and_forgets_what_came_after() {
         let dir = tempfile::tempdir().unwrap();
-        let mut landing =
-            Landing::create(Native, dir.path(), 7, Running::new(Algorithm::Sha256)).unwrap();
+        let mut landing = Landing::create(Native, dir.path(), 7).unwrap();
         landing.write(b"hello").unwrap();
-        let saved = landing.running().save().unwrap();
+        let written = landing.written();
         landing.write(b" torn").unwrap();
         let (part, inode) = (landing.part().to_owned(), landing.inode());
         drop(landing);
         let other = Inode { number: inode.number ^ 1, ..inode };
-        assert!(Landing::reopen(Native, dir.path(), &part, other, &saved).is_err());
-        let mut landing = Landing::reopen(Native, dir.path(), &part, inode, &saved).unwrap();
+        assert!(Landing::reopen(Native, dir.path(), &part, other, written).is_err());
+        let mut landing = Landing::reopen(Native, dir.path(), &part, inode, written).unwrap();
         landing.write(b" world").unwrap();
-        let mut whole = Running::new(Algorithm::Sha256);
-        whole.update(b"hello world");
-        assert_eq!(landing.running().digest(), whole.digest());
         landing.publish(b"a", Mode::new(0o600), time(), Replace::No).unwrap();
         assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"hello world");
     }

@@ -262,7 +262,7 @@ impl Client {
     /// Closes the body of a put: all of it was sent. A put that was refused in the meantime needs
     /// its `end` too.
     pub fn end(&mut self, id: RequestId, size: u64, digest: Digest, out: &mut Vec<u8>) {
-        let end = End { id, size, digest };
+        let end = End { id, size, digest, spent: None };
         line::write(&ClientMessage::End(end.clone()), out);
         if let Some(Request::Receive(receiving)) = self.requests.get(&id) {
             let durability = receiving.durability;

@@ -144,6 +144,21 @@ pub struct End {
     pub size: u64,
     /// The digest of the whole file.
     pub digest: Digest,
+    /// Of a get: where the server's time went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
+}
+
+/// Where a server's time went, in microseconds. What ran beside each other is counted in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Spent {
+    /// In calls of the file system: writing the body, or reading and sending it.
+    pub disk: u64,
+    /// Computing digests.
+    pub hash: u64,
+    /// From the end of the body until it was durable and had its name.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sync: u64,
 }
 
 /// See [`ClientMessage::Abort`].
@@ -438,6 +453,9 @@ pub struct Done {
     /// There when the file had been acknowledged, or renamed, before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replayed: Option<Replay>,
+    /// Where the server's time went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
 }
 
 /// See [`ServerMessage::File`].

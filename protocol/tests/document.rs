@@ -355,7 +355,7 @@ fn a_server_machine_says_what_the_examples_say() {
                         (change.id() == okay.id).then(|| Event::Ok(okay.clone()))
                     }
                     (Command::Digest(id), ServerMessage::End(end)) => {
-                        Some(Event::Digest { id: *id, digest: end.digest })
+                        Some(Event::Digest { id: *id, digest: end.digest, spent: None })
                     }
                     _ => None,
                 });

@@ -119,7 +119,7 @@ impl Storage {
             Command::Open(get) => self.open(line, &get),
             Command::Digest(id) => {
                 let digest = digest(&self.gets[&(line, id)]);
-                self.answers.push_back((line, Event::Digest { id, digest }));
+                self.answers.push_back((line, Event::Digest { id, digest, spent: None }));
             }
             Command::Close(id) => drop(self.gets.remove(&(line, id))),
             Command::HangUp => self.hang_up(line),
@@ -182,6 +182,7 @@ impl Storage {
             mtime: None,
             mode: None,
             replayed,
+            spent: None,
         };
         self.answers.push_back((line, Event::Stored(done)));
     }

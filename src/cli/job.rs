@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ftx_client::tree::{TreeDone, TreeNotice};
 use ftx_client::{Class, Failure, JsonName};
@@ -11,7 +11,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::report::{Form, class, counted, finished_line, say, seconds, terminal_columns};
+use super::report::{Form, class, counted, finished_line, rate, say, seconds, terminal_columns};
 
 /// What a job does, in the words of its summary.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +44,7 @@ pub struct JobReport {
 
 impl JobReport {
     pub fn new(form: Form, words: Words) -> Self {
-        let seen = form == Form::Text && std::io::stderr().is_terminal();
+        let seen = form.shows_progress() && std::io::stderr().is_terminal();
         let bar = if seen {
             ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
         } else {
@@ -120,7 +120,7 @@ impl JobReport {
             TreeNotice::Removed { name } => {
                 let word =
                     if self.words.done.starts_with("would") { "would remove" } else { "removed" };
-                if self.form == Form::Text {
+                if self.form.shows_progress() {
                     self.result_text(&format!("{word} {}", Escaped(&self.whole(name))));
                 }
                 self.event("removed", name, json!({}));
@@ -219,7 +219,7 @@ impl JobReport {
         if let Some(rate) = rate(done.bytes, time).filter(|rate| *rate > 0) {
             line.push_str(&format!(", {}/s", HumanBytes(rate)));
         }
-        if self.form == Form::Text {
+        if self.form.shows_progress() {
             say(&line);
         }
         let more = json!({
@@ -305,10 +305,4 @@ impl JobReport {
 
 fn files(count: u64) -> String {
     counted(count, "file", "files")
-}
-
-/// Bytes a second, where the time is long enough to say so.
-fn rate(bytes: u64, time: Duration) -> Option<u64> {
-    let milliseconds = u64::try_from(time.as_millis()).ok()?;
-    bytes.checked_mul(1_000)?.checked_div(milliseconds)
 }

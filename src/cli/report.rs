@@ -3,9 +3,9 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Notice};
+use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Notice, Part, Spent};
 use ftx_protocol::Escaped;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 /// How much is printed, and in which form.
@@ -13,10 +13,25 @@ use serde_json::json;
 pub enum Form {
     /// Checksum lines, progress where it can be seen.
     Text,
+    /// The same, and where the time went.
+    Verbose,
     /// Checksum lines on stdout, and no progress.
     Quiet,
     /// One JSON object a line.
     Json,
+}
+
+impl Form {
+    /// Whether there is progress, where it can be seen.
+    pub fn shows_progress(self) -> bool {
+        matches!(self, Self::Text | Self::Verbose)
+    }
+}
+
+/// What a transfer cost.
+pub struct Cost<'a> {
+    pub counts: &'a Counts,
+    pub spent: &'a Spent,
 }
 
 /// Where results go.
@@ -44,7 +59,7 @@ pub struct Report {
 
 impl Report {
     pub fn new(form: Form, results: Results, action: &'static str, name: &[u8]) -> Self {
-        let seen = form == Form::Text && std::io::stderr().is_terminal();
+        let seen = form.shows_progress() && std::io::stderr().is_terminal();
         let bar = if seen {
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
         } else {
@@ -113,10 +128,12 @@ impl Report {
         &self,
         digest: &Digest,
         size: u64,
-        counts: &Counts,
+        cost: &Cost<'_>,
         more: serde_json::Value,
     ) -> std::io::Result<()> {
         self.bar.finish_and_clear();
+        let Cost { counts, spent } = cost;
+        self.summary(size, spent);
         if self.form == Form::Json {
             let mut event = json!({
                 "event": "done",
@@ -129,6 +146,7 @@ impl Report {
                 "read_again_bytes": counts.read_again_bytes,
                 "connections": counts.connections,
             });
+            merge(&mut event, spent_json(spent));
             merge(&mut event, more);
             return self.event_line(event);
         }
@@ -140,6 +158,28 @@ impl Report {
                 let names = Names::at(&std::io::stderr());
                 self.result(&checksum_line(digest, &self.name, names))
             }
+        }
+    }
+
+    /// How fast it was, and why no faster: for whoever sees progress and had the time to wonder.
+    fn summary(&self, size: u64, spent: &Spent) {
+        const WORTH_TELLING: Duration = Duration::from_secs(1);
+        let told = match self.form {
+            Form::Verbose => true,
+            Form::Text => !self.bar.is_hidden() && spent.wall >= WORTH_TELLING,
+            Form::Quiet | Form::Json => false,
+        };
+        if !told {
+            return;
+        }
+        let rate = rate(size, spent.wall).unwrap_or_default();
+        let (size, name) = (HumanBytes(size), Escaped(&self.name));
+        let seconds = spent.wall.as_secs_f64();
+        let mut line = format!("{name}: {size} in {seconds:.1} s, {}/s", HumanBytes(rate));
+        line.push_str(&limited_by(spent));
+        say(&line);
+        if self.form == Form::Verbose {
+            say(&format!("{name}: {}", shares(spent)));
         }
     }
 
@@ -192,6 +232,37 @@ impl Report {
 /// `1 file`, `2 files`.
 pub fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// Bytes a second, where the time is long enough to say so.
+pub fn rate(bytes: u64, time: Duration) -> Option<u64> {
+    let milliseconds = u64::try_from(time.as_millis()).ok()?;
+    bytes.checked_mul(1_000)?.checked_div(milliseconds)
+}
+
+/// The end of a summary: what a transfer waited for most.
+pub fn limited_by(spent: &Spent) -> String {
+    match spent.limit() {
+        Some((part, percent)) => format!(", limited by: {} {percent} %", part.as_str()),
+        None => String::new(),
+    }
+}
+
+/// Where the time went. Parts that ran beside each other may be more than 100 together.
+pub fn shares(spent: &Spent) -> String {
+    let shares = spent.parts().into_iter().map(|(part, time)| (part, spent.percent(time)));
+    let shares = shares
+        .filter(|(_, percent)| *percent > 0)
+        .map(|(part, percent)| format!("{} {percent} %", part.as_str()));
+    shares.collect::<Vec<_>>().join(", ")
+}
+
+/// Where the time went, in seconds, and what limited it.
+pub fn spent_json(spent: &Spent) -> serde_json::Value {
+    let key = |part: Part| part.as_str().replace(' ', "_");
+    let parts = spent.parts().into_iter().map(|(part, time)| (key(part), json!(seconds(time))));
+    let limit = spent.limit().map(|(part, _)| key(part));
+    json!({"spent": parts.collect::<serde_json::Map<_, _>>(), "limited_by": limit})
 }
 
 /// Says something to the person at the terminal.

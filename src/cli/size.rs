@@ -1,6 +1,7 @@
 //! Sizes as people type them.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 /// A number of bytes: `4096`, `512K`, `64M`, `10G`, `1T`, each step 1,024, with or without `iB` or
@@ -35,6 +36,12 @@ impl FromStr for Size {
             .map(Self)
             .ok_or_else(|| "a size is a number of bytes, or one with K, M, G or T".to_owned())
     }
+}
+
+/// Bytes a second, as a size is written; not none.
+pub fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let size: Size = text.parse()?;
+    NonZeroU64::new(size.bytes()).ok_or_else(|| "a rate of 0 would move nothing".to_owned())
 }
 
 impl fmt::Display for Size {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -19,7 +20,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::remote::Clients;
-use super::report::{Form, Report, Results, say};
+use super::report::{Cost, Form, Report, Results, say};
 
 /// What put and get have in common.
 #[derive(Debug, Args)]
@@ -40,9 +41,17 @@ pub struct Common {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
     retry_for: Duration,
 
+    /// Move no more than so many bytes a second, such as 500K or 10M
+    #[arg(long, value_name = "RATE", value_parser = super::size::rate)]
+    limit_rate: Option<NonZeroU64>,
+
     /// Show no progress, and no checksum line on standard error
     #[arg(short, long)]
     quiet: bool,
+
+    /// Say where the time went
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
 
     /// Print one JSON object a line for each event, instead of checksum lines
     #[arg(long)]
@@ -159,7 +168,9 @@ impl Cat {
             server,
             digest: DigestKind::Sha256,
             retry_for: Retry::default().without_progress,
+            limit_rate: None,
             quiet: true,
+            verbose: false,
             json: false,
         };
         let output = Some(PathBuf::from("-"));
@@ -210,7 +221,12 @@ impl Put {
                     )));
                 }
                 let more = json!({"durability": done.durability.as_str()});
-                told(report.done(&done.digest, done.size, &done.counts, more))
+                told(report.done(
+                    &done.digest,
+                    done.size,
+                    &Cost { counts: &done.counts, spent: &done.spent },
+                    more,
+                ))
             }
             Err(failure) => {
                 report.failed(&failure);
@@ -313,7 +329,12 @@ impl Get {
         let client = self.common.client(clients, remote.server);
         let got = client.get(&remote.name, sink, &options, &mut |notice| report.notice(notice));
         Ok(match got {
-            Ok(done) => told(report.done(&done.digest, done.size, &done.counts, json!({}))),
+            Ok(done) => told(report.done(
+                &done.digest,
+                done.size,
+                &Cost { counts: &done.counts, spent: &done.spent },
+                json!({}),
+            )),
             Err(failure) => {
                 let failure = match failure.class {
                     Class::Refused(Code::IsDirectory) => {
@@ -377,7 +398,11 @@ impl Get {
 impl Common {
     fn client(&self, clients: &Clients, server: Option<ServerAddress>) -> Client {
         let retry = Retry { without_progress: self.retry_for };
-        clients.make(server.unwrap_or_else(|| self.server.clone()), retry)
+        let client = clients.make(server.unwrap_or_else(|| self.server.clone()), retry);
+        match self.limit_rate {
+            Some(rate) => client.with_limit_rate(rate),
+            None => client,
+        }
     }
 
     fn algorithm(&self) -> Algorithm {
@@ -385,10 +410,11 @@ impl Common {
     }
 
     fn form(&self) -> Form {
-        match (self.json, self.quiet) {
-            (true, _) => Form::Json,
-            (false, true) => Form::Quiet,
-            (false, false) => Form::Text,
+        match (self.json, self.quiet, self.verbose) {
+            (true, _, _) => Form::Json,
+            (false, true, _) => Form::Quiet,
+            (false, false, false) => Form::Text,
+            (false, false, true) => Form::Verbose,
         }
     }
 }

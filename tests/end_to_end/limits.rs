@@ -253,3 +253,47 @@ fn a_second_signal_ends_a_server_that_drains_at_once() {
     signal();
     assert!(!server.child.wait().unwrap().success());
 }
+
+#[test]
+fn a_client_moves_no_more_than_its_rate_whatever_it_moves() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("a", MIB);
+    std::fs::create_dir(world.here().join("tree")).unwrap();
+    for part in 0..4 {
+        std::fs::write(world.here().join(format!("tree/{part}")), &bytes[..MIB / 4]).unwrap();
+    }
+    let rate = "--limit-rate=2M";
+    for args in [
+        &["put", "a", rate] as &[&str],
+        &["get", "a", "-o", "back", rate],
+        &["put", "-r", "tree", rate],
+        &["get", "-r", "tree", "-o", "copy", rate],
+    ] {
+        let began = std::time::Instant::now();
+        world.run(server.address, args, 0);
+        // Half a second, less the piece for which nobody has to wait.
+        assert!(began.elapsed().as_millis() >= 400, "{args:?}: {:?}", began.elapsed());
+    }
+    assert!(std::fs::read(world.here().join("back")).unwrap() == bytes);
+    world.run(server.address, &["put", "a", "--limit-rate=0"], 2);
+}
+
+#[test]
+fn a_transfer_says_what_it_waited_for() {
+    let world = World::new();
+    let server = world.serve();
+    world.noise("a", MIB);
+    for args in [&["put", "a"] as &[_], &["get", "a", "-o", "b"]] {
+        let args = [args, &["--limit-rate=2M"]].concat();
+        let event = done_event(&world.run(server.address, &[&args[..], &["--json"]].concat(), 0));
+        assert_eq!(event["limited_by"], "limit_rate", "{event}");
+        assert!(event["spent"]["limit_rate"].as_f64().unwrap() > 0.3, "{event}");
+        // What a get of this size sends is out of its hands at once: nothing worth telling.
+        let server_tells = event["spent"]["server_disk"].is_number();
+        assert_eq!(server_tells, event["action"] == "put", "{event}");
+        let output = world.run(server.address, &[&args[..], &["-v"]].concat(), 0);
+        assert!(text(&output.stderr).contains("limited by: limit rate"), "{output:?}");
+    }
+    until("the server says it too", || server.log().matches(" hash_us=").count() == 4);
+}

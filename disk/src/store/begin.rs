@@ -12,7 +12,7 @@ use super::private::{Private, check_spelling};
 use super::record::{Begun, Committed, Complete, Survival};
 use super::transfers::{Kept, Partial, Use};
 use super::upload::{Body, Limit, Plan, Resume, Staged, StagedFile};
-use super::{Put, Store, Upload, best, lock};
+use super::{Put, Spent, Store, Upload, best, lock};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::{Identity, Inode};
@@ -108,7 +108,12 @@ impl<D: Disk> Store<D> {
             let message = format!("this transfer is complete, with {} bytes", committed.size);
             return Err(Refusal::new(Code::BadOffset, message));
         }
-        Ok(Upload { disk: self.disk.clone(), plan, body: Body::Complete(complete) })
+        Ok(Upload {
+            disk: self.disk.clone(),
+            plan,
+            body: Body::Complete(complete),
+            spent: Spent::default(),
+        })
     }
 
     fn begin_new(&self, private: &Private<D>, put: &Put, plan: Plan) -> Result<Upload<D>, Refusal> {
@@ -155,7 +160,8 @@ impl<D: Disk> Store<D> {
         let running = Running::new(put.algorithm);
         let limit = self.limit(put);
         let staged = Staged { file, part, inode, running, limit, resume };
-        Ok(Upload { disk: self.disk.clone(), plan, body: Body::Staged(Box::new(staged)) })
+        let body = Body::Staged(Box::new(staged));
+        Ok(Upload { disk: self.disk.clone(), plan, body, spent: Spent::default() })
     }
 
     fn begin_again(
@@ -201,7 +207,8 @@ impl<D: Disk> Store<D> {
         };
         let limit = self.limit(put);
         let staged = Staged { file, part, inode, running, limit, resume };
-        Ok(Upload { disk: self.disk.clone(), plan, body: Body::Staged(Box::new(staged)) })
+        let body = Body::Staged(Box::new(staged));
+        Ok(Upload { disk: self.disk.clone(), plan, body, spent: Spent::default() })
     }
 
     /// Opens a staged file to go on at an offset. `STALE` when it is not what it was.

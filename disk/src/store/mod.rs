@@ -53,7 +53,7 @@ pub use commit::{Settled, Step};
 pub use list::{Listed, Listing};
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;
-pub use upload::{Checkpoint, Finished, Upload};
+pub use upload::{Checkpoint, Finished, Spent, Upload};
 
 /// Whether a store may be written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{
@@ -24,6 +25,23 @@ pub struct Upload<D: Disk> {
     pub(super) disk: D,
     pub(super) plan: Plan,
     pub(super) body: Body<D>,
+    pub(super) spent: Spent,
+}
+
+/// Where the time of a body went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    /// In writing it.
+    pub disk: Duration,
+    /// In its digest.
+    pub hash: Duration,
+}
+
+impl Spent {
+    fn add(&mut self, disk: Duration, hash: Duration) {
+        self.disk = self.disk.saturating_add(disk);
+        self.hash = self.hash.saturating_add(hash);
+    }
 }
 
 /// What a put will be, once it is whole.
@@ -139,6 +157,11 @@ impl<D: Disk> Upload<D> {
         }
     }
 
+    /// Where the time went so far.
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+
     /// Takes the next bytes. Returns a checkpoint when a point of the grid was passed and none is
     /// under way: for [`Store::make_durable`], on whatever thread.
     ///
@@ -157,9 +180,12 @@ impl<D: Disk> Upload<D> {
             let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
             let count = usize::try_from(to_grid).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(count);
+            let began = Instant::now();
             write_all(&self.disk, &staged.file.handle, now, at)
                 .map_err(|error| refusal(Cause::Bytes, "writing the file", &error))?;
+            let written = Instant::now();
             staged.running.update(now);
+            self.spent.add(written.duration_since(began), written.elapsed());
             bytes = later;
             if staged.running.offset().is_multiple_of(GRID_BYTES) {
                 checkpoint = staged.checkpoint(&self.plan).or(checkpoint);

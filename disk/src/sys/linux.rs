@@ -15,6 +15,9 @@ use super::{MediumKind, Want, walk};
 /// so many in a row is somebody's purpose.
 const RESOLVE_TRIES: u32 = 128;
 
+/// The unit of `st_blocks`, whatever the file system's own is.
+const STAT_BLOCK_BYTES: u64 = 512;
+
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
 
@@ -74,7 +77,18 @@ pub(super) fn rename_new(
     }
 }
 
+/// A tmpfs would make every page now, for as long as a fifth of the whole transfer takes, with
+/// nothing else going on; there it is only looked whether there is room.
 pub(super) fn reserve(file: &OwnedFd, size: u64) -> io::Result<()> {
+    if file_system(file)? == TMPFS_MAGIC {
+        let room = retry_on_intr(|| fs::fstatvfs(file))?;
+        let free = room.f_bavail.saturating_mul(room.f_frsize);
+        let blocks = retry_on_intr(|| fs::fstat(file))?.st_blocks;
+        let has = u64::try_from(blocks).unwrap_or(0).saturating_mul(STAT_BLOCK_BYTES);
+        // One that is mounted without a limit has no blocks.
+        let fits = room.f_blocks == 0 || free.saturating_add(has) >= size;
+        return if fits { Ok(()) } else { Err(Errno::NOSPC.into()) };
+    }
     Ok(retry_on_intr(|| fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size))?)
 }
 
@@ -83,14 +97,17 @@ pub(super) fn sync(handle: &OwnedFd) -> io::Result<()> {
 }
 
 pub(super) fn medium_kind(handle: &OwnedFd) -> io::Result<MediumKind> {
+    Ok(match file_system(handle)? {
+        TMPFS_MAGIC | RAMFS_MAGIC => MediumKind::Memory,
+        _ => MediumKind::Disk,
+    })
+}
+
+/// The magic number of statfs(2).
+fn file_system(handle: &OwnedFd) -> io::Result<u64> {
     let stat = retry_on_intr(|| fs::fstatfs(handle))?;
     // The type of the field differs between architectures; the magic numbers have 32 bits.
-    let magic = (stat.f_type as u64) & 0xffff_ffff;
-    Ok(if magic == TMPFS_MAGIC || magic == RAMFS_MAGIC {
-        MediumKind::Memory
-    } else {
-        MediumKind::Disk
-    })
+    Ok((stat.f_type as u64) & 0xffff_ffff)
 }
 
 pub(super) fn boot_id() -> Option<String> {

@@ -19,11 +19,11 @@ impl Server {
             Event::Kept(kept) => self.kept(kept, now),
             Event::Stored(done) => self.stored(done, now),
             Event::Opened(file) => self.opened(file, now),
-            Event::Digest { id, digest } => {
+            Event::Digest { id, digest, spent } => {
                 if let Some(Request::Send(sending)) = self.requests.get_mut(&id)
                     && matches!(sending.outcome, Outcome::Unknown)
                 {
-                    sending.outcome = Outcome::Digest(digest);
+                    sending.outcome = Outcome::Digest(digest, spent);
                     self.end_sending(id, now);
                 }
             }
@@ -154,11 +154,11 @@ impl Server {
                 let error = ServerMessage::Error(Error::new(Some(id), refusal.clone()));
                 self.reply(id, Step::Refused, &error, now);
             }
-            Outcome::Digest(digest) if sending.at >= sending.size => {
-                let end = End { id, size: sending.size, digest: *digest };
+            Outcome::Digest(digest, spent) if sending.at >= sending.size => {
+                let end = End { id, size: sending.size, digest: *digest, spent: *spent };
                 self.reply(id, Step::Finished, &ServerMessage::End(end), now);
             }
-            Outcome::Digest(_) | Outcome::Unknown => {}
+            Outcome::Digest(..) | Outcome::Unknown => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::edges::Phase;
 use crate::error::Refusal;
 use crate::ids::RequestId;
 use crate::limits::{ENTRIES_AHEAD, REQUEST_BYTES};
-use crate::message::{Change, End, Entries, Get, List, Okay, Stat};
+use crate::message::{Change, End, Entries, Get, List, Okay, Spent, Stat};
 use crate::name::Name;
 
 /// A request without its final reply.
@@ -93,7 +93,7 @@ pub(super) enum Outcome {
     /// Not known.
     Unknown,
     /// `end`, once every byte was sent.
-    Digest(Digest),
+    Digest(Digest, Option<Spent>),
     /// `error`, at the next border of a part.
     Refused(Refusal),
 }
@@ -199,6 +199,8 @@ pub enum Event {
         id: RequestId,
         /// Of the whole file.
         digest: Digest,
+        /// Where the time went.
+        spent: Option<Spent>,
     },
     /// What is held of a transfer.
     Held(crate::message::Held),

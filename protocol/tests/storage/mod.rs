@@ -109,7 +109,7 @@ impl Storage {
             }
             Command::Digest(id) => {
                 let digest = digest(self.gets.get(&id).expect("an open get").as_bytes());
-                Some(Event::Digest { id, digest })
+                Some(Event::Digest { id, digest, spent: None })
             }
             Command::Close(id) => {
                 self.gets.remove(&id);
@@ -144,6 +144,7 @@ impl Storage {
             mtime: None,
             mode: None,
             replayed: None,
+            spent: None,
         })
     }
 

@@ -5,10 +5,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ftx_disk::store::{self, Settled};
-use ftx_protocol::message::{self, Done, Kept};
+use ftx_protocol::message::{self, Done, Kept, Spent};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Durability, Name, Refusal};
 use tracing::info;
@@ -16,7 +16,7 @@ use tracing::info;
 use super::sweeper::Sweeper;
 use super::transfers::{Slot, Transfers};
 use super::workers::lock;
-use super::{Checkpoint, Finished, Origin, Outcomes, Step, Store, log_refused};
+use super::{Checkpoint, Finished, Origin, Outcomes, Step, Store, WORTH_TELLING, log_refused};
 
 /// Threads that sync puts which are whole. A sync waits for the disk, which does several at once faster than one
 /// after another (measured on ext4: 16 threads sync three times as many small files as one).
@@ -39,7 +39,37 @@ pub(super) struct Keep {
 pub(super) struct Whole {
     pub(super) slot: Arc<Slot>,
     pub(super) finished: Box<Finished>,
+    pub(super) course: Course,
+}
+
+/// How a body came in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Course {
     pub(super) began: Instant,
+    pub(super) spent: store::Spent,
+    /// The moment of its `end`.
+    pub(super) ended: Instant,
+}
+
+impl Course {
+    /// Where the time went, until now.
+    fn spent(&self) -> Spent {
+        let Self { spent: store::Spent { disk, hash }, ended, .. } = self;
+        Spent {
+            disk: microseconds(*disk),
+            hash: microseconds(*hash),
+            sync: microseconds(ended.elapsed()),
+        }
+    }
+
+    fn is_worth_telling(&self) -> bool {
+        self.began.elapsed() >= WORTH_TELLING
+    }
+}
+
+/// For messages.
+pub(super) fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A change of names, to be made in a round.
@@ -153,7 +183,7 @@ impl Bench {
                 Ok(()) => round.push(Item::Put(whole)),
                 Err(refusal) => {
                     let name = whole.finished.name().clone();
-                    self.end(&whole.slot, &name, whole.began, Err(refusal));
+                    self.end(&whole.slot, &name, whole.course, Err(refusal));
                 }
             }
         }
@@ -193,8 +223,8 @@ impl Bench {
             let mut steps = Vec::with_capacity(round.len());
             for item in round {
                 match item {
-                    Item::Put(Whole { slot, finished, began }) => {
-                        told.push(Told::Put { slot, name: finished.name().clone(), began });
+                    Item::Put(Whole { slot, finished, course }) => {
+                        told.push(Told::Put { slot, name: finished.name().clone(), course });
                         steps.push(Step::Put(*finished));
                     }
                     Item::Change(changing) => {
@@ -205,11 +235,11 @@ impl Bench {
             }
             for (told, result) in told.iter().zip(self.store.commit(steps)) {
                 match (told, result) {
-                    (Told::Put { slot, name, began }, Ok(Settled::Stored(stored))) => {
-                        self.end(slot, name, *began, Ok(stored));
+                    (Told::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
+                        self.end(slot, name, *course, Ok(stored));
                     }
-                    (Told::Put { slot, name, began }, Err(refusal)) => {
-                        self.end(slot, name, *began, Err(refusal));
+                    (Told::Put { slot, name, course }, Err(refusal)) => {
+                        self.end(slot, name, *course, Err(refusal));
                     }
                     (Told::Change(changing), Ok(Settled::Changed(durability))) => {
                         self.changed(changing, Ok(durability));
@@ -247,20 +277,24 @@ impl Bench {
         &self,
         slot: &Slot,
         name: &Name,
-        began: Instant,
+        course: Course,
         result: Result<ftx_disk::store::Stored, Refusal>,
     ) {
         // Before the answer: whoever has read it may resume the transfer at once.
         self.transfers.release(slot);
         let event = match result {
             Ok(stored) => {
+                let spent = course.spent();
                 info!(
                     peer = %slot.origin.peer,
                     %name,
                     bytes = stored.size,
                     digest = %stored.digest,
                     durability = %stored.durability,
-                    milliseconds = began.elapsed().as_millis(),
+                    milliseconds = course.began.elapsed().as_millis(),
+                    disk_us = spent.disk,
+                    hash_us = spent.hash,
+                    sync_us = spent.sync,
                     "stored"
                 );
                 Event::Stored(Done {
@@ -272,6 +306,7 @@ impl Bench {
                     mtime: stored.modified,
                     mode: stored.mode,
                     replayed: stored.replayed,
+                    spent: course.is_worth_telling().then_some(spent),
                 })
             }
             Err(refusal) => {
@@ -285,7 +320,7 @@ impl Bench {
 
 /// Who is told what became of a step.
 enum Told {
-    Put { slot: Arc<Slot>, name: Name, began: Instant },
+    Put { slot: Arc<Slot>, name: Name, course: Course },
     Change(Changing),
 }
 

@@ -7,22 +7,23 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ftx_disk::hash::Running;
-use ftx_disk::store::{Remembered, Unchanged};
+use ftx_disk::store::{self, Remembered, Unchanged};
 use ftx_disk::sys;
 use ftx_protocol::limits::GRID_BYTES;
-use ftx_protocol::message::{Cache, File, Get, Info, List, Stat};
+use ftx_protocol::message::{Cache, File, Get, Info, List, Spent, Stat};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
 use mio::net::TcpStream;
 use tracing::{error, info};
 
+use super::committer::microseconds;
 use super::directory::Shared;
 use super::listing::OpenList;
 use super::workers::{Hand, Worked};
-use super::{Job, Origin, Outcome, Reading, SendEnd, log_refused};
+use super::{Job, Origin, Outcome, Reading, SendEnd, WORTH_TELLING, log_refused};
 
 /// Bytes that the kernel is asked to move in one call.
 const SEND_FILE_BYTES: usize = 1024 * 1024;
@@ -47,6 +48,7 @@ struct Open {
     hash: Hash,
     purpose: Purpose,
     began: Instant,
+    spent: store::Spent,
 }
 
 /// What a file is open for.
@@ -115,6 +117,7 @@ impl Fetch {
             hash,
             purpose: Purpose::Get,
             began: Instant::now(),
+            spent: store::Spent::default(),
         };
         Ok((file, open))
     }
@@ -143,8 +146,9 @@ impl Fetch {
             }
         };
         let hash = self.hash(&reading, algorithm, cache);
-        let (purpose, began) = (Purpose::Sum, Instant::now());
-        self.gets.insert(id, Open { name, reading, algorithm, cache, hash, purpose, began });
+        let (purpose, began, spent) = (Purpose::Sum, Instant::now(), store::Spent::default());
+        let open = Open { name, reading, algorithm, cache, hash, purpose, began, spent };
+        self.gets.insert(id, open);
         Worked::Unfinished(Job::Digest(id))
     }
 
@@ -199,12 +203,15 @@ impl Fetch {
         match open.finish_hash(&self.shared, scratch) {
             Ok(None) => return Worked::Unfinished(Job::Digest(id)),
             Ok(Some(digest)) => {
+                let spent = open.spent();
                 info!(
                     peer = %self.origin.peer,
                     name = %open.name,
                     bytes = open.reading.size(),
                     %digest,
                     milliseconds = open.began.elapsed().as_millis(),
+                    disk_us = spent.disk,
+                    hash_us = spent.hash,
                     "{}",
                     match open.purpose {
                         Purpose::Get => "sent",
@@ -212,7 +219,10 @@ impl Fetch {
                     }
                 );
                 let event = match open.purpose {
-                    Purpose::Get => Event::Digest { id, digest },
+                    Purpose::Get => {
+                        let worth = open.began.elapsed() >= WORTH_TELLING;
+                        Event::Digest { id, digest, spent: worth.then_some(spent) }
+                    }
                     Purpose::Sum => Event::Info(open.info(id, digest)),
                 };
                 self.shared.outcomes.push_event(self.origin.key, event);
@@ -277,6 +287,12 @@ impl Purpose {
 }
 
 impl Open {
+    /// Where the time went.
+    fn spent(&self) -> Spent {
+        let store::Spent { disk, hash } = self.spent;
+        Spent { disk: microseconds(disk), hash: microseconds(hash), sync: 0 }
+    }
+
     fn info(&self, id: RequestId, digest: Digest) -> Info {
         Info {
             id,
@@ -302,20 +318,23 @@ impl Open {
             Hash::Running(running) if running.offset() == at => running,
             Hash::Running(running) if running.offset() > at => {
                 let hashed = running.offset().saturating_sub(at);
-                return send_file(&self.reading, at, left.min(hashed), socket);
+                return timed(&mut self.spent.disk, || {
+                    send_file(&self.reading, at, left.min(hashed), socket)
+                });
             }
             Hash::Running(_) | Hash::Known(_) => {
-                return send_file(&self.reading, at, left, socket);
+                return timed(&mut self.spent.disk, || send_file(&self.reading, at, left, socket));
             }
         };
-        let bytes = match read_to_grid(&self.reading, at, left, scratch) {
+        let bytes = match read_to_grid(&self.reading, at, left, scratch, &mut self.spent.disk) {
             Ok(bytes) => bytes,
             Err(refusal) => return Step::Short(refusal),
         };
-        match socket.write(bytes) {
+        match timed(&mut self.spent.disk, || socket.write(bytes)) {
             Ok(count) => {
                 // Only what was sent: the rest is read again when the socket takes more.
-                running.update(bytes.get(..count).unwrap_or_default());
+                let sent = bytes.get(..count).unwrap_or_default();
+                timed(&mut self.spent.hash, || running.update(sent));
                 remember(shared, &self.reading, running);
                 Step::Sent(count as u64)
             }
@@ -336,8 +355,9 @@ impl Open {
                 let turn_end = running.offset().saturating_add(HASH_TURN_BYTES).min(size);
                 while running.offset() < turn_end {
                     let left = turn_end.saturating_sub(running.offset());
-                    let bytes = read_to_grid(&self.reading, running.offset(), left, scratch)?;
-                    running.update(bytes);
+                    let (at, disk) = (running.offset(), &mut self.spent.disk);
+                    let bytes = read_to_grid(&self.reading, at, left, scratch, disk)?;
+                    timed(&mut self.spent.hash, || running.update(bytes));
                     remember(shared, &self.reading, running);
                 }
                 if running.offset() < size {
@@ -364,6 +384,14 @@ impl Open {
         }
         Ok(Some(digest))
     }
+}
+
+/// Does something, and adds the time that it takes.
+fn timed<T>(spent: &mut Duration, act: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let result = act();
+    *spent = spent.saturating_add(began.elapsed());
+    result
 }
 
 /// Has the kernel move bytes from the file to the socket.
@@ -403,11 +431,12 @@ fn read_to_grid<'a>(
     at: u64,
     left: u64,
     scratch: &'a mut [u8],
+    spent: &mut Duration,
 ) -> Result<&'a [u8], Refusal> {
     let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
     let limit = usize::try_from(left.min(to_grid)).unwrap_or(usize::MAX).min(scratch.len());
     let room = scratch.get_mut(..limit).unwrap_or_default();
-    let count = reading.read_at(room, at)?;
+    let count = timed(spent, || reading.read_at(room, at))?;
     if count == 0 {
         return Err(ended_early());
     }

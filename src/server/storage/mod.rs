@@ -15,6 +15,7 @@ mod workers;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ftx_disk::sys::Native;
 use ftx_protocol::message::{Change, End, Get, List, Put, Resume, Stat};
@@ -76,6 +77,9 @@ pub(super) enum Job {
     /// The connection is over.
     HangUp,
 }
+
+/// A transfer that took less is not told where its time went.
+const WORTH_TELLING: Duration = Duration::from_millis(100);
 
 /// What storage answers.
 #[derive(Debug)]

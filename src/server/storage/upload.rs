@@ -9,7 +9,7 @@ use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Refusal, RequestId};
 
-use super::committer::{Changing, Keep, Whole};
+use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Hand, Worked};
@@ -75,10 +75,11 @@ impl Bring {
         let Some(open) = self.puts.get(&end.id) else { return };
         let (slot, name, began) = (Arc::clone(&open.slot), open.name.clone(), open.began);
         let Some(upload) = slot.take() else { return self.lost(end.id) };
+        let course = Course { began, spent: upload.spent(), ended: Instant::now() };
         match upload.finish(&self.shared.store, end.size, end.digest) {
             Ok(finished) => {
                 self.puts.remove(&end.id);
-                self.shared.committer.commit(Whole { slot, finished: Box::new(finished), began });
+                self.shared.committer.commit(Whole { slot, finished: Box::new(finished), course });
             }
             Err(refusal) => {
                 self.puts.remove(&end.id);
