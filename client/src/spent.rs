@@ -35,8 +35,10 @@ pub enum Part {
     Hash,
     /// Making files durable here.
     Sync,
-    /// Between here and the server; where the server says nothing of its time, that too.
+    /// Between here and the server.
     Network,
+    /// The same and the server, where it says nothing of its time.
+    Far,
     /// Files at the server.
     ServerDisk,
     /// Digests at the server.
@@ -57,6 +59,7 @@ impl Part {
             Self::Hash => "digest here",
             Self::Sync => "sync here",
             Self::Network => "network",
+            Self::Far => "network or server",
             Self::ServerDisk => "server disk",
             Self::ServerHash => "server digest",
             Self::ServerSync => "server sync",
@@ -80,7 +83,7 @@ impl Spent {
             (Part::Disk, self.disk),
             (Part::Hash, self.hash),
             (Part::Sync, self.sync),
-            (Part::Network, network),
+            (if self.server.is_some() { Part::Network } else { Part::Far }, network),
             (Part::ServerDisk, server_disk),
             (Part::ServerHash, server_hash),
             (Part::ServerSync, server_sync),
@@ -100,6 +103,11 @@ impl Spent {
     pub fn percent(&self, time: Duration) -> u32 {
         let percent = time.as_nanos().saturating_mul(100).checked_div(self.wall.as_nanos());
         percent.map_or(0, |percent| u32::try_from(percent).unwrap_or(100).min(100))
+    }
+
+    /// Adds a part of something larger, whose own time is measured by itself.
+    pub(crate) fn add_part(&mut self, part: Self) {
+        *self = self.and(Self { wall: Duration::ZERO, ..part });
     }
 
     /// What both took, one after the other.
@@ -154,7 +162,7 @@ mod tests {
         let parts = spent.parts();
         assert!(parts.contains(&(Part::Network, SECOND)) && parts.len() == 5, "{parts:?}");
         let silent = Spent { server: None, ..spent };
-        assert_eq!(silent.limit(), Some((Part::Network, 90)));
+        assert_eq!(silent.limit(), Some((Part::Far, 90)));
         // More than was waited for: it was done beside the rest.
         let beside = Spent { waiting: SECOND, ..spent };
         assert!(!beside.parts().iter().any(|(part, _)| *part == Part::Network));

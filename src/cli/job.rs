@@ -11,7 +11,10 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::report::{Form, class, counted, finished_line, rate, say, seconds, terminal_columns};
+use super::report::{
+    Form, WORTH_TELLING, class, counted, finished_line, limited_by, merge, rate, say, seconds,
+    shares, spent_json, terminal_columns,
+};
 
 /// What a job does, in the words of its summary.
 #[derive(Debug, Clone, Copy)]
@@ -220,9 +223,15 @@ impl JobReport {
             line.push_str(&format!(", {}/s", HumanBytes(rate)));
         }
         if self.form.shows_progress() {
+            if done.files > 0 && time >= WORTH_TELLING || self.form == Form::Verbose {
+                line.push_str(&limited_by(&done.spent));
+            }
             say(&line);
         }
-        let more = json!({
+        if self.form == Form::Verbose {
+            say(&shares(&done.spent));
+        }
+        let mut more = json!({
             "files": done.files,
             "bytes": done.bytes,
             "unchanged": done.unchanged,
@@ -233,6 +242,7 @@ impl JobReport {
             "connections": done.connections,
             "seconds": seconds(time),
         });
+        merge(&mut more, spent_json(&done.spent));
         self.event("summary", b"", more);
     }
 

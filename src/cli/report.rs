@@ -8,6 +8,9 @@ use ftx_protocol::Escaped;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+/// From here on somebody has had the time to wonder.
+pub const WORTH_TELLING: Duration = Duration::from_secs(1);
+
 /// How much is printed, and in which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -163,7 +166,6 @@ impl Report {
 
     /// How fast it was, and why no faster: for whoever sees progress and had the time to wonder.
     fn summary(&self, size: u64, spent: &Spent) {
-        const WORTH_TELLING: Duration = Duration::from_secs(1);
         let told = match self.form {
             Form::Verbose => true,
             Form::Text => !self.bar.is_hidden() && spent.wall >= WORTH_TELLING,
@@ -354,7 +356,7 @@ pub fn terminal_columns() -> u16 {
     }
 }
 
-fn merge(into: &mut serde_json::Value, more: serde_json::Value) {
+pub fn merge(into: &mut serde_json::Value, more: serde_json::Value) {
     if let (serde_json::Value::Object(into), serde_json::Value::Object(more)) = (into, more) {
         into.extend(more);
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ftx_disk::hash::Running;
 use ftx_disk::store::{self, Change, Settled, Store, Upload};
@@ -37,6 +38,7 @@ use crate::failure::{Class, Failure, Reached, Trouble, plain};
 use crate::link::{Link, READ_BYTES};
 use crate::partials::About;
 use crate::retry::Patience;
+use crate::spent::{Spent, timed};
 
 /// Questions and gets under way at most, and the bytes of their lines: so few that the server has
 /// room for them while it sends, and this side never has to wait for that.
@@ -91,8 +93,11 @@ impl Client {
         match tree.options.mood {
             Mood::Do => {
                 let ground = Ground::prepare(self, tree)?;
+                let (began, paced) = (Instant::now(), self.paced());
                 let mut job = Job::new(self, tree, &ground, observer);
                 let result = job.run();
+                job.done.spent.wall = began.elapsed();
+                job.done.spent.paced = self.paced().saturating_sub(paced);
                 let (done, log) = (job.done, job.close(result.is_ok()));
                 let gone = ground.leave();
                 if let Some(log) = log
@@ -505,7 +510,7 @@ impl<'a, 'o> Job<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = self.failure(trouble).to_string();
                     (self.observer)(TreeNotice::Retrying { cause, pause });
-                    self.client.interrupt.pause(pause);
+                    timed(&mut self.done.spent.pauses, || self.client.interrupt.pause(pause));
                 }
                 _ => return Err(self.failure(trouble)),
             }
@@ -557,6 +562,7 @@ impl<'a, 'o> Job<'a, 'o> {
             files: moved.files,
             bytes: moved.bytes,
             connections: self.done.connections,
+            spent: self.done.spent,
             ..TreeDone::default()
         };
     }
@@ -586,7 +592,7 @@ impl<'a, 'o> Job<'a, 'o> {
                 self.settle_all();
             } else if !self.under_way.is_empty() {
                 self.hand_over_group();
-                link.receive(&mut buffer, &mut |event, input| self.heard(event, input))?;
+                self.receive(&link, &mut buffer)?;
             } else if !self.listed.is_empty() {
                 // The next ones are asked for.
             } else if self.group.is_empty() && self.left.is_empty() && self.is_settled() {
@@ -596,6 +602,16 @@ impl<'a, 'o> Job<'a, 'o> {
                 self.settle_all();
             }
         }
+    }
+
+    fn receive(&mut self, link: &Link, buffer: &mut [u8]) -> Result<(), Trouble> {
+        let began = Instant::now();
+        let mut heard = Duration::ZERO;
+        let received = link
+            .receive(buffer, &mut |event, input| timed(&mut heard, || self.heard(event, input)));
+        let waiting = &mut self.done.spent.waiting;
+        *waiting = waiting.saturating_add(began.elapsed().saturating_sub(heard));
+        received
     }
 
     fn is_settled(&self) -> bool {
@@ -969,6 +985,8 @@ impl<'a, 'o> Job<'a, 'o> {
         self.answered(&file);
         let Some(store) = &self.ground.store else { return };
         let size = upload.offset();
+        let store::Spent { disk, hash } = upload.spent();
+        self.done.spent.add_part(Spent { disk, hash, ..Spent::default() });
         match upload.finish(store, size, digest) {
             Ok(finished) => {
                 let number = file.number;
@@ -1041,7 +1059,7 @@ impl Job<'_, '_> {
             if self.group.len() < GROUP_ITEMS && self.group_bytes < GROUP_BYTES {
                 return;
             }
-            let answers = settler.wait();
+            let answers = timed(&mut self.done.spent.sync, || settler.wait());
             self.settled(answers.unwrap_or_default());
         }
         if let Some(settler) = &mut self.settler {
@@ -1061,7 +1079,9 @@ impl Job<'_, '_> {
         loop {
             self.leave_directories();
             self.hand_over_group();
-            let Some(answers) = self.settler.as_mut().and_then(Settler::wait) else { return };
+            let Some(settler) = &mut self.settler else { return };
+            let answers = timed(&mut self.done.spent.sync, || settler.wait());
+            let Some(answers) = answers else { return };
             self.settled(answers);
             if self.group.is_empty() && self.settler.as_ref().is_none_or(Settler::is_idle) {
                 self.leave_directories();

@@ -29,6 +29,7 @@ use ftx_protocol::client::Violation;
 use ftx_protocol::{Algorithm, Digest, FileTime};
 use sha2::{Digest as _, Sha256};
 
+use crate::Spent;
 use crate::address::ServerAddress;
 use crate::failure::{Failure, Trouble};
 use crate::partials::{self, About};
@@ -173,6 +174,8 @@ pub struct TreeDone {
     pub first_failure: Option<crate::Class>,
     /// Connections that were made for the job itself.
     pub connections: u64,
+    /// Where the time went.
+    pub spent: Spent,
 }
 
 impl TreeDone {
@@ -188,6 +191,7 @@ impl TreeDone {
             failed: self.failed.saturating_add(other.failed),
             first_failure: self.first_failure.or(other.first_failure),
             connections: self.connections.saturating_add(other.connections),
+            spent: self.spent.and(other.spent),
         }
     }
 

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use ftx_disk::hash::Running;
 use ftx_disk::identity::{Identity, Inode};
@@ -28,6 +29,7 @@ use crate::partials::About;
 use crate::put::{PutOptions, new_id};
 use crate::retry::Patience;
 use crate::source::Source;
+use crate::spent::{Spent, timed};
 use crate::{Client, Notice};
 
 /// The server's own directory in its root; one in a source is somebody's served directory.
@@ -57,8 +59,11 @@ impl Client {
         tree: PutTree<'a>,
         observer: &'a mut TreeObserver<'_>,
     ) -> Result<TreeDone, Failure> {
+        let (began, paced) = (Instant::now(), self.paced());
         let mut job = Job::new(self, tree, observer);
         let result = job.run();
+        job.done.spent.wall = began.elapsed();
+        job.done.spent.paced = self.paced().saturating_sub(paced);
         job.close_log(result.is_ok());
         result.map(|()| job.done)
     }
@@ -203,7 +208,7 @@ impl<'a, 'o> Job<'a, 'o> {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = trouble.into_failure("put", &self.client.server).to_string();
                     (self.observer)(TreeNotice::Retrying { cause, pause });
-                    self.client.interrupt.pause(pause);
+                    timed(&mut self.done.spent.pauses, || self.client.interrupt.pause(pause));
                 }
                 _ => return Err(trouble.into_failure("put", &self.client.server)),
             }
@@ -246,7 +251,7 @@ impl<'a, 'o> Job<'a, 'o> {
                 self.wait()?;
             } else if let Some(work) = self.again.pop_front() {
                 self.start(work)?;
-            } else if self.walk_on()? || self.remove_on()? {
+            } else if self.walk_on_timed()? || self.remove_on()? {
                 // There is more.
             } else if self.under_way.is_empty() && self.left.is_empty() && self.again.is_empty() {
                 return Ok(());
@@ -264,8 +269,23 @@ impl<'a, 'o> Job<'a, 'o> {
     }
 
     fn wait(&mut self) -> Result<(), Trouble> {
+        let began = Instant::now();
         let event = self.pipe()?.hear()?;
+        self.waited_since(began);
         self.heard(event)
+    }
+
+    fn waited_since(&mut self, began: Instant) {
+        let waiting = &mut self.done.spent.waiting;
+        *waiting = waiting.saturating_add(began.elapsed());
+    }
+
+    fn walk_on_timed(&mut self) -> Result<bool, Trouble> {
+        let began = Instant::now();
+        let walked = self.walk_on();
+        let disk = &mut self.done.spent.disk;
+        *disk = disk.saturating_add(began.elapsed());
+        walked
     }
 
     fn is_full(&self) -> bool {
@@ -579,18 +599,20 @@ impl<'a, 'o> Job<'a, 'o> {
                 break source.check_unchanged().map(|()| running.digest());
             }
             let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let bytes = match source
-                .read_full(buffer.get_mut(..room).unwrap_or_default(), running.offset())
-            {
+            let (at, spent) = (running.offset(), &mut self.done.spent);
+            let part = buffer.get_mut(..room).unwrap_or_default();
+            let bytes = match timed(&mut spent.disk, || source.read_full(part, at)) {
                 Ok(bytes) => bytes,
                 Err(failure) => break Err(failure),
             };
-            running.update(bytes);
+            timed(&mut spent.hash, || running.update(bytes));
             let count = bytes.len() as u64;
+            let began = Instant::now();
             let sent = self.pipe().and_then(|pipe| {
                 pipe.part(id, bytes);
                 pipe.flush_full()
             });
+            self.waited_since(began);
             if let Err(trouble) = sent {
                 self.buffer = buffer;
                 return Err(trouble);
@@ -635,6 +657,7 @@ impl<'a, 'o> Job<'a, 'o> {
         match result {
             Ok(done) => {
                 self.patience.progress();
+                self.done.spent.add_part(Spent { paced: Duration::ZERO, ..done.spent });
                 self.succeed(&file, done.size, done.digest);
                 Ok(())
             }
