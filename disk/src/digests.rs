@@ -21,9 +21,9 @@ use crate::sys::Disk;
 /// The file of the cache.
 pub(crate) const DIGESTS: &[u8] = b"digests";
 
-/// Entries: a few MiB at most. More files than are fetched again and again; a tree that is larger is
-/// read once more each time it is fetched.
-const ENTRIES_MAX: usize = 16_384;
+/// Entries: a few MiB at most, in a table that just fits them. More files than are fetched again and
+/// again; a tree that is larger is read once more each time it is fetched.
+const ENTRIES_MAX: usize = 14_000;
 
 /// The file is written anew when it has this many records that say nothing any more.
 const STALE_RECORDS: usize = 2 * ENTRIES_MAX;
@@ -55,8 +55,15 @@ type Key = (Identity, Algorithm);
 #[derive(Debug, Clone)]
 struct Entry {
     known: Known,
-    good: Good,
+    lasts: Lasts,
     age: u64,
+}
+
+/// As [`Good`]; what was good for another boot is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasts {
+    Ever,
+    ThisBoot,
 }
 
 /// What is known of a file's digest.
@@ -65,7 +72,7 @@ struct Entry {
 enum Known {
     Whole(Digest),
     /// That of its first bytes, to go on from.
-    Part(Saved),
+    Part(Box<Saved>),
 }
 
 /// How long an entry is good.
@@ -170,7 +177,7 @@ impl<D: Disk> DigestCache<D> {
             && is_settled(&file)
         {
             let good = Good::Boot(self.boot_id.clone());
-            self.add(Record { file, known: Known::Part(saved), good });
+            self.add(Record { file, known: Known::Part(Box::new(saved)), good });
         }
     }
 
@@ -211,10 +218,10 @@ impl<D: Disk> DigestCache<D> {
         if written.is_err() {
             entries.log = None;
         } else if worn && let Some(directory) = &self.directory {
-            let records: Vec<Record> = entries.all();
-            entries.records = records.len();
-            entries.log =
-                Log::replace(&self.disk, directory, DIGESTS, &self.reserved, records.iter()).ok();
+            let records = entries.all(&self.boot_id);
+            let log = Log::replace(&self.disk, directory, DIGESTS, &self.reserved, records).ok();
+            entries.log = log;
+            entries.records = entries.by_key.len();
         }
     }
 
@@ -225,7 +232,13 @@ impl<D: Disk> DigestCache<D> {
 
 impl<D: Disk> Entries<D> {
     fn new(log: Option<Log<D, Record>>, records: usize) -> Self {
-        Self { log, records, by_key: HashMap::new(), by_age: BTreeMap::new(), next_age: 0 }
+        Self {
+            log,
+            records,
+            by_key: HashMap::with_capacity(ENTRIES_MAX),
+            by_age: BTreeMap::new(),
+            next_age: 0,
+        }
     }
 
     fn insert(&mut self, record: Record) {
@@ -236,7 +249,11 @@ impl<D: Disk> Entries<D> {
         let key = (record.file, algorithm);
         let age = self.next_age;
         self.next_age = age.saturating_add(1);
-        let entry = Entry { known: record.known, good: record.good, age };
+        let lasts = match record.good {
+            Good::Ever => Lasts::Ever,
+            Good::Boot(_) => Lasts::ThisBoot,
+        };
+        let entry = Entry { known: record.known, lasts, age };
         if let Some(old) = self.by_key.insert(key, entry) {
             self.by_age.remove(&old.age);
         }
@@ -249,14 +266,15 @@ impl<D: Disk> Entries<D> {
     }
 
     /// Everything that is known, oldest first.
-    fn all(&self) -> Vec<Record> {
-        self.by_age
-            .values()
-            .filter_map(|key| {
-                let entry = self.by_key.get(key)?;
-                Some(Record { file: key.0, known: entry.known.clone(), good: entry.good.clone() })
-            })
-            .collect()
+    fn all(&self, boot_id: &Option<String>) -> impl Iterator<Item = Record> {
+        self.by_age.values().filter_map(|key| {
+            let entry = self.by_key.get(key)?;
+            let good = match entry.lasts {
+                Lasts::Ever => Good::Ever,
+                Lasts::ThisBoot => Good::Boot(boot_id.clone()),
+            };
+            Some(Record { file: key.0, known: entry.known.clone(), good })
+        })
     }
 }
 
