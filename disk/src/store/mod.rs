@@ -16,6 +16,8 @@ mod commit;
 mod faults;
 mod journal;
 mod list;
+#[cfg(test)]
+mod on_disk;
 mod private;
 mod read;
 mod record;
