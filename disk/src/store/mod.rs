@@ -11,6 +11,8 @@
 
 mod begin;
 mod change;
+#[cfg(test)]
+mod change_faults;
 mod commit;
 #[cfg(test)]
 mod faults;

@@ -3,12 +3,12 @@
 //! A file or a tree is removed by one rename into the trash, so it is gone at once and whole,
 //! however large it is. Its room is given back afterwards, by a thread that may wait. After a crash
 //! that goes on; there is nothing else to recover: before the rename all of it is there, after it
-//! nothing.
+//! nothing. So nothing of it is touched until the rename is on the disk.
 
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ftx_protocol::Mode;
 use rustix::io::Errno;
@@ -30,6 +30,9 @@ pub(super) struct Trash<D: Disk> {
     arrived: AtomicU64,
     /// `arrived` of when it was last seen to be empty.
     empty: AtomicU64,
+    /// A sync of it failed: what was moved into it may be back after a power cut, and has to be
+    /// whole then. It is not tried again.
+    doubtful: AtomicBool,
 }
 
 /// What a sweep left.
@@ -53,7 +56,8 @@ impl<D: Disk> Trash<D> {
     pub(super) fn open(disk: &D, directory: D::Handle) -> io::Result<Self> {
         let left = u64::from(disk.names(&directory)?.next().is_some());
         let (expected, arrived) = (AtomicU64::new(left), AtomicU64::new(left));
-        Ok(Self { directory, expected, arrived, empty: AtomicU64::new(0) })
+        let (empty, doubtful) = (AtomicU64::new(0), AtomicBool::new(false));
+        Ok(Self { directory, expected, arrived, empty, doubtful })
     }
 
     /// Whether there is anything in it.
@@ -89,7 +93,7 @@ impl<D: Disk> Store<D> {
         while trash.is_used() {
             let arrived = trash.arrived.load(Ordering::Acquire);
             let removed = Cell::new(0);
-            let sweep = Sweep { store: self, trash, go_on, removed };
+            let sweep = Sweep { store: self, trash, go_on, removed, synced: Cell::new(None) };
             match sweep.pass() {
                 Ok(Pass::Empty) => {
                     trash.empty.store(arrived, Ordering::Release);
@@ -114,6 +118,8 @@ struct Sweep<'a, D: Disk> {
     go_on: &'a dyn Fn() -> bool,
     /// Entries that are where they were no more.
     removed: Cell<u64>,
+    /// How much had arrived in the trash when it was last synced.
+    synced: Cell<Option<u64>>,
 }
 
 impl<D: Disk> Sweep<'_, D> {
@@ -133,6 +139,9 @@ impl<D: Disk> Sweep<'_, D> {
         if !(self.go_on)() {
             return Ok(Swept::Stopped);
         }
+        if !self.is_here_to_stay()? {
+            return Ok(Swept::Clean);
+        }
         let trash = &self.trash.directory;
         if self.store.disk.stat_part(trash, part)?.kind != FileKind::Directory {
             return self.remove_file(trash, part).map(|()| Swept::Clean);
@@ -141,6 +150,25 @@ impl<D: Disk> Sweep<'_, D> {
             Swept::Stopped => Ok(Swept::Stopped),
             Swept::Clean => self.remove_directory(trash, part).map(|()| Swept::Clean),
         }
+    }
+
+    /// Whether all that is in the trash stays in it at a power cut: a tree that comes back has to
+    /// be whole. What is on its way into it is for the next sweep.
+    fn is_here_to_stay(&self) -> io::Result<bool> {
+        let is_all = |arrived| self.trash.expected.load(Ordering::Acquire) == arrived;
+        if self.synced.get().is_some_and(is_all) {
+            return Ok(true);
+        }
+        if self.trash.doubtful.load(Ordering::Acquire) {
+            return Err(Errno::IO.into());
+        }
+        let arrived = self.trash.arrived.load(Ordering::Acquire);
+        if let Err(error) = self.store.disk.sync(&self.trash.directory) {
+            self.trash.doubtful.store(true, Ordering::Release);
+            return Err(error);
+        }
+        self.synced.set(Some(arrived));
+        Ok(is_all(arrived))
     }
 
     /// Removes what is in a directory. Never leaves its file system, and follows nothing.
