@@ -607,11 +607,14 @@ impl Disk for Sim {
             if world.calls.is_multiple_of(7) { bytes.len().div_ceil(2) } else { bytes.len() };
         let now = world.tick();
         let node = world.node(file.node)?;
-        let end = at as usize + count;
-        if node.data.len() < end {
-            node.data.resize(end, 0);
+        let at = at as usize;
+        if node.data.len() < at {
+            node.data.resize(at, 0);
         }
-        node.data[at as usize..end].copy_from_slice(&bytes[..count]);
+        // Only what is really missing: a loop over each byte is slow where nothing is optimised.
+        let over = (node.data.len() - at).min(count);
+        node.data[at..at + over].copy_from_slice(&bytes[..over]);
+        node.data.extend_from_slice(&bytes[over..count]);
         (node.modified, node.changed) = (now, now);
         Ok(count)
     }
