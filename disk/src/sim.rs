@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     Once(u64, Errno),
     /// The n-th call and all after it.
     FromThenOn(u64, Errno),
+    /// Every call that needs room, as on a full disk.
+    Full,
 }
 
 struct World {
@@ -284,6 +286,9 @@ impl Sim {
         match world.fault {
             Fault::Once(nth, errno) if nth == number => Err(error(errno)),
             Fault::FromThenOn(nth, errno) if nth <= number => Err(error(errno)),
+            Fault::Full if matches!(what, "create" | "make_directory" | "write_at") => {
+                Err(error(Errno::NOSPC))
+            }
             _ => Ok(world),
         }
     }

@@ -4,8 +4,8 @@
 //! answered when the directories that they changed are synced. None needs the journal: each is one
 //! step on the disk (a mkdir, a rename), which a crash leaves made or not made, and until the
 //! answer either is right. Nor can a put that a start repeats from the journal undo one that was
-//! answered: a put has its name for good before anything later is answered, unless a sync failed
-//! (`Puts` in [`super::commit`]). What is refused was not made.
+//! answered: before that, the put has its name for good or the journal says nothing of it, or the
+//! answer is that nobody knows (`Puts` in [`super::commit`]). What is refused was not made.
 
 use std::sync::Arc;
 

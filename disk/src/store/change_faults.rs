@@ -466,6 +466,36 @@ fn a_directory_that_cannot_be_given_its_mode_is_not_left_behind() {
     assert!(refused > 3);
 }
 
+#[test]
+fn a_put_that_was_refused_does_not_come_back_over_a_change_that_was_answered() {
+    let mut answered = 0;
+    for (nth, then) in (0..12).flat_map(|nth| [(nth, Fault::None), (nth, Fault::Full)]) {
+        let sim = Sim::new();
+        let store = open(&sim).unwrap();
+        let first = step(&store, &Ask::Put("f", b"one"), 1, Durability::Full).unwrap();
+        store.commit(vec![first]).remove(0).unwrap();
+        let second = step(&store, &Ask::Put("f", b"two"), 2, Durability::Full).unwrap();
+        // The disk fails while the second put takes its name, and what the journal says of that
+        // cannot be taken back.
+        sim.set_fault(Fault::FromThenOn(nth, Errno::NOSPC));
+        let put = store.commit(vec![second]).remove(0);
+        sim.set_fault(then);
+        let remove = step(&store, &Remove("f", Depth::One), 3, Durability::Full).unwrap();
+        if store.commit(vec![remove]).remove(0).is_err() {
+            continue;
+        }
+        answered += usize::from(put.is_err());
+        let gone = BTreeSet::from([Tree::new()]);
+        let failed = |error| panic!("{nth}, then {then:?}: {error}");
+        for seed in 0..8 {
+            check(&sim.crash(seed), &gone).unwrap_or_else(failed);
+        }
+        drop(store);
+        check(&sim, &gone).unwrap_or_else(failed);
+    }
+    assert!(answered > 3);
+}
+
 /// Whether the checks find out that these syncs are left out in the last rounds.
 fn is_found_out(first: &[Vec<Ask>], then: &[Vec<Ask>], ignored: fn(&str) -> bool) -> bool {
     let all: Vec<Vec<Ask>> = first.iter().chain(then).cloned().collect();

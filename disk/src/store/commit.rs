@@ -40,13 +40,14 @@ pub(super) struct Committing<D: Disk> {
     puts: Puts,
 }
 
-/// What the next start has to do with puts of this run that took their names.
+/// What the next start has to do with puts of this run that are over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Puts {
     /// Nothing.
     Settled,
-    /// The sync of a directory failed: a start may find the name not taken, and give it. Whatever
-    /// was moved or removed since may come back then, so that no change is acknowledged as durable.
+    /// The sync of a directory failed, or the journal cannot be told that a put was refused: a
+    /// start may find the name not taken, and give it. Whatever was moved or removed since may come
+    /// back then, so that no change is acknowledged as durable.
     MayBeRepeated,
 }
 
@@ -199,6 +200,12 @@ impl<D: Disk> Store<D> {
         if made.iter().flatten().any(loses_its_name) {
             committing.puts = Puts::MayBeRepeated;
         }
+        let changes = made.iter().flatten().any(|made| matches!(made, Made::Change(_)));
+        let puts = if changes && lock(&private.journal).mend(&private.directory).is_err() {
+            Puts::MayBeRepeated
+        } else {
+            committing.puts
+        };
         let mut settled = Vec::new();
         let answers = made
             .into_iter()
@@ -208,7 +215,7 @@ impl<D: Disk> Store<D> {
                     Err(Code::DurabilityUnknown.into())
                 }
                 Ok(Made::File(named)) => Ok(Settled::Stored(self.acknowledge(named, &mut settled))),
-                Ok(Made::Change(changed)) => acknowledge_change(&changed, &failed, committing.puts),
+                Ok(Made::Change(changed)) => acknowledge_change(&changed, &failed, puts),
                 Err(answer) => answer,
             })
             .collect();
