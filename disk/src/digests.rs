@@ -66,6 +66,15 @@ enum Lasts {
     ThisBoot,
 }
 
+impl Lasts {
+    fn good(self, boot_id: &Option<String>) -> Good {
+        match self {
+            Self::Ever => Good::Ever,
+            Self::ThisBoot => Good::Boot(boot_id.clone()),
+        }
+    }
+}
+
 /// What is known of a file's digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -188,14 +197,7 @@ impl<D: Disk> DigestCache<D> {
         digest: Digest,
         durability: Durability,
     ) {
-        // Its time of change is now. A write within this tick of the clock would show in its time
-        // of modification, unless that is now too.
-        let apart =
-            |seconds: i64, nanoseconds: u32| Duration::new(seconds.unsigned_abs(), nanoseconds);
-        let (changed, modified) = (file.changed, file.modified);
-        let age = apart(changed.seconds(), changed.nanoseconds())
-            .checked_sub(apart(modified.seconds(), modified.nanoseconds()));
-        if age.is_none_or(|age| age < CLOCK_TICK) {
+        if !shows_writes(&file) {
             return;
         }
         let good = match durability {
@@ -203,6 +205,21 @@ impl<D: Disk> DigestCache<D> {
             Durability::Memory | Durability::Full => Good::Ever,
         };
         self.add(Record { file, known: Known::Whole(digest), good });
+    }
+
+    /// What is known of a file stays known when nothing but its name was changed.
+    pub(crate) fn remember_renamed(&self, then: Identity, file: Identity) {
+        let same_bytes = Identity { changed: then.changed, ..file } == then;
+        if !same_bytes || !shows_writes(&file) {
+            return;
+        }
+        for algorithm in Algorithm::ALL {
+            let entry = self.entries().by_key.get(&(then, algorithm)).cloned();
+            if let Some(Entry { known, lasts, .. }) = entry {
+                let good = lasts.good(&self.boot_id);
+                self.add(Record { file, known, good });
+            }
+        }
     }
 
     fn add(&self, record: Record) {
@@ -269,13 +286,21 @@ impl<D: Disk> Entries<D> {
     fn all(&self, boot_id: &Option<String>) -> impl Iterator<Item = Record> {
         self.by_age.values().filter_map(|key| {
             let entry = self.by_key.get(key)?;
-            let good = match entry.lasts {
-                Lasts::Ever => Good::Ever,
-                Lasts::ThisBoot => Good::Boot(boot_id.clone()),
-            };
+            let good = entry.lasts.good(boot_id);
             Some(Record { file: key.0, known: entry.known.clone(), good })
         })
     }
+}
+
+/// Whether a write to a file that was given its name a moment ago would show in its times. Its time
+/// of change is now: a write within this tick of the clock shows only in its time of modification,
+/// and not if that is now too.
+fn shows_writes(file: &Identity) -> bool {
+    let apart = |seconds: i64, nanoseconds: u32| Duration::new(seconds.unsigned_abs(), nanoseconds);
+    let (changed, modified) = (file.changed, file.modified);
+    let age = apart(changed.seconds(), changed.nanoseconds())
+        .checked_sub(apart(modified.seconds(), modified.nanoseconds()));
+    age.is_some_and(|age| age >= CLOCK_TICK)
 }
 
 /// Whether a write from now on would show in the file's times.

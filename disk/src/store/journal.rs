@@ -97,6 +97,18 @@ impl<D: Disk> Journal<D> {
         }
     }
 
+    /// Writes it anew if what is on the disk may say more: a transfer that was taken back, and
+    /// that the next start would finish.
+    ///
+    /// # Errors
+    /// When it may still say more.
+    pub(super) fn mend(&mut self, private: &D::Handle) -> io::Result<()> {
+        match self.log {
+            Some(_) => Ok(()),
+            None => self.renew(private, self.image.clone()),
+        }
+    }
+
     /// Writes it anew, to say just this.
     pub(super) fn renew(&mut self, private: &D::Handle, image: Image) -> io::Result<()> {
         self.log = None;
