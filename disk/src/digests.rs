@@ -21,9 +21,13 @@ use crate::sys::Disk;
 /// The file of the cache.
 pub(crate) const DIGESTS: &[u8] = b"digests";
 
-/// Entries: a few MiB at most, in a table that just fits them. More files than are fetched again and
+/// Entries: a few MiB at most. More files than are fetched again and
 /// again; a tree that is larger is read once more each time it is fetched.
 const ENTRIES_MAX: usize = 14_000;
+
+/// A table that is more than half full grows when entries come and go, though they do not become
+/// more.
+const ROOM: usize = 2 * ENTRIES_MAX;
 
 /// The file is written anew when it has this many records that say nothing any more.
 const STALE_RECORDS: usize = 2 * ENTRIES_MAX;
@@ -252,7 +256,7 @@ impl<D: Disk> Entries<D> {
         Self {
             log,
             records,
-            by_key: HashMap::with_capacity(ENTRIES_MAX),
+            by_key: HashMap::with_capacity(ROOM),
             by_age: BTreeMap::new(),
             next_age: 0,
         }
