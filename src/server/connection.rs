@@ -63,7 +63,6 @@ enum Sender {
 /// One connection.
 pub(super) struct Connection {
     socket: Arc<TcpStream>,
-    pub(super) peer: SocketAddr,
     machine: Machine,
     lane: Lane,
     readable: bool,
@@ -80,14 +79,12 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(
         socket: Arc<TcpStream>,
-        peer: SocketAddr,
         lane: Lane,
         settings: Arc<Settings>,
         now: Time,
     ) -> Self {
         Self {
             socket,
-            peer,
             machine: Machine::new(settings, now),
             lane,
             readable: true,
@@ -135,6 +132,10 @@ impl Connection {
     pub(super) fn on_time(&mut self, now: Time) {
         self.machine.on_time(now);
         self.carry_out(None);
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.lane.peer()
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {

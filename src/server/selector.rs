@@ -404,7 +404,7 @@ impl Selector {
         }
         let lane = self.directory.lane(key, peer);
         let socket = Arc::new(socket);
-        let connection = Connection::new(socket, peer, lane, Arc::clone(&self.settings), now);
+        let connection = Connection::new(socket, lane, Arc::clone(&self.settings), now);
         entry.insert(Entry {
             connection,
             key,
@@ -493,7 +493,7 @@ impl Selector {
         }
         self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes);
         entry.connection.close();
-        let peer = entry.connection.peer;
+        let peer = entry.connection.peer();
         match reason {
             Reason::Finished => debug!(%peer, "disconnected"),
             Reason::PeerGone => debug!(%peer, "the client went away"),

@@ -20,7 +20,7 @@ impl Server {
             Event::Stored(done) => self.stored(done, now),
             Event::Opened(file) => self.opened(file, now),
             Event::Digest { id, digest, spent } => {
-                if let Some(Request::Send(sending)) = self.requests.get_mut(&id)
+                if let Some(Request::Send(sending)) = self.busy.requests.get_mut(&id)
                     && matches!(sending.outcome, Outcome::Unknown)
                 {
                     sending.outcome = Outcome::Digest(digest, spent);
@@ -28,18 +28,20 @@ impl Server {
                 }
             }
             Event::Held(held) => {
-                if let Some(Request::Resume) = self.requests.get(&held.id) {
+                if let Some(Request::Resume) = self.busy.requests.get(&held.id) {
                     self.reply(held.id, Step::Answered, &ServerMessage::Held(held), now);
                 }
             }
             Event::Info(info) => {
-                if let Some(Request::Stat(_)) = self.requests.get(&info.id) {
+                if let Some(Request::Stat(_)) = self.busy.requests.get(&info.id) {
                     self.reply(info.id, Step::Answered, &ServerMessage::Info(info), now);
                 }
             }
             Event::Entries(entries) => self.entries(entries, now),
             Event::Ok(okay) => {
-                if let Some(Request::List(_) | Request::Change(_)) = self.requests.get(&okay.id) {
+                if let Some(Request::List(_) | Request::Change(_)) =
+                    self.busy.requests.get(&okay.id)
+                {
                     self.reply(okay.id, Step::Answered, &ServerMessage::Ok(okay), now);
                 }
             }
@@ -49,7 +51,7 @@ impl Server {
     }
 
     fn kept(&mut self, kept: Kept, now: Time) {
-        if let Some(Request::Receive(receiving)) = self.requests.get_mut(&kept.id) {
+        if let Some(Request::Receive(receiving)) = self.busy.requests.get_mut(&kept.id) {
             receiving.kept = kept.at;
             self.taken.request(Phase::Receive, Step::Kept);
             self.answered(now);
@@ -58,24 +60,24 @@ impl Server {
     }
 
     fn stored(&mut self, done: Done, now: Time) {
-        if let Some(Request::Commit(_)) = self.requests.get(&done.id) {
+        if let Some(Request::Commit(_)) = self.busy.requests.get(&done.id) {
             self.reply(done.id, Step::Stored, &ServerMessage::Done(done), now);
         }
     }
 
     fn opened(&mut self, file: File, now: Time) {
         let id = file.id;
-        let Some(Request::Open(get)) = self.requests.get(&id) else { return };
+        let Some(Request::Open(get)) = self.busy.requests.get(&id) else { return };
         let name = get.name.clone();
         let sending = Sending { at: file.at, size: file.size, outcome: Outcome::Unknown };
         let nothing_to_send = file.at >= file.size;
         self.enter(id, Step::Opened, Request::Send(sending));
-        self.order.leave(&name, id);
-        self.opening.remove(&id);
-        self.send_queue.push_back(id);
+        self.busy.order.leave(&name, id);
+        self.busy.opening.remove(&id);
+        self.busy.send_queue.push_back(id);
         self.say(&ServerMessage::File(file), now);
         if nothing_to_send {
-            self.commands.push_back(Command::Digest(id));
+            self.busy.commands.push_back(Command::Digest(id));
         }
         self.release(id);
     }
@@ -83,7 +85,7 @@ impl Server {
     /// Says some of what is in a directory. The first of it means that the list has taken effect.
     fn entries(&mut self, entries: Entries, now: Time) {
         let id = entries.id;
-        let Some(Request::List(listing)) = self.requests.get_mut(&id) else { return };
+        let Some(Request::List(listing)) = self.busy.requests.get_mut(&id) else { return };
         listing.ahead = listing.ahead.saturating_sub(1);
         let was = std::mem::replace(&mut listing.progress, Progress::Connection);
         self.taken.request(Phase::Ask, Step::Entries);
@@ -91,43 +93,46 @@ impl Server {
         self.say(&ServerMessage::Entries(entries), now);
         self.answered(now);
         if let (Progress::Opening, Some(name)) = (was, name) {
-            self.order.leave(&name, id);
+            self.busy.order.leave(&name, id);
             self.release(id);
         }
         self.continue_list();
     }
 
     fn refused(&mut self, id: RequestId, refusal: Refusal, now: Time) {
-        match self.requests.get_mut(&id) {
+        match self.busy.requests.get_mut(&id) {
             Some(Request::Send(sending)) => {
                 sending.outcome = Outcome::Refused(refusal);
-                if self.outbound.has_part_of(id) {
-                    self.outbound.fill_with_zeros();
+                if self.busy.outbound.has_part_of(id) {
+                    self.busy.outbound.fill_with_zeros();
                 } else {
                     self.end_sending(id, now);
                 }
             }
             Some(_) => self.refuse(id, Step::Refused, refusal, now),
             // The last part of a connection that has failed cannot be filled: it ends inside it.
-            None if self.outbound.has_part_of(id) => self.broken(),
-            None => {}
+            None => {
+                if self.busy.outbound.has_part_of(id) {
+                    self.broken();
+                }
+            }
         }
     }
 
     /// Opens the next part of the get whose turn it is.
     pub(super) fn continue_sending(&mut self, now: Time) {
-        let Some(&id) = self.send_queue.front() else { return };
-        let Some(Request::Send(sending)) = self.requests.get(&id) else { return };
+        let Some(&id) = self.busy.send_queue.front() else { return };
+        let Some(Request::Send(sending)) = self.busy.requests.get(&id) else { return };
         let (at, left) = (sending.at, sending.size.saturating_sub(sending.at));
         // A part is opened when the lines before it are nearly written, so that it does not hold
         // up the lines that come in the meantime.
-        if left == 0 || self.outbound.queued_bytes() > REPLY_QUEUE_BYTES {
+        if left == 0 || self.busy.outbound.queued_bytes() > REPLY_QUEUE_BYTES {
             return;
         }
         let size = left.min(self.settings.limits.part);
         let header = ServerMessage::Data(Data { id, at, size });
-        self.outbound.open_part(&header, id, at, size);
-        if let Some(Request::Send(sending)) = self.requests.get_mut(&id) {
+        self.busy.outbound.open_part(&header, id, at, size);
+        if let Some(Request::Send(sending)) = self.busy.requests.get_mut(&id) {
             sending.at = at.saturating_add(size);
         }
         self.taken.request(Phase::Send, Step::Data);
@@ -136,19 +141,19 @@ impl Server {
 
     /// A part was written whole.
     pub(super) fn part_sent(&mut self, id: RequestId, now: Time) {
-        let Some(Request::Send(sending)) = self.requests.get(&id) else { return };
+        let Some(Request::Send(sending)) = self.busy.requests.get(&id) else { return };
         if sending.at >= sending.size && matches!(sending.outcome, Outcome::Unknown) {
-            self.commands.push_back(Command::Digest(id));
+            self.busy.commands.push_back(Command::Digest(id));
         }
         self.end_sending(id, now);
     }
 
     /// Gives a get its final reply, if it is due: never inside a part.
     pub(super) fn end_sending(&mut self, id: RequestId, now: Time) {
-        if self.outbound.has_part_of(id) {
+        if self.busy.outbound.has_part_of(id) {
             return;
         }
-        let Some(Request::Send(sending)) = self.requests.get(&id) else { return };
+        let Some(Request::Send(sending)) = self.busy.requests.get(&id) else { return };
         match &sending.outcome {
             Outcome::Refused(refusal) => {
                 let error = ServerMessage::Error(Error::new(Some(id), refusal.clone()));

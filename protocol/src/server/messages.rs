@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::busy::Busy;
 use super::requests::{Committing, Listing, Outcome, Progress, Receiving, Request};
 use super::{Command, DrainCause, Inbound, Server, Stage};
 use crate::clock::Time;
@@ -77,7 +78,7 @@ impl Server {
             self.fail(Code::BadId.into(), now);
             return false;
         }
-        if self.requests.len() as u64 >= self.settings.limits.requests {
+        if self.busy.requests.len() as u64 >= self.settings.limits.requests {
             self.fail(Code::TooManyRequests.into(), now);
             return false;
         }
@@ -108,7 +109,7 @@ impl Server {
             }
             ClientMessage::Resume(resume) => {
                 self.enter(id, Step::Data, Request::Resume);
-                self.commands.push_back(Command::Resume(resume));
+                self.busy.commands.push_back(Command::Resume(resume));
             }
             ClientMessage::Ping(Ping { id, .. }) => {
                 self.say(&ServerMessage::Pong(Pong { id }), now)
@@ -119,7 +120,7 @@ impl Server {
 
     fn begin_in_order(&mut self, id: RequestId, request: Request) {
         for name in request.ordered_names() {
-            self.order.enter(name.clone(), id);
+            self.busy.order.enter(name.clone(), id);
         }
         self.enter(id, Step::Data, request);
         self.issue_in_order(id);
@@ -137,7 +138,7 @@ impl Server {
             return self.refuse_at_once(put.id, Code::TooLarge.into(), now);
         }
         self.discarded_bytes = 0;
-        self.order.enter(put.name.clone(), put.id);
+        self.busy.order.enter(put.name.clone(), put.id);
         self.receiving = Some(put.id);
         let receiving = Receiving {
             name: put.name.clone(),
@@ -147,7 +148,7 @@ impl Server {
             kept: put.at,
         };
         self.enter(put.id, Step::Data, Request::Receive(receiving));
-        self.commands.push_back(Command::Begin(put));
+        self.busy.commands.push_back(Command::Begin(put));
     }
 
     /// Answers a request that never came to life.
@@ -165,7 +166,7 @@ impl Server {
         }
         let part_max = self.settings.limits.part;
         let file_max = self.settings.limits.file;
-        let Some(Request::Receive(receiving)) = self.requests.get_mut(&id) else { return };
+        let Some(Request::Receive(receiving)) = self.busy.requests.get_mut(&id) else { return };
         let end = at.saturating_add(size);
         let wrong = if size > part_max {
             Some(Refusal::new(Code::BadPart, format!("a part has at most {part_max} bytes")))
@@ -191,7 +192,7 @@ impl Server {
         if self.receiving != Some(id) {
             return;
         }
-        let Some(Request::Receive(receiving)) = self.requests.get(&id) else { return };
+        let Some(Request::Receive(receiving)) = self.busy.requests.get(&id) else { return };
         let arrived = receiving.at;
         if end.size != arrived || receiving.size.is_some_and(|size| size != arrived) {
             let message = match receiving.size {
@@ -215,23 +216,23 @@ impl Server {
 
     fn abort(&mut self, abort: Abort, now: Time) {
         let id = abort.id;
-        let is_put = matches!(self.requests.get(&id), Some(Request::Receive(_)));
+        let is_put = matches!(self.busy.requests.get(&id), Some(Request::Receive(_)));
         let refusal = match abort.code {
             Code::Changed if is_put => {
                 Refusal::new(Code::Changed, "the client's file changed while it was read")
             }
             _ => Refusal::new(Code::Aborted, "the client gave up"),
         };
-        match self.requests.get_mut(&id) {
+        match self.busy.requests.get_mut(&id) {
             Some(Request::Receive(_)) => self.discard(id, Step::Abort, refusal, now),
             Some(Request::Open(_)) => {
-                self.commands.push_back(Command::Close(id));
+                self.busy.commands.push_back(Command::Close(id));
                 self.refuse(id, Step::Abort, refusal, now);
             }
             Some(Request::Send(sending)) => {
                 sending.outcome = Outcome::Refused(refusal);
                 self.taken.request(Phase::Send, Step::Abort);
-                if !self.outbound.has_part_of(id) {
+                if !self.busy.outbound.has_part_of(id) {
                     self.end_sending(id, now);
                 }
             }
@@ -242,7 +243,7 @@ impl Server {
     }
 
     fn allow_more(&mut self, more: &More) {
-        if let Some(Request::List(listing)) = self.requests.get_mut(&more.id) {
+        if let Some(Request::List(listing)) = self.busy.requests.get_mut(&more.id) {
             listing.ahead = listing.ahead.saturating_add(1).min(ENTRIES_AHEAD);
         }
         self.continue_list();
@@ -250,44 +251,45 @@ impl Server {
 
     /// Refuses the open put and has storage drop it.
     fn discard(&mut self, id: RequestId, step: Step, refusal: Refusal, now: Time) {
-        self.commands.push_back(Command::Discard(id));
+        self.busy.commands.push_back(Command::Discard(id));
         self.refuse(id, step, refusal, now);
     }
 
     /// Issues the command of a request now, or when those before it have taken effect.
     fn issue_in_order(&mut self, id: RequestId) {
-        let Some(request) = self.requests.get(&id) else { return };
+        let Some(request) = self.busy.requests.get(&id) else { return };
         let blocker = match request {
             Request::List(Listing { list: List { name: None, .. }, .. }) => {
-                self.order.last_before(id)
+                self.busy.order.last_before(id)
             }
             request => {
-                request.ordered_names().filter_map(|name| self.order.blocker(name, id)).max()
+                request.ordered_names().filter_map(|name| self.busy.order.blocker(name, id)).max()
             }
         };
         match blocker {
-            Some(blocker) => self.held_back.entry(blocker).or_default().push(id),
+            Some(blocker) => self.busy.held_back.entry(blocker).or_default().push(id),
             None => self.issue(id),
         }
     }
 
     fn issue(&mut self, id: RequestId) {
-        match self.requests.get(&id) {
+        let Busy { requests, commands, .. } = &mut *self.busy;
+        match requests.get(&id) {
             Some(Request::Commit(committing)) => {
-                self.commands.push_back(Command::Finish(committing.end.clone()));
+                commands.push_back(Command::Finish(committing.end.clone()));
             }
             Some(Request::Stat(stat)) if stat.digest.is_none() => {
-                self.commands.push_back(Command::Stat(stat.clone()));
+                commands.push_back(Command::Stat(stat.clone()));
             }
             Some(Request::Change(change)) => {
-                self.commands.push_back(Command::Change(change.clone()));
+                commands.push_back(Command::Change(change.clone()));
             }
             Some(Request::List(_)) => {
-                self.lists.push_back(id);
+                self.busy.lists.push_back(id);
                 self.continue_list();
             }
             Some(Request::Open(_) | Request::Stat(_)) => {
-                self.to_open.push_back(id);
+                self.busy.to_open.push_back(id);
                 self.open_more();
             }
             Some(Request::Receive(_) | Request::Send(_) | Request::Resume) | None => {}
@@ -296,16 +298,16 @@ impl Server {
 
     /// Opens files of gets, as many at a time as one connection may have open.
     pub(super) fn open_more(&mut self) {
-        while self.opening.len().saturating_add(self.send_queue.len()) < GETS_OPEN
-            && let Some(id) = self.to_open.pop_front()
+        while self.busy.opening.len().saturating_add(self.busy.send_queue.len()) < GETS_OPEN
+            && let Some(id) = self.busy.to_open.pop_front()
         {
-            let command = match self.requests.get(&id) {
+            let command = match self.busy.requests.get(&id) {
                 Some(Request::Open(get)) => Command::Open(get.clone()),
                 Some(Request::Stat(stat)) => Command::Sum(stat.clone()),
                 _ => continue,
             };
-            self.opening.insert(id);
-            self.commands.push_back(command);
+            self.busy.opening.insert(id);
+            self.busy.commands.push_back(command);
         }
     }
 
@@ -313,11 +315,12 @@ impl Server {
     /// them: the client has asked for more, and reads what it is sent.
     pub(super) fn continue_list(&mut self) {
         let finished = matches!(self.stage, Stage::Drain(DrainCause::PeerFinished));
-        if self.outbound.queued_bytes() > REPLY_QUEUE_BYTES {
+        if self.busy.outbound.queued_bytes() > REPLY_QUEUE_BYTES {
             return;
         }
-        let Some(id) = self.lists.front() else { return };
-        let Some(Request::List(listing)) = self.requests.get_mut(id) else { return };
+        let Busy { lists, requests, commands, .. } = &mut *self.busy;
+        let Some(id) = lists.front() else { return };
+        let Some(Request::List(listing)) = requests.get_mut(id) else { return };
         if listing.ahead == 0 && !finished {
             return;
         }
@@ -325,18 +328,18 @@ impl Server {
             Progress::Opening | Progress::Storage => {}
             Progress::Waiting => {
                 listing.progress = Progress::Opening;
-                self.commands.push_back(Command::List(listing.list.clone()));
+                commands.push_back(Command::List(listing.list.clone()));
             }
             Progress::Connection => {
                 listing.progress = Progress::Storage;
-                self.commands.push_back(Command::More(*id));
+                commands.push_back(Command::More(*id));
             }
         }
     }
 
     /// Issues the commands that waited for a request which has just taken effect.
     pub(super) fn release(&mut self, id: RequestId) {
-        for waiting in self.held_back.remove(&id).unwrap_or_default() {
+        for waiting in self.busy.held_back.remove(&id).unwrap_or_default() {
             self.issue_in_order(waiting);
         }
         self.open_more();

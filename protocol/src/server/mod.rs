@@ -15,13 +15,13 @@
 //!
 //! Nothing a peer sends, and nothing storage answers, makes it panic.
 
+mod busy;
 mod events;
 mod messages;
 mod order;
 mod outbound;
 mod requests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,9 +36,9 @@ use crate::limits::{
 use crate::line::{LineBuffer, Taken};
 use crate::message::{Alive, Error, Limits, ServerMessage};
 
+use busy::Lazily;
 use order::Order;
-use outbound::Outbound;
-use requests::{Progress, Request, SendQueue};
+use requests::{Progress, Request};
 
 pub use outbound::Output;
 pub use requests::{Command, Event};
@@ -122,20 +122,7 @@ pub struct Server {
     /// The put whose body is open.
     receiving: Option<RequestId>,
     last_id: Option<RequestId>,
-    requests: BTreeMap<RequestId, Request>,
-    order: Order,
-    /// Requests whose command waits for another one, by that one, to take effect.
-    held_back: BTreeMap<RequestId, Vec<RequestId>>,
-    /// Gets, and stats that want a digest, that may be opened, and those that are being opened.
-    to_open: VecDeque<RequestId>,
-    opening: BTreeSet<RequestId>,
-    /// Lists, in the order in which they are carried out: the first one is.
-    lists: VecDeque<RequestId>,
-    /// What live requests make the server hold.
-    requests_bytes: usize,
-    send_queue: SendQueue,
-    outbound: Outbound,
-    commands: VecDeque<Command>,
+    busy: Lazily,
     storage: Attachment,
     discarded_bytes: u64,
     /// When something was last said.
@@ -157,16 +144,7 @@ impl Server {
             line_waited: Duration::ZERO,
             receiving: None,
             last_id: None,
-            requests: BTreeMap::new(),
-            order: Order::default(),
-            held_back: BTreeMap::new(),
-            to_open: VecDeque::new(),
-            opening: BTreeSet::new(),
-            lists: VecDeque::new(),
-            requests_bytes: 0,
-            send_queue: SendQueue::new(),
-            outbound: Outbound::default(),
-            commands: VecDeque::new(),
+            busy: Lazily::default(),
             storage: Attachment::Attached,
             discarded_bytes: 0,
             spoke: now,
@@ -209,10 +187,10 @@ impl Server {
                 self.inbound = Inbound::Line;
                 if let Some(id) = self.receiving.take() {
                     self.forget(id, Step::Refused);
-                    self.commands.push_back(Command::Suspend(id));
+                    self.busy.commands.push_back(Command::Suspend(id));
                     self.release(id);
                 }
-                if torn && self.requests.is_empty() {
+                if torn && self.busy.requests.is_empty() {
                     return self.gone(Reason::PeerGone);
                 }
                 self.turn(Turn::Quiet, Stage::Drain(DrainCause::PeerFinished));
@@ -255,7 +233,11 @@ impl Server {
 
     /// What storage should do next, until there is nothing.
     pub fn poll_command(&mut self) -> Option<Command> {
-        self.commands.pop_front()
+        if self.busy.commands.is_empty() {
+            self.busy.rest();
+            return None;
+        }
+        self.busy.commands.pop_front()
     }
 
     /// What to write next.
@@ -263,11 +245,11 @@ impl Server {
         if let Stage::Closed(_) = self.stage {
             return Output::Shutdown;
         }
-        if !self.outbound.has_part() && matches!(self.stage, Stage::Talk | Stage::Drain(_)) {
+        if !self.busy.outbound.has_part() && matches!(self.stage, Stage::Talk | Stage::Drain(_)) {
             self.continue_sending(now);
         }
         let over = matches!(self.stage, Stage::Linger { .. });
-        match self.outbound.next() {
+        match self.busy.outbound.next() {
             Output::Nothing if over => Output::Shutdown,
             output => output,
         }
@@ -277,7 +259,7 @@ impl Server {
     pub fn wrote(&mut self, count: u64, now: Time) {
         self.blocked = None;
         self.spoke = now;
-        if let Some(id) = self.outbound.wrote(count) {
+        if let Some(id) = self.busy.outbound.wrote(count) {
             self.part_sent(id, now);
             if matches!(self.stage, Stage::Linger { .. }) {
                 self.detach();
@@ -291,7 +273,7 @@ impl Server {
     pub fn reads(&self) -> Reads {
         match self.stage {
             Stage::Closed(_) | Stage::Drain(DrainCause::PeerFinished) => Reads::Nothing,
-            _ if self.outbound.queued_bytes() > REPLY_QUEUE_BYTES => Reads::Nothing,
+            _ if self.busy.outbound.queued_bytes() > REPLY_QUEUE_BYTES => Reads::Nothing,
             Stage::Linger { .. } => Reads::Lines,
             _ => match self.inbound {
                 Inbound::Line => Reads::Lines,
@@ -330,13 +312,13 @@ impl Server {
 
     /// Bytes of unfinished lines, unread replies and live requests that this connection makes the server hold.
     pub fn held_bytes(&self) -> usize {
-        let lines = self.line.held_bytes().saturating_add(self.outbound.queued_bytes());
-        lines.saturating_add(self.requests_bytes)
+        let lines = self.line.held_bytes().saturating_add(self.busy.outbound.queued_bytes());
+        lines.saturating_add(self.busy.requests_bytes)
     }
 
     /// Requests without their final reply.
     pub fn requests(&self) -> usize {
-        self.requests.len()
+        self.busy.requests.len()
     }
 
     /// The edges that were taken.
@@ -385,17 +367,17 @@ impl Server {
     /// Whether it is the client's turn: it has asked for nothing, has more of a body to send (not
     /// when it has sent as much as it may before more is kept), or has to ask for more of a list.
     fn waits_for_peer(&self) -> bool {
-        match self.receiving.and_then(|id| self.requests.get(&id)) {
+        match self.receiving.and_then(|id| self.busy.requests.get(&id)) {
             Some(Request::Receive(receiving)) => {
                 receiving.at.saturating_sub(receiving.kept) < UNKEPT_BYTES
             }
-            _ => self.requests.len() <= self.lists.len() && !self.is_listing(),
+            _ => self.busy.requests.len() <= self.busy.lists.len() && !self.is_listing(),
         }
     }
 
     /// Whether storage looks for entries, or the next ones wait for room to be said.
     fn is_listing(&self) -> bool {
-        match self.lists.front().and_then(|id| self.requests.get(id)) {
+        match self.busy.lists.front().and_then(|id| self.busy.requests.get(id)) {
             Some(Request::List(listing)) => {
                 listing.ahead > 0 || listing.progress != Progress::Connection
             }
@@ -405,7 +387,7 @@ impl Server {
 
     fn owes_a_sign(&self) -> bool {
         let open = matches!(self.stage, Stage::Talk | Stage::Drain(_));
-        open && !self.requests.is_empty() && self.outbound.is_empty()
+        open && !self.busy.requests.is_empty() && self.busy.outbound.is_empty()
     }
 
     /// The client was waiting for this; its silence counts from now.
@@ -426,7 +408,7 @@ impl Server {
     }
 
     fn say(&mut self, message: &ServerMessage, now: Time) {
-        self.outbound.say(message);
+        self.busy.outbound.say(message);
         self.spoke = now;
     }
 
@@ -460,7 +442,7 @@ impl Server {
         }
         if self.receiving == Some(id) {
             let bytes = position..position.saturating_add(count);
-            self.commands.push_back(Command::Write { id, at: from, bytes });
+            self.busy.commands.push_back(Command::Write { id, at: from, bytes });
         } else {
             self.discarded_bytes = self.discarded_bytes.saturating_add(count as u64);
             if self.discarded_bytes > DISCARD_BYTES {
@@ -491,8 +473,8 @@ impl Server {
             Content-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
             This port speaks ftx/1. Use the ftx program.";
         match input.first() {
-            Some(0x16) => self.outbound.say_raw(TLS_ALERT_PROTOCOL_VERSION),
-            Some(b'A'..=b'Z') => self.outbound.say_raw(HTTP),
+            Some(0x16) => self.busy.outbound.say_raw(TLS_ALERT_PROTOCOL_VERSION),
+            Some(b'A'..=b'Z') => self.busy.outbound.say_raw(HTTP),
             _ => {
                 let refusal = Refusal::new(Code::BadMessage, "a message begins with {");
                 return self.fail(refusal, now);
@@ -504,7 +486,7 @@ impl Server {
     fn linger(&mut self, reason: Reason, now: Time) {
         let until = now.after(LINGER);
         self.drop_requests();
-        if !self.outbound.has_part() {
+        if !self.busy.outbound.has_part() {
             self.detach();
         }
         self.turn(Turn::Failed, Stage::Linger { until, left_bytes: LINGER_BYTES, reason });
@@ -521,28 +503,28 @@ impl Server {
     fn drop_requests(&mut self) {
         self.receiving = None;
         self.line.clear();
-        self.requests.clear();
-        self.order = Order::default();
-        self.held_back.clear();
-        self.to_open.clear();
-        self.opening.clear();
-        self.lists.clear();
-        self.requests_bytes = 0;
-        self.send_queue.clear();
+        self.busy.requests.clear();
+        self.busy.order = Order::default();
+        self.busy.held_back.clear();
+        self.busy.to_open.clear();
+        self.busy.opening.clear();
+        self.busy.lists.clear();
+        self.busy.requests_bytes = 0;
+        self.busy.send_queue.clear();
     }
 
     /// Storage has nothing more to do for this connection.
     fn detach(&mut self) {
         if self.storage == Attachment::Attached {
             self.storage = Attachment::Detached;
-            self.commands.push_back(Command::HangUp);
+            self.busy.commands.push_back(Command::HangUp);
         }
     }
 
     /// Ends a connection on which nothing is owed any more.
     fn finish_drain(&mut self, now: Time) {
         let Stage::Drain(cause) = self.stage else { return };
-        if !self.requests.is_empty() || !self.outbound.is_empty() {
+        if !self.busy.requests.is_empty() || !self.busy.outbound.is_empty() {
             return;
         }
         match cause {
@@ -592,34 +574,34 @@ impl Stage {
 impl Server {
     /// The one place where a request changes its phase.
     fn enter(&mut self, id: RequestId, step: Step, to: Request) {
-        if let Some(from) = self.requests.get(&id) {
+        if let Some(from) = self.busy.requests.get(&id) {
             debug_assert_eq!(edges::request(from.phase(), step), Some(to.phase()));
             self.taken.request(from.phase(), step);
         }
-        self.requests_bytes = self.requests_bytes.saturating_add(to.cost_bytes());
-        if let Some(from) = self.requests.insert(id, to) {
-            self.requests_bytes = self.requests_bytes.saturating_sub(from.cost_bytes());
+        self.busy.requests_bytes = self.busy.requests_bytes.saturating_add(to.cost_bytes());
+        if let Some(from) = self.busy.requests.insert(id, to) {
+            self.busy.requests_bytes = self.busy.requests_bytes.saturating_sub(from.cost_bytes());
         }
     }
 
     /// The one place where a request ends. Nothing is said.
     fn forget(&mut self, id: RequestId, step: Step) {
-        let Some(request) = self.requests.remove(&id) else { return };
+        let Some(request) = self.busy.requests.remove(&id) else { return };
         debug_assert_eq!(edges::request(request.phase(), step), Some(Phase::Reply));
         self.taken.request(request.phase(), step);
         for name in request.ordered_names() {
-            self.order.leave(name, id);
+            self.busy.order.leave(name, id);
         }
-        self.requests_bytes = self.requests_bytes.saturating_sub(request.cost_bytes());
-        self.opening.remove(&id);
+        self.busy.requests_bytes = self.busy.requests_bytes.saturating_sub(request.cost_bytes());
+        self.busy.opening.remove(&id);
         match request {
             Request::Send(_) => {
-                self.send_queue.retain(|queued| *queued != id);
-                self.commands.push_back(Command::Close(id));
+                self.busy.send_queue.retain(|queued| *queued != id);
+                self.busy.commands.push_back(Command::Close(id));
             }
             Request::List(_) => {
-                self.lists.retain(|queued| *queued != id);
-                self.commands.push_back(Command::Close(id));
+                self.busy.lists.retain(|queued| *queued != id);
+                self.busy.commands.push_back(Command::Close(id));
                 self.continue_list();
             }
             _ => {}

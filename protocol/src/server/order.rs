@@ -14,6 +14,10 @@ pub(super) struct Order {
 }
 
 impl Order {
+    pub(super) const fn new() -> Self {
+        Self { names: BTreeMap::new() }
+    }
+
     /// Puts a request in its place. Ids rise, so it stands behind all that are there.
     pub(super) fn enter(&mut self, name: Name, id: RequestId) {
         self.names.entry(name).or_default().insert(id);

@@ -53,6 +53,10 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
+    pub(super) const fn new() -> Self {
+        Self { front: Vec::new(), sent: 0, part: None, behind: Vec::new() }
+    }
+
     /// Queues a line. It never lands inside a part.
     pub(super) fn say(&mut self, message: &ServerMessage) {
         let queue = if self.part.is_some() { &mut self.behind } else { &mut self.front };

@@ -13,17 +13,15 @@ use ftx_protocol::{Name, RequestId};
 use tracing::{info, warn};
 
 use super::committer::Committer;
-use super::download::Fetch;
-use super::lane::Lane;
+use super::lane::{Entrance, Lane};
 use super::transfers::Transfers;
-use super::upload::Bring;
-use super::workers::{Strand, Workers};
+use super::workers::Workers;
 use super::{ConnectionKey, Origin, Outcomes, Store};
 use crate::server::{Options, StartError};
 
 /// A served directory, open.
 pub(in crate::server) struct Directory {
-    shared: Arc<Shared>,
+    entrance: Arc<Entrance>,
     workers: Workers,
     partial_ttl: Duration,
     expiring: Arc<AtomicBool>,
@@ -90,15 +88,14 @@ impl Directory {
             Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
         let shared = Arc::new(Shared { store, outcomes, transfers, committer });
         let workers = Workers::start()?;
-        Ok(Self { shared, workers, partial_ttl: options.partial_ttl, expiring: Arc::default() })
+        let entrance = Arc::new(Entrance { shared, line: workers.line() });
+        Ok(Self { entrance, workers, partial_ttl: options.partial_ttl, expiring: Arc::default() })
     }
 
     /// A new connection's way in.
     pub(in crate::server) fn lane(&self, key: ConnectionKey, peer: SocketAddr) -> Lane {
         let origin = Origin { key, peer };
-        let bring = Strand::new(Box::new(Bring::new(Arc::clone(&self.shared), origin)));
-        let fetch = Strand::new(Box::new(Fetch::new(Arc::clone(&self.shared), origin)));
-        Lane::new(self.workers.line(), bring, fetch)
+        Lane::new(Arc::clone(&self.entrance), origin)
     }
 
     /// Drops uploads that nobody has touched for their time to live. On a thread of its own, because
@@ -107,7 +104,7 @@ impl Directory {
         if self.expiring.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (shared, ttl) = (Arc::clone(&self.shared), self.partial_ttl);
+        let (shared, ttl) = (Arc::clone(&self.entrance.shared), self.partial_ttl);
         let expiring = Arc::clone(&self.expiring);
         let spawned = std::thread::Builder::new().name("expire".into()).spawn(move || {
             let expired = shared.store.expire(ttl, running);
@@ -125,6 +122,6 @@ impl Directory {
     /// Does what waits, and ends the threads.
     pub(in crate::server) fn finish(self) {
         self.workers.finish();
-        self.shared.committer.finish();
+        self.entrance.shared.committer.finish();
     }
 }

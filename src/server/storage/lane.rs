@@ -1,24 +1,43 @@
 //! One connection's way into storage.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::Job;
-use super::workers::{Line, Strand};
+use super::directory::Shared;
+use super::download::Fetch;
+use super::upload::Bring;
+use super::workers::{Hand, Line, Strand};
+use super::{Job, Origin};
 
-/// Two strands: what a connection brings, and what it fetches, do not wait for each other.
+/// What all lanes lead to.
+pub(super) struct Entrance {
+    pub(super) shared: Arc<Shared>,
+    pub(super) line: Arc<Line>,
+}
+
+/// Two strands: what a connection brings, and what it fetches, do not wait for each other. Each is
+/// made for its first job: most connections that are idle never had one.
 pub(in crate::server) struct Lane {
-    line: Arc<Line>,
-    bring: Arc<Strand>,
-    fetch: Arc<Strand>,
+    entrance: Arc<Entrance>,
+    origin: Origin,
+    bring: Option<Arc<Strand>>,
+    fetch: Option<Arc<Strand>>,
 }
 
 impl Lane {
-    pub(super) fn new(line: Arc<Line>, bring: Strand, fetch: Strand) -> Self {
-        Self { line, bring: Arc::new(bring), fetch: Arc::new(fetch) }
+    pub(super) fn new(entrance: Arc<Entrance>, origin: Origin) -> Self {
+        Self { entrance, origin, bring: None, fetch: None }
+    }
+
+    /// Whose it is.
+    pub(in crate::server) fn peer(&self) -> SocketAddr {
+        self.origin.peer
     }
 
     /// Hands a job over. Never waits.
-    pub(in crate::server) fn submit(&self, job: Job) {
+    pub(in crate::server) fn submit(&mut self, job: Job) {
+        let Self { entrance, origin, bring, fetch } = self;
+        let shared = || Arc::clone(&entrance.shared);
         match job {
             Job::Begin(_)
             | Job::Write { .. }
@@ -27,7 +46,10 @@ impl Lane {
             | Job::Suspend(_)
             | Job::Resume(_)
             | Job::Stat(_)
-            | Job::Change(_) => self.line.submit(&self.bring, job),
+            | Job::Change(_) => {
+                let bring = bring.get_or_insert_with(|| strand(Bring::new(shared(), *origin)));
+                entrance.line.submit(bring, job);
+            }
             Job::Open(_)
             | Job::Send { .. }
             | Job::Digest(_)
@@ -35,12 +57,18 @@ impl Lane {
             | Job::List(_)
             | Job::More(_)
             | Job::Close(_) => {
-                self.line.submit(&self.fetch, job);
+                let fetch = fetch.get_or_insert_with(|| strand(Fetch::new(shared(), *origin)));
+                entrance.line.submit(fetch, job);
             }
             Job::HangUp => {
-                self.line.submit(&self.bring, Job::HangUp);
-                self.line.submit(&self.fetch, Job::HangUp);
+                for strand in [bring, fetch].into_iter().flatten() {
+                    entrance.line.submit(strand, Job::HangUp);
+                }
             }
         }
     }
+}
+
+fn strand(hand: impl Hand + 'static) -> Arc<Strand> {
+    Arc::new(Strand::new(Box::new(hand)))
 }
