@@ -290,6 +290,11 @@ impl<D: Disk> Finished<D> {
     pub fn name(&self) -> &Name {
         &self.plan.name
     }
+
+    /// What its acknowledgement will say. `Full` alone makes [`Store::sync`] wait for a disk.
+    pub fn durability(&self) -> Durability {
+        self.plan.durability
+    }
 }
 
 impl<D: Disk> Store<D> {

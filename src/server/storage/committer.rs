@@ -100,6 +100,7 @@ pub(super) struct Committer {
     keep: Arc<Waiting<Keep>>,
     sync: Arc<Waiting<Whole>>,
     round: Arc<Waiting<Item>>,
+    bench: Bench,
     sweeper: Arc<Sweeper>,
     syncing: Mutex<Vec<JoinHandle<()>>>,
     committing: Mutex<Vec<JoinHandle<()>>>,
@@ -134,19 +135,24 @@ impl Committer {
             syncing.push(spawn(format!("sync-{number}"), move || bench.sync(&sync, &round))?);
         }
         let committing = {
-            let round = Arc::clone(&round);
+            let (bench, round) = (bench.clone(), Arc::clone(&round));
             vec![spawn("commit".into(), move || bench.commit(&round))?]
         };
         let (syncing, committing) = (Mutex::new(syncing), Mutex::new(committing));
-        Ok(Self { keep, sync, round, sweeper, syncing, committing })
+        Ok(Self { keep, sync, round, bench, sweeper, syncing, committing })
     }
 
     pub(super) fn keep(&self, keep: Keep) {
         self.keep.push(keep);
     }
 
+    /// What has to wait for a disk waits in a thread that may; for the rest, another thread would
+    /// cost more than the work.
     pub(super) fn commit(&self, whole: Whole) {
-        self.sync.push(whole);
+        match whole.finished.durability() {
+            Durability::Full => self.sync.push(whole),
+            Durability::Memory | Durability::None => self.bench.sync_one(whole, &self.round),
+        }
     }
 
     pub(super) fn change(&self, changing: Changing) {
@@ -178,13 +184,17 @@ fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
 
 impl Bench {
     fn sync(&self, sync: &Waiting<Whole>, round: &Waiting<Item>) {
-        while let Some(mut whole) = sync.take_one() {
-            match self.store.sync(&mut whole.finished) {
-                Ok(()) => round.push(Item::Put(whole)),
-                Err(refusal) => {
-                    let name = whole.finished.name().clone();
-                    self.end(&whole.slot, &name, whole.course, Err(refusal));
-                }
+        while let Some(whole) = sync.take_one() {
+            self.sync_one(whole, round);
+        }
+    }
+
+    fn sync_one(&self, mut whole: Whole, round: &Waiting<Item>) {
+        match self.store.sync(&mut whole.finished) {
+            Ok(()) => round.push(Item::Put(whole)),
+            Err(refusal) => {
+                let name = whole.finished.name().clone();
+                self.end(&whole.slot, &name, whole.course, Err(refusal));
             }
         }
     }

@@ -142,18 +142,25 @@ impl Line {
         let mut scratch = vec![0; BUFFER_BYTES];
         while let Some(strand) = self.next() {
             let mut hand = lock(&strand.hand);
-            for _ in 0..BATCH_JOBS {
-                let Some(job) = strand.next() else { break };
-                if let Worked::Unfinished(job) = hand.work(job, &mut scratch) {
-                    // Behind the others: the end of the connection may be among them.
-                    lock(&strand.queue).jobs.push_back(job);
+            loop {
+                for _ in 0..BATCH_JOBS {
+                    let Some(job) = strand.next() else { break };
+                    if let Worked::Unfinished(job) = hand.work(job, &mut scratch) {
+                        // Behind the others: the end of the connection may be among them.
+                        lock(&strand.queue).jobs.push_back(job);
+                        break;
+                    }
+                }
+                hand.pause();
+                if strand.rest() == Place::Idle {
                     break;
                 }
-            }
-            hand.pause();
-            drop(hand);
-            if strand.rest() == Place::Busy {
-                self.stand(strand);
+                // To wake another worker for it, with nobody waiting, would be all cost.
+                if !lock(&self.ready).strands.is_empty() {
+                    drop(hand);
+                    self.stand(strand);
+                    break;
+                }
             }
         }
     }
