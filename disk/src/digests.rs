@@ -194,21 +194,17 @@ impl<D: Disk> DigestCache<D> {
         }
     }
 
-    /// Remembers the digest of a file that has just been given its name.
-    pub(crate) fn remember_committed(
-        &self,
-        file: Identity,
-        digest: Digest,
-        durability: Durability,
-    ) {
-        if !shows_writes(&file) {
-            return;
-        }
-        let good = match durability {
-            Durability::None => Good::Boot(self.boot_id.clone()),
-            Durability::Memory | Durability::Full => Good::Ever,
-        };
-        self.add(Record { file, known: Known::Whole(digest), good });
+    /// Remembers the digests of files that have just been given their names, all in one go.
+    pub(crate) fn remember_committed(&self, files: &[(Identity, Digest, Durability)]) {
+        let worth = files.iter().filter(|(file, ..)| shows_writes(file));
+        let records = worth.map(|(file, digest, durability)| {
+            let good = match durability {
+                Durability::None => Good::Boot(self.boot_id.clone()),
+                Durability::Memory | Durability::Full => Good::Ever,
+            };
+            Record { file: *file, known: Known::Whole(*digest), good }
+        });
+        self.add_all(records.collect());
     }
 
     /// What is known of a file stays known when nothing but its name was changed.
@@ -227,15 +223,21 @@ impl<D: Disk> DigestCache<D> {
     }
 
     fn add(&self, record: Record) {
+        self.add_all(vec![record]);
+    }
+
+    fn add_all(&self, records: Vec<Record>) {
         let mut entries = self.entries();
-        entries.records = entries.records.saturating_add(1);
+        entries.records = entries.records.saturating_add(records.len());
         let worn = entries.records > STALE_RECORDS.saturating_add(entries.by_key.len());
         // Never synced: what is lost is computed again. An error ends the file, not the cache.
         let written = match &mut entries.log {
-            Some(log) => log.append(std::iter::once(&record)),
-            None => Ok(()),
+            Some(log) if !records.is_empty() => log.append(records.iter()),
+            _ => Ok(()),
         };
-        entries.insert(record);
+        for record in records {
+            entries.insert(record);
+        }
         if written.is_err() {
             entries.log = None;
         } else if worn && let Some(directory) = &self.directory {

@@ -1,6 +1,6 @@
 //! `ftx serve`: the options of a server, its log, and its end.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -159,12 +159,16 @@ impl Serve {
 /// grows.
 const LOG_LINES: usize = 8_192;
 
+/// Lines that wait are written together.
+const LOG_BUFFER_BYTES: usize = 16 * 1024;
+
 /// Writes the log on a thread of its own: a stderr that nobody reads must not stop the selector.
 fn start_log(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
     use tracing_subscriber::EnvFilter;
     let (writer, guard) = tracing_appender::non_blocking::NonBlockingBuilder::default()
         .buffered_lines_limit(LOG_LINES)
-        .finish(std::io::stderr());
+        // Written out whenever no line waits.
+        .finish(BufWriter::with_capacity(LOG_BUFFER_BYTES, std::io::stderr()));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ftx_protocol::{Code, Durability, Mode, Name, Refusal, Replay};
+use ftx_protocol::{Code, Digest, Durability, Mode, Name, Refusal, Replay};
 use rustix::io::Errno;
 
 use super::change::{Change, Changed};
@@ -206,7 +206,7 @@ impl<D: Disk> Store<D> {
         } else {
             committing.puts
         };
-        let mut settled = Vec::new();
+        let mut learned = Learned::default();
         let answers = made
             .into_iter()
             .map(|result| match result {
@@ -214,13 +214,14 @@ impl<D: Disk> Store<D> {
                     self.transfers.uncompleted(&named.committed.transfer);
                     Err(Code::DurabilityUnknown.into())
                 }
-                Ok(Made::File(named)) => Ok(Settled::Stored(self.acknowledge(named, &mut settled))),
+                Ok(Made::File(named)) => Ok(Settled::Stored(self.acknowledge(named, &mut learned))),
                 Ok(Made::Change(changed)) => acknowledge_change(&changed, &failed, puts),
                 Err(answer) => answer,
             })
             .collect();
+        self.digests.remember_committed(&learned.digests);
         // What is lost of these follows from the disk at the next start.
-        let _ = lock(&private.journal).write(&private.directory, &settled, Sync::Never);
+        let _ = lock(&private.journal).write(&private.directory, &learned.done, Sync::Never);
         answers
     }
 
@@ -359,15 +360,15 @@ impl<D: Disk> Store<D> {
     }
 
     /// Says what a file in its place is, and notes it for the journal.
-    fn acknowledge(&self, named: Named<D>, settled: &mut Vec<Record>) -> Stored {
+    fn acknowledge(&self, named: Named<D>, learned: &mut Learned) -> Stored {
         let Named { file, committed, .. } = named;
         // It is durable under its name; a stat that fails takes nothing of that back.
         let stat = self.disk.stat(&file.handle).ok();
         let outcome = match &stat {
             Some(stat) => {
                 let file = Identity::of(stat);
-                self.digests.remember_committed(file, committed.digest, committed.durability);
-                settled.push(Record::Done { transfer: committed.transfer, file });
+                learned.digests.push((file, committed.digest, committed.durability));
+                learned.done.push(Record::Done { transfer: committed.transfer, file });
                 Outcome::Named(file)
             }
             None => Outcome::Pending,
@@ -433,6 +434,13 @@ fn sync_directories<D: Disk>(
             directories.get(inode).is_none_or(|handle| committing.sync_up(handle).is_err())
         })
         .collect()
+}
+
+/// What is written down of a round when it is over, in one go.
+#[derive(Default)]
+struct Learned {
+    digests: Vec<(Identity, Digest, Durability)>,
+    done: Vec<Record>,
 }
 
 fn acknowledge_change<D: Disk>(
