@@ -31,6 +31,11 @@ class Cost:
     server_peak: int | None
     strangers_cpu: float
 
+    @property
+    def strangers(self):
+        """How many cores somebody else had, on average."""
+        return self.strangers_cpu / self.wall
+
     def __add__(self, other):
         peaks = [peak for peak in (self.server_peak, other.server_peak) if peak is not None]
         return Cost(
