@@ -95,7 +95,7 @@ impl Talk {
     /// says so.
     pub fn get(&mut self, name: &str, mut came: impl FnMut(usize) -> bool) {
         let id = self.take_id();
-        self.say(&json!({"get": {"id": id, "name": name, "digest": "sha256"}}));
+        self.ask_for(id, name);
         let mut buffer = vec![0; 64 << 10];
         loop {
             let line = self.line();
@@ -113,6 +113,10 @@ impl Talk {
                 }
             }
         }
+    }
+
+    pub fn ask_for(&mut self, id: u64, name: &str) {
+        self.say(&json!({"get": {"id": id, "name": name, "digest": "sha256"}}));
     }
 
     pub fn stat(&mut self, name: &str) {
