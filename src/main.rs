@@ -1,8 +1,10 @@
 //! The `ftx` command.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cli;
+mod memory;
 
 fn main() -> std::process::ExitCode {
+    memory::keep_small();
     cli::main()
 }

@@ -21,9 +21,13 @@ use crate::sys::Disk;
 /// The file of the cache.
 pub(crate) const DIGESTS: &[u8] = b"digests";
 
-/// Entries: a few MiB at most. More files than are fetched again and again; a tree that is larger is
-/// read once more each time it is fetched.
-const ENTRIES_MAX: usize = 16_384;
+/// Entries: a few MiB at most. More files than are fetched again and
+/// again; a tree that is larger is read once more each time it is fetched.
+const ENTRIES_MAX: usize = 14_000;
+
+/// A table that is more than half full grows when entries come and go, though they do not become
+/// more.
+const ROOM: usize = 2 * ENTRIES_MAX;
 
 /// The file is written anew when it has this many records that say nothing any more.
 const STALE_RECORDS: usize = 2 * ENTRIES_MAX;
@@ -55,8 +59,24 @@ type Key = (Identity, Algorithm);
 #[derive(Debug, Clone)]
 struct Entry {
     known: Known,
-    good: Good,
+    lasts: Lasts,
     age: u64,
+}
+
+/// As [`Good`]; what was good for another boot is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasts {
+    Ever,
+    ThisBoot,
+}
+
+impl Lasts {
+    fn good(self, boot_id: &Option<String>) -> Good {
+        match self {
+            Self::Ever => Good::Ever,
+            Self::ThisBoot => Good::Boot(boot_id.clone()),
+        }
+    }
 }
 
 /// What is known of a file's digest.
@@ -65,7 +85,7 @@ struct Entry {
 enum Known {
     Whole(Digest),
     /// That of its first bytes, to go on from.
-    Part(Saved),
+    Part(Box<Saved>),
 }
 
 /// How long an entry is good.
@@ -170,7 +190,7 @@ impl<D: Disk> DigestCache<D> {
             && is_settled(&file)
         {
             let good = Good::Boot(self.boot_id.clone());
-            self.add(Record { file, known: Known::Part(saved), good });
+            self.add(Record { file, known: Known::Part(Box::new(saved)), good });
         }
     }
 
@@ -181,14 +201,7 @@ impl<D: Disk> DigestCache<D> {
         digest: Digest,
         durability: Durability,
     ) {
-        // Its time of change is now. A write within this tick of the clock would show in its time
-        // of modification, unless that is now too.
-        let apart =
-            |seconds: i64, nanoseconds: u32| Duration::new(seconds.unsigned_abs(), nanoseconds);
-        let (changed, modified) = (file.changed, file.modified);
-        let age = apart(changed.seconds(), changed.nanoseconds())
-            .checked_sub(apart(modified.seconds(), modified.nanoseconds()));
-        if age.is_none_or(|age| age < CLOCK_TICK) {
+        if !shows_writes(&file) {
             return;
         }
         let good = match durability {
@@ -196,6 +209,21 @@ impl<D: Disk> DigestCache<D> {
             Durability::Memory | Durability::Full => Good::Ever,
         };
         self.add(Record { file, known: Known::Whole(digest), good });
+    }
+
+    /// What is known of a file stays known when nothing but its name was changed.
+    pub(crate) fn remember_renamed(&self, then: Identity, file: Identity) {
+        let same_bytes = Identity { changed: then.changed, ..file } == then;
+        if !same_bytes || !shows_writes(&file) {
+            return;
+        }
+        for algorithm in Algorithm::ALL {
+            let entry = self.entries().by_key.get(&(then, algorithm)).cloned();
+            if let Some(Entry { known, lasts, .. }) = entry {
+                let good = lasts.good(&self.boot_id);
+                self.add(Record { file, known, good });
+            }
+        }
     }
 
     fn add(&self, record: Record) {
@@ -211,10 +239,10 @@ impl<D: Disk> DigestCache<D> {
         if written.is_err() {
             entries.log = None;
         } else if worn && let Some(directory) = &self.directory {
-            let records: Vec<Record> = entries.all();
-            entries.records = records.len();
-            entries.log =
-                Log::replace(&self.disk, directory, DIGESTS, &self.reserved, records.iter()).ok();
+            let records = entries.all(&self.boot_id);
+            let log = Log::replace(&self.disk, directory, DIGESTS, &self.reserved, records).ok();
+            entries.log = log;
+            entries.records = entries.by_key.len();
         }
     }
 
@@ -225,7 +253,13 @@ impl<D: Disk> DigestCache<D> {
 
 impl<D: Disk> Entries<D> {
     fn new(log: Option<Log<D, Record>>, records: usize) -> Self {
-        Self { log, records, by_key: HashMap::new(), by_age: BTreeMap::new(), next_age: 0 }
+        Self {
+            log,
+            records,
+            by_key: HashMap::with_capacity(ROOM),
+            by_age: BTreeMap::new(),
+            next_age: 0,
+        }
     }
 
     fn insert(&mut self, record: Record) {
@@ -236,7 +270,11 @@ impl<D: Disk> Entries<D> {
         let key = (record.file, algorithm);
         let age = self.next_age;
         self.next_age = age.saturating_add(1);
-        let entry = Entry { known: record.known, good: record.good, age };
+        let lasts = match record.good {
+            Good::Ever => Lasts::Ever,
+            Good::Boot(_) => Lasts::ThisBoot,
+        };
+        let entry = Entry { known: record.known, lasts, age };
         if let Some(old) = self.by_key.insert(key, entry) {
             self.by_age.remove(&old.age);
         }
@@ -249,15 +287,24 @@ impl<D: Disk> Entries<D> {
     }
 
     /// Everything that is known, oldest first.
-    fn all(&self) -> Vec<Record> {
-        self.by_age
-            .values()
-            .filter_map(|key| {
-                let entry = self.by_key.get(key)?;
-                Some(Record { file: key.0, known: entry.known.clone(), good: entry.good.clone() })
-            })
-            .collect()
+    fn all(&self, boot_id: &Option<String>) -> impl Iterator<Item = Record> {
+        self.by_age.values().filter_map(|key| {
+            let entry = self.by_key.get(key)?;
+            let good = entry.lasts.good(boot_id);
+            Some(Record { file: key.0, known: entry.known.clone(), good })
+        })
     }
+}
+
+/// Whether a write to a file that was given its name a moment ago would show in its times. Its time
+/// of change is now: a write within this tick of the clock shows only in its time of modification,
+/// and not if that is now too.
+fn shows_writes(file: &Identity) -> bool {
+    let apart = |seconds: i64, nanoseconds: u32| Duration::new(seconds.unsigned_abs(), nanoseconds);
+    let (changed, modified) = (file.changed, file.modified);
+    let age = apart(changed.seconds(), changed.nanoseconds())
+        .checked_sub(apart(modified.seconds(), modified.nanoseconds()));
+    age.is_some_and(|age| age >= CLOCK_TICK)
 }
 
 /// Whether a write from now on would show in the file's times.

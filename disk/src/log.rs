@@ -4,6 +4,7 @@
 //! JSON, and `\n`. A torn tail is normal input: everything from the first line that is not whole is
 //! cut off. Knows nothing of what its records mean.
 
+use std::borrow::Borrow;
 use std::io;
 use std::marker::PhantomData;
 
@@ -70,16 +71,13 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
     }
 
     /// Replaces the log `part` of `dir` by one with just these records, durably.
-    pub(crate) fn replace<'a>(
+    pub(crate) fn replace<B: Borrow<R>>(
         disk: &D,
         dir: &D::Handle,
         part: &[u8],
         reserved: &Reserved,
-        records: impl Iterator<Item = &'a R>,
-    ) -> io::Result<Self>
-    where
-        R: 'a,
-    {
+        records: impl Iterator<Item = B>,
+    ) -> io::Result<Self> {
         let new: Vec<u8> = [part, b".new"].concat();
         // Of an earlier try that failed.
         match disk.stat_part(dir, &new) {
@@ -107,15 +105,15 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
 
     /// Appends records. They survive a crash of this program, and a power cut after
     /// [`Log::sync`]. After an error the log ends in a torn record at worst.
-    pub(crate) fn append<'a>(&mut self, records: impl Iterator<Item = &'a R>) -> io::Result<()>
-    where
-        R: 'a,
-    {
+    pub(crate) fn append<B: Borrow<R>>(
+        &mut self,
+        records: impl Iterator<Item = B>,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         let mut json = Vec::new();
         for record in records {
             json.clear();
-            serde_json::to_writer(&mut json, record)?;
+            serde_json::to_writer(&mut json, record.borrow())?;
             bytes.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
             bytes.extend_from_slice(&json);
             bytes.push(b'\n');

@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     Once(u64, Errno),
     /// The n-th call and all after it.
     FromThenOn(u64, Errno),
+    /// Every call that needs room, as on a full disk.
+    Full,
 }
 
 struct World {
@@ -95,6 +97,15 @@ impl Change {
         }
     }
 
+    fn names(&self) -> Vec<(u64, Vec<u8>)> {
+        match self {
+            Self::Add { dir, part, .. } | Self::Remove { dir, part } => vec![(*dir, part.clone())],
+            Self::Move { from, from_part, to, to_part, .. } => {
+                vec![(*from, from_part.clone()), (*to, to_part.clone())]
+            }
+        }
+    }
+
     fn apply(&self, durable: &mut BTreeMap<u64, BTreeMap<Vec<u8>, u64>>) {
         match self {
             Self::Add { dir, part, node } => {
@@ -109,6 +120,28 @@ impl Change {
             }
         }
     }
+}
+
+/// Parts what is chosen from the rest, both in their order. With a change goes what came before it
+/// under the same name: no disk has a directory where it was and where it was moved to.
+fn with_what_came_before(
+    changes: Vec<Change>,
+    mut is_chosen: impl FnMut(&Change) -> bool,
+) -> (Vec<Change>, Vec<Change>) {
+    let mut names = BTreeSet::new();
+    let (mut chosen, mut rest) = (Vec::new(), Vec::new());
+    for change in changes.into_iter().rev() {
+        let of_change = change.names();
+        if is_chosen(&change) || of_change.iter().any(|name| names.contains(name)) {
+            names.extend(of_change);
+            chosen.push(change);
+        } else {
+            rest.push(change);
+        }
+    }
+    chosen.reverse();
+    rest.reverse();
+    (chosen, rest)
 }
 
 fn error(errno: Errno) -> io::Error {
@@ -171,10 +204,10 @@ impl Sim {
         };
         let old = self.world();
         let mut durable = old.durable.clone();
-        for change in &old.pending {
-            if chance().is_multiple_of(2) {
-                change.apply(&mut durable);
-            }
+        let (survived, _) =
+            with_what_came_before(old.pending.clone(), |_| chance().is_multiple_of(2));
+        for change in survived {
+            change.apply(&mut durable);
         }
         let new = Self::new();
         let mut world = new.world();
@@ -216,6 +249,30 @@ impl Sim {
         Some(world.nodes[&here].data.clone())
     }
 
+    /// Everything under the root but the store's own directory: of a file its bytes, of a
+    /// directory the bits of its mode.
+    pub(crate) fn tree(&self) -> BTreeMap<String, Result<Vec<u8>, u32>> {
+        let world = self.world();
+        let mut tree = BTreeMap::new();
+        let mut ahead = vec![(String::new(), world.root)];
+        while let Some((path, number)) = ahead.pop() {
+            for (part, child) in &world.nodes[&number].entries {
+                let path = format!("{path}{}", shown(part));
+                if path == ".ftx" {
+                    continue;
+                }
+                let node = &world.nodes[child];
+                if node.kind == FileKind::Directory {
+                    ahead.push((format!("{path}/"), *child));
+                    tree.insert(path, Err(node.mode.bits()));
+                } else {
+                    tree.insert(path, Ok(node.data.clone()));
+                }
+            }
+        }
+        tree
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,6 +286,9 @@ impl Sim {
         match world.fault {
             Fault::Once(nth, errno) if nth == number => Err(error(errno)),
             Fault::FromThenOn(nth, errno) if nth <= number => Err(error(errno)),
+            Fault::Full if matches!(what, "create" | "make_directory" | "write_at") => {
+                Err(error(Errno::NOSPC))
+            }
             _ => Ok(world),
         }
     }
@@ -304,7 +364,12 @@ impl World {
             handles: 0,
             locked: false,
             label: label.to_owned(),
-            synced: None,
+            // A directory is on the disk, as it was made, when its entry is.
+            synced: (kind == FileKind::Directory).then(|| Synced {
+                data: Vec::new(),
+                mode,
+                modified: now,
+            }),
             poisoned: false,
         };
         let number = self.next_node;
@@ -339,6 +404,11 @@ impl World {
             modified: node.modified,
             changed: node.changed,
         })
+    }
+
+    fn check_writable(&mut self, directory: u64) -> io::Result<()> {
+        let bits = self.node(directory)?.mode.bits();
+        if bits & 0o300 == 0o300 { Ok(()) } else { Err(error(Errno::ACCESS)) }
     }
 
     fn check_empty(&mut self, directory: u64) -> io::Result<()> {
@@ -485,6 +555,7 @@ impl Disk for Sim {
 
     fn remove_directory(&self, dir: &SimHandle, part: &[u8]) -> io::Result<()> {
         let mut world = self.call("remove_directory", &shown(part))?;
+        world.check_writable(dir.node)?;
         let node = world.find(dir.node, part)?;
         if world.node(node)?.kind != FileKind::Directory {
             return Err(error(Errno::NOTDIR));
@@ -498,6 +569,7 @@ impl Disk for Sim {
 
     fn remove(&self, dir: &SimHandle, part: &[u8]) -> io::Result<()> {
         let mut world = self.call("remove", &shown(part))?;
+        world.check_writable(dir.node)?;
         let node = world.find(dir.node, part)?;
         if world.node(node)?.kind == FileKind::Directory {
             return Err(error(Errno::ISDIR));
@@ -540,11 +612,14 @@ impl Disk for Sim {
             if world.calls.is_multiple_of(7) { bytes.len().div_ceil(2) } else { bytes.len() };
         let now = world.tick();
         let node = world.node(file.node)?;
-        let end = at as usize + count;
-        if node.data.len() < end {
-            node.data.resize(end, 0);
+        let at = at as usize;
+        if node.data.len() < at {
+            node.data.resize(at, 0);
         }
-        node.data[at as usize..end].copy_from_slice(&bytes[..count]);
+        // Only what is really missing: a loop over each byte is slow where nothing is optimised.
+        let over = (node.data.len() - at).min(count);
+        node.data[at..at + over].copy_from_slice(&bytes[..over]);
+        node.data.extend_from_slice(&bytes[over..count]);
         (node.modified, node.changed) = (now, now);
         Ok(count)
     }
@@ -587,15 +662,14 @@ impl Disk for Sim {
         if node.poisoned {
             return Ok(());
         }
+        let (mode, modified) = (node.mode, node.modified);
+        node.synced = Some(Synced { data: node.data.clone(), mode, modified });
         if node.kind == FileKind::File {
-            let (mode, modified) = (node.mode, node.modified);
-            node.synced = Some(Synced { data: node.data.clone(), mode, modified });
             return Ok(());
         }
         let pending = std::mem::take(&mut world.pending);
-        let (now, later) = pending.into_iter().partition(|change| change.touches(handle.node));
+        let (now, later) = with_what_came_before(pending, |change| change.touches(handle.node));
         world.pending = later;
-        let now: Vec<Change> = now;
         for change in now {
             change.apply(&mut world.durable);
         }

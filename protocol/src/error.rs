@@ -162,9 +162,9 @@ codes! {
     Aborted = "aborted", Nobody, No;
     /// Another connection resumed this transfer. It goes on there.
     TakenOver = "taken_over", Nobody, No;
-    /// The server's disk failed. What was stored of this transfer is gone.
+    /// The server's disk failed. What was stored of this transfer is gone, or gets its name at the server's next start.
     StorageFailed = "storage_failed", Server, Fresh;
-    /// The file is whole under its name, but the disk failed while its directory was synced: a power cut may undo it.
+    /// What was asked for was done whole, but the disk failed while a directory was synced: a power cut may undo it.
     DurabilityUnknown = "durability_unknown", Server, No;
     /// The peer was too slow or said nothing. The connection is closed.
     Timeout = "timeout", Client, Later;

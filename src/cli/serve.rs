@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,11 @@ pub struct Serve {
     /// Connections at once; more wait until one ends
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
+
+    /// Move no more than so many bytes a second, such as 10M, over all connections together; each
+    /// gets its share
+    #[arg(long, value_name = "RATE", value_parser = super::size::rate)]
+    limit_rate: Option<NonZeroU64>,
 
     /// End a connection that says or reads nothing for this long while the server waits for it
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
@@ -140,6 +146,7 @@ impl Serve {
             size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
             free_min_bytes: self.min_free.bytes(),
             connections_max: self.max_connections.max(1),
+            limit_rate: self.limit_rate,
             header_timeout: self.header_timeout,
             idle_timeout: self.idle_timeout,
             partial_ttl: self.partial_ttl,

@@ -14,9 +14,6 @@ use mio::net::TcpStream;
 use super::buffers::{Buffer, Piece, Pool};
 use super::storage::{Job, Lane, Outcome, SendEnd};
 
-/// Bytes that one connection may move in one turn before the others have theirs.
-const TURN_BYTES: usize = 1024 * 1024;
-
 /// Bytes of bodies that one connection may have with storage and not yet stored: enough to keep a
 /// worker busy while the socket is read, too little to let one slow disk take the whole pool.
 const UNSTORED_BYTES: usize = 1024 * 1024;
@@ -74,6 +71,8 @@ pub(super) struct Connection {
     sender: Sender,
     shut_down: bool,
     unstored_bytes: usize,
+    /// Bytes that have passed the socket since somebody asked.
+    moved_bytes: u64,
     /// Buffers that storage has; those that it has given back are gone.
     lent: Vec<Weak<Buffer>>,
 }
@@ -96,6 +95,7 @@ impl Connection {
             sender: Sender::Selector,
             shut_down: false,
             unstored_bytes: 0,
+            moved_bytes: 0,
             lent: Vec::new(),
         }
     }
@@ -116,6 +116,7 @@ impl Connection {
             Outcome::Sent { count, end } => {
                 self.sender = Sender::Selector;
                 if count > 0 {
+                    self.moved_bytes = self.moved_bytes.saturating_add(count);
                     self.machine.wrote(count, now);
                 }
                 match end {
@@ -170,18 +171,24 @@ impl Connection {
         self.machine.held_bytes()
     }
 
+    /// Bytes that have passed the socket since this was last asked.
+    pub(super) fn take_moved_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.moved_bytes)
+    }
+
     /// Reads, carries out and writes until there is nothing to do or the turn is over.
     pub(super) fn turn(
         &mut self,
         pool: &Pool,
         spare: &mut Option<Buffer>,
         turn: BufferTurn,
+        turn_bytes: usize,
         now: Time,
     ) -> TurnEnd {
         let mut moved_bytes: usize = 0;
         loop {
-            let written = self.write(now);
-            let read = self.read(pool, spare, turn, now);
+            let written = self.write(turn_bytes, now);
+            let read = self.read(pool, spare, turn, turn_bytes, now);
             if let Some(reason) = self.machine.closed() {
                 return TurnEnd::Close(reason);
             }
@@ -196,7 +203,7 @@ impl Connection {
                 }
                 (Moved::WantBuffer, _) => return TurnEnd::WantBuffer,
             };
-            if moved_bytes >= TURN_BYTES {
+            if moved_bytes >= turn_bytes {
                 return TurnEnd::Again;
             }
         }
@@ -207,6 +214,7 @@ impl Connection {
         pool: &Pool,
         spare: &mut Option<Buffer>,
         turn: BufferTurn,
+        turn_bytes: usize,
         now: Time,
     ) -> Moved {
         self.lent.retain(|buffer| buffer.strong_count() > 0);
@@ -216,7 +224,7 @@ impl Connection {
         let limit = match self.machine.reads() {
             Reads::Nothing => return Moved::Nothing,
             Reads::Lines => LINES_BYTES,
-            Reads::Part { .. } => usize::MAX,
+            Reads::Part { .. } => turn_bytes,
         };
         if !self.readable {
             self.machine.starving(now);
@@ -235,6 +243,7 @@ impl Connection {
                 self.machine.receive_end(now);
             }
             Ok(count) => {
+                self.moved_bytes = self.moved_bytes.saturating_add(*count as u64);
                 let input = buffer.filled(*count);
                 self.machine.receive(input, now);
             }
@@ -283,7 +292,7 @@ impl Connection {
         Ok(filled)
     }
 
-    fn write(&mut self, now: Time) -> Moved {
+    fn write(&mut self, turn_bytes: usize, now: Time) -> Moved {
         if self.sender == Sender::Worker {
             return Moved::Nothing;
         }
@@ -303,6 +312,7 @@ impl Connection {
                 self.sender = Sender::Worker;
                 // Set again by an event that comes while the worker sends.
                 self.writable = false;
+                let size = size.min(turn_bytes as u64);
                 let socket = Arc::clone(&self.socket);
                 self.lane.submit(Job::Send { id, at, size, socket });
                 return Moved::Nothing;
@@ -316,6 +326,7 @@ impl Connection {
         };
         match result {
             Ok(count) => {
+                self.moved_bytes = self.moved_bytes.saturating_add(count as u64);
                 self.machine.wrote(count as u64, now);
                 self.carry_out(None);
                 Moved::Bytes(count)

@@ -5,6 +5,7 @@
 //!   listen      addresses to sockets
 //!   selector    the loop: waits for readiness, gives each connection its turn; knows no file
 //!   connection  one socket and its machine; moves bytes between the two and storage
+//!   rate        how fast all connections together may move bytes
 //!   buffers     the one pool of memory for bodies
 //!   storage     jobs in, outcomes out; the only part that knows files, and that may wait
 //! ```
@@ -12,10 +13,12 @@
 mod buffers;
 mod connection;
 mod listen;
+mod rate;
 mod selector;
 mod storage;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +52,8 @@ pub struct Options {
     pub free_min_bytes: u64,
     /// Connections at once; more wait in the listen queue.
     pub connections_max: usize,
+    /// Bytes a second that all connections together may move.
+    pub limit_rate: Option<NonZeroU64>,
     /// How long `hello`, and a line that was begun, may take.
     pub header_timeout: Duration,
     /// How long a peer that is waited for may be silent.

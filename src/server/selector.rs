@@ -22,6 +22,7 @@ use super::Options;
 use super::buffers::{BUFFERS, Buffer, Pool};
 use super::connection::{BufferTurn, Connection, TurnEnd};
 use super::listen::Listening;
+use super::rate::Rate;
 use super::storage::{ConnectionKey, Directory, Outcomes};
 
 /// Connections accepted in one go before those that are there have their turn.
@@ -43,6 +44,9 @@ const LAST_WORDS_BYTES: usize = 4 * 1024;
 /// How often expired uploads are looked for: this often, or four times in their time to live.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// Bytes that one connection may move in one turn before the others have theirs.
+const TURN_BYTES: usize = 1024 * 1024;
 
 const WAKER: Token = Token(usize::MAX);
 
@@ -123,6 +127,7 @@ pub(super) struct Selector {
     buffer_queue: VecDeque<ConnectionKey>,
     deadlines: BTreeSet<(Time, ConnectionKey)>,
     pool: Pool,
+    rate: Option<Rate>,
     /// The buffer that was read into last and that no job kept.
     spare: Option<Buffer>,
     held_bytes: usize,
@@ -170,6 +175,7 @@ impl Selector {
             buffer_queue: VecDeque::new(),
             deadlines: BTreeSet::new(),
             pool: Pool::new(BUFFERS),
+            rate: options.limit_rate.map(Rate::new),
             spare: None,
             held_bytes: 0,
             accept_after: None,
@@ -224,16 +230,20 @@ impl Selector {
 
     fn timeout(&self) -> Option<Duration> {
         let can_serve = !self.buffer_queue.is_empty() && self.buffers_available() > 0;
-        if !self.run_queue.is_empty() || self.can_accept() || can_serve {
+        let free_at = self.rate.as_ref().map(Rate::free_at).unwrap_or_default();
+        let now = self.now();
+        let can_turn = !self.run_queue.is_empty() && free_at <= now;
+        if can_turn || self.can_accept() || can_serve {
             return Some(Duration::ZERO);
         }
+        let turn = (!self.run_queue.is_empty()).then_some(free_at);
         let phase = match self.phase {
             Phase::Run => None,
             Phase::Drain { until } | Phase::Cut { until } => Some(until),
         };
         let deadline = self.deadlines.first().map(|(time, _)| *time);
-        let next = [phase, deadline, self.accept_after, Some(self.expire_at)];
-        next.into_iter().flatten().min().map(|time| self.now().until(time))
+        let next = [phase, deadline, turn, self.accept_after, Some(self.expire_at)];
+        next.into_iter().flatten().min().map(|time| now.until(time))
     }
 
     /// Notes what an event says; the work comes in the connection's turn.
@@ -260,8 +270,18 @@ impl Selector {
             // An outcome for a connection that is gone has given its buffer back by now.
             if let Some(entry) = self.entry(key) {
                 entry.connection.outcome(outcome, now);
+                let moved_bytes = entry.connection.take_moved_bytes();
+                self.moved(moved_bytes, now);
                 self.queue(key);
             }
+        }
+    }
+
+    fn moved(&mut self, bytes: u64, now: Time) {
+        if let Some(rate) = &mut self.rate
+            && bytes > 0
+        {
+            rate.moved(bytes, now);
         }
     }
 
@@ -397,9 +417,13 @@ impl Selector {
         self.queue(key);
     }
 
-    /// Gives each connection that stands in the run queue now one turn.
+    /// Gives each connection that stands in the run queue now one turn, as far as the rate goes.
     fn give_turns(&mut self, now: Time) {
+        let turn_bytes = self.rate.as_ref().map_or(TURN_BYTES, Rate::turn_bytes).min(TURN_BYTES);
         for _ in 0..self.run_queue.len() {
+            if self.rate.as_ref().is_some_and(|rate| rate.free_at() > now) {
+                return;
+            }
             let Some(key) = self.run_queue.pop_front() else { break };
             let place = place(key);
             let Some(entry) = self.connections.get_mut(place).filter(|entry| entry.key == key)
@@ -415,7 +439,9 @@ impl Selector {
             if entry.waits == Waits::Served {
                 entry.waits = Waits::No;
             }
-            let end = entry.connection.turn(&self.pool, &mut self.spare, turn, now);
+            let end = entry.connection.turn(&self.pool, &mut self.spare, turn, turn_bytes, now);
+            let moved_bytes = entry.connection.take_moved_bytes();
+            self.moved(moved_bytes, now);
             self.settle(key, end, now);
         }
     }

@@ -297,3 +297,29 @@ fn a_transfer_says_what_it_waited_for() {
     }
     until("the server says it too", || server.log().matches(" hash_us=").count() == 4);
 }
+
+#[test]
+fn a_server_moves_no_more_than_its_rate_and_each_client_gets_its_share() {
+    let world = World::new();
+    let server = world.serve_with(&["--limit-rate", "4M"]);
+    let bytes = world.noise("a", 2 * MIB);
+    let began = std::time::Instant::now();
+    world.run(server.address, &["put", "a"], 0);
+    assert!(began.elapsed().as_millis() >= 400, "put: {:?}", began.elapsed());
+    // What is in the socket's buffers counts when it is put there, not when it is read.
+    let began = std::time::Instant::now();
+    let mut gets: Vec<_> = (0..4)
+        .map(|number| {
+            let to = format!("back{number}");
+            world.ftx(server.address, ["get", "a", "-o", &to]).spawn().unwrap()
+        })
+        .collect();
+    // Small things are not shut out by the large ones.
+    world.run(server.address, &["ping"], 0);
+    assert!(gets.iter_mut().any(|get| get.try_wait().unwrap().is_none()));
+    for get in gets {
+        assert!(get.wait_with_output().unwrap().status.success());
+    }
+    assert!(began.elapsed().as_millis() >= 1_700, "get: {:?}", began.elapsed());
+    assert!(std::fs::read(world.here().join("back3")).unwrap() == bytes);
+}

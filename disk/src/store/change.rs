@@ -3,7 +3,9 @@
 //! They are made in the committer's rounds, under the same lock as the names of puts, and are
 //! answered when the directories that they changed are synced. None needs the journal: each is one
 //! step on the disk (a mkdir, a rename), which a crash leaves made or not made, and until the
-//! answer either is right.
+//! answer either is right. Nor can a put that a start repeats from the journal undo one that was
+//! answered: before that, the put has its name for good or the journal says nothing of it, or the
+//! answer is that nobody knows (`Puts` in [`super::commit`]). What is refused was not made.
 
 use std::sync::Arc;
 
@@ -60,15 +62,23 @@ pub enum Change {
 
 /// A change that was made: the directories to be synced before it is answered.
 pub(super) struct Changed<D: Disk> {
-    pub(super) directories: Vec<(Inode, Arc<D::Handle>)>,
+    pub(super) directories: Vec<Directory<D>>,
     pub(super) durability: Durability,
 }
 
 /// Where a name is: its directory, open, and what is there.
 struct Place<D: Disk> {
-    directory: Arc<D::Handle>,
-    inode: Inode,
+    directory: Directory<D>,
     found: Option<Stat>,
+}
+
+/// A directory, open.
+type Directory<D> = (Inode, Arc<<D as Disk>::Handle>);
+
+/// What a directory is given that is made.
+struct Given {
+    modified: Option<FileTime>,
+    mode: Option<Mode>,
 }
 
 impl Change {
@@ -97,23 +107,16 @@ impl<D: Disk> Store<D> {
                     Parents::Make => self.parent_made(name, committing)?,
                     Parents::Require => self.parent(name)?,
                 };
-                let made = self.make_one(&directory, name, condition, committing)?;
-                self.give_times(&made, *modified, *mode)?;
-                vec![made]
+                let given = Given { modified: *modified, mode: *mode };
+                vec![self.make_one(&directory, name, condition, &given, committing)?]
             }
             Change::Move { name, to, condition, .. } => {
-                self.move_one(name, to, condition, durability, committing)?
+                self.move_one(name, to, condition, committing)?
             }
             Change::Remove { name, depth, .. } => {
                 self.remove_one(private, name, *depth, committing)?
             }
         };
-        let with_inode = |handle: Arc<D::Handle>| {
-            let stat = self.disk.stat(&handle).map_err(|error| looking(&error))?;
-            Ok((Inode::of(&stat), handle))
-        };
-        let directories =
-            directories.into_iter().map(with_inode).collect::<Result<Vec<_>, Refusal>>()?;
         Ok(Changed { directories, durability })
     }
 
@@ -144,51 +147,61 @@ impl<D: Disk> Store<D> {
         parent: &D::Handle,
         name: &Name,
         condition: &Condition,
+        given: &Given,
         committing: &mut Committing<D>,
-    ) -> Result<Arc<D::Handle>, Refusal> {
+    ) -> Result<Directory<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
         if let Condition::Version(_) = condition {
             return Err(Refusal::new(Code::VersionMismatch, "a directory has no version"));
         }
         self.check_directory(parent)?;
         let part = name.last_part();
-        let made = self.disk.make_directory(parent, part, DIRECTORY_MODE);
-        match &made {
-            Err(error) if Errno::from_io_error(error) == Some(Errno::EXIST) => {
+        match self.disk.make_directory(parent, part, DIRECTORY_MODE) {
+            Ok(()) => {
+                let made = self.give(parent, part, given);
+                match &made {
+                    Ok((inode, _)) => committing.forget(*inode),
+                    Err(_) => {
+                        // If it stays, it may have the inode of one that was synced.
+                        committing.forget_all();
+                        let _ = self.disk.remove_directory(parent, part);
+                    }
+                }
+                made
+            }
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {
                 let found = self.disk.stat_part(parent, part).map_err(|error| failed(&error))?;
                 match (condition, found.kind) {
-                    (Condition::Absent, _) => return Err(Code::Exists.into()),
-                    (_, FileKind::Directory) => {}
-                    (_, _) => return Err(Code::NotADirectory.into()),
+                    (Condition::Absent, _) => Err(Code::Exists.into()),
+                    (_, FileKind::Directory) => self.give(parent, part, given),
+                    (_, _) => Err(Code::NotADirectory.into()),
                 }
             }
-            Err(error) => return Err(failed(error)),
-            Ok(()) => {}
+            Err(error) => Err(failed(&error)),
         }
-        let directory =
-            self.disk.open_part(parent, part, Want::Directory).map_err(|error| failed(&error))?;
-        self.check_directory(&directory)?;
-        if made.is_ok() {
-            committing.made(&directory);
-        }
-        Ok(Arc::new(directory))
     }
 
-    fn give_times(
+    /// Opens a directory, and gives it its mode and time. One that has setuid, setgid or sticky
+    /// loses it with a new mode.
+    fn give(
         &self,
-        directory: &D::Handle,
-        modified: Option<FileTime>,
-        mode: Option<Mode>,
-    ) -> Result<(), Refusal> {
+        parent: &D::Handle,
+        part: &[u8],
+        given: &Given,
+    ) -> Result<Directory<D>, Refusal> {
+        let opened = self.disk.open_part(parent, part, Want::Directory);
+        let directory =
+            opened.map_err(|error| refusal(Cause::Naming, "opening the directory", &error))?;
+        let inode = Inode::of(&self.check_directory(&directory)?);
         let failed =
             |error| refusal(Cause::Naming, "giving the directory its time and mode", &error);
-        if let Some(mode) = mode {
-            self.disk.set_mode(directory, mode).map_err(failed)?;
+        if let Some(mode) = given.mode {
+            self.disk.set_mode(&directory, mode).map_err(failed)?;
         }
-        if let Some(modified) = modified {
-            self.disk.set_modified(directory, modified).map_err(failed)?;
+        if let Some(modified) = given.modified {
+            self.disk.set_modified(&directory, modified).map_err(failed)?;
         }
-        Ok(())
+        Ok((inode, Arc::new(directory)))
     }
 
     fn place(&self, name: &Name) -> Result<Place<D>, Refusal> {
@@ -206,7 +219,7 @@ impl<D: Disk> Store<D> {
                 return Err(Code::OtherFilesystem.into());
             }
         }
-        Ok(Place { directory, inode, found })
+        Ok(Place { directory: (inode, directory), found })
     }
 
     fn move_one(
@@ -214,9 +227,8 @@ impl<D: Disk> Store<D> {
         name: &Name,
         to: &Name,
         condition: &Condition,
-        durability: Durability,
         committing: &mut Committing<D>,
-    ) -> Result<Vec<Arc<D::Handle>>, Refusal> {
+    ) -> Result<Vec<Directory<D>>, Refusal> {
         if to != name && to.is_or_is_below(name) {
             return Err(into_itself());
         }
@@ -224,32 +236,36 @@ impl<D: Disk> Store<D> {
         let Some(moved) = from.found else { return Err(Code::NotFound.into()) };
         let target = self.place(to)?;
         check_replacing(&moved, target.found.as_ref(), condition)?;
-        let (part, to_part) = (name.last_part(), to.last_part());
+        let ((from_inode, from_directory), part) = (from.directory, name.last_part());
+        let ((to_inode, to_directory), to_part) = (target.directory, to.last_part());
+        if target.found.is_some_and(|found| Inode::of(&found) == Inode::of(&moved))
+            && (from_inode, part) != (to_inode, to_part)
+        {
+            // Links: rename(2) leaves both, and says that it has renamed.
+            return Err(Refusal::new(Code::Exists, "both names are of the same file"));
+        }
         let renamed = match condition {
             Condition::Absent => {
-                self.disk.rename_new(&from.directory, part, &target.directory, to_part)
+                self.disk.rename_new(&from_directory, part, &to_directory, to_part)
             }
             Condition::Always | Condition::Version(_) => {
-                self.disk.rename(&from.directory, part, &target.directory, to_part)
+                self.disk.rename(&from_directory, part, &to_directory, to_part)
             }
         };
-        renamed.map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::EXIST) if *condition == Condition::Absent => Code::Exists.into(),
-            Some(Errno::EXIST) => Code::NotEmpty.into(),
-            Some(Errno::INVAL) => into_itself(),
-            Some(Errno::XDEV) => Code::OtherFilesystem.into(),
-            _ => refusal(Cause::Naming, "moving", &error),
-        })?;
+        renamed.map_err(|error| not_moved(condition, &error))?;
         if let Some(replaced) = target.found {
             committing.forget(Inode::of(&replaced));
         }
-        if durability == Durability::None {
-            // Its entry in its new directory is not.
-            committing.forget(Inode::of(&moved));
+        // Its entry in its new directory is not synced, and perhaps never will be.
+        committing.forget(Inode::of(&moved));
+        if moved.kind == FileKind::File
+            && let Ok(now) = self.disk.stat_part(&to_directory, to_part)
+        {
+            self.digests.remember_renamed(Identity::of(&moved), Identity::of(&now));
         }
-        let mut directories = vec![target.directory];
-        if from.inode != target.inode {
-            directories.push(from.directory);
+        let mut directories = vec![(to_inode, to_directory)];
+        if from_inode != to_inode {
+            directories.push((from_inode, from_directory));
         }
         Ok(directories)
     }
@@ -260,8 +276,8 @@ impl<D: Disk> Store<D> {
         name: &Name,
         depth: Depth,
         committing: &mut Committing<D>,
-    ) -> Result<Vec<Arc<D::Handle>>, Refusal> {
-        let Place { directory, found, .. } = self.place(name)?;
+    ) -> Result<Vec<Directory<D>>, Refusal> {
+        let Place { directory: (inode, directory), found } = self.place(name)?;
         let Some(found) = found else { return Err(Code::NotFound.into()) };
         let part = name.last_part();
         if found.kind == FileKind::Directory && depth == Depth::One {
@@ -271,19 +287,29 @@ impl<D: Disk> Store<D> {
                     _ => refusal(Cause::Naming, "removing", &error),
                 },
             )?;
+            committing.forget(Inode::of(&found));
         } else {
             let trashed = self.new_staged_part().into_bytes();
-            private.trash.expect_one();
-            if let Err(error) =
-                self.disk.rename(&directory, part, &private.trash.directory, &trashed)
-            {
-                private.trash.expect_one_less();
-                return Err(refusal(Cause::Naming, "removing", &error));
+            private
+                .trash
+                .take(|trash| self.disk.rename(&directory, part, trash, &trashed))
+                .map_err(|error| refusal(Cause::Naming, "removing", &error))?;
+            if found.kind == FileKind::Directory {
+                // The inodes of everything below it may be given to new directories.
+                committing.forget_all();
             }
-            private.trash.add(trashed);
         }
-        committing.forget(Inode::of(&found));
-        Ok(vec![directory])
+        Ok(vec![(inode, directory)])
+    }
+}
+
+fn not_moved(condition: &Condition, error: &std::io::Error) -> Refusal {
+    match Errno::from_io_error(error) {
+        Some(Errno::EXIST) if *condition == Condition::Absent => Code::Exists.into(),
+        Some(Errno::EXIST) => Code::NotEmpty.into(),
+        Some(Errno::INVAL) => into_itself(),
+        Some(Errno::XDEV) => Code::OtherFilesystem.into(),
+        _ => refusal(Cause::Naming, "moving", error),
     }
 }
 

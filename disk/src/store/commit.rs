@@ -36,6 +36,19 @@ pub(super) struct Committing<D: Disk> {
     /// Directories of which a sync failed: nothing that depends on them is acknowledged as durable
     /// any more.
     doubtful: HashSet<Inode>,
+    /// Whether all puts that took their names keep them.
+    puts: Puts,
+}
+
+/// What the next start has to do with puts of this run that are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Puts {
+    /// Nothing.
+    Settled,
+    /// The sync of a directory failed, or the journal cannot be told that a put was refused: a
+    /// start may find the name not taken, and give it. Whatever was moved or removed since may come
+    /// back then, so that no change is acknowledged as durable.
+    MayBeRepeated,
 }
 
 /// A file that has its name, in this round.
@@ -73,20 +86,25 @@ type Answer<D> = Result<Made<D>, Result<Settled, Refusal>>;
 
 impl<D: Disk> Committing<D> {
     pub(super) fn new(disk: D, root: Inode) -> Self {
-        Self { disk, root, synced: HashSet::new(), doubtful: HashSet::new() }
+        Self { disk, root, synced: HashSet::new(), doubtful: HashSet::new(), puts: Puts::Settled }
     }
 
     /// A directory was made: an older one with its inode may have been synced, this one was not.
     pub(super) fn made(&mut self, directory: &D::Handle) {
         match self.inode(directory) {
             Ok(inode) => self.forget(inode),
-            Err(_) => self.synced.clear(),
+            Err(_) => self.forget_all(),
         }
     }
 
     /// The entry of what has this inode is another one from now on, and is not synced.
     pub(super) fn forget(&mut self, inode: Inode) {
         self.synced.remove(&inode);
+    }
+
+    /// As [`Committing::forget`], for directories that nobody can enumerate.
+    pub(super) fn forget_all(&mut self) {
+        self.synced.clear();
     }
 
     /// Syncs a directory, and whatever leads to it from the root and was not synced since this
@@ -175,6 +193,19 @@ impl<D: Disk> Store<D> {
             .map(|step| self.make(private, step, &journalled, &mut committing, &mut directories))
             .collect();
         let failed = sync_directories(&mut committing, &made, &directories);
+        let loses_its_name = |made: &Made<D>| match made {
+            Made::File(named) => failed.contains(&named.directory),
+            Made::Change(_) => false,
+        };
+        if made.iter().flatten().any(loses_its_name) {
+            committing.puts = Puts::MayBeRepeated;
+        }
+        let changes = made.iter().flatten().any(|made| matches!(made, Made::Change(_)));
+        let puts = if changes && lock(&private.journal).mend(&private.directory).is_err() {
+            Puts::MayBeRepeated
+        } else {
+            committing.puts
+        };
         let mut settled = Vec::new();
         let answers = made
             .into_iter()
@@ -184,12 +215,7 @@ impl<D: Disk> Store<D> {
                     Err(Code::DurabilityUnknown.into())
                 }
                 Ok(Made::File(named)) => Ok(Settled::Stored(self.acknowledge(named, &mut settled))),
-                Ok(Made::Change(changed)) => {
-                    match changed.directories.iter().any(|(inode, _)| failed.contains(inode)) {
-                        true => Err(Code::DurabilityUnknown.into()),
-                        false => Ok(Settled::Changed(changed.durability)),
-                    }
-                }
+                Ok(Made::Change(changed)) => acknowledge_change(&changed, &failed, puts),
                 Err(answer) => answer,
             })
             .collect();
@@ -323,7 +349,11 @@ impl<D: Disk> Store<D> {
             }
             _ => {}
         }
-        let directory = open().map_err(|error| failed(&error))?;
+        let directory = open().map_err(|error| {
+            // It is there, and may have the inode of one that was synced.
+            committing.forget_all();
+            failed(&error)
+        })?;
         committing.made(&directory);
         Ok(directory)
     }
@@ -403,6 +433,19 @@ fn sync_directories<D: Disk>(
             directories.get(inode).is_none_or(|handle| committing.sync_up(handle).is_err())
         })
         .collect()
+}
+
+fn acknowledge_change<D: Disk>(
+    changed: &Changed<D>,
+    failed: &HashSet<Inode>,
+    puts: Puts,
+) -> Result<Settled, Refusal> {
+    let lasts = puts == Puts::Settled
+        && !changed.directories.iter().any(|(inode, _)| failed.contains(inode));
+    match changed.durability {
+        Durability::Memory | Durability::Full if !lasts => Err(Code::DurabilityUnknown.into()),
+        durability => Ok(Settled::Changed(durability)),
+    }
 }
 
 fn stored(committed: &Committed, stat: Option<&Stat>, replayed: Option<Replay>) -> Stored {

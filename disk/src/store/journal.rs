@@ -97,17 +97,23 @@ impl<D: Disk> Journal<D> {
         }
     }
 
+    /// Writes it anew if what is on the disk may say more: a transfer that was taken back, and
+    /// that the next start would finish.
+    ///
+    /// # Errors
+    /// When it may still say more.
+    pub(super) fn mend(&mut self, private: &D::Handle) -> io::Result<()> {
+        match self.log {
+            Some(_) => Ok(()),
+            None => self.renew(private, self.image.clone()),
+        }
+    }
+
     /// Writes it anew, to say just this.
     pub(super) fn renew(&mut self, private: &D::Handle, image: Image) -> io::Result<()> {
         self.log = None;
         self.image = image;
-        let log = Log::replace(
-            &self.disk,
-            private,
-            JOURNAL,
-            &self.reserved,
-            self.image.records().iter(),
-        )?;
+        let log = Log::replace(&self.disk, private, JOURNAL, &self.reserved, self.image.records())?;
         self.compact_above_bytes = COMPACT_BYTES.max(log.size().saturating_mul(4));
         self.log = Some(log);
         Ok(())
@@ -185,7 +191,8 @@ impl Image {
         }
     }
 
-    fn records(&self) -> Vec<Record> {
+    /// One after the other: all at once they would be more than what they are of.
+    fn records(&self) -> impl Iterator<Item = Record> {
         let run = std::iter::once(Record::Run { number: self.run });
         let complete = self.complete.iter().flat_map(|Complete { committed, outcome }| {
             let done = match outcome {
@@ -201,6 +208,6 @@ impl Image {
                 saved.clone().map(|digest| Record::Progress { transfer: *transfer, digest });
             std::iter::once(Record::Begin(begun.clone())).chain(progress)
         });
-        run.chain(complete).chain(partial).collect()
+        run.chain(complete).chain(partial)
     }
 }

@@ -8,6 +8,7 @@ use ftx_protocol::{Code, Depth, Name, Refusal};
 use super::Store;
 use super::private::{PRIVATE, check_spelling};
 use crate::failure::{Cause, refusal};
+use crate::identity::Inode;
 use crate::sys::{Disk, FileKind, Stat, Want};
 use crate::walk::{Step, Walk};
 
@@ -19,6 +20,8 @@ pub struct Listing<D: Disk> {
     walk: Walk<D>,
     name: Option<Name>,
     depth: Depth,
+    /// The store's own directory, if there is one.
+    private: Option<Inode>,
     /// What is to be said next.
     unread: Option<Listed>,
     /// Directories that it has open, as `open` was told.
@@ -69,8 +72,10 @@ impl<D: Disk> Store<D> {
         )?;
         let walk = Walk::new(self.disk.clone(), directory).map_err(|error| failed(&error))?;
         let open = Arc::clone(&self.listed_directories);
-        let mut listing =
-            Listing { walk, name: name.cloned(), depth, unread: None, counted: 0, open };
+        let private = self.disk.stat_part(&self.root, PRIVATE).ok();
+        let private = private.map(|stat| Inode::of(&stat));
+        let name = name.cloned();
+        let mut listing = Listing { walk, name, depth, private, unread: None, counted: 0, open };
         listing.check_room()?;
         listing.account();
         Ok(listing)
@@ -86,7 +91,7 @@ impl<D: Disk> Iterator for Listing<D> {
         }
         loop {
             match self.walk.next()? {
-                Step::Seen { part, .. } if part == PRIVATE && self.is_in_root() => {}
+                Step::Seen { part, stat } if self.is_private(&part, &stat) => {}
                 Step::Seen { part, stat } => return Some(self.seen(&part, stat)),
                 Step::Left { .. } => self.account(),
                 Step::Unread { part, error } => {
@@ -99,8 +104,11 @@ impl<D: Disk> Iterator for Listing<D> {
 }
 
 impl<D: Disk> Listing<D> {
-    fn is_in_root(&self) -> bool {
-        self.name.is_none() && self.walk.depth() == 0
+    /// By what it is, too: a symlink to the root or above it leads here by another name, and a
+    /// file system may ignore case.
+    fn is_private(&self, part: &[u8], stat: &Stat) -> bool {
+        let in_root = self.name.is_none() && self.walk.depth() == 0;
+        (in_root && part == PRIVATE) || self.private == Some(Inode::of(stat))
     }
 
     fn seen(&mut self, part: &[u8], stat: Stat) -> Listed {

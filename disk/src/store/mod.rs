@@ -11,11 +11,15 @@
 
 mod begin;
 mod change;
+#[cfg(test)]
+mod change_faults;
 mod commit;
 #[cfg(test)]
 mod faults;
 mod journal;
 mod list;
+#[cfg(test)]
+mod on_disk;
 mod private;
 mod read;
 mod record;

@@ -3,27 +3,36 @@
 //! A file or a tree is removed by one rename into the trash, so it is gone at once and whole,
 //! however large it is. Its room is given back afterwards, by a thread that may wait. After a crash
 //! that goes on; there is nothing else to recover: before the rename all of it is there, after it
-//! nothing.
+//! nothing. So nothing of it is touched until the rename is on the disk.
 
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{Store, lock};
+use ftx_protocol::Mode;
+use rustix::io::Errno;
+
+use super::Store;
 use crate::sys::{Disk, FileKind, Want};
 use crate::walk::{Step, Walk};
 
-/// How often a tree is walked through before what is left of it is left to the next start: some
-/// file systems pass over entries when others are removed meanwhile.
-const PASSES: usize = 3;
+/// What the owner of a directory needs to remove what is in it.
+const SWEPT_MODE: Mode = Mode::new(0o700);
 
-/// The directory of what was removed.
+/// The directory of what was removed. It alone says what is in it: that may be more than should be
+/// held in memory.
 pub(super) struct Trash<D: Disk> {
-    pub(super) directory: D::Handle,
-    waiting: Mutex<VecDeque<Vec<u8>>>,
-    /// Everything in it, also what cannot be removed.
-    used: AtomicUsize,
+    directory: D::Handle,
+    /// How often something was about to be moved into it.
+    expected: AtomicU64,
+    /// How often that was over.
+    arrived: AtomicU64,
+    /// `arrived` of when it was last seen to be empty.
+    empty: AtomicU64,
+    /// A sync of it failed: what was moved into it may be back after a power cut, and has to be
+    /// whole then. It is not tried again.
+    doubtful: AtomicBool,
 }
 
 /// What a sweep left.
@@ -35,108 +44,198 @@ pub enum Swept {
     Stopped,
 }
 
+/// What one pass through the trash found.
+enum Pass {
+    Empty,
+    Used,
+    Stopped,
+}
+
 impl<D: Disk> Trash<D> {
     /// Takes up what an earlier store left in it.
     pub(super) fn open(disk: &D, directory: D::Handle) -> io::Result<Self> {
-        let waiting = disk.names(&directory)?.collect::<io::Result<VecDeque<_>>>()?;
-        let used = AtomicUsize::new(waiting.len());
-        Ok(Self { directory, waiting: Mutex::new(waiting), used })
+        let left = u64::from(disk.names(&directory)?.next().is_some());
+        let (expected, arrived) = (AtomicU64::new(left), AtomicU64::new(left));
+        let (empty, doubtful) = (AtomicU64::new(0), AtomicBool::new(false));
+        Ok(Self { directory, expected, arrived, empty, doubtful })
     }
 
     /// Whether there is anything in it.
     pub(super) fn is_used(&self) -> bool {
-        self.used.load(Ordering::Acquire) > 0
+        self.expected.load(Ordering::Acquire) != self.empty.load(Ordering::Acquire)
     }
 
-    /// Something is about to be moved into it: from now on nobody may find a way in.
-    pub(super) fn expect_one(&self) {
-        self.used.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// It was not.
-    pub(super) fn expect_one_less(&self) {
-        self.used.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// It was.
-    pub(super) fn add(&self, part: Vec<u8>) {
-        lock(&self.waiting).push_back(part);
+    /// Lets something be moved into it; one caller at a time.
+    pub(super) fn take(&self, rename: impl FnOnce(&D::Handle) -> io::Result<()>) -> io::Result<()> {
+        // Before: from now on nobody may find a way in.
+        self.expected.fetch_add(1, Ordering::AcqRel);
+        let renamed = rename(&self.directory);
+        match renamed {
+            Ok(()) => self.arrived.fetch_add(1, Ordering::AcqRel),
+            Err(_) => self.expected.fetch_sub(1, Ordering::AcqRel),
+        };
+        renamed
     }
 }
 
 impl<D: Disk> Store<D> {
     /// Whether there is room to be given back.
     pub fn has_trash(&self) -> bool {
-        self.private.as_ref().is_some_and(|private| !lock(&private.trash.waiting).is_empty())
+        self.private.as_ref().is_some_and(|private| private.trash.is_used())
     }
 
-    /// Gives back the room of what was removed. Waits for the disk; one thread at a time. Asks
-    /// between any two entries whether to go on.
+    /// Gives back the room of what was removed; what cannot be removed stays, and is tried again
+    /// by the next sweep. Waits for the disk; one thread at a time. Asks between any two entries
+    /// whether to go on.
     pub fn sweep_trash(&self, go_on: &dyn Fn() -> bool) -> Swept {
         let Some(private) = &self.private else { return Swept::Clean };
         let trash = &private.trash;
-        loop {
-            let Some(part) = lock(&trash.waiting).pop_front() else { return Swept::Clean };
-            let sweep = Sweep { disk: &self.disk, device: self.root_inode.device, go_on };
-            match sweep.remove(&trash.directory, &part) {
-                Ok(Swept::Clean) => trash.expect_one_less(),
-                Ok(Swept::Stopped) => {
-                    trash.add(part);
-                    return Swept::Stopped;
+        while trash.is_used() {
+            let arrived = trash.arrived.load(Ordering::Acquire);
+            let removed = Cell::new(0);
+            let sweep = Sweep { store: self, trash, go_on, removed, synced: Cell::new(None) };
+            match sweep.pass() {
+                Ok(Pass::Empty) => {
+                    trash.empty.store(arrived, Ordering::Release);
+                    // What is on its way into it now is for the next sweep.
+                    if trash.arrived.load(Ordering::Acquire) == arrived {
+                        return Swept::Clean;
+                    }
                 }
-                // It costs room until the next start, and no more.
-                Err(_) => {}
+                Ok(Pass::Stopped) => return Swept::Stopped,
+                // Some file systems pass over entries while others are removed.
+                Ok(Pass::Used) if sweep.removed.get() > 0 => {}
+                Ok(Pass::Used) | Err(_) => return Swept::Clean,
             }
         }
+        Swept::Clean
     }
 }
 
 struct Sweep<'a, D: Disk> {
-    disk: &'a D,
-    device: u64,
+    store: &'a Store<D>,
+    trash: &'a Trash<D>,
     go_on: &'a dyn Fn() -> bool,
+    /// Entries that are where they were no more.
+    removed: Cell<u64>,
+    /// How much had arrived in the trash when it was last synced.
+    synced: Cell<Option<u64>>,
 }
 
 impl<D: Disk> Sweep<'_, D> {
-    fn remove(&self, trash: &D::Handle, part: &[u8]) -> io::Result<Swept> {
-        if self.disk.stat_part(trash, part)?.kind != FileKind::Directory {
-            return self.disk.remove(trash, part).map(|()| Swept::Clean);
-        }
-        for pass in 1.. {
-            if self.empty(trash, part)? == Swept::Stopped {
-                return Ok(Swept::Stopped);
-            }
-            match self.disk.remove_directory(trash, part) {
-                Err(_) if pass < PASSES => {}
-                result => return result.map(|()| Swept::Clean),
+    fn pass(&self) -> io::Result<Pass> {
+        let mut found = Pass::Empty;
+        for part in self.store.disk.names(&self.trash.directory)? {
+            found = Pass::Used;
+            // What cannot be removed keeps nothing else from being removed.
+            if matches!(self.remove(&part?), Ok(Swept::Stopped)) {
+                return Ok(Pass::Stopped);
             }
         }
-        Ok(Swept::Clean)
+        Ok(found)
+    }
+
+    fn remove(&self, part: &[u8]) -> io::Result<Swept> {
+        if !(self.go_on)() {
+            return Ok(Swept::Stopped);
+        }
+        if !self.is_here_to_stay()? {
+            return Ok(Swept::Clean);
+        }
+        let trash = &self.trash.directory;
+        if self.store.disk.stat_part(trash, part)?.kind != FileKind::Directory {
+            return self.remove_file(trash, part).map(|()| Swept::Clean);
+        }
+        match self.empty(part)? {
+            Swept::Stopped => Ok(Swept::Stopped),
+            Swept::Clean => self.remove_directory(trash, part).map(|()| Swept::Clean),
+        }
+    }
+
+    /// Whether all that is in the trash stays in it at a power cut: a tree that comes back has to
+    /// be whole. What is on its way into it is for the next sweep.
+    fn is_here_to_stay(&self) -> io::Result<bool> {
+        let is_all = |arrived| self.trash.expected.load(Ordering::Acquire) == arrived;
+        if self.synced.get().is_some_and(is_all) {
+            return Ok(true);
+        }
+        if self.trash.doubtful.load(Ordering::Acquire) {
+            return Err(Errno::IO.into());
+        }
+        let arrived = self.trash.arrived.load(Ordering::Acquire);
+        if let Err(error) = self.store.disk.sync(&self.trash.directory) {
+            self.trash.doubtful.store(true, Ordering::Release);
+            return Err(error);
+        }
+        self.synced.set(Some(arrived));
+        Ok(is_all(arrived))
     }
 
     /// Removes what is in a directory. Never leaves its file system, and follows nothing.
-    fn empty(&self, trash: &D::Handle, part: &[u8]) -> io::Result<Swept> {
-        let directory = self.disk.open_part(trash, part, Want::Directory)?;
-        let mut walk = Walk::new(self.disk.clone(), directory.into())?;
+    fn empty(&self, part: &[u8]) -> io::Result<Swept> {
+        let disk = &self.store.disk;
+        let directory = disk.open_part(&self.trash.directory, part, Want::Directory)?;
+        open_up(disk, &directory);
+        let mut walk = Walk::new(disk.clone(), directory.into())?;
         while let Some(step) = walk.next() {
             if !(self.go_on)() {
                 return Ok(Swept::Stopped);
             }
+            let Some(directory) = walk.directory().map(Arc::clone) else { break };
             // What cannot be removed shows when its directory cannot.
             let _ = match step {
-                Step::Seen { stat, .. } if stat.device != self.device => Ok(()),
-                Step::Seen { stat, .. } if stat.kind == FileKind::Directory => walk.enter(),
-                Step::Seen { part, .. } => match walk.directory() {
-                    Some(directory) => self.disk.remove(directory, &part),
-                    None => Ok(()),
-                },
-                Step::Left { part, .. } => match walk.directory() {
-                    Some(directory) => self.disk.remove_directory(directory, &part),
-                    None => Ok(()),
-                },
+                Step::Seen { stat, .. } if stat.device != self.store.root_inode.device => Ok(()),
+                Step::Seen { part, stat } if stat.kind == FileKind::Directory => {
+                    self.enter(&mut walk, &directory, &part)
+                }
+                Step::Seen { part, .. } => self.remove_file(&directory, &part),
+                Step::Left { part, .. } => self.remove_directory(&directory, &part),
                 Step::Unread { .. } => Ok(()),
             };
         }
         Ok(Swept::Clean)
+    }
+
+    fn enter(&self, walk: &mut Walk<D>, above: &D::Handle, part: &[u8]) -> io::Result<()> {
+        match walk.enter() {
+            Ok(()) => {
+                if let Some(directory) = walk.directory() {
+                    open_up(&self.store.disk, directory);
+                }
+                Ok(())
+            }
+            // Deeper than a walk goes: a tree was moved to the bottom of another. The rest of it
+            // gets a place of its own in the trash.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NAMETOOLONG) => {
+                let trashed = self.store.new_staged_part().into_bytes();
+                self.count(self.store.disk.rename(above, part, &self.trash.directory, &trashed))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn remove_file(&self, directory: &D::Handle, part: &[u8]) -> io::Result<()> {
+        self.count(self.store.disk.remove(directory, part))
+    }
+
+    fn remove_directory(&self, directory: &D::Handle, part: &[u8]) -> io::Result<()> {
+        self.count(self.store.disk.remove_directory(directory, part))
+    }
+
+    fn count(&self, removed: io::Result<()>) -> io::Result<()> {
+        if removed.is_ok() {
+            self.removed.set(self.removed.get().saturating_add(1));
+        }
+        removed
+    }
+}
+
+/// Nobody but the store has the directory any more, whatever its owner wanted to keep from
+/// happening in it.
+fn open_up<D: Disk>(disk: &D, directory: &D::Handle) {
+    let shut = disk.stat(directory).is_ok_and(|stat| stat.mode.bits() & 0o300 != 0o300);
+    if shut {
+        // If this fails, so will the removing.
+        let _ = disk.set_mode(directory, SWEPT_MODE);
     }
 }

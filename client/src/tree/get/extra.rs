@@ -1,0 +1,87 @@
+//! The removal of what the server does not have.
+
+use std::collections::BTreeSet;
+
+use ftx_disk::store::Change;
+use ftx_disk::sys::{Disk, FileKind, Native};
+use ftx_disk::walk::{Step, Walk};
+use ftx_protocol::{Depth, Durability, Name};
+
+use super::listing::seen_mark;
+use super::settling::GROUP_ITEMS;
+use super::{Job, PRIVATE, Whole};
+use crate::failure::Failure;
+use crate::tree::rules::{PathKind, Verdict};
+use crate::tree::settle::Item;
+use crate::tree::{Mood, TreeNotice};
+
+impl Job<'_, '_> {
+    /// Removes what the server does not have.
+    pub(super) fn remove_extra(&mut self) -> Result<(), Failure> {
+        let Some(seen) = self.seen.take() else { return Ok(()) };
+        if self.whole == Whole::No || self.done.failed > 0 {
+            let message = "nothing was removed, because not everything could be listed and got";
+            (self.observer)(TreeNotice::Warning(message.to_owned()));
+            self.seen = Some(seen);
+            return Ok(());
+        }
+        let failed =
+            |error: &std::io::Error| Failure::local("cannot read", &self.ground.path, error);
+        let opened = Native.open_root(&self.ground.path);
+        let mut walk = match opened.and_then(|root| Walk::new(Native, root.into())) {
+            Ok(walk) => walk,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(&error)),
+        };
+        let mut emptied: BTreeSet<Vec<u8>> = BTreeSet::new();
+        while let Some(step) = walk.next() {
+            let (path, kind, depth) = match step {
+                Step::Seen { part, .. } if part == PRIVATE && walk.depth() == 0 => continue,
+                Step::Seen { part, stat } => (walk.path_of(&part), stat.kind, Depth::All),
+                Step::Left { part, .. } => {
+                    let path = walk.path_of(&part);
+                    if !emptied.remove(&path) {
+                        continue;
+                    }
+                    (path, FileKind::Symlink, Depth::One)
+                }
+                Step::Unread { .. } => continue,
+            };
+            let rules = &self.tree.options.rules;
+            let path_kind = match kind {
+                FileKind::Directory => PathKind::Directory,
+                _ => PathKind::Other,
+            };
+            if depth == Depth::All {
+                if rules.takes_with_parents(&path, path_kind) == Verdict::Excluded {
+                    continue;
+                }
+                let is_seen = seen.has(&seen_mark(&path)).unwrap_or(true);
+                if kind == FileKind::Directory && (is_seen || !rules.is_empty()) {
+                    if walk.enter().is_ok() && !is_seen {
+                        emptied.insert(path);
+                    }
+                    continue;
+                }
+                if is_seen {
+                    continue;
+                }
+            }
+            let Ok(name) = Name::parse(&path) else { continue };
+            self.remove(name, depth);
+        }
+        seen.remove();
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, name: Name, depth: Depth) {
+        if self.tree.options.mood == Mood::Tell {
+            self.done.removed = self.done.removed.saturating_add(1);
+            return (self.observer)(TreeNotice::Removed { name: name.as_bytes() });
+        }
+        self.group.push(Item::Change(Change::Remove { name, depth, durability: Durability::Full }));
+        if self.group.len() >= GROUP_ITEMS {
+            self.settle_all();
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Files on their way: compared, asked for, received.
+
+use ftx_disk::hash::Running;
+use ftx_disk::store;
+use ftx_protocol::client::Event;
+use ftx_protocol::limits::RESUMABLE_BYTES;
+use ftx_protocol::message::{self, Cache, Info};
+use ftx_protocol::{
+    Code, Digest, Durability, Name, Refusal, RequestId, Retry as Again, TransferId, Version,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::settling::UNSETTLED_MAX;
+use super::{File, Job, Listing, Next, Work};
+use crate::Client;
+use crate::failure::{Class, Failure, Trouble};
+use crate::link::{Link, READ_BYTES};
+use crate::spent::Spent;
+use crate::tree::settle::Item;
+use crate::tree::{Mood, TreeNotice, TreeOptions};
+
+impl Job<'_, '_> {
+    /// Sends the next requests, and allows more of the list.
+    pub(super) fn ask_for_more(&mut self, link: &Link) -> Result<(), Trouble> {
+        let mut lines = Vec::new();
+        while self.under_way.len() < REQUESTS_MAX
+            && self.line_bytes < REQUESTS_BYTES
+            && self.unsettled.len() < UNSETTLED_MAX
+            && let Some(file) = self.listed.pop_front()
+        {
+            let cost = Name::line_bytes(file.name.as_bytes());
+            self.line_bytes = self.line_bytes.saturating_add(cost);
+            self.request(link, file, &mut lines);
+        }
+        while self.owed > 0
+            && self.listed.len() < LISTED_MAX
+            && let Listing::Running(id) = self.list
+        {
+            self.owed = self.owed.saturating_sub(1);
+            self.ahead = self.ahead.saturating_add(1);
+            link.machine().more(id, &mut lines);
+        }
+        Ok(link.write(&lines)?)
+    }
+
+    pub(super) fn request(&mut self, link: &Link, file: File, lines: &mut Vec<u8>) {
+        if file.next == Next::Compare {
+            let stat = message::Stat {
+                digest: Some(self.tree.options.algorithm),
+                ..message::Stat::of(file.name.clone())
+            };
+            let id = link.machine().stat(stat, lines, link.now());
+            self.under_way.insert(id, Work::Ask(file));
+            return;
+        }
+        if self.tree.options.mood == Mood::Tell {
+            self.line_bytes = 0;
+            return self.count(&file, None);
+        }
+        let (at, version) = self.held(&file);
+        let get = message::Get {
+            id: RequestId(0),
+            name: file.name.clone(),
+            digest: self.tree.options.algorithm,
+            at,
+            version,
+            cache: match file.next {
+                Next::Compare | Next::Fetch => Cache::Use,
+                Next::FetchAgain => Cache::Bypass,
+            },
+            need: Vec::new(),
+        };
+        let id = link.machine().get(get, lines, link.now());
+        self.under_way.insert(id, Work::Get { file, upload: None });
+    }
+
+    /// What an earlier connection, or run, left of a large file.
+    pub(super) fn held(&self, file: &File) -> (u64, Option<Version>) {
+        if file.entry.size < RESUMABLE_BYTES {
+            return (0, None);
+        }
+        let transfer = transfer_of(self.client, self.tree.options, file);
+        let held = self.ground.store.as_ref().map_or(0, |store| store.held(&transfer).at);
+        match self.versions.get(&transfer) {
+            Some(version) if held > 0 => (held, Some(version.clone())),
+            _ => (0, None),
+        }
+    }
+
+    pub(super) fn heard(&mut self, event: Event, input: &[u8]) -> Result<(), Trouble> {
+        match event {
+            Event::Entries(entries) => {
+                self.ahead = self.ahead.checked_sub(1).ok_or_else(crate::tree::listed_too_much)?;
+                self.owed = self.owed.saturating_add(1);
+                for entry in entries.entries {
+                    self.seen(entry);
+                }
+                for unread in entries.unread {
+                    self.unread(&unread);
+                }
+            }
+            Event::Ok(okay) => {
+                self.under_way.remove(&okay.id);
+                self.list = Listing::Complete;
+                self.leave_to(None);
+            }
+            Event::Info(info) => self.compared(&info),
+            Event::File(file) => self.opened(&file)?,
+            Event::Body { id, bytes, .. } => {
+                self.arrived(id, input.get(bytes).unwrap_or_default())?;
+            }
+            Event::End(end) => self.ended(end.id, end.digest),
+            Event::Refused { id, refusal } => self.refused(id, refusal)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The server has said the digest of a file.
+    pub(super) fn compared(&mut self, info: &Info) {
+        let Some(Work::Ask(mut file)) = self.under_way.remove(&info.id) else { return };
+        self.answered(&file);
+        match self.digest_here(&file.path, info.size) {
+            Some(digest) if Some(digest) == info.digest => self.unchanged(&file.path),
+            _ => {
+                file.next = Next::Fetch;
+                self.listed.push_front(file);
+            }
+        }
+    }
+
+    pub(super) fn digest_here(&self, path: &Name, size: u64) -> Option<Digest> {
+        let reading = self.ground.store.as_ref()?.open_file(path).ok()?;
+        if reading.size() != size {
+            return None;
+        }
+        let mut running = Running::new(self.tree.options.algorithm);
+        let mut buffer = vec![0; READ_BYTES];
+        while running.offset() < size {
+            let count = reading.read_at(&mut buffer, running.offset()).ok()?;
+            if count == 0 {
+                return None;
+            }
+            running.update(buffer.get(..count)?);
+        }
+        Some(running.digest())
+    }
+
+    pub(super) fn answered(&mut self, file: &File) {
+        let cost = Name::line_bytes(file.name.as_bytes());
+        self.line_bytes = self.line_bytes.saturating_sub(cost);
+    }
+
+    /// A file is about to come.
+    pub(super) fn opened(&mut self, opened: &message::File) -> Result<(), Trouble> {
+        let Some(Work::Get { file, upload }) = self.under_way.get_mut(&opened.id) else {
+            return Ok(());
+        };
+        let Some(store) = &self.ground.store else { return Ok(()) };
+        let transfer = transfer_of(self.client, self.tree.options, file);
+        if opened.at == 0 && opened.size >= RESUMABLE_BYTES {
+            self.versions.note(transfer, &opened.version);
+        }
+        let begin = |transfer| store::Put {
+            name: file.path.clone(),
+            algorithm: self.tree.options.algorithm,
+            size: Some(opened.size),
+            at: opened.at,
+            transfer,
+            condition: self.tree.options.condition.clone(),
+            durability: Durability::Full,
+            modified: Some(opened.mtime),
+            mode: Some(opened.mode),
+        };
+        let mut begun = store.begin(begin(transfer));
+        if begun.is_err() && opened.at == 0 {
+            // Something is held under this id that cannot be gone on with.
+            begun = store.begin(begin(crate::put::new_id()?));
+        }
+        match begun {
+            Ok(begun) => *upload = Some(Box::new(begun)),
+            Err(refusal) => self.stop(opened.id, &refusal)?,
+        }
+        Ok(())
+    }
+
+    /// This side cannot take the file.
+    pub(super) fn stop(&mut self, id: RequestId, refusal: &Refusal) -> Result<(), Trouble> {
+        if let Some(Work::Get { file, .. }) = self.under_way.insert(id, Work::Stopped) {
+            self.answered(&file);
+            self.fail_here(&file.path, refusal);
+        }
+        match &self.link {
+            Some(link) => {
+                link.send(|machine, out, _| machine.abort(id, Code::Aborted, out))?;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn arrived(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), Trouble> {
+        let Some(Work::Get { file, upload: Some(upload), .. }) = self.under_way.get_mut(&id) else {
+            return Ok(());
+        };
+        self.patience.progress();
+        (self.observer)(TreeNotice::Moved {
+            bytes: bytes.len() as u64,
+            name: file.path.as_bytes(),
+        });
+        match upload.write(bytes) {
+            Ok(Some(checkpoint)) => self.group.push(Item::Keep(checkpoint)),
+            Ok(None) => {}
+            Err(refusal) => {
+                self.drop_upload(id);
+                self.stop(id, &refusal)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_upload(&mut self, id: RequestId) {
+        if let Some(Work::Get { upload, .. }) = self.under_way.get_mut(&id)
+            && let (Some(upload), Some(store)) = (upload.take(), &self.ground.store)
+        {
+            store.discard(*upload);
+        }
+    }
+
+    /// Every byte of a file has come.
+    pub(super) fn ended(&mut self, id: RequestId, digest: Digest) {
+        let Some(Work::Get { mut file, upload: Some(upload), .. }) = self.under_way.remove(&id)
+        else {
+            return;
+        };
+        self.answered(&file);
+        let Some(store) = &self.ground.store else { return };
+        let size = upload.offset();
+        let store::Spent { disk, hash } = upload.spent();
+        self.done.spent.add_part(Spent { disk, hash, ..Spent::default() });
+        match upload.finish(store, size, digest) {
+            Ok(finished) => {
+                let number = file.number;
+                self.group_bytes = self.group_bytes.saturating_add(size);
+                self.group.push(Item::File { number, finished: Box::new(finished) });
+                file.entry.size = size;
+                self.unsettled.insert(number, file);
+            }
+            Err(refusal)
+                if refusal.code == Code::DigestMismatch && file.next != Next::FetchAgain =>
+            {
+                // Perhaps the server's memory of it is out of date: it has to read it again.
+                file.next = Next::FetchAgain;
+                self.listed.push_front(file);
+            }
+            Err(refusal) if refusal.code == Code::DigestMismatch => {
+                let message =
+                    format!("get {}: the bytes that arrived are not the server's", file.name);
+                self.fail(&file.path, &Failure::new(Class::Integrity, message));
+            }
+            Err(refusal) => self.fail_here(&file.path, &refusal),
+        }
+    }
+
+    pub(super) fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
+        self.drop_upload(id);
+        let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
+        if refusal.code.retry() == Again::Later {
+            return Err(Trouble::Refused(refusal));
+        }
+        let mut file = match work {
+            Work::List => return Err(Trouble::Refused(refusal)),
+            Work::Stopped => return Ok(()),
+            Work::Ask(file) | Work::Get { file, .. } => file,
+        };
+        self.answered(&file);
+        if refusal.code.retry() == Again::Fresh && file.next != Next::FetchAgain {
+            file.next = Next::FetchAgain;
+            self.listed.push_front(file);
+        } else {
+            let what = format!("get {}", file.name);
+            let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
+            self.fail(&file.path, &failure);
+        }
+        Ok(())
+    }
+}
+
+/// Questions and gets under way at most, and the bytes of their lines: so few that the server has
+/// room for them while it sends, and this side never has to wait for that.
+pub(super) const REQUESTS_MAX: usize = 512;
+
+pub(super) const REQUESTS_BYTES: usize = 32 * 1024;
+
+/// Files and directories that were listed and not asked for: more are listed when there are fewer.
+pub(super) const LISTED_MAX: usize = 1_024;
+
+/// The same for the same file, in every run.
+pub(super) fn transfer_of(client: &Client, options: &TreeOptions, file: &File) -> TransferId {
+    let mut hash = Sha256::new();
+    for field in [
+        client.server.to_string().as_bytes(),
+        file.name.as_bytes(),
+        options.algorithm.as_str().as_bytes(),
+        &file.entry.size.to_le_bytes(),
+        &file.entry.mtime.seconds().to_le_bytes(),
+        &file.entry.mtime.nanoseconds().to_le_bytes(),
+        // Not the one that could not be gone on with.
+        &[u8::from(file.next == Next::FetchAgain)],
+    ] {
+        hash.update((field.len() as u64).to_le_bytes());
+        hash.update(field);
+    }
+    let mut id = [0; 16];
+    id.iter_mut().zip(hash.finalize()).for_each(|(to, byte)| *to = byte);
+    TransferId(id)
+}

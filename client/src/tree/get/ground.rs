@@ -1,0 +1,144 @@
+//! The target: a store for it, what it was before, and what is left of the job when it ends.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ftx_disk::store::{self, Store};
+use ftx_disk::sys::Native;
+use ftx_protocol::{Durability, Name};
+
+use super::GetTree;
+use crate::Client;
+use crate::failure::{Class, Failure};
+use crate::tree::folds::folds_case;
+
+/// The target, open.
+pub(super) struct Ground {
+    pub(super) path: PathBuf,
+    /// `None` where there is nothing yet and nothing is to be done.
+    pub(super) store: Option<Arc<Store<Native>>>,
+    pub(super) private: Private,
+    pub(super) target: Target,
+    /// Whether its disk takes `A` and `a` for one.
+    pub(super) names: Names,
+}
+
+/// See [`crate::tree::folds`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    Distinct,
+    Folded,
+}
+
+/// What the target was before this job, or is after it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Nothing.
+    Gone,
+    There,
+}
+
+/// Whose the store's own directory in the target is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Private {
+    /// This job made it, or an earlier one that was interrupted.
+    Ours,
+    /// It is that of a server.
+    Theirs,
+}
+
+impl Ground {
+    pub(super) fn prepare(client: &Client, tree: &GetTree<'_>) -> Result<Self, Failure> {
+        let path = tree.target;
+        let failed = |error: &std::io::Error| Failure::local("cannot write", path, error);
+        let target = match std::fs::create_dir(path) {
+            Ok(()) => {
+                sync_above(path).map_err(|error| failed(&error))?;
+                Target::Gone
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                if !path.is_dir() {
+                    let shown = crate::failure::shown(path);
+                    let message =
+                        format!("{shown} is no directory; a tree comes under another name with -o");
+                    return Err(Failure::new(Class::Local, message));
+                }
+                Target::There
+            }
+            Err(error) => return Err(failed(&error)),
+        };
+        let mine = path.join(".ftx").join(OURS);
+        let private = match path.join(".ftx").symlink_metadata() {
+            Ok(_) if !mine.exists() => Private::Theirs,
+            _ => Private::Ours,
+        };
+        let store = open_store(path, store::Access::ReadWrite)?;
+        if private == Private::Ours {
+            let whose = marker(client, tree.name);
+            std::fs::write(&mine, whose).map_err(|error| failed(&error))?;
+        }
+        let names = match folds_case(path, ".ftx") {
+            true => Names::Folded,
+            false => Names::Distinct,
+        };
+        Ok(Self { path: path.to_owned(), store: Some(Arc::new(store)), private, target, names })
+    }
+
+    pub(super) fn look(path: &Path) -> Result<Self, Failure> {
+        let store = match path.is_dir() {
+            true => Some(Arc::new(open_store(path, store::Access::ReadOnly)?)),
+            false => None,
+        };
+        let (private, target, names) = (Private::Theirs, Target::There, Names::Distinct);
+        Ok(Self { path: path.to_owned(), store, private, target, names })
+    }
+
+    /// Takes the store's own directory away again, unless something is left to go on with; and the
+    /// target, if it was made for nothing: the same command has to find what this one found.
+    pub(super) fn leave(self) -> Target {
+        if self.private == Private::Ours
+            && let Some(store) = self.store
+            && let Ok(store) = Arc::try_unwrap(store)
+        {
+            store.sweep_trash(&|| true);
+            // What stays is hidden, and is taken up by the next job here.
+            let _ = store.retire(&[OURS.as_bytes()]);
+        }
+        // One that is not empty stays.
+        match self.target == Target::Gone && std::fs::remove_dir(&self.path).is_ok() {
+            true => Target::Gone,
+            false => Target::There,
+        }
+    }
+}
+
+/// Says that the store's own directory was made by a client, and for what.
+pub(super) const OURS: &str = "get";
+
+pub(super) fn marker(client: &Client, name: &Name) -> Vec<u8> {
+    [client.server.to_string().as_bytes(), b"\n", name.as_bytes()].concat()
+}
+
+pub(super) fn open_store(path: &Path, access: store::Access) -> Result<Store<Native>, Failure> {
+    let options = store::Options {
+        access,
+        durability: Durability::Full,
+        size_max_bytes: u64::MAX,
+        free_min_bytes: 0,
+    };
+    Store::open(Native, path, options).map(|(store, _)| store).map_err(|error| {
+        let path = crate::failure::shown(path);
+        let text = match error {
+            store::OpenError::Locked => {
+                format!("{path} is being written to by another ftx, a server or a get")
+            }
+            error => format!("cannot write to {path}: {error}"),
+        };
+        Failure::new(Class::Local, text)
+    })
+}
+
+pub(super) fn sync_above(path: &Path) -> std::io::Result<()> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    std::fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+}

@@ -1,0 +1,214 @@
+//! What the server lists, in the order in which it is walked here: directories entered and left,
+//! files found, and those that need not be fetched.
+
+use ftx_disk::store::Change;
+use ftx_protocol::message::{Entry, Unread};
+use ftx_protocol::{Code, Condition, Durability, FileTime, Kind, Mode, Name, Parents, Refusal};
+
+use super::{File, Job, Left, Next, Open, PRIVATE, Whole, Work};
+use crate::failure::Trouble;
+use crate::tree::folds::Told;
+use crate::tree::rules::{PathKind, Verdict};
+use crate::tree::settle::Item;
+use crate::tree::{Mood, TreeNotice, Update, mark};
+
+impl Job<'_, '_> {
+    /// An entry of the listed tree.
+    pub(super) fn seen(&mut self, entry: Entry) {
+        let Some(path) = self.path_of(&entry.name) else { return };
+        self.leave_to(Some(&path));
+        if path.parts().next() == Some(PRIVATE) {
+            if path.as_bytes() == PRIVATE {
+                self.skip(&path, "the directory of an ftx server");
+            }
+            return;
+        }
+        let kind = match entry.kind {
+            Kind::Directory => PathKind::Directory,
+            _ => PathKind::Other,
+        };
+        if self.tree.options.rules.takes_with_parents(path.as_bytes(), kind) == Verdict::Excluded {
+            return;
+        }
+        if let Some(seen) = &mut self.seen
+            && let Err(error) = seen.add(&seen_mark(path.as_bytes()))
+        {
+            self.whole = Whole::No;
+            let message = format!("cannot note what the server has: {error}");
+            (self.observer)(TreeNotice::Warning(message));
+        }
+        if self.collides(&path) {
+            return;
+        }
+        match entry.kind {
+            Kind::Directory => self.enter(path, &entry),
+            Kind::File => self.found(path, entry),
+            Kind::Symlink => self.skip(&path, "a symlink"),
+            Kind::Special => self.skip(&path, "a device, FIFO or socket"),
+        }
+    }
+
+    /// Whether the disk takes something for another file or directory of the tree, which is told.
+    pub(super) fn collides(&mut self, path: &Name) -> bool {
+        let Some(folds) = &mut self.folds else { return false };
+        match folds.note(path) {
+            Ok(Told::Apart) => false,
+            Ok(Told::Collides) => {
+                let words = "this disk takes it for another name of the tree, which differs only in \
+                             upper and lower case; get it alone, with -o";
+                self.fail_here(path, &Refusal::new(Code::UnstorableName, words));
+                true
+            }
+            Err(error) => {
+                self.folds = None;
+                let message = format!("cannot note which names differ only in case: {error}");
+                (self.observer)(TreeNotice::Warning(message));
+                false
+            }
+        }
+    }
+
+    pub(super) fn path_of(&self, name: &Name) -> Option<Name> {
+        let path = name.as_bytes().strip_prefix(self.tree.name.as_bytes())?.strip_prefix(b"/")?;
+        Name::parse(path).ok()
+    }
+
+    /// A directory is made before what is in it, with no more rights than it will have, except
+    /// that its owner may write.
+    pub(super) fn enter(&mut self, path: Name, entry: &Entry) {
+        let mode = Mode::new(entry.mode.bits() | 0o700);
+        self.change(make_directory(path.clone(), None, mode));
+        self.way.push(Open { path, mtime: entry.mtime, mode: entry.mode });
+    }
+
+    /// Directories that this path is not below are complete.
+    pub(super) fn leave_to(&mut self, path: Option<&Name>) {
+        while let Some(last) = self.way.last()
+            && path.is_none_or(|path| !path.is_or_is_below(&last.path))
+            && let Some(Open { path, mtime, mode }) = self.way.pop()
+        {
+            let change = make_directory(path, Some(mtime), mode);
+            self.left.push_back(Left { barrier: self.next_number, change });
+        }
+    }
+
+    pub(super) fn leave_directories(&mut self) {
+        let first = self.first_unsettled();
+        while self.left.front().is_some_and(|left| left.barrier <= first)
+            && let Some(left) = self.left.pop_front()
+        {
+            self.change(left.change);
+        }
+    }
+
+    /// The first file that is not at its place, and may still come to be.
+    pub(super) fn first_unsettled(&self) -> u64 {
+        let numbers = self.under_way.values().filter_map(|work| match work {
+            Work::Ask(file) | Work::Get { file, .. } => Some(file.number),
+            Work::List | Work::Stopped => None,
+        });
+        let listed = self.listed.iter().map(|file| file.number);
+        let unsettled = self.unsettled.keys().copied();
+        numbers.chain(listed).chain(unsettled).min().unwrap_or(self.next_number)
+    }
+
+    pub(super) fn change(&mut self, change: Change) {
+        if self.tree.options.mood == Mood::Do {
+            self.group.push(Item::Change(change));
+        }
+    }
+
+    pub(super) fn found(&mut self, path: Name, entry: Entry) {
+        match self.found_again.checked_sub(1) {
+            Some(left) => self.found_again = left,
+            None => {
+                self.found = self.found.saturating_add(1);
+                (self.observer)(TreeNotice::Found { bytes: entry.size });
+            }
+        }
+        if self.was_done(&entry) {
+            if let Some(left) = self.done_again.checked_sub(1) {
+                self.done_again = left;
+                return;
+            }
+            self.done.done_before = self.done.done_before.saturating_add(1);
+            return (self.observer)(TreeNotice::Unchanged { name: path.as_bytes() });
+        }
+        if self.tree.options.update == Update::SizeAndTime && self.is_here(&path, &entry) {
+            return self.unchanged(&path);
+        }
+        let (number, name) = (self.next_number, entry.name.clone());
+        self.next_number = number.saturating_add(1);
+        let next = match self.tree.options.update {
+            Update::Digest => Next::Compare,
+            Update::All | Update::SizeAndTime => Next::Fetch,
+        };
+        self.listed.push_back(File { number, name, path, entry, next });
+    }
+
+    pub(super) fn was_done(&self, entry: &Entry) -> bool {
+        self.log.as_ref().is_some_and(|log| log.has(&mark_of(entry)).unwrap_or(false))
+    }
+
+    pub(super) fn is_here(&self, path: &Name, entry: &Entry) -> bool {
+        let Some(store) = &self.ground.store else { return false };
+        store.stat(path).is_ok_and(|here| {
+            here.kind == Kind::File
+                && here.size == entry.size
+                && crate::tree::same_time(here.modified, entry.mtime)
+        })
+    }
+
+    pub(super) fn unchanged(&mut self, path: &Name) {
+        self.done.unchanged = self.done.unchanged.saturating_add(1);
+        (self.observer)(TreeNotice::Unchanged { name: path.as_bytes() });
+    }
+
+    pub(super) fn unread(&mut self, unread: &Unread) {
+        self.whole = Whole::No;
+        let name = unread.name.as_ref().unwrap_or(self.tree.name).clone();
+        let refusal = Refusal::new(unread.code, unread.message.clone());
+        let what = format!("list {name}");
+        let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
+        match self.path_of(&name) {
+            Some(path) => self.fail(&path, &failure),
+            None => self.fail_target(&failure),
+        }
+    }
+
+    pub(super) fn skip(&mut self, name: &Name, why: &'static str) {
+        self.done.skipped = self.done.skipped.saturating_add(1);
+        let mark = seen_mark(name.as_bytes());
+        if self.told.contains(&mark) {
+            return;
+        }
+        if self.told.len() < TOLD_MAX {
+            self.told.insert(mark);
+        }
+        (self.observer)(TreeNotice::Skipped { name: name.as_bytes(), why });
+    }
+}
+
+/// What was skipped and is remembered, so that it is told once; 16 bytes each. Of more than these
+/// some are told again after a break, and no worse.
+pub(super) const TOLD_MAX: usize = 16_384;
+
+/// What stands for a path among those that were seen.
+pub(super) fn seen_mark(path: &[u8]) -> crate::tree::log::Mark {
+    mark(path, 0, FileTime::nearest(0, 0), b"")
+}
+
+pub(super) fn make_directory(name: Name, modified: Option<FileTime>, mode: Mode) -> Change {
+    Change::MakeDirectory {
+        name,
+        parents: Parents::Make,
+        condition: Condition::Always,
+        modified,
+        mode: Some(mode),
+        durability: Durability::Full,
+    }
+}
+
+pub(super) fn mark_of(entry: &Entry) -> crate::tree::log::Mark {
+    mark(entry.name.as_bytes(), entry.size, entry.mtime, b"")
+}

@@ -1,0 +1,501 @@
+//! Getting trees: list, compare, receive, and settle in groups, in one pass.
+//!
+//! What arrives is stored by the same confined writer as the server's: a store whose root is the
+//! target. So nothing is written outside of it, whatever names a server lists and whatever happens
+//! to its directories meanwhile.
+
+mod extra;
+mod fetching;
+mod ground;
+mod listing;
+mod settling;
+mod versions;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ftx_disk::store::{Change, Upload};
+use ftx_disk::sys::{Disk, Native};
+use ftx_protocol::limits::ENTRIES_AHEAD;
+use ftx_protocol::message::{self, Entry, Info};
+use ftx_protocol::{
+    Code, Condition, Depth, Digest, FileTime, Kind, Mode, Name, Refusal, RequestId, Retry as Again,
+};
+use ground::{Ground, Names, OURS, Private, Target, marker};
+use settling::UNSETTLED_MAX;
+use versions::Versions;
+
+use super::folds::Folds;
+use super::log::Log;
+use super::settle::{Item, Settler};
+use super::{Extra, Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, open_log};
+use crate::Client;
+use crate::failure::{Class, Failure, Reached, Trouble, plain};
+use crate::link::{Link, READ_BYTES};
+use crate::partials::About;
+use crate::retry::Patience;
+use crate::spent::timed;
+
+/// The store's own directory in the target, which goes when the job is complete.
+const PRIVATE: &[u8] = b".ftx";
+
+/// What is to be fetched, and where to.
+pub struct GetTree<'a> {
+    /// A directory on the server.
+    pub name: &'a Name,
+    /// The directory here; made if the one above it is there.
+    pub target: &'a Path,
+    /// How. The condition says whether a file that is there may be replaced.
+    pub options: &'a TreeOptions,
+}
+
+impl Client {
+    /// Gets a tree, over one connection. Tries again, and goes on where it broke, as long as there
+    /// is progress. What fails is told, and the rest goes on.
+    ///
+    /// # Errors
+    /// When the server cannot be reached for too long or does not keep to the protocol, when the
+    /// name is no directory, or when the target cannot be written to.
+    pub fn get_tree(
+        &self,
+        tree: &GetTree<'_>,
+        observer: &mut TreeObserver<'_>,
+    ) -> Result<TreeDone, Failure> {
+        // Before anything is made here.
+        let info = self.stat(tree.name)?;
+        if info.kind != Kind::Directory {
+            let failure = Trouble::Refused(Code::NotADirectory.into());
+            return Err(failure.into_failure(&format!("get {}", tree.name), &self.server));
+        }
+        match tree.options.mood {
+            Mood::Do => {
+                let ground = Ground::prepare(self, tree)?;
+                let (began, paced) = (Instant::now(), self.paced());
+                let mut job = Job::new(self, tree, &ground, observer);
+                let result = job.run();
+                job.done.spent.wall = began.elapsed();
+                job.done.spent.paced = self.paced().saturating_sub(paced);
+                let (done, log) = (job.done, job.close(result.is_ok()));
+                let gone = ground.leave();
+                if let Some(log) = log
+                    && gone == Target::Gone
+                {
+                    log.remove();
+                }
+                let mut done = result.map(|()| done)?;
+                if let Err(error) = give_times(tree.target, &info) {
+                    let failure = Failure::local("cannot set the time of", tree.target, &error);
+                    done.count_failure(&failure);
+                    observer(TreeNotice::Failed { name: b"", failure: &failure });
+                }
+                Ok(done)
+            }
+            Mood::Tell => {
+                let ground = Ground::look(tree.target)?;
+                let mut job = Job::new(self, tree, &ground, observer);
+                let result = job.run();
+                let done = job.done;
+                job.close(result.is_ok());
+                result.map(|()| done)
+            }
+        }
+    }
+}
+
+/// The target itself is a directory of the tree too.
+fn give_times(path: &Path, info: &Info) -> std::io::Result<()> {
+    let directory = Native.open_root(path)?;
+    Native.set_mode(&directory, info.mode)?;
+    Native.set_modified(&directory, info.mtime)?;
+    Native.sync(&directory)
+}
+
+impl Client {
+    /// Whether an earlier job that got this tree into this directory was interrupted: then the same
+    /// command goes on there, though the directory is there by now.
+    pub fn was_getting(&self, name: &Name, target: &Path) -> Interrupted {
+        let found = std::fs::read(target.join(".ftx").join(OURS));
+        let goes_on = found.is_ok_and(|found| found == marker(self, name));
+        // What came whole left nothing there; but then it is in the log.
+        let logged = || {
+            let log = super::log_path("get", &self.server, &key(name, target));
+            log.is_ok_and(|log| log.exists())
+        };
+        match goes_on || logged() {
+            true => Interrupted::Yes,
+            false => Interrupted::No,
+        }
+    }
+}
+
+/// What tells this job from another one.
+fn key(name: &Name, target: &Path) -> Vec<u8> {
+    [name.as_bytes(), b"\0", target.as_os_str().as_encoded_bytes()].concat()
+}
+
+/// See [`Client::was_getting`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupted {
+    /// It was.
+    Yes,
+    /// There is nothing to go on with.
+    No,
+}
+
+/// A file that is to be fetched.
+struct File {
+    number: u64,
+    /// On the server.
+    name: Name,
+    /// In the target.
+    path: Name,
+    entry: Entry,
+    next: Next,
+}
+
+/// What is to be done for a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Its digest is asked for, and compared with that of the file here.
+    Compare,
+    Fetch,
+    /// Once more, from its first byte, past the server's memory of its digest.
+    FetchAgain,
+}
+
+/// A request under way.
+enum Work {
+    List,
+    Ask(File),
+    Get { file: File, upload: Option<Box<Upload<Native>>> },
+    Stopped,
+}
+
+/// A directory that all entries were seen of: its time is set when the files before it are settled.
+struct Left {
+    barrier: u64,
+    change: Change,
+}
+
+/// A directory whose entries are being listed.
+struct Open {
+    path: Name,
+    mtime: FileTime,
+    mode: Mode,
+}
+
+struct Job<'a, 'o> {
+    client: &'a Client,
+    tree: &'a GetTree<'a>,
+    ground: &'a Ground,
+    observer: &'a mut TreeObserver<'o>,
+    link: Option<Arc<Link>>,
+    under_way: BTreeMap<RequestId, Work>,
+    line_bytes: usize,
+    list: Listing,
+    listed: VecDeque<File>,
+    owed: u32,
+    /// Messages of the list that the server may still send without being asked.
+    ahead: u32,
+    way: Vec<Open>,
+    left: VecDeque<Left>,
+    /// Directories that could not be made, and whose time is still to come.
+    unmade: BTreeSet<Name>,
+    next_number: u64,
+    unsettled: BTreeMap<u64, File>,
+    settler: Option<Settler>,
+    group: Vec<Item>,
+    group_bytes: u64,
+    /// What the first bytes of large files came from.
+    versions: Versions,
+    log: Option<Log>,
+    /// What the server has, for the removal of everything else.
+    seen: Option<Log>,
+    /// What was listed, where the disk takes some of it for one.
+    folds: Option<Folds>,
+    whole: Whole,
+    patience: Patience,
+    reached: Reached,
+    done: TreeDone,
+    /// Files that were told as found.
+    found: u64,
+    /// How many of them the listing that runs has still to come to, after an earlier one broke.
+    found_again: u64,
+    /// The same of the files that this run has moved.
+    done_again: u64,
+    /// What was told as skipped; so that it is not told again after a break.
+    told: BTreeSet<super::log::Mark>,
+}
+
+/// How far the listing is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    ToBegin,
+    Running(RequestId),
+    Complete,
+}
+
+/// Whether everything of the source was seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Yes,
+    No,
+}
+
+impl<'a, 'o> Job<'a, 'o> {
+    fn new(
+        client: &'a Client,
+        tree: &'a GetTree<'a>,
+        ground: &'a Ground,
+        observer: &'a mut TreeObserver<'o>,
+    ) -> Self {
+        let key = key(tree.name, tree.target);
+        let target = std::path::absolute(tree.target).unwrap_or_else(|_| tree.target.to_owned());
+        let about = About {
+            action: "get -r".to_owned(),
+            server: client.server.to_string(),
+            name: tree.name.to_string(),
+            part: match ground.private {
+                Private::Ours => Some(target.join(".ftx").into_os_string()),
+                Private::Theirs => None,
+            },
+            path: target.into_os_string(),
+        };
+        let mut open = |what: &str, about: Option<About>| {
+            open_log(what, &client.server, &key, about).unwrap_or_else(|error| {
+                let message = format!("cannot keep a log for going on later: {}", plain(&error));
+                observer(TreeNotice::Warning(message));
+                None
+            })
+        };
+        let log = match tree.options.mood {
+            Mood::Do => open("get", Some(about)),
+            Mood::Tell => None,
+        };
+        let seen = match tree.options.extra {
+            Extra::Remove => open("seen", None),
+            Extra::Keep => None,
+        };
+        let folds = match ground.names {
+            Names::Folded => {
+                // What an earlier run left is not looked at.
+                open("folds", None).into_iter().for_each(Log::remove);
+                open("folds", None).map(Folds::new)
+            }
+            Names::Distinct => None,
+        };
+        let settler = match tree.options.mood {
+            Mood::Do => ground.store.clone().map(Settler::start),
+            Mood::Tell => None,
+        };
+        Self {
+            client,
+            tree,
+            ground,
+            observer,
+            link: None,
+            under_way: BTreeMap::new(),
+            line_bytes: 0,
+            list: Listing::ToBegin,
+            listed: VecDeque::new(),
+            owed: 0,
+            ahead: 0,
+            way: Vec::new(),
+            left: VecDeque::new(),
+            unmade: BTreeSet::new(),
+            next_number: 0,
+            unsettled: BTreeMap::new(),
+            settler,
+            group: Vec::new(),
+            group_bytes: 0,
+            versions: match tree.options.mood {
+                Mood::Do => Versions::open(&client.server, &key),
+                Mood::Tell => Versions::none(),
+            },
+            log,
+            seen,
+            folds,
+            whole: Whole::Yes,
+            patience: Patience::new(client.retry),
+            reached: Reached::No,
+            done: TreeDone::default(),
+            found: 0,
+            found_again: 0,
+            done_again: 0,
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// A job of which something is left keeps its log, also an empty one: it tells the same command
+    /// that the target, which is there by now, is its own.
+    fn close(mut self, complete: bool) -> Option<Log> {
+        if let Some(seen) = self.seen.take() {
+            seen.remove();
+        }
+        if let Some(folds) = self.folds.take() {
+            folds.remove();
+        }
+        if !complete || self.done.failed > 0 {
+            return self.log.take();
+        }
+        if let Some(log) = self.log.take() {
+            log.remove();
+        }
+        self.versions.remove();
+        None
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        loop {
+            let trouble = match self.attempt() {
+                Ok(()) => break,
+                Err(trouble) => trouble,
+            };
+            self.take_back();
+            match trouble.retry(self.reached) {
+                Again::Later if let Some(pause) = self.patience.next_pause() => {
+                    let cause = self.failure(trouble).to_string();
+                    (self.observer)(TreeNotice::Retrying { cause, pause });
+                    timed(&mut self.done.spent.pauses, || self.client.interrupt.pause(pause));
+                }
+                _ => return Err(self.failure(trouble)),
+            }
+        }
+        self.remove_extra()?;
+        self.settle_all();
+        Ok(())
+    }
+
+    fn failure(&self, trouble: Trouble) -> Failure {
+        trouble.into_failure(&format!("get {}", self.tree.name), &self.client.server)
+    }
+
+    /// A connection is gone: what is done is settled, the rest is listed again.
+    fn take_back(&mut self) {
+        self.link = None;
+        // Before they are suspended: what is to be kept of large files is among it, and is void
+        // afterwards.
+        self.settle_all();
+        for (_, work) in std::mem::take(&mut self.under_way) {
+            if let (Work::Get { upload: Some(upload), .. }, Some(store)) =
+                (work, &self.ground.store)
+            {
+                store.suspend(*upload);
+            }
+        }
+        self.listed.clear();
+        self.way.clear();
+        self.left.clear();
+        self.unmade.clear();
+        self.owed = 0;
+        self.line_bytes = 0;
+        self.list = Listing::ToBegin;
+        self.settle_all();
+        self.unsettled.clear();
+        self.count_anew();
+    }
+
+    /// Everything is listed again, and is to be counted and told once.
+    fn count_anew(&mut self) {
+        self.found_again = self.found;
+        let moved = match &self.log {
+            Some(_) => self.done,
+            // Without a log they are fetched again.
+            None => TreeDone::default(),
+        };
+        self.done_again = moved.files;
+        self.done = TreeDone {
+            files: moved.files,
+            bytes: moved.bytes,
+            connections: self.done.connections,
+            spent: self.done.spent,
+            ..TreeDone::default()
+        };
+    }
+
+    /// One connection.
+    fn attempt(&mut self) -> Result<(), Trouble> {
+        let link = self.client.link()?;
+        self.link = Some(Arc::clone(&link));
+        self.reached = Reached::Yes;
+        self.done.connections = self.done.connections.saturating_add(1);
+        let mut buffer = vec![0; READ_BYTES];
+        let list = message::List {
+            id: RequestId(0),
+            name: Some(self.tree.name.clone()),
+            depth: Depth::All,
+            need: Vec::new(),
+        };
+        let id = link.send(|machine, out, now| machine.list(list, out, now))?;
+        self.list = Listing::Running(id);
+        self.ahead = ENTRIES_AHEAD;
+        self.under_way.insert(id, Work::List);
+        loop {
+            self.take_answers();
+            self.leave_directories();
+            self.ask_for_more(&link)?;
+            if self.unsettled.len() >= UNSETTLED_MAX {
+                self.settle_all();
+            } else if !self.under_way.is_empty() {
+                self.hand_over_group();
+                self.receive(&link, &mut buffer)?;
+            } else if !self.listed.is_empty() {
+                // The next ones are asked for.
+            } else if self.group.is_empty() && self.left.is_empty() && self.is_settled() {
+                self.client.leave(&link);
+                return Ok(());
+            } else {
+                self.settle_all();
+            }
+        }
+    }
+
+    fn receive(&mut self, link: &Link, buffer: &mut [u8]) -> Result<(), Trouble> {
+        let began = Instant::now();
+        let mut heard = Duration::ZERO;
+        let received = link
+            .receive(buffer, &mut |event, input| timed(&mut heard, || self.heard(event, input)));
+        let waiting = &mut self.done.spent.waiting;
+        *waiting = waiting.saturating_add(began.elapsed().saturating_sub(heard));
+        received
+    }
+
+    fn is_settled(&self) -> bool {
+        self.unsettled.is_empty() && self.settler.as_ref().is_none_or(Settler::is_idle)
+    }
+
+    fn count(&mut self, file: &File, digest: Option<Digest>) {
+        self.done.files = self.done.files.saturating_add(1);
+        self.done.bytes = self.done.bytes.saturating_add(file.entry.size);
+        let (name, bytes) = (file.path.as_bytes(), file.entry.size);
+        (self.observer)(TreeNotice::File { name, bytes, digest });
+    }
+
+    fn fail_here(&mut self, path: &Name, refusal: &Refusal) {
+        use std::os::unix::ffi::OsStrExt;
+        let shown = self.ground.path.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
+        let shown = crate::failure::shown(&shown);
+        let message = match (refusal.code, &self.tree.options.condition) {
+            (Code::Exists, Condition::Absent) => {
+                format!("{shown} is there already; it was left as it is")
+            }
+            _ => {
+                let words = refusal.message.trim_end_matches('.');
+                format!("cannot write {shown}: {words}")
+            }
+        };
+        self.fail(path, &Failure::new(Class::Local, message));
+    }
+
+    fn fail_target(&mut self, failure: &Failure) {
+        self.done.count_failure(failure);
+        (self.observer)(TreeNotice::Failed { name: b"", failure });
+    }
+
+    fn fail(&mut self, name: &Name, failure: &Failure) {
+        self.done.count_failure(failure);
+        (self.observer)(TreeNotice::Failed { name: name.as_bytes(), failure });
+    }
+}

@@ -1,0 +1,178 @@
+//! What the server says, and what follows from it.
+
+use ftx_protocol::client::Event;
+use ftx_protocol::message::{Done, Held, HeldState, Info, Put};
+use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again};
+
+use super::{File, Job, Sent, Work};
+use crate::failure::Trouble;
+use crate::put::new_id;
+use crate::tree::{TreeNotice, Update};
+
+impl Job<'_, '_> {
+    pub(super) fn heard(&mut self, event: Event) -> Result<(), Trouble> {
+        match event {
+            Event::Done(done) => self.acknowledged(&done),
+            Event::Info(info) => self.compared(&info),
+            Event::Held(held) => self.held(&held)?,
+            Event::Ok(okay) => {
+                self.patience.progress();
+                match self.under_way.remove(&okay.id) {
+                    Some(Work::Remove(remove)) => self.removed(&remove.name),
+                    Some(Work::List) => self.end_removal(),
+                    _ => {}
+                }
+            }
+            Event::Entries(entries) => self.compare_listed(&entries)?,
+            Event::Refused { id, refusal } => self.refused(id, refusal)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn acknowledged(&mut self, done: &Done) {
+        self.patience.progress();
+        if let Some(Work::Put(file)) = self.under_way.remove(&done.id) {
+            self.forget_bytes(file.stat.size);
+            self.succeed(&file, done.size, done.digest);
+        }
+    }
+
+    pub(super) fn forget_bytes(&mut self, bytes: u64) {
+        self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_sub(bytes);
+    }
+
+    pub(super) fn succeed(&mut self, file: &File, bytes: u64, digest: Digest) {
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.add(&file.mark())
+        {
+            self.log = None;
+            let message = format!("cannot keep the log for going on later: {error}");
+            (self.observer)(TreeNotice::Warning(message));
+        }
+        self.count(&file.name, bytes, Some(digest));
+    }
+
+    pub(super) fn count(&mut self, name: &Name, bytes: u64, digest: Option<Digest>) {
+        self.done.files = self.done.files.saturating_add(1);
+        self.done.bytes = self.done.bytes.saturating_add(bytes);
+        (self.observer)(TreeNotice::File { name: name.as_bytes(), bytes, digest });
+    }
+
+    /// The server has said what it has under the name of a file.
+    pub(super) fn compared(&mut self, info: &Info) {
+        let Some(Work::Ask(file)) = self.under_way.remove(&info.id) else { return };
+        self.asked.remove(&file.number);
+        let same = info.kind == Kind::File
+            && info.size == file.stat.size
+            && match self.options.update {
+                Update::Digest => {
+                    match (file.digest(self.options.algorithm, &mut self.buffer), info.digest) {
+                        (Ok(ours), theirs) => theirs == Some(ours),
+                        (Err(failure), _) => return self.fail(file.name.as_bytes(), &failure),
+                    }
+                }
+                Update::SizeAndTime | Update::All => {
+                    crate::tree::same_time(info.mtime, file.stat.modified)
+                }
+            };
+        if same {
+            self.done.unchanged = self.done.unchanged.saturating_add(1);
+            (self.observer)(TreeNotice::Unchanged { name: file.name.as_bytes() });
+        } else {
+            self.again.push_back(Work::Put(file));
+        }
+    }
+
+    /// The server has said what it has of a file that was under way when the connection broke.
+    pub(super) fn held(&mut self, held: &Held) -> Result<(), Trouble> {
+        let Some(Work::Resume(mut file)) = self.under_way.remove(&held.id) else { return Ok(()) };
+        self.asked.remove(&file.number);
+        let size = file.stat.size;
+        if let (HeldState::Complete, Sent::All(digest), Some(theirs)) =
+            (held.state, file.sent, held.digest)
+            && theirs == digest
+        {
+            let put = Put {
+                id: RequestId(0),
+                name: file.name.clone(),
+                digest: self.options.algorithm,
+                size: Some(size),
+                at: size,
+                transfer: file.transfer,
+                mtime: Some(file.stat.modified),
+                mode: Some(file.stat.mode),
+                condition: self.options.condition.clone(),
+                durability: self.options.durability,
+                need: Vec::new(),
+            };
+            self.request(Work::Put(file), |machine, out, now| machine.put(put, out, now))?;
+            if let Some((&id, _)) = self.under_way.last_key_value() {
+                self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_add(size);
+                self.pipe()?.make(|machine, out, _| machine.end(id, size, digest, out));
+            }
+            return Ok(());
+        }
+        if held.state != HeldState::Nothing {
+            file.transfer = new_id()?;
+        }
+        file.sent = Sent::Nothing;
+        self.again.push_front(Work::Put(file));
+        Ok(())
+    }
+
+    pub(super) fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
+        let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
+        if refusal.code.retry() == Again::Later {
+            self.under_way.insert(id, work);
+            return Err(Trouble::Refused(refusal));
+        }
+        match work {
+            Work::Ask(file) => {
+                self.asked.remove(&file.number);
+                match refusal.code {
+                    Code::NotFound | Code::NotAFile | Code::NotADirectory => {
+                        self.again.push_back(Work::Put(file));
+                    }
+                    _ => self.refuse(&file.name, refusal),
+                }
+            }
+            Work::Put(mut file) => {
+                self.forget_bytes(file.stat.size);
+                if refusal.code.retry() == Again::Fresh && file.tries_left > 0 {
+                    file.tries_left = 0;
+                    file.transfer = new_id()?;
+                    file.sent = Sent::Nothing;
+                    self.again.push_front(Work::Put(file));
+                } else {
+                    self.refuse(&file.name, refusal);
+                }
+            }
+            Work::Resume(file) => {
+                self.asked.remove(&file.number);
+                self.refuse(&file.name, refusal);
+            }
+            // What could not be made gets no time either, and that is told already.
+            Work::Mkdir(mkdir) if mkdir.mtime.is_some() && self.unmade.remove(&mkdir.name) => {}
+            Work::Mkdir(mkdir) => {
+                if mkdir.mtime.is_none() {
+                    self.unmade.insert(mkdir.name.clone());
+                }
+                self.refuse(&mkdir.name, refusal);
+            }
+            Work::Remove(remove) => self.not_removed(&remove, refusal),
+            Work::List => {
+                self.removal = None;
+                return Err(Trouble::Refused(refusal));
+            }
+            Work::Aborted => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn refuse(&mut self, name: &Name, refusal: Refusal) {
+        let what = format!("put {name}");
+        let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
+        self.fail(name.as_bytes(), &failure);
+    }
+}

@@ -1,0 +1,93 @@
+//! The removal of what the sources do not have.
+
+use std::rc::Rc;
+
+use ftx_protocol::{Code, Name, Refusal, RequestId, message};
+
+use super::{Job, Work};
+use crate::failure::Trouble;
+use crate::tree::remove::Removal;
+use crate::tree::{Extra, TreeNotice};
+
+impl Job<'_, '_> {
+    /// Begins the next listing, or allows more of the one that runs. `false` when there is nothing
+    /// to do, or to wait for.
+    pub(super) fn remove_on(&mut self) -> Result<bool, Trouble> {
+        if self.options.extra == Extra::Keep {
+            return Ok(false);
+        }
+        if let Some(removal) = &mut self.removal {
+            let Some(id) = removal.allow_more() else { return Ok(false) };
+            self.pipe()?.make(|machine, out, _| machine.more(id, out));
+            return Ok(true);
+        }
+        // Nothing is removed while something may still come.
+        if !self.under_way.is_empty() || !self.left.is_empty() || self.whole.is_empty() {
+            return Ok(false);
+        }
+        if self.done.failed > 0 {
+            self.whole.clear();
+            let message = "nothing was removed, because not everything could be read and put";
+            (self.observer)(TreeNotice::Warning(message.to_owned()));
+            return Ok(false);
+        }
+        let Some(root) = self.whole.last().map(Rc::clone) else { return Ok(false) };
+        let list = message::List {
+            id: RequestId(0),
+            name: Some(root.name.clone()),
+            depth: ftx_protocol::Depth::All,
+            need: Vec::new(),
+        };
+        self.request(Work::List, |machine, out, now| machine.list(list, out, now))?;
+        if let Some((&id, _)) = self.under_way.last_key_value() {
+            self.removal = Some(Removal::new(id, root));
+        }
+        Ok(true)
+    }
+
+    pub(super) fn compare_listed(&mut self, listed: &message::Entries) -> Result<(), Trouble> {
+        let Some(removal) = self.removal.as_mut().filter(|removal| removal.id() == listed.id)
+        else {
+            return Ok(());
+        };
+        let (rules, durability) = (&self.options.rules, self.options.durability);
+        let Some(go) = removal.compare(&listed.entries, rules, durability) else {
+            return Err(crate::tree::listed_too_much());
+        };
+        self.again.extend(go.into_iter().map(Work::Remove));
+        for unread in &listed.unread {
+            let Some(name) = &unread.name else { continue };
+            let refusal = Refusal::new(unread.code, unread.message.clone());
+            let what = format!("list {name}, to remove what is not in the source");
+            let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
+            self.fail(name.as_bytes(), &failure);
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_removal(&mut self) {
+        self.whole.pop();
+        if let Some(removal) = self.removal.take() {
+            for remove in removal.end(self.options.durability) {
+                self.again.push_back(Work::Remove(remove));
+            }
+        }
+    }
+
+    pub(super) fn removed(&mut self, name: &Name) {
+        self.done.removed = self.done.removed.saturating_add(1);
+        (self.observer)(TreeNotice::Removed { name: name.as_bytes() });
+    }
+
+    pub(super) fn not_removed(&mut self, remove: &message::Remove, refusal: Refusal) {
+        match refusal.code {
+            // Something that is excluded is in it; or somebody else was faster.
+            Code::NotEmpty | Code::NotFound => {}
+            _ => {
+                let what = format!("remove {}", remove.name);
+                let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
+                self.fail(remove.name.as_bytes(), &failure);
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Putting trees: walk, compare, send, in one pass.
+
+mod answers;
+mod extra;
+mod sending;
+mod walking;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use ftx_disk::hash::Running;
+use ftx_disk::identity::{Identity, Inode};
+use ftx_disk::sys::{Disk, Native, Stat, Want};
+use ftx_disk::walk::Walk;
+use ftx_protocol::client::Event;
+use ftx_protocol::limits::{PART_BYTES, UNKEPT_BYTES};
+use ftx_protocol::message::{self, Mkdir};
+use ftx_protocol::{Digest, Name, RequestId, Retry as Again, TransferId};
+use walking::path_of;
+
+use super::log::Log;
+use super::pipe::{Pipe, REQUESTS_MAX};
+use super::remove::Removal;
+use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, mark, open_log};
+use crate::Client;
+use crate::failure::{Failure, Reached, Trouble, plain};
+use crate::partials::About;
+use crate::retry::Patience;
+use crate::source::Source;
+use crate::spent::timed;
+
+/// The server's own directory in its root; one in a source is somebody's served directory.
+const PRIVATE: &[u8] = b".ftx";
+
+/// What is to be put where.
+pub struct PutTree<'a> {
+    /// Files and directories, with the names that they get.
+    pub sources: &'a mut dyn Iterator<Item = (PathBuf, Name)>,
+    /// What tells this job from another one, so that the same one, given again, goes on: the
+    /// sources and the names as the user gave them.
+    pub job: &'a [u8],
+    /// For whoever finds what it left: the sources, and where they go.
+    pub about: (OsString, String),
+    /// How.
+    pub options: &'a TreeOptions,
+}
+
+impl Client {
+    /// Puts files and trees, over one connection. Tries again, and goes on where it broke, as long
+    /// as there is progress. What fails is told, and the rest goes on.
+    ///
+    /// # Errors
+    /// When the server cannot be reached for too long, or does not keep to the protocol.
+    pub fn put_tree<'a>(
+        &'a self,
+        tree: PutTree<'a>,
+        observer: &'a mut TreeObserver<'_>,
+    ) -> Result<TreeDone, Failure> {
+        let (began, paced) = (Instant::now(), self.paced());
+        let mut job = Job::new(self, tree, observer);
+        let result = job.run();
+        job.done.spent.wall = began.elapsed();
+        job.done.spent.paced = self.paced().saturating_sub(paced);
+        job.close_log(result.is_ok());
+        result.map(|()| job.done)
+    }
+}
+
+/// A directory on this side, open, and the name that it has on the other one.
+pub(super) struct Root {
+    pub(super) path: PathBuf,
+    pub(super) name: Name,
+    pub(super) handle: OwnedFd,
+}
+
+/// A file that is to be put.
+struct File {
+    /// Files are numbered as they are found.
+    number: u64,
+    root: Rc<Root>,
+    /// Below the root.
+    path: Name,
+    name: Name,
+    stat: Stat,
+    transfer: TransferId,
+    /// What the server may have of it.
+    sent: Sent,
+    tries_left: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Nothing,
+    Some,
+    /// All of it, and it has this digest.
+    All(Digest),
+}
+
+/// A request under way, or to be made again.
+enum Work {
+    /// Whether the file has to be put is asked.
+    Ask(File),
+    /// What is held of it is asked.
+    Resume(File),
+    Put(File),
+    /// Its body was closed with `abort`; it has been told.
+    Aborted,
+    Mkdir(Mkdir),
+    Remove(message::Remove),
+    List,
+}
+
+/// A directory that was left: its time is set when everything asked before `barrier` is answered.
+struct Left {
+    barrier: u64,
+    mkdir: Mkdir,
+}
+
+pub(super) struct Job<'a, 'o> {
+    client: &'a Client,
+    options: &'a TreeOptions,
+    observer: &'a mut TreeObserver<'o>,
+    sources: &'a mut dyn Iterator<Item = (PathBuf, Name)>,
+    /// The tree that is being walked through.
+    walk: Option<(Rc<Root>, Walk<Native>)>,
+    /// The trees of which everything was seen, for the removal of what they do not have.
+    whole: Vec<Rc<Root>>,
+    removal: Option<Removal>,
+    pipe: Option<Pipe>,
+    under_way: BTreeMap<RequestId, Work>,
+    unacknowledged_bytes: u64,
+    /// To be made before anything new.
+    again: VecDeque<Work>,
+    /// Numbers of the files about which a question is not answered.
+    asked: BTreeSet<u64>,
+    next_number: u64,
+    left: VecDeque<Left>,
+    /// Directories that could not be made, and whose time is still to come.
+    unmade: BTreeSet<Name>,
+    log: Option<Log>,
+    patience: Patience,
+    reached: Reached,
+    buffer: Vec<u8>,
+    done: TreeDone,
+}
+
+impl File {
+    /// Opens the file that was seen, and no other one.
+    fn open(&self) -> Result<Source, Failure> {
+        let path = self.root.path.join(path_of(self.path.as_bytes()));
+        let failed = |error: &std::io::Error| Failure::local("cannot read", &path, error);
+        let handle = Native
+            .open_beneath(&self.root.handle, &self.path, Want::File)
+            .map_err(|error| failed(&error))?;
+        let now = Native.stat(&handle).map_err(|error| failed(&error))?;
+        let source =
+            Source::of_file(handle.into(), path.clone()).map_err(|error| failed(&error))?;
+        if Inode::of(&now) != Inode::of(&self.stat) || now.size != self.stat.size {
+            return Err(source.changed());
+        }
+        Ok(source)
+    }
+
+    fn digest(
+        &self,
+        algorithm: ftx_protocol::Algorithm,
+        buffer: &mut [u8],
+    ) -> Result<Digest, Failure> {
+        let mut source = self.open()?;
+        let mut running = Running::new(algorithm);
+        while running.offset() < self.stat.size {
+            let left = self.stat.size.saturating_sub(running.offset());
+            let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let at = running.offset();
+            running.update(source.read_full(buffer.get_mut(..room).unwrap_or_default(), at)?);
+        }
+        source.check_unchanged()?;
+        Ok(running.digest())
+    }
+
+    fn mark(&self) -> super::log::Mark {
+        mark_of(&self.name, &self.stat)
+    }
+}
+
+fn mark_of(name: &Name, stat: &Stat) -> super::log::Mark {
+    let version = Identity::of(stat).version();
+    mark(name.as_bytes(), stat.size, stat.modified, version.as_str().as_bytes())
+}
+
+impl<'a, 'o> Job<'a, 'o> {
+    fn new(client: &'a Client, tree: PutTree<'a>, observer: &'a mut TreeObserver<'o>) -> Self {
+        let (path, name) = tree.about;
+        let server = client.server.to_string();
+        let about = About { action: "put -r".to_owned(), server, name, path, part: None };
+        let log = match tree.options.mood {
+            Mood::Do => {
+                open_log("put", &client.server, tree.job, Some(about)).unwrap_or_else(|error| {
+                    let message =
+                        format!("cannot keep a log for going on later: {}", plain(&error));
+                    observer(TreeNotice::Warning(message));
+                    None
+                })
+            }
+            Mood::Tell => None,
+        };
+        Self {
+            client,
+            options: tree.options,
+            observer,
+            sources: tree.sources,
+            walk: None,
+            whole: Vec::new(),
+            removal: None,
+            pipe: None,
+            under_way: BTreeMap::new(),
+            unacknowledged_bytes: 0,
+            again: VecDeque::new(),
+            asked: BTreeSet::new(),
+            next_number: 0,
+            left: VecDeque::new(),
+            unmade: BTreeSet::new(),
+            log,
+            patience: Patience::new(client.retry),
+            reached: Reached::No,
+            buffer: vec![0; usize::try_from(PART_BYTES).unwrap_or(usize::MAX)],
+            done: TreeDone::default(),
+        }
+    }
+
+    /// A job of which something is left keeps its log.
+    fn close_log(&mut self, complete: bool) {
+        if let Some(log) = self.log.take()
+            && (log.is_empty() || (complete && self.done.failed == 0))
+        {
+            log.remove();
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        loop {
+            let trouble = match self.attempt() {
+                Ok(()) => return Ok(()),
+                Err(trouble) => trouble,
+            };
+            self.pipe = None;
+            self.take_back();
+            match trouble.retry(self.reached) {
+                Again::Later if let Some(pause) = self.patience.next_pause() => {
+                    let cause = trouble.into_failure("put", &self.client.server).to_string();
+                    (self.observer)(TreeNotice::Retrying { cause, pause });
+                    timed(&mut self.done.spent.pauses, || self.client.interrupt.pause(pause));
+                }
+                _ => return Err(trouble.into_failure("put", &self.client.server)),
+            }
+        }
+    }
+
+    /// What was under way on a connection that is gone has to be made again, in its order.
+    fn take_back(&mut self) {
+        let mut again: VecDeque<Work> = VecDeque::new();
+        for (_, work) in std::mem::take(&mut self.under_way) {
+            again.push_back(match work {
+                Work::Put(file) | Work::Resume(file) => {
+                    self.asked.insert(file.number);
+                    Work::Resume(file)
+                }
+                // The time of a directory comes behind all that is put again into it.
+                Work::Mkdir(mkdir) if mkdir.mtime.is_some() => {
+                    self.left.push_back(Left { barrier: self.next_number, mkdir });
+                    continue;
+                }
+                // Its listing begins again; what was to be removed is found again.
+                Work::Aborted | Work::List | Work::Remove(_) => continue,
+                other => other,
+            });
+        }
+        again.append(&mut self.again);
+        self.again = again;
+        self.unacknowledged_bytes = 0;
+        self.removal = None;
+    }
+
+    /// One connection, or what is left of one.
+    fn attempt(&mut self) -> Result<(), Trouble> {
+        loop {
+            while let Some(event) = self.try_hear()? {
+                self.heard(event)?;
+            }
+            self.leave_directories();
+            if self.is_full() {
+                self.wait()?;
+            } else if let Some(work) = self.again.pop_front() {
+                self.start(work)?;
+            } else if self.walk_on_timed()? || self.remove_on()? {
+                // There is more.
+            } else if self.under_way.is_empty() && self.left.is_empty() && self.again.is_empty() {
+                return Ok(());
+            } else {
+                self.wait()?;
+            }
+        }
+    }
+
+    fn try_hear(&mut self) -> Result<Option<Event>, Trouble> {
+        match &mut self.pipe {
+            Some(pipe) => pipe.try_hear(),
+            None => Ok(None),
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), Trouble> {
+        let began = Instant::now();
+        let event = self.pipe()?.hear()?;
+        self.waited_since(began);
+        self.heard(event)
+    }
+
+    fn waited_since(&mut self, began: Instant) {
+        let waiting = &mut self.done.spent.waiting;
+        *waiting = waiting.saturating_add(began.elapsed());
+    }
+
+    fn walk_on_timed(&mut self) -> Result<bool, Trouble> {
+        let began = Instant::now();
+        let walked = self.walk_on();
+        let disk = &mut self.done.spent.disk;
+        *disk = disk.saturating_add(began.elapsed());
+        walked
+    }
+
+    fn is_full(&self) -> bool {
+        self.under_way.len().saturating_add(self.left.len()) >= REQUESTS_MAX
+            || self.unacknowledged_bytes >= UNKEPT_BYTES
+    }
+
+    fn pipe(&mut self) -> Result<&mut Pipe, Trouble> {
+        if self.pipe.is_none() {
+            self.pipe = Some(Pipe::open(self.client)?);
+            self.reached = Reached::Yes;
+            self.done.connections = self.done.connections.saturating_add(1);
+        }
+        self.pipe.as_mut().ok_or_else(|| Trouble::Broken("no connection".to_owned()))
+    }
+
+    fn fail(&mut self, name: &[u8], failure: &Failure) {
+        self.done.count_failure(failure);
+        (self.observer)(TreeNotice::Failed { name, failure });
+    }
+
+    fn fail_path(&mut self, path: &Path, failure: &Failure) {
+        use std::os::unix::ffi::OsStrExt;
+        self.fail(path.as_os_str().as_bytes(), failure);
+    }
+
+    fn skip(&mut self, name: &[u8], why: &'static str) {
+        self.done.skipped = self.done.skipped.saturating_add(1);
+        (self.observer)(TreeNotice::Skipped { name, why });
+    }
+}

@@ -1,0 +1,213 @@
+//! Requests on their way: questions, bodies of files, directories.
+
+use std::time::{Duration, Instant};
+
+use ftx_disk::hash::Running;
+use ftx_protocol::limits::RESUMABLE_BYTES;
+use ftx_protocol::message::{self, Cache, Change, Put, Resume};
+use ftx_protocol::{Code, Digest, Name, RequestId};
+
+use super::{File, Job, Sent, Work};
+use crate::Notice;
+use crate::failure::{Class, Failure, Trouble};
+use crate::put::PutOptions;
+use crate::source::Source;
+use crate::spent::{Spent, timed};
+use crate::tree::{Mood, TreeNotice, Update};
+
+impl Job<'_, '_> {
+    pub(super) fn start(&mut self, work: Work) -> Result<(), Trouble> {
+        match work {
+            Work::Ask(file) => self.ask(file),
+            Work::Resume(file) => {
+                let resume = Resume { id: RequestId(0), transfer: file.transfer, need: Vec::new() };
+                self.request(Work::Resume(file), |machine, out, now| {
+                    machine.resume(resume, out, now)
+                })
+            }
+            Work::Put(file) if self.options.mood == Mood::Tell => {
+                self.count(&file.name, file.stat.size, None);
+                Ok(())
+            }
+            Work::Put(file) if file.stat.size >= RESUMABLE_BYTES => self.put_large(file),
+            Work::Put(file) => self.put_small(file),
+            Work::Mkdir(mkdir) => {
+                let change = Change::Mkdir(mkdir.clone());
+                self.request(Work::Mkdir(mkdir), |machine, out, now| {
+                    machine.change(change, out, now)
+                })
+            }
+            Work::Remove(remove) if self.options.mood == Mood::Tell => {
+                self.removed(&remove.name);
+                Ok(())
+            }
+            Work::Remove(remove) => {
+                let change = Change::Remove(remove.clone());
+                self.request(Work::Remove(remove), |machine, out, now| {
+                    machine.change(change, out, now)
+                })
+            }
+            Work::List | Work::Aborted => Ok(()),
+        }
+    }
+
+    /// Makes a request and notes it as under way.
+    pub(super) fn request(
+        &mut self,
+        work: Work,
+        make: impl FnOnce(
+            &mut ftx_protocol::client::Client,
+            &mut Vec<u8>,
+            ftx_protocol::Time,
+        ) -> RequestId,
+    ) -> Result<(), Trouble> {
+        let id = match self.pipe() {
+            Ok(pipe) => pipe.make(make),
+            Err(trouble) => {
+                self.again.push_front(work);
+                return Err(trouble);
+            }
+        };
+        self.under_way.insert(id, work);
+        self.pipe()?.flush_full()
+    }
+
+    pub(super) fn ask(&mut self, file: File) -> Result<(), Trouble> {
+        let digest = (self.options.update == Update::Digest).then_some(self.options.algorithm);
+        let stat =
+            message::Stat { digest, cache: Cache::Use, ..message::Stat::of(file.name.clone()) };
+        self.request(Work::Ask(file), |machine, out, now| machine.stat(stat, out, now))
+    }
+
+    pub(super) fn put_small(&mut self, mut file: File) -> Result<(), Trouble> {
+        let source = match file.open() {
+            Ok(source) => source,
+            Err(failure) => {
+                self.fail(file.name.as_bytes(), &failure);
+                return Ok(());
+            }
+        };
+        let size = file.stat.size;
+        let put = Put {
+            id: RequestId(0),
+            name: file.name.clone(),
+            digest: self.options.algorithm,
+            size: Some(size),
+            at: 0,
+            transfer: file.transfer,
+            mtime: Some(file.stat.modified),
+            mode: Some(file.stat.mode),
+            condition: self.options.condition.clone(),
+            durability: self.options.durability,
+            need: Vec::new(),
+        };
+        let name = file.name.clone();
+        file.sent = Sent::Some;
+        self.request(Work::Put(file), |machine, out, now| machine.put(put, out, now))?;
+        let Some((&id, _)) = self.under_way.last_key_value() else { return Ok(()) };
+        self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_add(size);
+        match self.send_body(id, source, size, &name)? {
+            Ok(digest) => {
+                self.pipe()?.make(|machine, out, _| machine.end(id, size, digest, out));
+                if let Some(Work::Put(file)) = self.under_way.get_mut(&id) {
+                    file.sent = Sent::All(digest);
+                }
+            }
+            Err(failure) => {
+                self.pipe()?.make(|machine, out, _| machine.abort(id, Code::Changed, out));
+                self.forget_bytes(size);
+                self.under_way.insert(id, Work::Aborted);
+                self.fail(name.as_bytes(), &failure);
+            }
+        }
+        self.pipe()?.flush_full()
+    }
+
+    /// Reads, hashes and sends. The inner error is of this side.
+    pub(super) fn send_body(
+        &mut self,
+        id: RequestId,
+        mut source: Source,
+        size: u64,
+        name: &Name,
+    ) -> Result<Result<Digest, Failure>, Trouble> {
+        let mut running = Running::new(self.options.algorithm);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let result = loop {
+            let left = size.saturating_sub(running.offset());
+            if left == 0 {
+                break source.check_unchanged().map(|()| running.digest());
+            }
+            let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let (at, spent) = (running.offset(), &mut self.done.spent);
+            let part = buffer.get_mut(..room).unwrap_or_default();
+            let bytes = match timed(&mut spent.disk, || source.read_full(part, at)) {
+                Ok(bytes) => bytes,
+                Err(failure) => break Err(failure),
+            };
+            timed(&mut spent.hash, || running.update(bytes));
+            let count = bytes.len() as u64;
+            let began = Instant::now();
+            let sent = self.pipe().and_then(|pipe| {
+                pipe.part(id, bytes);
+                pipe.flush_full()
+            });
+            self.waited_since(began);
+            if let Err(trouble) = sent {
+                self.buffer = buffer;
+                return Err(trouble);
+            }
+            (self.observer)(TreeNotice::Moved { bytes: count, name: name.as_bytes() });
+        };
+        self.buffer = buffer;
+        Ok(result)
+    }
+
+    /// A file that is worth a connection of its own, on which it resumes by itself.
+    pub(super) fn put_large(&mut self, file: File) -> Result<(), Trouble> {
+        let source = match file.open() {
+            Ok(source) => source,
+            Err(failure) => {
+                self.fail(file.name.as_bytes(), &failure);
+                return Ok(());
+            }
+        };
+        // The others are on their way meanwhile.
+        if let Some(pipe) = &mut self.pipe {
+            pipe.flush()?;
+        }
+        let options = PutOptions {
+            algorithm: self.options.algorithm,
+            condition: self.options.condition.clone(),
+            durability: self.options.durability,
+        };
+        let observer = &mut self.observer;
+        let name = file.name.as_bytes();
+        let mut moved_to = 0;
+        let result = self.client.put(source, &file.name, &options, &mut |notice| match notice {
+            Notice::Began { at, .. } => moved_to = at,
+            Notice::Moved { at } => {
+                let bytes = at.saturating_sub(moved_to);
+                moved_to = moved_to.max(at);
+                observer(TreeNotice::Moved { bytes, name });
+            }
+            Notice::Retrying { cause, pause } => observer(TreeNotice::Retrying { cause, pause }),
+            Notice::Warning(text) => observer(TreeNotice::Warning(text)),
+        });
+        match result {
+            Ok(done) => {
+                self.patience.progress();
+                self.done.spent.add_part(Spent { paced: Duration::ZERO, ..done.spent });
+                self.succeed(&file, done.size, done.digest);
+                Ok(())
+            }
+            Err(failure) if matches!(failure.class, Class::Network | Class::Interrupted) => {
+                Err(Trouble::Final(failure))
+            }
+            Err(failure) => {
+                self.fail(file.name.as_bytes(), &failure);
+                Ok(())
+            }
+        }
+    }
+}

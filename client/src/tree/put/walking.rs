@@ -1,0 +1,234 @@
+//! The sources, walked through: directories entered and left, files found.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use ftx_disk::sys::{Disk, FileKind, Native, Stat};
+use ftx_disk::walk::{Step, Walk};
+use ftx_protocol::message::Mkdir;
+use ftx_protocol::{Condition, Mode, Name, Parents, RequestId};
+
+use super::{File, Job, Left, PRIVATE, Root, Sent, Work, mark_of};
+use crate::failure::{Class, Failure, Trouble};
+use crate::put::new_id;
+use crate::tree::rules::{PathKind, Verdict};
+use crate::tree::{Mood, TreeNotice, Update};
+
+impl Job<'_, '_> {
+    /// Makes one step through the sources. `false` when they are over.
+    pub(super) fn walk_on(&mut self) -> Result<bool, Trouble> {
+        let Some((root, walk)) = &mut self.walk else {
+            let Some((path, name)) = self.sources.next() else { return Ok(false) };
+            self.begin_source(path, name);
+            return Ok(true);
+        };
+        let root = Rc::clone(root);
+        let Some(step) = walk.next() else {
+            self.walk = None;
+            self.whole.push(Rc::clone(&root));
+            if let Ok(stat) = Native.stat(&root.handle) {
+                self.leave(root.name.clone(), &stat);
+            }
+            return Ok(true);
+        };
+        match step {
+            Step::Seen { part, stat } => self.seen(&root, &part, stat),
+            Step::Left { part, stat } => {
+                let path = walk.path_of(&part);
+                if let Ok(name) = Name::inside(Some(&root.name), &path) {
+                    self.leave(name, &stat);
+                }
+            }
+            Step::Unread { part, error } => {
+                let path = root.path.join(path_of(&walk.path_of(part.as_deref().unwrap_or(b""))));
+                self.fail_path(&path, &Failure::local("cannot read", &path, &error));
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn begin_source(&mut self, path: PathBuf, name: Name) {
+        if self.whole.iter().any(|root| root.name == name && root.path == path) {
+            // Given twice.
+            return;
+        }
+        match open_source(&path) {
+            // Each would be taken for what the other one is to hold, and be removed from it.
+            Ok(Opened::Directory(..)) if self.whole.iter().any(|root| root.name == name) => {
+                let shown = crate::failure::shown(&path);
+                let message =
+                    format!("cannot put {shown}: another source has the name {name} already");
+                self.fail_path(&path, &Failure::new(Class::Usage, message));
+            }
+            Ok(Opened::Directory(handle, stat)) => {
+                match Native.open_root(&path).and_then(|shared| Walk::new(Native, shared.into())) {
+                    Ok(walk) => {
+                        let root = Rc::new(Root { path, name: name.clone(), handle });
+                        self.walk = Some((root, walk));
+                        self.enter(name, &stat, Parents::Make);
+                    }
+                    Err(error) => {
+                        self.fail_path(&path, &Failure::local("cannot read", &path, &error));
+                    }
+                }
+            }
+            Ok(Opened::File { directory, part, stat }) => {
+                let above = path.parent().unwrap_or(Path::new("")).to_owned();
+                let root = Rc::new(Root { path: above, name: name.clone(), handle: directory });
+                self.found(&root, part, name, stat);
+            }
+            Ok(Opened::Neither(why)) => {
+                self.skip(name.as_bytes(), why);
+            }
+            Err(failure) => self.fail_path(&path, &failure),
+        }
+    }
+
+    pub(super) fn seen(&mut self, root: &Rc<Root>, part: &[u8], stat: Stat) {
+        let Some((_, walk)) = &mut self.walk else { return };
+        let path = walk.path_of(part);
+        let kind = match stat.kind {
+            FileKind::Directory => PathKind::Directory,
+            _ => PathKind::Other,
+        };
+        if self.options.rules.takes(&path, kind) == Verdict::Excluded {
+            return;
+        }
+        if part == PRIVATE && walk.depth() == 0 {
+            return self.skip(&path, "the directory of an ftx server");
+        }
+        let names = Name::parse(&path)
+            .and_then(|path| Ok((Name::inside(Some(&root.name), path.as_bytes())?, path)));
+        let (name, path) = match names {
+            Ok(both) => both,
+            Err(error) => {
+                let shown = root.path.join(path_of(&path));
+                let message = format!("cannot put {}: {error}", crate::failure::shown(&shown));
+                return self.fail_path(&shown, &Failure::new(Class::Local, message));
+            }
+        };
+        match stat.kind {
+            FileKind::Directory => match walk.enter() {
+                Ok(()) => self.enter(name, &stat, Parents::Require),
+                Err(error) => {
+                    let shown = root.path.join(path_of(path.as_bytes()));
+                    self.fail_path(&shown, &Failure::local("cannot read", &shown, &error));
+                }
+            },
+            FileKind::File => self.found(root, path, name, stat),
+            FileKind::Symlink => self.skip(name.as_bytes(), "a symlink"),
+            FileKind::Special => self.skip(name.as_bytes(), "a device, FIFO or socket"),
+        }
+    }
+
+    /// A directory is made before what is in it, with no more rights than it will have, except
+    /// that its owner may write.
+    pub(super) fn enter(&mut self, name: Name, stat: &Stat, parents: Parents) {
+        let mode = Some(Mode::new(stat.mode.bits() | 0o700));
+        self.mkdir(Mkdir { parents, mode, ..self.mkdir_of(name) });
+    }
+
+    /// And when all that is in it is there, it gets its time.
+    pub(super) fn leave(&mut self, name: Name, stat: &Stat) {
+        let mkdir =
+            Mkdir { mode: Some(stat.mode), mtime: Some(stat.modified), ..self.mkdir_of(name) };
+        self.left.push_back(Left { barrier: self.next_number, mkdir });
+    }
+
+    pub(super) fn mkdir_of(&self, name: Name) -> Mkdir {
+        Mkdir {
+            id: RequestId(0),
+            name,
+            parents: Parents::Require,
+            mtime: None,
+            mode: None,
+            condition: Condition::Always,
+            durability: self.options.durability,
+            need: Vec::new(),
+        }
+    }
+
+    pub(super) fn mkdir(&mut self, mkdir: Mkdir) {
+        if self.options.mood == Mood::Do {
+            self.again.push_back(Work::Mkdir(mkdir));
+        }
+    }
+
+    /// Asks for the times of directories behind everything that was put into them.
+    pub(super) fn leave_directories(&mut self) {
+        let first_asked = self.asked.first().copied().unwrap_or(self.next_number);
+        // What is to be made again comes before them.
+        while self.again.is_empty()
+            && self.left.front().is_some_and(|left| left.barrier <= first_asked)
+            && let Some(left) = self.left.pop_front()
+        {
+            self.mkdir(left.mkdir);
+        }
+    }
+
+    pub(super) fn found(&mut self, root: &Rc<Root>, path: Name, name: Name, stat: Stat) {
+        (self.observer)(TreeNotice::Found { bytes: stat.size });
+        if self.was_done(&name, &stat) {
+            self.done.done_before = self.done.done_before.saturating_add(1);
+            return (self.observer)(TreeNotice::Unchanged { name: name.as_bytes() });
+        }
+        let transfer = match new_id() {
+            Ok(transfer) => transfer,
+            Err(failure) => return self.fail(name.as_bytes(), &failure),
+        };
+        let (root, number) = (Rc::clone(root), self.next_number);
+        self.next_number = number.saturating_add(1);
+        let sent = Sent::Nothing;
+        let file = File { number, root, path, name, stat, transfer, sent, tries_left: 1 };
+        self.again.push_back(match self.options.update {
+            Update::All => Work::Put(file),
+            Update::SizeAndTime | Update::Digest => {
+                self.asked.insert(number);
+                Work::Ask(file)
+            }
+        });
+    }
+
+    pub(super) fn was_done(&self, name: &Name, stat: &Stat) -> bool {
+        let mark = mark_of(name, stat);
+        self.log.as_ref().is_some_and(|log| log.has(&mark).unwrap_or(false))
+    }
+}
+
+/// What a source turns out to be.
+pub(super) enum Opened {
+    Directory(OwnedFd, Stat),
+    File { directory: OwnedFd, part: Name, stat: Stat },
+    Neither(&'static str),
+}
+
+/// Opens what the user named. A symlink that is named is followed.
+pub(super) fn open_source(path: &Path) -> Result<Opened, Failure> {
+    use std::os::unix::ffi::OsStrExt;
+    let failed = |error: &std::io::Error| Failure::local("cannot read", path, error);
+    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
+    if metadata.is_dir() {
+        let handle = Native.open_root(path).map_err(|error| failed(&error))?;
+        let stat = Native.stat(&handle).map_err(|error| failed(&error))?;
+        return Ok(Opened::Directory(handle, stat));
+    }
+    if !metadata.is_file() {
+        return Ok(Opened::Neither("a device, FIFO or socket"));
+    }
+    // Of a symlink, where it leads to.
+    let real = std::fs::canonicalize(path).map_err(|error| failed(&error))?;
+    let above = real.parent().unwrap_or(Path::new("/"));
+    let directory = Native.open_root(above).map_err(|error| failed(&error))?;
+    let part = real.file_name().unwrap_or_default().as_bytes();
+    let part = Name::parse(part).map_err(|error| {
+        Failure::new(Class::Local, format!("cannot put {}: {error}", crate::failure::shown(path)))
+    })?;
+    let stat = Native.stat_part(&directory, part.as_bytes()).map_err(|error| failed(&error))?;
+    Ok(Opened::File { directory, part, stat })
+}
+
+pub(super) fn path_of(bytes: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
+}

@@ -1,0 +1,64 @@
+//! How fast the server may move bytes, over all its connections together.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use ftx_protocol::Time;
+
+/// A connection moves what this part of a second gives in one turn.
+const TURNS_PER_SECOND: u64 = 16;
+
+/// Less than this in a turn would be all overhead.
+const TURN_MIN_BYTES: u64 = 4 * 1024;
+
+/// A rate that is exceeded by no more than a turn of each connection.
+#[derive(Debug)]
+pub(super) struct Rate {
+    bytes_per_second: NonZeroU64,
+    /// When what was moved so far has had its time.
+    free_at: Time,
+}
+
+impl Rate {
+    pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
+        Self { bytes_per_second, free_at: Time::default() }
+    }
+
+    /// When the next turn may be given.
+    pub(super) fn free_at(&self) -> Time {
+        self.free_at
+    }
+
+    /// Bytes that a connection may move in one turn.
+    pub(super) fn turn_bytes(&self) -> usize {
+        let bytes = (self.bytes_per_second.get() / TURNS_PER_SECOND).max(TURN_MIN_BYTES);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// So much was moved. Time in which nothing was is not made up for.
+    pub(super) fn moved(&mut self, bytes: u64, now: Time) {
+        let nanoseconds = u128::from(bytes)
+            .saturating_mul(1_000_000_000)
+            .checked_div(self.bytes_per_second.get().into());
+        let time = nanoseconds.and_then(|time| u64::try_from(time).ok()).unwrap_or(u64::MAX);
+        self.free_at = self.free_at.max(now).after(Duration::from_nanos(time));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_moved_takes_its_time_and_a_quiet_time_is_not_made_up_for() {
+        let at = |milliseconds| Time::default().after(Duration::from_millis(milliseconds));
+        let mut rate = Rate::new(NonZeroU64::new(1_000_000).unwrap());
+        rate.moved(500_000, at(0));
+        rate.moved(500_000, at(0));
+        assert_eq!(rate.free_at(), at(1_000));
+        rate.moved(100_000, at(5_000));
+        assert_eq!(rate.free_at(), at(5_100));
+        assert_eq!(rate.turn_bytes(), 62_500);
+        assert_eq!(Rate::new(NonZeroU64::MIN).turn_bytes(), 4_096);
+    }
+}
