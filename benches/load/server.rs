@@ -1,0 +1,77 @@
+//! A server in a directory of its own, and what it takes, as the kernel counts it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+pub struct Server {
+    pub child: Child,
+    pub address: SocketAddr,
+    root: TempDir,
+}
+
+impl Server {
+    pub fn start(parent: &Path) -> Self {
+        let root = tempfile::Builder::new().prefix("ftx-load-").tempdir_in(parent).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ftx"))
+            .arg("serve")
+            .arg(root.path())
+            .args(["--listen", "127.0.0.1:0", "--idle-timeout", "1h", "--max-connections", "12000"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
+        Self { child, address, root }
+    }
+
+    pub fn served(&self) -> PathBuf {
+        self.root.path().canonicalize().unwrap()
+    }
+
+    /// Seconds of CPU so far, in clock ticks of a hundredth.
+    pub fn cpu_seconds(&self) -> f64 {
+        const TICKS_A_SECOND: f64 = 100.0;
+        let stat = std::fs::read_to_string(self.proc("stat")).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        let ticks: f64 = fields.skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum();
+        ticks / TICKS_A_SECOND
+    }
+
+    /// Bytes that are resident.
+    pub fn resident(&self) -> u64 {
+        self.status("VmRSS")
+    }
+
+    /// The most bytes that were resident since `forget_peak`.
+    pub fn peak(&self) -> u64 {
+        self.status("VmHWM")
+    }
+
+    pub fn forget_peak(&self) {
+        std::fs::write(self.proc("clear_refs"), "5").unwrap();
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    fn proc(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.child.id())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
