@@ -146,7 +146,11 @@ class Ssh:
             "PasswordAuthentication no\nPermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n"
         )
         self.server = scratch.start([sshd, "-D", "-e", "-f", home / "sshd_config"], log=home / "out.log")
-        self.server.wait_for_port(self.port)
+        try:
+            self.server.wait_for_port(self.port)
+        except OSError as error:
+            # One from a package that never ran has no directory to separate its privileges in.
+            raise Missing("an sshd that starts") from error
 
     def get(self, name, target):
         return run(self.argv(f"127.0.0.1:{self.root}/{name}", target), self.server, peak=False)
