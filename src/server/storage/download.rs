@@ -274,7 +274,12 @@ impl Hand for Fetch {
         Worked::Done
     }
 
-    fn pause(&mut self) {}
+    fn pause(&mut self) {
+        if self.gets.is_empty() && self.lists.is_empty() {
+            self.gets.shrink_to_fit();
+            self.lists.shrink_to_fit();
+        }
+    }
 }
 
 impl Purpose {

@@ -168,6 +168,9 @@ impl Hand for Bring {
     }
 
     fn pause(&mut self) {
+        if self.puts.is_empty() {
+            self.puts.shrink_to_fit();
+        }
         let bytes = std::mem::take(&mut self.taken_bytes);
         if bytes > 0 {
             self.shared.outcomes.push(self.origin.key, Outcome::Taken { bytes });

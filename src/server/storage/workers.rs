@@ -68,6 +68,8 @@ impl Strand {
         let mut queue = lock(&self.queue);
         if queue.jobs.is_empty() {
             queue.place = Place::Idle;
+            // Given back, not kept: a connection may be idle for long.
+            queue.jobs = VecDeque::new();
         }
         queue.place
     }

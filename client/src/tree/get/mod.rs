@@ -244,12 +244,23 @@ enum Whole {
     No,
 }
 
-impl<'a, 'o> Job<'a, 'o> {
-    fn new(
-        client: &'a Client,
-        tree: &'a GetTree<'a>,
-        ground: &'a Ground,
-        observer: &'a mut TreeObserver<'o>,
+/// What a job keeps on disk.
+struct Logs {
+    /// What it has done.
+    log: Option<Log>,
+    /// What the server has, for the removal of everything else.
+    seen: Option<Log>,
+    /// What was listed, where the disk takes some of it for one.
+    folds: Option<Folds>,
+    versions: Versions,
+}
+
+impl Logs {
+    fn open(
+        client: &Client,
+        tree: &GetTree<'_>,
+        ground: &Ground,
+        observer: &mut TreeObserver<'_>,
     ) -> Self {
         let key = key(tree.name, tree.target);
         let target = std::path::absolute(tree.target).unwrap_or_else(|_| tree.target.to_owned());
@@ -286,6 +297,22 @@ impl<'a, 'o> Job<'a, 'o> {
             }
             Names::Distinct => None,
         };
+        let versions = match tree.options.mood {
+            Mood::Do => Versions::open(&client.server, &key),
+            Mood::Tell => Versions::none(),
+        };
+        Self { log, seen, folds, versions }
+    }
+}
+
+impl<'a, 'o> Job<'a, 'o> {
+    fn new(
+        client: &'a Client,
+        tree: &'a GetTree<'a>,
+        ground: &'a Ground,
+        observer: &'a mut TreeObserver<'o>,
+    ) -> Self {
+        let Logs { log, seen, folds, versions } = Logs::open(client, tree, ground, observer);
         let settler = match tree.options.mood {
             Mood::Do => ground.store.clone().map(Settler::start),
             Mood::Tell => None,
@@ -310,10 +337,7 @@ impl<'a, 'o> Job<'a, 'o> {
             settler,
             group: Vec::new(),
             group_bytes: 0,
-            versions: match tree.options.mood {
-                Mood::Do => Versions::open(&client.server, &key),
-                Mood::Tell => Versions::none(),
-            },
+            versions,
             log,
             seen,
             folds,
