@@ -450,7 +450,9 @@ fn leads_to_the_system(path: &Path) -> bool {
     const LINKS_MAX: u32 = 40;
     let mut here = path.to_owned();
     for _ in 0..LINKS_MAX {
-        if here.starts_with("/dev") || here.starts_with("/proc") || here.starts_with("/sys") {
+        // What is in memory there is as ordinary as a file elsewhere.
+        let is_device = here.starts_with("/dev") && !here.starts_with("/dev/shm");
+        if is_device || here.starts_with("/proc") || here.starts_with("/sys") {
             return true;
         }
         let Ok(target) = std::fs::read_link(&here) else { return false };
@@ -550,5 +552,15 @@ mod tests {
         assert!(stands_for_a_closed_one(&null(both.read(true).write(true))));
         assert!(!stands_for_a_closed_one(&null(std::fs::OpenOptions::new().write(true))));
         assert!(!stands_for_a_closed_one(&tempfile::tempfile().unwrap()));
+    }
+
+    #[test]
+    fn devices_are_written_into_and_files_in_shared_memory_are_files() {
+        for path in ["/dev/null", "/dev/stdout", "/proc/self/fd/1", "/sys/x"] {
+            assert!(leads_to_the_system(Path::new(path)), "{path}");
+        }
+        for path in ["/dev/shm/new", "new", "/tmp/new"] {
+            assert!(!leads_to_the_system(Path::new(path)), "{path}");
+        }
     }
 }
