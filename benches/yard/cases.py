@@ -290,7 +290,12 @@ class Bench:
 
     def once(self, name, start):
         if name not in self.servers:
-            self.servers[name] = start()
+            try:
+                self.servers[name] = start()
+            except Missing as tool:
+                self.servers[name] = tool
+        if isinstance(self.servers[name], Missing):
+            raise self.servers[name]
         return self.servers[name]
 
     # Rows.
