@@ -76,6 +76,11 @@ impl Name {
         self.split_last().1
     }
 
+    /// As [`Name::parent`], without making a name of it.
+    pub fn parent_bytes(&self) -> Option<&[u8]> {
+        self.split_last().0
+    }
+
     /// Everything before the last slash, if there is one.
     pub fn parent(&self) -> Option<Name> {
         self.split_last().0.map(|parent| Self(parent.into()))

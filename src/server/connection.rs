@@ -315,7 +315,7 @@ impl Connection {
                 self.writable = false;
                 let size = size.min(turn_bytes as u64);
                 let socket = Arc::clone(&self.socket);
-                self.lane.submit(Job::Send { id, at, size, socket });
+                self.lane.submit(vec![Job::Send { id, at, size, socket }]);
                 return Moved::Nothing;
             }
             Output::Bytes(bytes) => (&*self.socket).write(bytes),
@@ -348,8 +348,9 @@ impl Connection {
 
     /// Turns the machine's commands into jobs.
     fn carry_out(&mut self, input: Option<&Arc<Buffer>>) {
+        let mut jobs = Vec::new();
         while let Some(command) = self.machine.poll_command() {
-            let job = match command {
+            jobs.push(match command {
                 Command::Begin(put) => Job::Begin(put),
                 Command::Write { id, bytes, .. } => {
                     let Some(buffer) = input else { continue };
@@ -369,8 +370,8 @@ impl Connection {
                 Command::Digest(id) => Job::Digest(id),
                 Command::Close(id) => Job::Close(id),
                 Command::HangUp => Job::HangUp,
-            };
-            self.lane.submit(job);
+            });
         }
+        self.lane.submit(jobs);
     }
 }

@@ -11,23 +11,35 @@ use rustix::io::Errno;
 use super::private::{Private, check_spelling};
 use super::record::{Begun, Committed, Complete, Survival};
 use super::transfers::{Kept, Partial, Use};
-use super::upload::{Body, Limit, Plan, Resume, Staged, StagedFile};
-use super::{Put, Spent, Store, Upload, best, lock};
+use super::upload::{Body, Limit, Plan, Resume, Seen, Staged, StagedFile};
+use super::{Put, Spent, Store, Upload, lock};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::{Identity, Inode};
-use crate::sys::{Disk, FileKind, MediumKind, Stat, Want};
+use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Bodies below this are not reserved in advance: on ext4 that makes many small files seven times
 /// slower, because it defeats delayed allocation.
 pub(crate) const RESERVE_BYTES: u64 = 1024 * 1024;
 
+/// Permissions of a staged file that an interrupted put comes back to: its owner has to open it again.
+const RESUMABLE_MODE: Mode = Mode::new(0o600);
+
+/// The directory that the last put went to, for those that follow at once: files come in the order
+/// of their directories. What is looked up in it is only to refuse early what cannot be; the commit
+/// resolves each directory anew.
+pub struct Nearby<D: Disk>(Option<(Name, D::Handle)>);
+
+impl<D: Disk> Default for Nearby<D> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
 /// What there is of the directories above a name.
-enum Deepest<D: Disk> {
-    /// The name is in the root.
-    Root,
-    /// All are there; this is the last.
-    Parent(D::Handle),
+enum Deepest {
+    /// All are there.
+    Parent,
     SomeMissing,
 }
 
@@ -38,12 +50,20 @@ impl<D: Disk> Store<D> {
     /// Everything that can be known before the bytes come; nothing is left of a put that is
     /// refused here, and one that was held is held as before.
     pub fn begin(&self, put: Put) -> Result<Upload<D>, Refusal> {
+        self.begin_near(put, &mut Nearby::default())
+    }
+
+    /// As [`Store::begin`], for one of many that come together.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn begin_near(&self, put: Put, nearby: &mut Nearby<D>) -> Result<Upload<D>, Refusal> {
         let private = self.writable()?;
-        let plan = self.plan(&put)?;
+        let mut plan = self.plan(&put)?;
         if let Some(complete) = self.transfers.complete(&put.transfer) {
             return self.begin_complete(&put, plan, complete);
         }
-        self.check_target(&put.name, &put.condition)?;
+        plan.seen = self.check_target(&put.name, &put.condition, nearby)?;
         let held = self.transfers.partial(&put.transfer);
         match held {
             Some(partial) => self.begin_again(private, &put, plan, &partial),
@@ -69,6 +89,7 @@ impl<D: Disk> Store<D> {
             durability,
             modified: put.modified,
             mode: put.mode,
+            seen: Seen::Unknown,
         })
     }
 
@@ -76,18 +97,12 @@ impl<D: Disk> Store<D> {
     pub(super) fn given(&self, asked: Durability) -> Result<Durability, Refusal> {
         match asked {
             Durability::None => Ok(Durability::None),
-            Durability::Memory | Durability::Full => {
-                match best(self.options.durability, self.medium_kind()?) {
-                    Durability::None => Err(Code::DurabilityUnavailable.into()),
-                    given => Ok(given),
-                }
-            }
+            // What an open directory is on does not change.
+            Durability::Memory | Durability::Full => match self.best {
+                Durability::None => Err(Code::DurabilityUnavailable.into()),
+                given => Ok(given),
+            },
         }
-    }
-
-    fn medium_kind(&self) -> Result<MediumKind, Refusal> {
-        let medium = self.disk.medium(&self.root);
-        Ok(medium.map_err(|error| refusal(Cause::Store, "asking the file system", &error))?.kind)
     }
 
     fn begin_complete(
@@ -117,15 +132,18 @@ impl<D: Disk> Store<D> {
     }
 
     fn begin_new(&self, private: &Private<D>, put: &Put, plan: Plan) -> Result<Upload<D>, Refusal> {
-        self.check_free(put.size.unwrap_or(0))?;
+        let resumable = put.size.is_none_or(|size| size >= RESUMABLE_BYTES);
+        self.room.check(put.size, || self.medium_free(), self.options.free_min_bytes)?;
+        let wanted = plan.mode.unwrap_or(private.default_mode);
+        let mode = if resumable { RESUMABLE_MODE } else { wanted };
         let part = self.new_staged_part();
         let failed = |error: &io::Error| refusal(Cause::Bytes, "making a file", error);
         let file = self
             .disk
-            .create(&private.staging, part.as_bytes(), Mode::new(0o600))
+            .create(&private.staging, part.as_bytes(), mode)
             .map_err(|error| failed(&error))?;
-        let inode = match self.disk.stat(&file) {
-            Ok(stat) => Inode::of(&stat),
+        let (inode, mode) = match self.disk.stat(&file) {
+            Ok(stat) => (Inode::of(&stat), stat.mode),
             Err(error) => {
                 // See remove_staged.
                 let _ = self.disk.remove(&private.staging, part.as_bytes());
@@ -139,8 +157,7 @@ impl<D: Disk> Store<D> {
             self.remove_staged(&part, inode);
             return Err(refusal(Cause::Bytes, "making room for the file", &error));
         }
-        let file = Arc::new(StagedFile::new(file));
-        let resumable = put.size.is_none_or(|size| size >= RESUMABLE_BYTES);
+        let file = Arc::new(StagedFile::new(file, mode));
         let resume = if resumable {
             let begun = Begun {
                 transfer: put.transfer,
@@ -175,8 +192,8 @@ impl<D: Disk> Store<D> {
         let survival = Survival::of(plan.durability, self.boot_id.as_ref());
         let running = running_of(&partial, put, &survival)?;
         let (part, inode) = (partial.begun.staged.clone(), partial.begun.inode);
-        let file = match self.reopen_staged(private, &part, inode, put.at) {
-            Ok(file) => file,
+        let (file, mode) = match self.reopen_staged(private, &part, inode, put.at) {
+            Ok(reopened) => reopened,
             Err(error) => {
                 let gone =
                     matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::STALE));
@@ -188,7 +205,8 @@ impl<D: Disk> Store<D> {
                 return Err(refusal(Cause::Store, "opening what was held", &error));
             }
         };
-        self.check_free(put.size.unwrap_or(0).saturating_sub(put.at))?;
+        let more = put.size.map(|size| size.saturating_sub(put.at));
+        self.room.check(more, || self.medium_free(), self.options.free_min_bytes)?;
         if let Some(size) = put.size
             && let Err(error) = self.reserve(&file, size)
         {
@@ -197,7 +215,7 @@ impl<D: Disk> Store<D> {
             let error = freed.err().unwrap_or(error);
             return Err(refusal(Cause::Bytes, "making room for the file", &error));
         }
-        let file = Arc::new(StagedFile::new(file));
+        let file = Arc::new(StagedFile::new(file, mode));
         partial.epoch = partial.epoch.saturating_add(1);
         partial.use_ = Use::Busy;
         let resume = Resume::Yes {
@@ -211,14 +229,15 @@ impl<D: Disk> Store<D> {
         Ok(Upload { disk: self.disk.clone(), plan, body, spent: Spent::default() })
     }
 
-    /// Opens a staged file to go on at an offset. `STALE` when it is not what it was.
+    /// Opens a staged file to go on at an offset, and says its permissions. `STALE` when it is not
+    /// what it was.
     fn reopen_staged(
         &self,
         private: &Private<D>,
         part: &str,
         inode: Inode,
         at: u64,
-    ) -> io::Result<D::Handle> {
+    ) -> io::Result<(D::Handle, Mode)> {
         let file = self.disk.open_part(&private.staging, part.as_bytes(), Want::File)?;
         let stat = self.disk.stat(&file)?;
         if stat.inode != inode.number || stat.size < at {
@@ -226,7 +245,7 @@ impl<D: Disk> Store<D> {
         }
         // Nothing past the promise counts, whatever the file's size says.
         self.disk.truncate(&file, at)?;
-        Ok(file)
+        Ok((file, stat.mode))
     }
 
     fn limit(&self, put: &Put) -> Limit {
@@ -241,39 +260,46 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn check_free(&self, needed: u64) -> Result<(), Refusal> {
-        let medium = self
-            .disk
-            .medium(&self.root)
-            .map_err(|error| refusal(Cause::Store, "asking the file system", &error))?;
-        let least = needed.saturating_add(self.options.free_min_bytes);
-        if medium.free < least {
-            let free = medium.free;
-            let message = format!("{free} bytes are free; {least} are needed");
-            return Err(Refusal::new(Code::NoSpace, message));
-        }
-        Ok(())
+    fn medium_free(&self) -> Result<u64, Refusal> {
+        let medium = self.disk.medium(&self.root);
+        Ok(medium.map_err(|error| refusal(Cause::Store, "asking the file system", &error))?.free)
     }
 
     /// Refuses a put that could not take its name as things are now.
-    fn check_target(&self, name: &Name, condition: &Condition) -> Result<(), Refusal> {
-        match self.deepest(name)? {
-            Deepest::Root => self.check_taking(&self.root, name.last_part(), condition),
-            Deepest::Parent(parent) => self.check_taking(&parent, name.last_part(), condition),
-            Deepest::SomeMissing => check_absent(condition),
+    fn check_target(
+        &self,
+        name: &Name,
+        condition: &Condition,
+        nearby: &mut Nearby<D>,
+    ) -> Result<Seen, Refusal> {
+        let part = name.last_part();
+        let Some(parent) = name.parent_bytes() else {
+            return self.check_taking(&self.root, part, condition);
+        };
+        let is_near = nearby.0.as_ref().is_some_and(|(last, _)| last.as_bytes() == parent);
+        if !is_near && let Deepest::SomeMissing = self.approach(name, nearby)? {
+            return check_absent(condition).map(|()| Seen::Nothing);
+        }
+        match &nearby.0 {
+            Some((_, directory)) => self.check_taking(directory, part, condition),
+            None => Ok(Seen::Unknown),
         }
     }
 
     /// Looks for the directory above a name, and checks the deepest one that exists.
-    fn deepest(&self, name: &Name) -> Result<Deepest<D>, Refusal> {
-        let Some(parent) = name.parent() else { return Ok(Deepest::Root) };
-        let mut above = Some(parent.clone());
+    fn approach(&self, name: &Name, nearby: &mut Nearby<D>) -> Result<Deepest, Refusal> {
+        nearby.0 = None;
+        let parent = name.parent();
+        let mut above = parent.clone();
         while let Some(directory) = above {
             match self.disk.open_beneath(&self.root, &directory, Want::Directory) {
                 Ok(handle) => {
                     self.check_directory(&handle)?;
-                    let found = directory == parent;
-                    return Ok(if found { Deepest::Parent(handle) } else { Deepest::SomeMissing });
+                    if Some(&directory) != parent.as_ref() {
+                        return Ok(Deepest::SomeMissing);
+                    }
+                    nearby.0 = Some((directory, handle));
+                    return Ok(Deepest::Parent);
                 }
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
                     above = directory.parent();
@@ -298,16 +324,17 @@ impl<D: Disk> Store<D> {
     }
 
     /// Refuses to take a name from what has it, or that the condition does not allow.
+    /// Says what has it.
     pub(super) fn check_taking(
         &self,
         directory: &D::Handle,
         part: &[u8],
         condition: &Condition,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Seen, Refusal> {
         let found = match self.disk.stat_part(directory, part) {
             Ok(found) => found,
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
-                return check_absent(condition);
+                return check_absent(condition).map(|()| Seen::Nothing);
             }
             Err(error) => return Err(refusal(Cause::Naming, "looking up the name", &error)),
         };
@@ -319,7 +346,7 @@ impl<D: Disk> Store<D> {
             (_, Condition::Version(version)) if Identity::of(&found).version() != *version => {
                 Err(Code::VersionMismatch.into())
             }
-            (_, Condition::Always | Condition::Version(_)) => Ok(()),
+            (_, Condition::Always | Condition::Version(_)) => Ok(Seen::Something),
         }
     }
 

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use ftx_protocol::{Code, Digest, Durability, Mode, Name, Refusal, Replay};
 use rustix::io::Errno;
 
+use super::begin::check_absent;
 use super::change::{Change, Changed};
 use super::journal::Sync;
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
-use super::upload::{Finished, FinishedBody, StagedFile, sync_for};
+use super::upload::{Finished, FinishedBody, Seen, StagedFile, sync_for};
 use super::{Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
@@ -49,6 +50,35 @@ enum Puts {
     /// start may find the name not taken, and give it. Whatever was moved or removed since may come
     /// back then, so that no change is acknowledged as durable.
     MayBeRepeated,
+}
+
+/// The directories that a round has to do with.
+pub(super) struct Ground<D: Disk> {
+    /// Those that it has changed.
+    changed: HashMap<Inode, Arc<D::Handle>>,
+    /// That of the last put, resolved from the root and checked in this round: files come in the
+    /// order of their directories. Given up when a name is changed.
+    last: Option<Known<D>>,
+}
+
+struct Known<D: Disk> {
+    name: Name,
+    handle: Arc<D::Handle>,
+    inode: Inode,
+}
+
+/// Where a directory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resolved {
+    Now,
+    /// Earlier in the round: it may have been removed since.
+    Before,
+}
+
+impl<D: Disk> Default for Ground<D> {
+    fn default() -> Self {
+        Self { changed: HashMap::new(), last: None }
+    }
 }
 
 /// A file that has its name, in this round.
@@ -159,9 +189,9 @@ impl<D: Disk> Store<D> {
         let FinishedBody::Staged { file, committed } = &finished.body else { return Ok(()) };
         let private = self.writable()?;
         let mode = finished.plan.mode.unwrap_or(private.default_mode);
-        let result = self
-            .disk
-            .set_mode(&file.handle, mode)
+        // A small file was made with the mode that it is to have.
+        let result = if file.mode == mode { Ok(()) } else { self.disk.set_mode(&file.handle, mode) };
+        let result = result
             .and_then(|()| match finished.plan.modified {
                 Some(time) => self.disk.set_modified(&file.handle, time),
                 None => Ok(()),
@@ -187,12 +217,12 @@ impl<D: Disk> Store<D> {
         };
         let mut committing = lock(&self.committing);
         let journalled = self.journal_round(private, &round);
-        let mut directories = HashMap::new();
+        let mut ground = Ground::default();
         let made: Vec<Answer<D>> = round
             .into_iter()
-            .map(|step| self.make(private, step, &journalled, &mut committing, &mut directories))
+            .map(|step| self.make(private, step, &journalled, &mut committing, &mut ground))
             .collect();
-        let failed = sync_directories(&mut committing, &made, &directories);
+        let failed = sync_directories(&mut committing, &made, &ground.changed);
         let loses_its_name = |made: &Made<D>| match made {
             Made::File(named) => failed.contains(&named.directory),
             Made::Change(_) => false,
@@ -232,24 +262,25 @@ impl<D: Disk> Store<D> {
         step: Step<D>,
         journalled: &Result<(), Refusal>,
         committing: &mut Committing<D>,
-        directories: &mut HashMap<Inode, Arc<D::Handle>>,
+        ground: &mut Ground<D>,
     ) -> Answer<D> {
         match step {
             Step::Put(Finished { body: FinishedBody::Complete(complete), .. }) => {
                 Err(Ok(Settled::Stored(self.replay(&complete))))
             }
-            Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
+            Step::Put(Finished { body: FinishedBody::Staged { file, committed }, plan }) => {
                 if let Err(refusal) = journalled {
                     self.abandon(private, &committed);
                     return Err(Err(refusal.clone()));
                 }
-                self.give_name(private, file, committed, committing, directories)
+                self.give_name(private, file, committed, plan.seen, committing, ground)
                     .map(Made::File)
                     .map_err(Err)
             }
             Step::Change(change) => {
+                ground.last = None;
                 let changed = self.change(private, &change, committing).map_err(Err)?;
-                directories.extend(changed.directories.iter().cloned());
+                ground.changed.extend(changed.directories.iter().cloned());
                 Ok(Made::Change(changed))
             }
         }
@@ -283,14 +314,12 @@ impl<D: Disk> Store<D> {
         private: &Private<D>,
         file: Arc<StagedFile<D>>,
         committed: Committed,
+        seen: Seen,
         committing: &mut Committing<D>,
-        directories: &mut HashMap<Inode, Arc<D::Handle>>,
+        ground: &mut Ground<D>,
     ) -> Result<Named<D>, Refusal> {
-        match self.take_name(private, &committed, committing) {
-            Ok((handle, directory)) => {
-                directories.entry(directory).or_insert(handle);
-                Ok(Named { file, committed, directory })
-            }
+        match self.take_name(private, &committed, seen, committing, ground) {
+            Ok((_, directory)) => Ok(Named { file, committed, directory }),
             Err(refusal) => {
                 self.abandon(private, &committed);
                 Err(refusal)
@@ -303,24 +332,76 @@ impl<D: Disk> Store<D> {
         &self,
         private: &Private<D>,
         committed: &Committed,
+        seen: Seen,
         committing: &mut Committing<D>,
+        ground: &mut Ground<D>,
     ) -> Result<(Arc<D::Handle>, Inode), Refusal> {
-        let directory = match committed.name.parent() {
-            Some(parent) => Arc::new(self.make_directories(&parent, committing)?),
-            None => Arc::clone(&self.root),
-        };
-        let inode = Inode::of(&self.check_directory(&directory)?);
-        let part = committed.name.last_part();
-        self.check_taking(&directory, part, &committed.condition)?;
+        let (directory, inode, resolved) = self.directory_of(committed, committing, ground)?;
         // Before the rename: the name is seen by others before the call returns.
         self.reserved.release(committed.inode);
-        self.disk.rename(&private.staging, committed.staged.as_bytes(), &directory, part).map_err(
-            |error| {
-                self.reserved.reserve(committed.inode);
-                refusal(Cause::Naming, "giving the file its name", &error)
-            },
-        )?;
-        Ok((directory, inode))
+        let Err(error) = self.rename_staged(private, committed, seen, &directory) else {
+            ground.changed.entry(inode).or_insert_with(|| Arc::clone(&directory));
+            return Ok((directory, inode));
+        };
+        self.reserved.reserve(committed.inode);
+        match (error, resolved) {
+            (NotTaken::DirectoryGone, Resolved::Before) => {
+                ground.last = None;
+                self.take_name(private, committed, seen, committing, ground)
+            }
+            (NotTaken::DirectoryGone, Resolved::Now) => {
+                Err(refusal(Cause::Naming, NAMING, &Errno::NOENT.into()))
+            }
+            (NotTaken::Refused(refusal), _) => Err(refusal),
+        }
+    }
+
+    fn rename_staged(
+        &self,
+        private: &Private<D>,
+        committed: &Committed,
+        seen: Seen,
+        directory: &D::Handle,
+    ) -> Result<(), NotTaken> {
+        let (staged, part) = (committed.staged.as_bytes(), committed.name.last_part());
+        let failed = |error: std::io::Error| match Errno::from_io_error(&error) {
+            Some(Errno::NOENT) => NotTaken::DirectoryGone,
+            _ => NotTaken::Refused(refusal(Cause::Naming, NAMING, &error)),
+        };
+        // Where nothing had the name it need not be looked at again first.
+        if seen == Seen::Nothing && check_absent(&committed.condition).is_ok() {
+            match self.disk.rename_new(&private.staging, staged, directory, part) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {}
+                result => return result.map_err(failed),
+            }
+        }
+        self.check_taking(directory, part, &committed.condition).map_err(NotTaken::Refused)?;
+        self.disk.rename(&private.staging, staged, directory, part).map_err(failed)
+    }
+
+    /// The directory that a file goes to, resolved and checked once in a round for all that follow
+    /// one another into it.
+    fn directory_of(
+        &self,
+        committed: &Committed,
+        committing: &mut Committing<D>,
+        ground: &mut Ground<D>,
+    ) -> Result<(Arc<D::Handle>, Inode, Resolved), Refusal> {
+        let Some(parent) = committed.name.parent_bytes() else {
+            let inode = Inode::of(&self.check_directory(&self.root)?);
+            return Ok((Arc::clone(&self.root), inode, Resolved::Now));
+        };
+        if let Some(last) = &ground.last
+            && last.name.as_bytes() == parent
+        {
+            return Ok((Arc::clone(&last.handle), last.inode, Resolved::Before));
+        }
+        ground.last = None;
+        let Some(name) = committed.name.parent() else { return Err(Code::BadName.into()) };
+        let handle = Arc::new(self.make_directories(&name, committing)?);
+        let inode = Inode::of(&self.check_directory(&handle)?);
+        ground.last = Some(Known { name, handle: Arc::clone(&handle), inode });
+        Ok((handle, inode, Resolved::Now))
     }
 
     /// Opens the directory, making what is missing of it, one after another from the root.
@@ -408,6 +489,16 @@ impl<D: Disk> Store<D> {
             self.remove_staged(&committed.staged, committed.inode);
         }
     }
+}
+
+/// For the log and the peer.
+const NAMING: &str = "giving the file its name";
+
+/// Why a rename did not come about.
+enum NotTaken {
+    /// The directory, or what is in staging, is not there any more.
+    DirectoryGone,
+    Refused(Refusal),
 }
 
 /// Syncs the directories of a round. Returns those of which that failed.

@@ -24,6 +24,7 @@ mod private;
 mod read;
 mod record;
 mod recover;
+mod room;
 mod transfers;
 mod trash;
 mod upload;
@@ -46,9 +47,11 @@ use crate::identity::Inode;
 use crate::reserved::Reserved;
 use crate::sys::{Disk, MediumKind};
 
+pub use begin::Nearby;
 pub(crate) use begin::RESERVE_BYTES;
 use commit::Committing;
 use private::Private;
+use room::Room;
 use transfers::Transfers;
 
 pub use crate::digests::Remembered;
@@ -220,6 +223,7 @@ pub struct Store<D: Disk> {
     options: Options,
     /// What an acknowledgement says when everything was synced.
     best: Durability,
+    room: Room,
     boot_id: Option<String>,
     /// `None` when the store only reads.
     private: Option<Private<D>>,

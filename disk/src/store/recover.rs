@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex};
 use ftx_protocol::{Durability, Mode, Name};
 use rustix::io::Errno;
 
-use super::commit::Committing;
+use super::commit::{Committing, Ground};
 use super::journal::{Image, Journal};
 use super::private::{LOCK, PRIVATE, Private, STAGING, TRASH};
 use super::record::{Committed, Complete, Outcome};
 use super::transfers::{Kept, Partial, Transfers, Use};
+use super::room::Room;
 use super::trash::Trash;
+use super::upload::Seen;
 use super::{Access, OpenError, Options, Recovery, Store, best, lock};
 use crate::digests::DigestCache;
 use crate::identity::{Identity, Inode};
@@ -53,6 +55,7 @@ pub(super) fn open<D: Disk>(
     };
     let store = Store {
         best: best(options.durability, medium.kind),
+        room: Room::default(),
         committing: Mutex::new(Committing::new(disk.clone(), root_inode)),
         transfers: Transfers::new(),
         run: found.run,
@@ -280,7 +283,9 @@ impl<D: Disk> Store<D> {
         let mut committing = lock(&self.committing);
         if is_staged {
             // Where the condition does not hold any more, or something is in the way, it is over.
-            let (directory, _) = self.take_name(private, committed, &mut committing).ok()?;
+            let ground = &mut Ground::default();
+            let (directory, _) =
+                self.take_name(private, committed, Seen::Unknown, &mut committing, ground).ok()?;
             recovery.finished = recovery.finished.saturating_add(1);
             self.sync_name(&mut committing, committed, &directory)?;
         } else {

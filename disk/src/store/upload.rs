@@ -54,6 +54,15 @@ pub(super) struct Plan {
     pub(super) durability: Durability,
     pub(super) modified: Option<FileTime>,
     pub(super) mode: Option<Mode>,
+    pub(super) seen: Seen,
+}
+
+/// What had the name of a put when it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    Nothing,
+    Something,
+    Unknown,
 }
 
 /// Where the bytes of a put are.
@@ -78,6 +87,8 @@ pub(super) struct Staged<D: Disk> {
 /// write-back once, to whoever syncs next, and after that nobody may believe the file any more.
 pub(super) struct StagedFile<D: Disk> {
     pub(super) handle: D::Handle,
+    /// Its permissions, until the commit gives it others.
+    pub(super) mode: Mode,
     syncs: Mutex<Syncs>,
 }
 
@@ -88,8 +99,8 @@ enum Syncs {
 }
 
 impl<D: Disk> StagedFile<D> {
-    pub(super) fn new(handle: D::Handle) -> Self {
-        Self { handle, syncs: Mutex::new(Syncs::Good) }
+    pub(super) fn new(handle: D::Handle, mode: Mode) -> Self {
+        Self { handle, mode, syncs: Mutex::new(Syncs::Good) }
     }
 
     /// Syncs it, unless an earlier sync failed.

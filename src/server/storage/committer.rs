@@ -16,7 +16,10 @@ use tracing::info;
 use super::sweeper::Sweeper;
 use super::transfers::{Slot, Transfers};
 use super::workers::lock;
-use super::{Checkpoint, Finished, Origin, Outcomes, Step, Store, WORTH_TELLING, log_refused};
+use super::{
+    Checkpoint, ConnectionKey, Finished, Origin, Outcome, Outcomes, Step, Store, WORTH_TELLING,
+    log_refused,
+};
 
 /// Threads that sync puts which are whole. A sync waits for the disk, which does several at once faster than one
 /// after another (measured on ext4: 16 threads sync three times as many small files as one).
@@ -143,20 +146,22 @@ impl Committer {
     }
 
     pub(super) fn keep(&self, keep: Keep) {
-        self.keep.push(keep);
+        self.keep.push_all(vec![keep]);
     }
 
     /// What has to wait for a disk waits in a thread that may; for the rest, another thread would
     /// cost more than the work.
-    pub(super) fn commit(&self, whole: Whole) {
-        match whole.finished.durability() {
-            Durability::Full => self.sync.push(whole),
-            Durability::Memory | Durability::None => self.bench.sync_one(whole, &self.round),
-        }
+    pub(super) fn commit(&self, whole: Vec<Whole>) {
+        let (waits, at_once): (Vec<Whole>, Vec<Whole>) = whole
+            .into_iter()
+            .partition(|whole| whole.finished.durability() == Durability::Full);
+        self.sync.push_all(waits);
+        let synced = at_once.into_iter().filter_map(|whole| self.bench.sync_one(whole));
+        self.round.push_all(synced.map(Item::Put).collect());
     }
 
     pub(super) fn change(&self, changing: Changing) {
-        self.round.push(Item::Change(changing));
+        self.round.push_all(vec![Item::Change(changing)]);
     }
 
     /// Does what waits, and ends.
@@ -185,16 +190,19 @@ fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
 impl Bench {
     fn sync(&self, sync: &Waiting<Whole>, round: &Waiting<Item>) {
         while let Some(whole) = sync.take_one() {
-            self.sync_one(whole, round);
+            round.push_all(self.sync_one(whole).map(Item::Put).into_iter().collect());
         }
     }
 
-    fn sync_one(&self, mut whole: Whole, round: &Waiting<Item>) {
+    /// Returns it when it may go on.
+    fn sync_one(&self, mut whole: Whole) -> Option<Whole> {
         match self.store.sync(&mut whole.finished) {
-            Ok(()) => round.push(Item::Put(whole)),
+            Ok(()) => Some(whole),
             Err(refusal) => {
                 let name = whole.finished.name().clone();
-                self.end(&whole.slot, &name, whole.course, Err(refusal));
+                let outcome = self.end(&whole.slot, &name, whole.course, Err(refusal));
+                self.outcomes.push_all(vec![outcome]);
+                None
             }
         }
     }
@@ -243,27 +251,35 @@ impl Bench {
                     }
                 }
             }
+            let mut outcomes = Vec::with_capacity(told.len());
             for (told, result) in told.iter().zip(self.store.commit(steps)) {
                 match (told, result) {
                     (Told::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
-                        self.end(slot, name, *course, Ok(stored));
+                        outcomes.push(self.end(slot, name, *course, Ok(stored)));
                     }
                     (Told::Put { slot, name, course }, Err(refusal)) => {
-                        self.end(slot, name, *course, Err(refusal));
+                        outcomes.push(self.end(slot, name, *course, Err(refusal)));
                     }
                     (Told::Change(changing), Ok(Settled::Changed(durability))) => {
-                        self.changed(changing, Ok(durability));
+                        outcomes.push(self.changed(changing, Ok(durability)));
                     }
-                    (Told::Change(changing), Err(refusal)) => self.changed(changing, Err(refusal)),
+                    (Told::Change(changing), Err(refusal)) => {
+                        outcomes.push(self.changed(changing, Err(refusal)));
+                    }
                     // The store answers what it was asked.
                     (Told::Put { .. }, Ok(Settled::Changed(_)))
                     | (Told::Change(_), Ok(Settled::Stored(_))) => {}
                 }
             }
+            self.outcomes.push_all(outcomes);
         }
     }
 
-    fn changed(&self, changing: &Changing, result: Result<Durability, Refusal>) {
+    fn changed(
+        &self,
+        changing: &Changing,
+        result: Result<Durability, Refusal>,
+    ) -> (ConnectionKey, Outcome) {
         let Changing { origin, change } = changing;
         let (name, _) = change.names();
         let id = change.id();
@@ -280,7 +296,7 @@ impl Bench {
                 Event::Refused { id, refusal }
             }
         };
-        self.outcomes.push_event(origin.key, event);
+        (origin.key, Outcome::Event(event))
     }
 
     fn end(
@@ -289,7 +305,7 @@ impl Bench {
         name: &Name,
         course: Course,
         result: Result<ftx_disk::store::Stored, Refusal>,
-    ) {
+    ) -> (ConnectionKey, Outcome) {
         // Before the answer: whoever has read it may resume the transfer at once.
         self.transfers.release(slot);
         let event = match result {
@@ -324,7 +340,7 @@ impl Bench {
                 Event::Refused { id: slot.id, refusal }
             }
         };
-        self.outcomes.push_event(slot.origin.key, event);
+        (slot.origin.key, Outcome::Event(event))
     }
 }
 
@@ -389,9 +405,18 @@ impl<T> Default for Waiting<T> {
 }
 
 impl<T> Waiting<T> {
-    fn push(&self, item: T) {
-        lock(&self.state).items.push_back(item);
-        self.wake.notify_one();
+    fn push_all(&self, items: Vec<T>) {
+        match items.len() {
+            0 => return,
+            1 => {
+                lock(&self.state).items.extend(items);
+                self.wake.notify_one();
+            }
+            _ => {
+                lock(&self.state).items.extend(items);
+                self.wake.notify_all();
+            }
+        }
     }
 
     fn close(&self) {

@@ -34,38 +34,61 @@ impl Lane {
         self.origin.peer
     }
 
-    /// Hands a job over. Never waits.
-    pub(in crate::server) fn submit(&mut self, job: Job) {
-        let Self { entrance, origin, bring, fetch } = self;
-        let shared = || Arc::clone(&entrance.shared);
-        match job {
-            Job::Begin(_)
-            | Job::Write { .. }
-            | Job::Finish(_)
-            | Job::Discard(_)
-            | Job::Suspend(_)
-            | Job::Resume(_)
-            | Job::Stat(_)
-            | Job::Change(_) => {
-                let bring = bring.get_or_insert_with(|| strand(Bring::new(shared(), *origin)));
-                entrance.line.submit(bring, job);
-            }
-            Job::Open(_)
-            | Job::Send { .. }
-            | Job::Digest(_)
-            | Job::Sum(_)
-            | Job::List(_)
-            | Job::More(_)
-            | Job::Close(_) => {
-                let fetch = fetch.get_or_insert_with(|| strand(Fetch::new(shared(), *origin)));
-                entrance.line.submit(fetch, job);
-            }
-            Job::HangUp => {
-                for strand in [bring, fetch].into_iter().flatten() {
-                    entrance.line.submit(strand, Job::HangUp);
+    /// Hands jobs over, those for one strand together. Never waits.
+    pub(in crate::server) fn submit(&mut self, jobs: Vec<Job>) {
+        let (mut brought, mut fetched) = (Vec::new(), Vec::new());
+        for job in jobs {
+            match side(&job) {
+                Side::Bring => brought.push(job),
+                Side::Fetch => fetched.push(job),
+                Side::Both => {
+                    if self.bring.is_some() || !brought.is_empty() {
+                        brought.push(Job::HangUp);
+                    }
+                    if self.fetch.is_some() || !fetched.is_empty() {
+                        fetched.push(Job::HangUp);
+                    }
                 }
             }
         }
+        let Self { entrance, origin, bring, fetch } = self;
+        let shared = || Arc::clone(&entrance.shared);
+        if !brought.is_empty() {
+            let bring = bring.get_or_insert_with(|| strand(Bring::new(shared(), *origin)));
+            entrance.line.submit(bring, brought);
+        }
+        if !fetched.is_empty() {
+            let fetch = fetch.get_or_insert_with(|| strand(Fetch::new(shared(), *origin)));
+            entrance.line.submit(fetch, fetched);
+        }
+    }
+}
+
+/// Whose job it is.
+enum Side {
+    Bring,
+    Fetch,
+    Both,
+}
+
+fn side(job: &Job) -> Side {
+    match job {
+        Job::Begin(_)
+        | Job::Write { .. }
+        | Job::Finish(_)
+        | Job::Discard(_)
+        | Job::Suspend(_)
+        | Job::Resume(_)
+        | Job::Stat(_)
+        | Job::Change(_) => Side::Bring,
+        Job::Open(_)
+        | Job::Send { .. }
+        | Job::Digest(_)
+        | Job::Sum(_)
+        | Job::List(_)
+        | Job::More(_)
+        | Job::Close(_) => Side::Fetch,
+        Job::HangUp => Side::Both,
     }
 }
 

@@ -33,6 +33,7 @@ type Store = ftx_disk::store::Store<Native>;
 type Upload = ftx_disk::store::Upload<Native>;
 type Checkpoint = ftx_disk::store::Checkpoint<Native>;
 type Finished = ftx_disk::store::Finished<Native>;
+type Nearby = ftx_disk::store::Nearby<Native>;
 type Reading = ftx_disk::store::Reading<Native>;
 type Listing = ftx_disk::store::Listing<Native>;
 type Step = ftx_disk::store::Step<Native>;
@@ -122,6 +123,20 @@ impl Outcomes {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let first = waiting.is_empty();
         waiting.push((key, outcome));
+        drop(waiting);
+        if first {
+            self.wake();
+        }
+    }
+
+    /// Adds what came about together.
+    fn push_all(&self, outcomes: Vec<(ConnectionKey, Outcome)>) {
+        if outcomes.is_empty() {
+            return;
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = waiting.is_empty();
+        waiting.extend(outcomes);
         drop(waiting);
         if first {
             self.wake();

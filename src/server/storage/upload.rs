@@ -13,7 +13,7 @@ use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Hand, Worked};
-use super::{Job, Origin, Outcome, Upload, log_refused};
+use super::{Job, Nearby, Origin, Outcome, Upload, log_refused};
 
 /// The hand of the strand.
 pub(super) struct Bring {
@@ -21,6 +21,9 @@ pub(super) struct Bring {
     origin: Origin,
     puts: HashMap<RequestId, Open>,
     taken_bytes: usize,
+    /// Puts that are whole, and go to the committer together.
+    whole: Vec<Whole>,
+    nearby: Nearby,
 }
 
 /// A put whose body is open, as far as this connection knows.
@@ -32,7 +35,14 @@ struct Open {
 
 impl Bring {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        Self { shared, origin, puts: HashMap::new(), taken_bytes: 0 }
+        Self {
+            shared,
+            origin,
+            puts: HashMap::new(),
+            taken_bytes: 0,
+            whole: Vec::new(),
+            nearby: Nearby::default(),
+        }
     }
 
     fn begin(&mut self, put: Put) {
@@ -43,7 +53,7 @@ impl Bring {
             return self.refuse(id, &name, Refusal::new(Code::BadOffset, message));
         };
         let began = Instant::now();
-        match self.shared.store.begin(beginning(put)) {
+        match self.shared.store.begin_near(beginning(put), &mut self.nearby) {
             Ok(upload) => {
                 self.puts.insert(id, Open { slot: Arc::clone(&slot), name, began });
                 self.keep(id, &slot, Box::new(upload));
@@ -79,7 +89,7 @@ impl Bring {
         match upload.finish(&self.shared.store, end.size, end.digest) {
             Ok(finished) => {
                 self.puts.remove(&end.id);
-                self.shared.committer.commit(Whole { slot, finished: Box::new(finished), course });
+                self.whole.push(Whole { slot, finished: Box::new(finished), course });
             }
             Err(refusal) => {
                 self.puts.remove(&end.id);
@@ -87,6 +97,12 @@ impl Bring {
                 self.refuse(end.id, &name, refusal);
             }
         }
+    }
+
+    /// Hands the puts that are whole over.
+    fn commit(&mut self) {
+        let whole = std::mem::take(&mut self.whole);
+        self.shared.committer.commit(whole);
     }
 
     /// Gives the upload back to its slot, or lets go of it where the slot has to.
@@ -148,6 +164,8 @@ impl Hand for Bring {
             Job::Resume(resume) => self.shared.transfers.resume(&resume, self.origin.key),
             Job::Stat(stat) => self.shared.stat(self.origin, stat.id, &stat.name),
             Job::Change(change) => {
+                // In the order of the requests.
+                self.commit();
                 self.shared.committer.change(Changing { origin: self.origin, change });
             }
             Job::HangUp => {
@@ -171,6 +189,8 @@ impl Hand for Bring {
         if self.puts.is_empty() {
             self.puts.shrink_to_fit();
         }
+        self.commit();
+        self.nearby = Nearby::default();
         let bytes = std::mem::take(&mut self.taken_bytes);
         if bytes > 0 {
             self.shared.outcomes.push(self.origin.key, Outcome::Taken { bytes });

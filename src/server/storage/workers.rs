@@ -14,7 +14,7 @@ use crate::server::buffers::BUFFER_BYTES;
 pub(super) const WORKERS: usize = 16;
 
 /// Jobs that a strand may do before the others have their turn.
-const BATCH_JOBS: usize = 16;
+const BATCH_JOBS: usize = 96;
 
 /// Whoever does the jobs of one strand.
 pub(super) trait Hand: Send {
@@ -124,10 +124,10 @@ impl Workers {
 }
 
 impl Line {
-    /// Adds a job to a strand, and the strand to the line.
-    pub(super) fn submit(&self, strand: &Arc<Strand>, job: Job) {
+    /// Adds jobs to a strand, and the strand to the line.
+    pub(super) fn submit(&self, strand: &Arc<Strand>, jobs: Vec<Job>) {
         let mut queue = lock(&strand.queue);
-        queue.jobs.push_back(job);
+        queue.jobs.extend(jobs);
         let was = std::mem::replace(&mut queue.place, Place::Busy);
         drop(queue);
         if was == Place::Idle {
