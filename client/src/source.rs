@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use ftx_disk::identity::{Identity, Inode};
+use ftx_disk::sys::Stat;
 use ftx_protocol::{FileTime, Mode};
 
 use crate::failure::{Class, Failure, shown};
@@ -78,11 +79,9 @@ impl Source {
         Ok(Self { kind: Kind::File { file, identity, mode }, path })
     }
 
-    /// A regular file that is open.
-    pub(crate) fn of_file(file: File, path: PathBuf) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        let (identity, mode) = (identity(&metadata), Mode::new(metadata.mode()));
-        Ok(Self { kind: Kind::File { file, identity, mode }, path })
+    /// A regular file that is open, and is this.
+    pub(crate) fn of_file(file: File, stat: &Stat, path: PathBuf) -> Self {
+        Self { kind: Kind::File { file, identity: Identity::of(stat), mode: stat.mode }, path }
     }
 
     /// Fills the buffer from an offset on.

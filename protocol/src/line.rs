@@ -1,6 +1,7 @@
 //! Lines: where one ends, what message it holds, and what is wrong with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
@@ -26,7 +27,7 @@ pub struct LineBuffer {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken<'a> {
     /// A whole line, without its `\n`; so many bytes of the input belong to it.
-    Line(std::borrow::Cow<'a, [u8]>, usize),
+    Line(Cow<'a, [u8]>, usize),
     /// No end yet: all of the input was kept.
     Partial,
     /// No end within [`LINE_BYTES`].
@@ -37,7 +38,7 @@ impl LineBuffer {
     /// Takes the next line, or what there is of it, from the front of `input`.
     pub fn take<'a>(&mut self, input: &'a [u8]) -> Taken<'a> {
         let room = LINE_BYTES.saturating_sub(self.partial.len());
-        let end = input.iter().take(room).position(|&byte| byte == b'\n');
+        let end = memchr::memchr(b'\n', input.get(..room).unwrap_or(input));
         match end {
             Some(end) => {
                 let (line, _) = input.split_at(end);
@@ -215,9 +216,88 @@ fn bad_message(line: &[u8], error: &dyn fmt::Display) -> Refusal {
 /// The rules of JSON that derived readers do not keep: no duplicate key at any depth, no fraction,
 /// no integer beyond [`INTEGER_MAX`] on either side of 0.
 fn check_strict(line: &[u8]) -> Result<(), LineError> {
-    serde_json::from_slice::<BTreeMap<String, Fields>>(line)
+    serde_json::from_slice::<Message>(line)
         .map(drop)
         .map_err(|error| LineError::Fatal(bad_message(line, &error)))
+}
+
+/// An object of [`Fields`], whatever their number: how many kinds of message a line may hold is not
+/// decided here.
+struct Message;
+
+impl<'de> Deserialize<'de> for Message {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MessageVisitor).map(|()| Self)
+    }
+}
+
+struct MessageVisitor;
+
+impl<'de> Visitor<'de> for MessageVisitor {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(Key(_)) = members.next_key()? {
+            members.next_value::<Fields>()?;
+        }
+        Ok(())
+    }
+}
+
+/// A key, not copied unless it has escapes.
+struct Key<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = Key<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Key<'de>, E> {
+        Ok(Key(Cow::Borrowed(key)))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Key<'de>, E> {
+        Ok(Key(Cow::Owned(key.to_owned())))
+    }
+}
+
+/// The keys of one object. Those that there are mostly are compared one by one, which needs no
+/// memory of its own; a peer that sends thousands does not make that slow.
+#[derive(Default)]
+struct Keys<'de> {
+    few: [Option<Cow<'de, str>>; 12],
+    more: BTreeSet<Cow<'de, str>>,
+}
+
+impl<'de> Keys<'de> {
+    /// `false` when it is there already.
+    fn insert(&mut self, key: Cow<'de, str>) -> bool {
+        for place in &mut self.few {
+            match place {
+                Some(other) if *other == key => return false,
+                Some(_) => {}
+                None => {
+                    *place = Some(key);
+                    return true;
+                }
+            }
+        }
+        self.more.insert(key)
+    }
 }
 
 /// The fields of a message: an object, and nothing else that a derived reader would take for one.
@@ -290,8 +370,8 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        let mut keys = BTreeSet::new();
-        while let Some(key) = members.next_key::<String>()? {
+        let mut keys = Keys::default();
+        while let Some(Key(key)) = members.next_key()? {
             if !keys.insert(key) {
                 return Err(de::Error::custom("a duplicate key"));
             }

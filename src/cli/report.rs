@@ -1,6 +1,7 @@
 //! What the client commands print: results on stdout, everything else on stderr.
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Notice, Part, Spent};
@@ -305,7 +306,9 @@ pub fn name_in_line(name: &[u8]) -> Vec<u8> {
 
 /// The checksum line of a file, for stdout.
 pub fn finished_line(digest: &Digest, name: &[u8]) -> Vec<u8> {
-    checksum_line(digest, name, Names::at(&std::io::stdout()))
+    // Asked once: a job says many.
+    static NAMES: OnceLock<Names> = OnceLock::new();
+    checksum_line(digest, name, *NAMES.get_or_init(|| Names::at(&std::io::stdout())))
 }
 
 /// The line that `sha256sum -c` reads; for other algorithms the tagged form of the same tools.

@@ -1,8 +1,8 @@
 //! What a job has done, on disk: so that the same command, after an interruption, goes on behind
 //! what is finished; and however many files there are, it takes no memory.
 //!
-//! A table of 128-bit hashes in a file, by open addressing. An entry is written after what it
-//! stands for has happened. Losing one costs a file that is sent again; a torn one is the hash of
+//! A table of 128-bit hashes in a file, by open addressing; one that is small is in memory too. An
+//! entry is written after what it stands for has happened. Losing one costs a file that is sent again; a torn one is the hash of
 //! nothing.
 
 use std::fs::{File, TryLockError};
@@ -18,6 +18,10 @@ const MARK_BYTES: u64 = 16;
 /// Entries that a new table has room for.
 const FIRST_ROOM: u64 = 4_096;
 
+/// Entries of a table that is kept in memory too: a MiB of them. To ask the file costs several
+/// system calls a file of the job.
+const ROOM_IN_MEMORY: u64 = 65_536;
+
 /// No entry.
 const EMPTY: Mark = [0; MARK_BYTES as usize];
 
@@ -28,6 +32,8 @@ pub(super) struct Log {
     path: PathBuf,
     room: u64,
     used: u64,
+    /// All of the table, as it is in the file.
+    copy: Option<Vec<Mark>>,
 }
 
 impl Log {
@@ -42,12 +48,15 @@ impl Log {
             Err(TryLockError::Error(error)) => return Err(error),
         }
         let room = file.metadata()?.len() / MARK_BYTES;
-        let mut log = Self { file, path: path.to_owned(), room, used: 0 };
+        let mut log = Self { file, path: path.to_owned(), room, used: 0, copy: None };
         if !room.is_power_of_two() || room < FIRST_ROOM {
             // New, or not ours.
             log.file.set_len(0)?;
             log.file.set_len(FIRST_ROOM * MARK_BYTES)?;
             log.room = FIRST_ROOM;
+        }
+        if log.room <= ROOM_IN_MEMORY {
+            log.copy = Some(log.read()?);
         }
         log.used = log.marks()?.count() as u64;
         Ok(Some(log))
@@ -70,8 +79,7 @@ impl Log {
         if found == *mark {
             return Ok(());
         }
-        self.file.write_all_at(mark, place * MARK_BYTES)?;
-        self.used += 1;
+        self.write(mark, place)?;
         if self.used > self.room / 2 { self.grow() } else { Ok(()) }
     }
 
@@ -88,14 +96,44 @@ impl Log {
         number.copy_from_slice(mark.get(..8).unwrap_or(&[0; 8]));
         let mut place = u64::from_le_bytes(number) & (self.room - 1);
         for _ in 0..self.room {
-            let mut found = EMPTY;
-            self.file.read_exact_at(&mut found, place * MARK_BYTES)?;
+            let found = self.at(place)?;
             if found == EMPTY || found == *mark {
                 return Ok((place, found));
             }
             place = (place + 1) & (self.room - 1);
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, "the log of the job is damaged"))
+    }
+
+    fn at(&self, place: u64) -> io::Result<Mark> {
+        if let Some(copy) = &self.copy {
+            let place = usize::try_from(place).unwrap_or(usize::MAX);
+            return Ok(copy.get(place).copied().unwrap_or(EMPTY));
+        }
+        let mut found = EMPTY;
+        self.file.read_exact_at(&mut found, place * MARK_BYTES)?;
+        Ok(found)
+    }
+
+    fn write(&mut self, mark: &Mark, place: u64) -> io::Result<()> {
+        self.file.write_all_at(mark, place * MARK_BYTES)?;
+        self.note(mark, place);
+        Ok(())
+    }
+
+    fn note(&mut self, mark: &Mark, place: u64) {
+        self.used += 1;
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        if let Some(entry) = self.copy.as_mut().and_then(|copy| copy.get_mut(place)) {
+            *entry = *mark;
+        }
+    }
+
+    /// All of the table.
+    fn read(&self) -> io::Result<Vec<Mark>> {
+        let mut bytes = vec![0; usize::try_from(self.room * MARK_BYTES).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes.as_chunks::<{ MARK_BYTES as usize }>().0.to_vec())
     }
 
     /// Twice the room, in a new file that takes the place of the old one.
@@ -106,11 +144,19 @@ impl Log {
         let file = options.open(&new)?;
         file.lock()?;
         file.set_len(self.room * 2 * MARK_BYTES)?;
-        let mut larger = Self { file, path: self.path.clone(), room: self.room * 2, used: 0 };
+        let room = self.room * 2;
+        let copy = (room <= ROOM_IN_MEMORY)
+            .then(|| vec![EMPTY; usize::try_from(room).unwrap_or(0)]);
+        let mut larger = Self { file, path: self.path.clone(), room, used: 0, copy };
         for mark in self.marks()? {
             let (place, _) = larger.place(&mark)?;
-            larger.file.write_all_at(&mark, place * MARK_BYTES)?;
-            larger.used += 1;
+            match larger.copy {
+                Some(_) => larger.note(&mark, place),
+                None => larger.write(&mark, place)?,
+            }
+        }
+        if let Some(copy) = &larger.copy {
+            larger.file.write_all_at(copy.as_flattened(), 0)?;
         }
         std::fs::rename(&new, &self.path)?;
         *self = larger;

@@ -14,6 +14,22 @@ use super::{Disk, FileKind, Medium, MediumKind, Stat, Want, platform};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Native;
 
+impl Native {
+    /// Opens an entry that was just seen to be a regular file, for reading. Follows no symlink and
+    /// waits for nothing; whether it is still what was seen is the caller's to see.
+    ///
+    /// # Errors
+    /// That of the system call.
+    pub fn open_seen(&self, dir: &OwnedFd, part: &[u8]) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC;
+        Ok(retry_on_intr(|| fs::openat(dir, part, flags, fs::Mode::empty()))?)
+    }
+}
+
 impl Disk for Native {
     type Handle = OwnedFd;
     type Names = Names;

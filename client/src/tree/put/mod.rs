@@ -25,10 +25,11 @@ use walking::path_of;
 use super::log::Log;
 use super::pipe::{Pipe, REQUESTS_MAX};
 use super::remove::Removal;
-use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, mark, open_log};
+use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark, open_log};
 use crate::Client;
 use crate::failure::{Failure, Reached, Trouble, plain};
 use crate::partials::About;
+use crate::put::Ids;
 use crate::retry::Patience;
 use crate::source::Source;
 use crate::spent::timed;
@@ -138,6 +139,7 @@ pub(super) struct Job<'a, 'o> {
     /// Numbers of the files about which a question is not answered.
     asked: BTreeSet<u64>,
     next_number: u64,
+    ids: Ids,
     left: VecDeque<Left>,
     /// Directories that could not be made, and whose time is still to come.
     unmade: BTreeSet<Name>,
@@ -150,15 +152,16 @@ pub(super) struct Job<'a, 'o> {
 
 impl File {
     /// Opens the file that was seen, and no other one.
-    fn open(&self) -> Result<Source, Failure> {
+    fn open(&self, near: Option<&OwnedFd>) -> Result<Source, Failure> {
         let path = self.root.path.join(path_of(self.path.as_bytes()));
-        let failed = |error: &std::io::Error| Failure::local("cannot read", &path, error);
-        let handle = Native
-            .open_beneath(&self.root.handle, &self.path, Want::File)
-            .map_err(|error| failed(&error))?;
-        let now = Native.stat(&handle).map_err(|error| failed(&error))?;
-        let source =
-            Source::of_file(handle.into(), path.clone()).map_err(|error| failed(&error))?;
+        let opened = match near {
+            Some(directory) => Native.open_seen(directory, self.path.last_part()),
+            None => Native.open_beneath(&self.root.handle, &self.path, Want::File),
+        };
+        let (handle, now) = opened
+            .and_then(|handle| Native.stat(&handle).map(|stat| (handle, stat)))
+            .map_err(|error| Failure::local("cannot read", &path, &error))?;
+        let source = Source::of_file(handle.into(), &now, path);
         if Inode::of(&now) != Inode::of(&self.stat) || now.size != self.stat.size {
             return Err(source.changed());
         }
@@ -170,7 +173,7 @@ impl File {
         algorithm: ftx_protocol::Algorithm,
         buffer: &mut [u8],
     ) -> Result<Digest, Failure> {
-        let mut source = self.open()?;
+        let mut source = self.open(None)?;
         let mut running = Running::new(algorithm);
         while running.offset() < self.stat.size {
             let left = self.stat.size.saturating_sub(running.offset());
@@ -222,6 +225,7 @@ impl<'a, 'o> Job<'a, 'o> {
             again: VecDeque::new(),
             asked: BTreeSet::new(),
             next_number: 0,
+            ids: Ids::default(),
             left: VecDeque::new(),
             unmade: BTreeSet::new(),
             log,
@@ -304,6 +308,17 @@ impl<'a, 'o> Job<'a, 'o> {
                 self.wait()?;
             }
         }
+    }
+
+    /// The directory of a file, if the walk is still in it: then the file was seen a moment ago.
+    fn near(&self, file: &File) -> Option<&OwnedFd> {
+        let (root, walk) = self.walk.as_ref()?;
+        let mut parts = file.path.parts();
+        let is_near = Rc::ptr_eq(root, &file.root)
+            && self.options.update == Update::All
+            && walk.way().all(|part| parts.next() == Some(part))
+            && parts.count() == 1;
+        walk.directory().filter(|_| is_near).map(|directory| &**directory)
     }
 
     fn try_hear(&mut self) -> Result<Option<Event>, Trouble> {

@@ -80,7 +80,7 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn put_small(&mut self, mut file: File) -> Result<(), Trouble> {
-        let source = match file.open() {
+        let source = match file.open(self.near(&file)) {
             Ok(source) => source,
             Err(failure) => {
                 self.fail(file.name.as_bytes(), &failure);
@@ -165,7 +165,7 @@ impl Job<'_, '_> {
 
     /// A file that is worth a connection of its own, on which it resumes by itself.
     pub(super) fn put_large(&mut self, file: File) -> Result<(), Trouble> {
-        let source = match file.open() {
+        let source = match file.open(None) {
             Ok(source) => source,
             Err(failure) => {
                 self.fail(file.name.as_bytes(), &failure);

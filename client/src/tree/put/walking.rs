@@ -11,7 +11,6 @@ use ftx_protocol::{Condition, Mode, Name, Parents, RequestId};
 
 use super::{File, Job, Left, PRIVATE, Root, Sent, Work, mark_of};
 use crate::failure::{Class, Failure, Trouble};
-use crate::put::new_id;
 use crate::tree::rules::{PathKind, Verdict};
 use crate::tree::{Mood, TreeNotice, Update};
 
@@ -173,7 +172,7 @@ impl Job<'_, '_> {
             self.done.done_before = self.done.done_before.saturating_add(1);
             return (self.observer)(TreeNotice::Unchanged { name: name.as_bytes() });
         }
-        let transfer = match new_id() {
+        let transfer = match self.ids.next() {
             Ok(transfer) => transfer,
             Err(failure) => return self.fail(name.as_bytes(), &failure),
         };
