@@ -145,8 +145,8 @@ impl Log {
         file.lock()?;
         file.set_len(self.room * 2 * MARK_BYTES)?;
         let room = self.room * 2;
-        let copy = (room <= ROOM_IN_MEMORY)
-            .then(|| vec![EMPTY; usize::try_from(room).unwrap_or(0)]);
+        let copy =
+            (room <= ROOM_IN_MEMORY).then(|| vec![EMPTY; usize::try_from(room).unwrap_or(0)]);
         let mut larger = Self { file, path: self.path.clone(), room, used: 0, copy };
         for mark in self.marks()? {
             let (place, _) = larger.place(&mark)?;

@@ -28,7 +28,7 @@ const RESUMABLE_MODE: Mode = Mode::new(0o600);
 /// The directory that the last put went to, for those that follow at once: files come in the order
 /// of their directories. What is looked up in it is only to refuse early what cannot be; the commit
 /// resolves each directory anew.
-pub struct Nearby<D: Disk>(Option<(Name, D::Handle)>);
+pub struct Nearby<D: Disk>(Option<(Name, Deepest<D>)>);
 
 impl<D: Disk> Default for Nearby<D> {
     fn default() -> Self {
@@ -37,9 +37,9 @@ impl<D: Disk> Default for Nearby<D> {
 }
 
 /// What there is of the directories above a name.
-enum Deepest {
-    /// All are there.
-    Parent,
+enum Deepest<D: Disk> {
+    /// All are there; this is the last.
+    Parent(D::Handle),
     SomeMissing,
 }
 
@@ -277,29 +277,29 @@ impl<D: Disk> Store<D> {
             return self.check_taking(&self.root, part, condition);
         };
         let is_near = nearby.0.as_ref().is_some_and(|(last, _)| last.as_bytes() == parent);
-        if !is_near && let Deepest::SomeMissing = self.approach(name, nearby)? {
-            return check_absent(condition).map(|()| Seen::Nothing);
+        if !is_near {
+            nearby.0 = None;
+            if let Some(parent) = name.parent() {
+                let deepest = self.deepest(&parent)?;
+                nearby.0 = Some((parent, deepest));
+            }
         }
         match &nearby.0 {
-            Some((_, directory)) => self.check_taking(directory, part, condition),
+            Some((_, Deepest::Parent(directory))) => self.check_taking(directory, part, condition),
+            Some((_, Deepest::SomeMissing)) => check_absent(condition).map(|()| Seen::Nothing),
             None => Ok(Seen::Unknown),
         }
     }
 
-    /// Looks for the directory above a name, and checks the deepest one that exists.
-    fn approach(&self, name: &Name, nearby: &mut Nearby<D>) -> Result<Deepest, Refusal> {
-        nearby.0 = None;
-        let parent = name.parent();
-        let mut above = parent.clone();
+    /// Looks for a directory, and checks the deepest one on the way that exists.
+    fn deepest(&self, parent: &Name) -> Result<Deepest<D>, Refusal> {
+        let mut above = Some(parent.clone());
         while let Some(directory) = above {
             match self.disk.open_beneath(&self.root, &directory, Want::Directory) {
                 Ok(handle) => {
                     self.check_directory(&handle)?;
-                    if Some(&directory) != parent.as_ref() {
-                        return Ok(Deepest::SomeMissing);
-                    }
-                    nearby.0 = Some((directory, handle));
-                    return Ok(Deepest::Parent);
+                    let found = directory == *parent;
+                    return Ok(if found { Deepest::Parent(handle) } else { Deepest::SomeMissing });
                 }
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
                     above = directory.parent();

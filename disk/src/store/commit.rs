@@ -5,7 +5,7 @@
 //! was not synced into its parent since it was made; and only then the acknowledgement.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, TryLockError};
 
 use ftx_protocol::{Code, Digest, Durability, Mode, Name, Refusal, Replay};
 use rustix::io::Errno;
@@ -80,6 +80,9 @@ impl<D: Disk> Default for Ground<D> {
         Self { changed: HashMap::new(), last: None }
     }
 }
+
+/// The right to make a round: one at a time.
+pub struct Turn<'a, D: Disk>(MutexGuard<'a, Committing<D>>);
 
 /// A file that has its name, in this round.
 struct Named<D: Disk> {
@@ -190,7 +193,8 @@ impl<D: Disk> Store<D> {
         let private = self.writable()?;
         let mode = finished.plan.mode.unwrap_or(private.default_mode);
         // A small file was made with the mode that it is to have.
-        let result = if file.mode == mode { Ok(()) } else { self.disk.set_mode(&file.handle, mode) };
+        let result =
+            if file.mode == mode { Ok(()) } else { self.disk.set_mode(&file.handle, mode) };
         let result = result
             .and_then(|()| match finished.plan.modified {
                 Some(time) => self.disk.set_modified(&file.handle, time),
@@ -211,11 +215,35 @@ impl<D: Disk> Store<D> {
     /// each step in the order of the round, and syncs what they depend on. One answer for each
     /// step, in their order. Waits for the disk.
     pub fn commit(&self, round: Vec<Step<D>>) -> Vec<Result<Settled, Refusal>> {
+        self.commit_in(self.turn(), round)
+    }
+
+    /// The next turn. Waits for the round that is being made, which may wait for the disk.
+    pub fn turn(&self) -> Turn<'_, D> {
+        Turn(lock(&self.committing))
+    }
+
+    /// A turn, if no round is being made now.
+    pub fn turn_if_free(&self) -> Option<Turn<'_, D>> {
+        match self.committing.try_lock() {
+            Ok(committing) => Some(Turn(committing)),
+            // See lock.
+            Err(TryLockError::Poisoned(poisoned)) => Some(Turn(poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// As [`Store::commit`], for whoever has the turn.
+    pub fn commit_in(
+        &self,
+        turn: Turn<'_, D>,
+        round: Vec<Step<D>>,
+    ) -> Vec<Result<Settled, Refusal>> {
         let private = match self.writable() {
             Ok(private) => private,
             Err(refusal) => return round.iter().map(|_| Err(refusal.clone())).collect(),
         };
-        let mut committing = lock(&self.committing);
+        let Turn(mut committing) = turn;
         let journalled = self.journal_round(private, &round);
         let mut ground = Ground::default();
         let made: Vec<Answer<D>> = round

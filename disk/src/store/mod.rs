@@ -56,7 +56,7 @@ use transfers::Transfers;
 
 pub use crate::digests::Remembered;
 pub use change::Change;
-pub use commit::{Settled, Step};
+pub use commit::{Settled, Step, Turn};
 pub use list::{Listed, Listing};
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;

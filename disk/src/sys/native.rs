@@ -21,11 +21,8 @@ impl Native {
     /// # Errors
     /// That of the system call.
     pub fn open_seen(&self, dir: &OwnedFd, part: &[u8]) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY
-            | OFlags::NONBLOCK
-            | OFlags::NOCTTY
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(retry_on_intr(|| fs::openat(dir, part, flags, fs::Mode::empty()))?)
     }
 }

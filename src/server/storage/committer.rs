@@ -17,8 +17,8 @@ use super::sweeper::Sweeper;
 use super::transfers::{Slot, Transfers};
 use super::workers::lock;
 use super::{
-    Checkpoint, ConnectionKey, Finished, Origin, Outcome, Outcomes, Step, Store, WORTH_TELLING,
-    log_refused,
+    Checkpoint, ConnectionKey, Finished, Origin, Outcome, Outcomes, Step, Store, Turn,
+    WORTH_TELLING, log_refused,
 };
 
 /// Threads that sync puts which are whole. A sync waits for the disk, which does several at once faster than one
@@ -152,16 +152,30 @@ impl Committer {
     /// What has to wait for a disk waits in a thread that may; for the rest, another thread would
     /// cost more than the work.
     pub(super) fn commit(&self, whole: Vec<Whole>) {
-        let (waits, at_once): (Vec<Whole>, Vec<Whole>) = whole
-            .into_iter()
-            .partition(|whole| whole.finished.durability() == Durability::Full);
+        let (waits, at_once): (Vec<Whole>, Vec<Whole>) =
+            whole.into_iter().partition(|whole| whole.finished.durability() == Durability::Full);
         self.sync.push_all(waits);
         let synced = at_once.into_iter().filter_map(|whole| self.bench.sync_one(whole));
-        self.round.push_all(synced.map(Item::Put).collect());
+        self.make_soon(synced.map(Item::Put).collect());
+    }
+
+    /// Makes a round of what need not be synced here and now, if nobody makes one: then it waits for
+    /// no other one's disk. Else it joins the next.
+    fn make_soon(&self, items: Vec<Item>) {
+        match self.bench.store.turn_if_free() {
+            _ if items.is_empty() => {}
+            Some(turn) => self.bench.make(turn, items),
+            None => self.round.push_all(items),
+        }
     }
 
     pub(super) fn change(&self, changing: Changing) {
-        self.round.push_all(vec![Item::Change(changing)]);
+        let durability = changing.change.durability();
+        let items = vec![Item::Change(changing)];
+        match durability {
+            Durability::Full => self.round.push_all(items),
+            Durability::Memory | Durability::None => self.make_soon(items),
+        }
     }
 
     /// Does what waits, and ends.
@@ -237,42 +251,47 @@ impl Bench {
 
     fn commit(&self, round: &Waiting<Item>) {
         while let Some(round) = round.take_up_to(ROUND_ITEMS) {
-            let mut told = Vec::with_capacity(round.len());
-            let mut steps = Vec::with_capacity(round.len());
-            for item in round {
-                match item {
-                    Item::Put(Whole { slot, finished, course }) => {
-                        told.push(Told::Put { slot, name: finished.name().clone(), course });
-                        steps.push(Step::Put(*finished));
-                    }
-                    Item::Change(changing) => {
-                        steps.push(Step::Change(to_store(&changing.change)));
-                        told.push(Told::Change(changing));
-                    }
-                }
-            }
-            let mut outcomes = Vec::with_capacity(told.len());
-            for (told, result) in told.iter().zip(self.store.commit(steps)) {
-                match (told, result) {
-                    (Told::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
-                        outcomes.push(self.end(slot, name, *course, Ok(stored)));
-                    }
-                    (Told::Put { slot, name, course }, Err(refusal)) => {
-                        outcomes.push(self.end(slot, name, *course, Err(refusal)));
-                    }
-                    (Told::Change(changing), Ok(Settled::Changed(durability))) => {
-                        outcomes.push(self.changed(changing, Ok(durability)));
-                    }
-                    (Told::Change(changing), Err(refusal)) => {
-                        outcomes.push(self.changed(changing, Err(refusal)));
-                    }
-                    // The store answers what it was asked.
-                    (Told::Put { .. }, Ok(Settled::Changed(_)))
-                    | (Told::Change(_), Ok(Settled::Stored(_))) => {}
-                }
-            }
-            self.outcomes.push_all(outcomes);
+            self.make(self.store.turn(), round);
         }
+    }
+
+    /// Makes a round, and tells everybody what became of it.
+    fn make(&self, turn: Turn<'_>, round: Vec<Item>) {
+        let mut told = Vec::with_capacity(round.len());
+        let mut steps = Vec::with_capacity(round.len());
+        for item in round {
+            match item {
+                Item::Put(Whole { slot, finished, course }) => {
+                    told.push(Told::Put { slot, name: finished.name().clone(), course });
+                    steps.push(Step::Put(*finished));
+                }
+                Item::Change(changing) => {
+                    steps.push(Step::Change(to_store(&changing.change)));
+                    told.push(Told::Change(changing));
+                }
+            }
+        }
+        let mut outcomes = Vec::with_capacity(told.len());
+        for (told, result) in told.iter().zip(self.store.commit_in(turn, steps)) {
+            match (told, result) {
+                (Told::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
+                    outcomes.push(self.end(slot, name, *course, Ok(stored)));
+                }
+                (Told::Put { slot, name, course }, Err(refusal)) => {
+                    outcomes.push(self.end(slot, name, *course, Err(refusal)));
+                }
+                (Told::Change(changing), Ok(Settled::Changed(durability))) => {
+                    outcomes.push(self.changed(changing, Ok(durability)));
+                }
+                (Told::Change(changing), Err(refusal)) => {
+                    outcomes.push(self.changed(changing, Err(refusal)));
+                }
+                // The store answers what it was asked.
+                (Told::Put { .. }, Ok(Settled::Changed(_)))
+                | (Told::Change(_), Ok(Settled::Stored(_))) => {}
+            }
+        }
+        self.outcomes.push_all(outcomes);
     }
 
     fn changed(

@@ -37,6 +37,7 @@ type Nearby = ftx_disk::store::Nearby<Native>;
 type Reading = ftx_disk::store::Reading<Native>;
 type Listing = ftx_disk::store::Listing<Native>;
 type Step = ftx_disk::store::Step<Native>;
+type Turn<'a> = ftx_disk::store::Turn<'a, Native>;
 
 /// Names one connection, and no other before or after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
