@@ -25,6 +25,18 @@ pub struct Words {
     pub done: &'static str,
 }
 
+/// Results that are held back at most, until the job waits.
+const HELD_BACK_BYTES: usize = 32 * 1024;
+
+/// When results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Showing {
+    /// Each by itself.
+    AtOnce,
+    /// Those that come together, together: when the job says that it waits.
+    Together,
+}
+
 /// What a single file of the job may have said already.
 const GOES_ON: &str = "; the same command goes on where this one ended";
 
@@ -41,6 +53,9 @@ pub struct JobReport {
     handled_files: u64,
     failed_files: u64,
     began: Instant,
+    showing: Showing,
+    /// Results that wait to be shown.
+    held_back: Vec<u8>,
     /// The first error of stdout.
     broken: Option<std::io::Error>,
 }
@@ -64,8 +79,18 @@ impl JobReport {
             handled_files: 0,
             failed_files: 0,
             began: Instant::now(),
+            showing: Showing::AtOnce,
+            held_back: Vec::new(),
             broken: None,
         }
+    }
+
+    /// For a job that says when it waits. A person at a terminal sees each result at once.
+    pub fn together(mut self) -> Self {
+        if !std::io::stdout().is_terminal() {
+            self.showing = Showing::Together;
+        }
+        self
     }
 
     /// From now on names are shown in this directory.
@@ -134,6 +159,7 @@ impl JobReport {
                 let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 self.event("retrying", b"", json!({"cause": cause, "pause_ms": milliseconds}));
             }
+            TreeNotice::Waiting => self.show_results(),
             TreeNotice::Warning(text) => {
                 self.say(&text);
                 self.event("warning", b"", json!({"message": text}));
@@ -157,6 +183,7 @@ impl JobReport {
 
     /// The end of the job, and how the command ends.
     pub fn finish(mut self, result: Result<TreeDone, Failure>) -> Exit {
+        self.show_results();
         self.bar.finish_and_clear();
         let done = match result {
             Ok(done) => done,
@@ -180,10 +207,12 @@ impl JobReport {
                 }
                 let more = json!({"class": class(failure.class), "message": failure.to_string()});
                 self.event("failed", b"", more);
+                self.show_results();
                 return failure.class.into();
             }
         };
         self.summary(&done);
+        self.show_results();
         if let Some(error) = self.broken
             && error.kind() != std::io::ErrorKind::BrokenPipe
         {
@@ -279,7 +308,8 @@ impl JobReport {
         }
     }
 
-    fn say(&self, line: &str) {
+    fn say(&mut self, line: &str) {
+        self.show_results();
         self.bar.suspend(|| say(line));
     }
 
@@ -305,8 +335,22 @@ impl JobReport {
         if self.broken.is_some() {
             return;
         }
-        let line = [line, b"\n"].concat();
-        let written = self.bar.suspend(|| std::io::stdout().lock().write_all(&line));
+        self.held_back.extend_from_slice(line);
+        self.held_back.push(b'\n');
+        if self.showing == Showing::AtOnce || self.held_back.len() >= HELD_BACK_BYTES {
+            self.show_results();
+        }
+    }
+
+    fn show_results(&mut self) {
+        if self.held_back.is_empty() || self.broken.is_some() {
+            return;
+        }
+        let results = std::mem::take(&mut self.held_back);
+        let written = self.bar.suspend(|| {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(&results).and_then(|()| stdout.flush())
+        });
         if let Err(error) = written {
             self.broken = Some(error);
         }

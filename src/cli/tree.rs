@@ -294,7 +294,7 @@ impl Job {
             Mood::Do => "put",
             Mood::Tell => "would put",
         };
-        let mut report = JobReport::new(form, Words { action: "put", done });
+        let mut report = JobReport::new(form, Words { action: "put", done }).together();
         let sources = std::mem::take(&mut self.sources);
         let tree = PutTree {
             sources: &mut sources.into_iter(),

@@ -32,6 +32,8 @@ pub(super) struct Log {
     path: PathBuf,
     room: u64,
     used: u64,
+    /// Entries that were there when it was opened.
+    used_before: u64,
     /// All of the table, as it is in the file.
     copy: Option<Vec<Mark>>,
 }
@@ -48,7 +50,8 @@ impl Log {
             Err(TryLockError::Error(error)) => return Err(error),
         }
         let room = file.metadata()?.len() / MARK_BYTES;
-        let mut log = Self { file, path: path.to_owned(), room, used: 0, copy: None };
+        let mut log =
+            Self { file, path: path.to_owned(), room, used: 0, used_before: 0, copy: None };
         if !room.is_power_of_two() || room < FIRST_ROOM {
             // New, or not ours.
             log.file.set_len(0)?;
@@ -59,6 +62,7 @@ impl Log {
             log.copy = Some(log.read()?);
         }
         log.used = log.marks()?.count() as u64;
+        log.used_before = log.used;
         Ok(Some(log))
     }
 
@@ -66,6 +70,11 @@ impl Log {
     pub(super) fn has(&self, mark: &Mark) -> io::Result<bool> {
         let (_, found) = self.place(mark)?;
         Ok(found == *mark)
+    }
+
+    /// Whether an earlier run of the job has left something in it.
+    pub(super) fn goes_on(&self) -> bool {
+        self.used_before > 0
     }
 
     /// Whether it has no entry at all.
@@ -147,7 +156,14 @@ impl Log {
         let room = self.room * 2;
         let copy =
             (room <= ROOM_IN_MEMORY).then(|| vec![EMPTY; usize::try_from(room).unwrap_or(0)]);
-        let mut larger = Self { file, path: self.path.clone(), room, used: 0, copy };
+        let mut larger = Self {
+            file,
+            path: self.path.clone(),
+            room,
+            used: 0,
+            used_before: self.used_before,
+            copy,
+        };
         for mark in self.marks()? {
             let (place, _) = larger.place(&mark)?;
             match larger.copy {

@@ -148,6 +148,8 @@ pub enum TreeNotice<'a> {
     },
     /// Something that does not stop the job, and that a person should know.
     Warning(String),
+    /// Of a put: nothing is done until the receiver says something. What was held back may be shown.
+    Waiting,
 }
 
 /// Where notices go.

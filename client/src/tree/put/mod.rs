@@ -329,6 +329,7 @@ impl<'a, 'o> Job<'a, 'o> {
     }
 
     fn wait(&mut self) -> Result<(), Trouble> {
+        (self.observer)(TreeNotice::Waiting);
         let began = Instant::now();
         let event = self.pipe()?.hear()?;
         self.waited_since(began);

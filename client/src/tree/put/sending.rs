@@ -182,6 +182,7 @@ impl Job<'_, '_> {
             durability: self.options.durability,
         };
         let observer = &mut self.observer;
+        observer(TreeNotice::Waiting);
         let name = file.name.as_bytes();
         let mut moved_to = 0;
         let result = self.client.put(source, &file.name, &options, &mut |notice| match notice {

@@ -190,8 +190,8 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn was_done(&self, name: &Name, stat: &Stat) -> bool {
-        let mark = mark_of(name, stat);
-        self.log.as_ref().is_some_and(|log| log.has(&mark).unwrap_or(false))
+        let log = self.log.as_ref().filter(|log| log.goes_on());
+        log.is_some_and(|log| log.has(&mark_of(name, stat)).unwrap_or(false))
     }
 }
 
