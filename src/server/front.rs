@@ -238,3 +238,25 @@ fn is_of_one_peer(error: &io::Error) -> bool {
             | io::ErrorKind::TimedOut
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_is_where_the_fewest_are_and_there_are_no_more_than_all_may_have() {
+        let poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), token::WAKER).unwrap());
+        let seats = Seats::new(3, 5, waker);
+        assert_eq!([(); 4].map(|()| seats.take()), [0, 1, 2, 0]);
+        assert!(!seats.are_taken());
+        seats.free(1);
+        assert_eq!([seats.take(), seats.take()], [1, 1]);
+        assert!(seats.are_taken());
+        assert!(seats.wanted.load(Ordering::SeqCst));
+        seats.free(2);
+        assert!(!seats.wanted.load(Ordering::SeqCst), "the front was told");
+        assert!(!seats.are_taken());
+        assert_eq!(seats.count(), 4);
+    }
+}
