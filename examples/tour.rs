@@ -90,6 +90,7 @@ fn options(directory: std::path::PathBuf) -> Options {
         size_max_bytes: ftx_protocol::limits::INTEGER_MAX,
         free_min_bytes: 0,
         connections_max: 100,
+        threads: 1,
         limit_rate: None,
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),

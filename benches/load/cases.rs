@@ -17,7 +17,7 @@ use crate::{Options, Row};
 const STACK_BYTES: usize = 128 << 10;
 const MIB_BYTES: f64 = MIB as f64;
 
-fn row(load: impl Into<String>, figure: impl Into<String>, must: &'static str) -> Row {
+pub fn row(load: impl Into<String>, figure: impl Into<String>, must: &'static str) -> Row {
     Row { load: load.into(), figure: figure.into(), must }
 }
 
@@ -37,7 +37,7 @@ pub fn used(options: &Options) -> Vec<Row> {
 
 fn quiet(options: &Options, what: &str, first: impl Fn(&mut Talk)) -> Vec<Row> {
     const WATCH_SECONDS: u64 = 5;
-    let server = Server::start(&options.memory);
+    let server = Server::start(&options.memory, options.threads);
     let connect = || {
         let mut talk = Talk::with(server.address);
         first(&mut talk);
@@ -64,7 +64,7 @@ fn quiet(options: &Options, what: &str, first: impl Fn(&mut Talk)) -> Vec<Row> {
 /// Many uploads that are all open at once.
 pub fn crowd(options: &Options) -> Vec<Row> {
     let count = options.pick(1_000, 50);
-    let server = Server::start(&options.memory);
+    let server = Server::start(&options.memory, options.threads);
     let body = Arc::new(Body::of(MIB));
     Talk::with(server.address).put("warm", &body);
     server.forget_peak();
@@ -100,7 +100,7 @@ pub fn crowd(options: &Options) -> Vec<Row> {
 /// One upload that is larger than any cache, to a disk.
 pub fn large(options: &Options) -> Vec<Row> {
     let mibs = if options.small { 64 } else { options.large };
-    let server = Server::start(&options.disk);
+    let server = Server::start(&options.disk, options.threads);
     let body = Body::of(MIB);
     let mut talk = Talk::with(server.address);
     let (id, mut hash) = (talk.begin_put("large", mibs * MIB), Sha256::new());
@@ -128,7 +128,7 @@ pub fn large(options: &Options) -> Vec<Row> {
 /// Bulk transfers together: how far the slowest is behind the mean.
 pub fn bulk(options: &Options) -> Vec<Row> {
     let count = options.pick(64, 8);
-    let server = Server::start(&options.memory);
+    let server = Server::start(&options.memory, options.threads);
     Talk::with(server.address).put("bulk", &Body::of(options.pick(256, 8) * MIB));
     let gets = shares(options, &server, count, |talk, _, moved, over| {
         talk.get("bulk", |count| {
@@ -136,25 +136,25 @@ pub fn bulk(options: &Options) -> Vec<Row> {
             !over.load(Ordering::Relaxed)
         });
     });
+    vec![bulk_row(&format!("{count} bulk gets together"), &gets), bulk_puts(options, &server)]
+}
+
+pub fn bulk_puts(options: &Options, server: &Server) -> Row {
+    let count = options.pick(64, 8);
     let body = Body::of(options.pick(16, 1) * MIB);
-    let puts = shares(options, &server, count, move |talk, number, moved, _| {
+    let puts = shares(options, server, count, move |talk, number, moved, _| {
         talk.put(&format!("bulk-{number}"), &body);
         moved.fetch_add(body.bytes.len() as u64, Ordering::Relaxed);
     });
-    let line = |what: &str, shares: Vec<f64>| {
-        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-        let slowest = shares.iter().copied().fold(f64::INFINITY, f64::min);
-        row(
-            format!("{count} bulk {what} together"),
-            format!(
-                "slowest {:.2} of the mean ({:.0} MiB/s in all)",
-                slowest / mean,
-                mean * count as f64
-            ),
-            "at least half of the mean",
-        )
-    };
-    vec![line("gets", gets), line("puts, again and again of 16 MiB", puts)]
+    bulk_row(&format!("{count} bulk puts together, again and again of 16 MiB"), &puts)
+}
+
+fn bulk_row(load: &str, shares: &[f64]) -> Row {
+    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+    let slowest = shares.iter().copied().fold(f64::INFINITY, f64::min);
+    let (share, all) = (slowest / mean, mean * shares.len() as f64);
+    let figure = format!("slowest {share:.2} of the mean ({all:.0} MiB/s in all)");
+    row(load, figure, "at least half of the mean")
 }
 
 /// MiB a second of each of so many clients that do the same again and again for a while.
@@ -196,7 +196,7 @@ where
 pub fn beside(options: &Options) -> Vec<Row> {
     let mut rows = Vec::new();
     for kind in ["nothing", "a bulk get", "a bulk put"] {
-        let server = Server::start(&options.memory);
+        let server = Server::start(&options.memory, options.threads);
         let body = Body::of(options.pick(256, 8) * MIB);
         Talk::with(server.address).put("bulk", &body);
         let over = Arc::new(AtomicBool::new(false));
@@ -247,7 +247,7 @@ pub fn accept(options: &Options) -> Vec<Row> {
     // Each has 28,000 ports, and each port rests for a minute after use.
     const SOURCES: u8 = 8;
     const THREADS: u8 = 2;
-    let server = Server::start(&options.memory);
+    let server = Server::start(&options.memory, options.threads);
     let seconds = options.pick(5, 1);
     let began = Instant::now();
     let clients: Vec<_> = (0..THREADS)

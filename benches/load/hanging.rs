@@ -52,7 +52,7 @@ pub fn hanging(options: &Options) -> Vec<Row> {
 
 /// The latencies of the small ones, and how many MiB the hanging clients moved.
 fn run(options: &Options, hanging: usize, seconds: usize) -> (Vec<Duration>, Vec<Duration>, u64) {
-    let server = Server::start(&options.disk);
+    let server = Server::start(&options.disk, options.threads);
     let body = Body::of(4096);
     let large = Body::of(16 * MIB);
     let mut talk = Talk::with(server.address);

@@ -8,21 +8,26 @@ mod cases;
 mod hanging;
 mod server;
 mod talk;
+mod threads;
 
 use std::path::PathBuf;
 
 use clap::Parser;
 
 /// The load that a server has to bear.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 pub struct Options {
-    /// Only these cases: idle, used, crowd, large, bulk, beside, hanging, accept
+    /// Only these cases: idle, used, crowd, large, bulk, beside, hanging, accept, small, threads
     #[arg(long)]
     only: Vec<String>,
 
     /// Sizes that only show that it still runs
     #[arg(long)]
     small: bool,
+
+    /// Selectors of the server; the case threads has its own
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
 
     /// MiB of the one large upload
     #[arg(long, default_value_t = 8192)]
@@ -53,7 +58,7 @@ pub struct Row {
 
 type Case = fn(&Options) -> Vec<Row>;
 
-const CASES: [(&str, Case); 8] = [
+const CASES: [(&str, Case); 10] = [
     ("idle", cases::idle),
     ("used", cases::used),
     ("crowd", cases::crowd),
@@ -62,6 +67,8 @@ const CASES: [(&str, Case); 8] = [
     ("beside", cases::beside),
     ("hanging", hanging::hanging),
     ("accept", cases::accept),
+    ("small", threads::small),
+    ("threads", threads::threads),
 ];
 
 fn main() {

@@ -14,12 +14,13 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(parent: &Path) -> Self {
+    pub fn start(parent: &Path, threads: usize) -> Self {
         let root = tempfile::Builder::new().prefix("ftx-load-").tempdir_in(parent).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_ftx"))
             .arg("serve")
             .arg(root.path())
             .args(["--listen", "127.0.0.1:0", "--idle-timeout", "1h", "--max-connections", "12000"])
+            .args(["--threads", &threads.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -37,11 +38,19 @@ impl Server {
 
     /// Seconds of CPU so far, in clock ticks of a hundredth.
     pub fn cpu_seconds(&self) -> f64 {
-        const TICKS_A_SECOND: f64 = 100.0;
-        let stat = std::fs::read_to_string(self.proc("stat")).unwrap();
-        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
-        let ticks: f64 = fields.skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum();
-        ticks / TICKS_A_SECOND
+        seconds(&std::fs::read_to_string(self.proc("stat")).unwrap())
+    }
+
+    /// Those of the threads that wait for sockets: the first of all, and those named for it.
+    pub fn selector_seconds(&self) -> f64 {
+        let first = self.child.id().to_string();
+        let threads = std::fs::read_dir(self.proc("task")).unwrap().flatten();
+        let stats = threads.filter_map(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).ok()?;
+            let is_one = thread.file_name() == *first || stat.contains("(selector-");
+            is_one.then_some(stat)
+        });
+        stats.map(|stat| seconds(&stat)).sum()
     }
 
     /// Bytes that are resident.
@@ -67,6 +76,14 @@ impl Server {
     fn proc(&self, file: &str) -> String {
         format!("/proc/{}/{file}", self.child.id())
     }
+}
+
+/// User and system time in a line of `/proc/…/stat`.
+fn seconds(stat: &str) -> f64 {
+    const TICKS_A_SECOND: f64 = 100.0;
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+    let ticks: f64 = fields.skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum();
+    ticks / TICKS_A_SECOND
 }
 
 impl Drop for Server {

@@ -125,6 +125,12 @@ impl Talk {
         assert_eq!(self.line()["info"]["id"], id);
     }
 
+    pub fn ping(&mut self) {
+        let id = self.take_id();
+        self.say(&json!({"ping": {"id": id}}));
+        assert_eq!(self.line()["pong"]["id"], id);
+    }
+
     fn take_id(&mut self) -> u64 {
         self.next += 1;
         self.next

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use ftx::server::{Access, Exposure, MadeDirectory, Options, Server, Stopper};
+use ftx::server::{Access, Exposure, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper};
 use ftx_protocol::limits::INTEGER_MAX;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -49,6 +49,11 @@ pub struct Serve {
     /// Connections at once; more wait until one ends
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
+
+    /// Threads that wait for sockets, besides those that wait for disks; with --limit-rate there is
+    /// one [default: one for every four cores, at most 4]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    threads: Option<usize>,
 
     /// Move no more than so many bytes a second, such as 10M, over all connections together; each
     /// gets its share
@@ -115,7 +120,8 @@ impl Serve {
 
     /// Leaves descriptors for files: a connection that is let in must be served.
     fn fit_connections(&mut self) {
-        const OWN_DESCRIPTORS: u64 = 32;
+        // Two of them for each of the threads that --threads may name.
+        const OWN_DESCRIPTORS: u64 = 64;
         match ftx_disk::sys::raise_descriptor_limit() {
             Ok(limit) => {
                 let most = (limit - limit / 4).saturating_sub(OWN_DESCRIPTORS).max(1);
@@ -146,6 +152,7 @@ impl Serve {
             size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
             free_min_bytes: self.min_free.bytes(),
             connections_max: self.max_connections.max(1),
+            threads: self.threads.unwrap_or_else(threads_of_this_machine),
             limit_rate: self.limit_rate,
             header_timeout: self.header_timeout,
             idle_timeout: self.idle_timeout,
@@ -153,6 +160,21 @@ impl Serve {
             drain_timeout: self.drain_timeout,
         }
     }
+}
+
+/// With small puts a third of the server's work is the selector's, with small questions a half
+/// (measured by `benches/load`): one keeps some cores busy before it has no time left.
+fn threads_of_this_machine() -> usize {
+    const CORES_EACH: usize = 4;
+    // More has not been measured.
+    const MOST: usize = 4;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / CORES_EACH).clamp(1, MOST)
+}
+
+fn threads(word: &str) -> Result<usize, String> {
+    let number = word.parse().ok().filter(|number| (1..=SELECTORS_MAX).contains(number));
+    number.ok_or_else(|| format!("not a number from 1 to {SELECTORS_MAX}"))
 }
 
 /// Lines of the log that wait to be written; more are lost, and that is better than memory that

@@ -3,7 +3,11 @@
 //!
 //! ```text
 //!   listen      addresses to sockets
+//!   front       what the first selector does for all: takes connections, hands each to a selector
 //!   selector    the loop: waits for readiness, gives each connection its turn; knows no file
+//!   selectors   all of them: made together, over together
+//!   mailbox     what other threads have to say to one selector
+//!   token       what an event is for
 //!   connection  one socket and its machine; moves bytes between the two and storage
 //!   rate        how fast all connections together may move bytes
 //!   buffers     the one pool of memory for bodies
@@ -12,15 +16,18 @@
 
 mod buffers;
 mod connection;
+mod front;
 mod listen;
+mod mailbox;
 mod rate;
 mod selector;
+mod selectors;
 mod storage;
+mod token;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_disk::store::OpenError;
@@ -29,9 +36,9 @@ use thiserror::Error;
 
 pub use ftx_disk::store::Access;
 pub use listen::{Exposure, ListenError};
-use selector::Selector;
 pub use selector::Stopper;
-use storage::Directory;
+use selectors::Selectors;
+pub use token::SELECTORS_MAX;
 
 /// What a server is asked to be.
 #[derive(Debug, Clone)]
@@ -52,6 +59,9 @@ pub struct Options {
     pub free_min_bytes: u64,
     /// Connections at once; more wait in the listen queue.
     pub connections_max: usize,
+    /// Selectors, at most [`SELECTORS_MAX`]. Only one where a rate is set: whose turn it is to move
+    /// bytes is decided in one place.
+    pub threads: usize,
     /// Bytes a second that all connections together may move.
     pub limit_rate: Option<NonZeroU64>,
     /// How long `hello`, and a line that was begun, may take.
@@ -88,7 +98,7 @@ pub enum StartError {
 
 /// A server that is bound and has its directory, and does not serve yet.
 pub struct Server {
-    selector: Selector,
+    selectors: Selectors,
     addresses: Vec<SocketAddr>,
     made_directory: MadeDirectory,
 }
@@ -111,11 +121,8 @@ impl Server {
         let sockets = listen::bind(&options.listen, options.exposure)?;
         let addresses = sockets.iter().map(|socket| socket.address).collect();
         let made_directory = make_directory(&options)?;
-        let poll = mio::Poll::new()?;
-        let outcomes = Arc::new(storage::Outcomes::new(selector::waker(&poll)?));
-        let directory = Directory::open(&options, Arc::clone(&outcomes))?;
-        let selector = Selector::new(poll, sockets, directory, outcomes, &options)?;
-        Ok(Self { selector, addresses, made_directory })
+        let selectors = Selectors::new(sockets, &options)?;
+        Ok(Self { selectors, addresses, made_directory })
     }
 
     /// The addresses with their real ports.
@@ -130,15 +137,15 @@ impl Server {
 
     /// A handle that stops the server from another thread.
     pub fn stopper(&self) -> Stopper {
-        self.selector.stopper()
+        self.selectors.stopper()
     }
 
     /// Serves until it is stopped and what runs has finished, or the drain time is over.
     ///
     /// # Errors
-    /// When the selector itself fails; a failure of one connection never gets here.
+    /// When a selector itself fails; a failure of one connection never gets here.
     pub fn run(self) -> std::io::Result<()> {
-        self.selector.run()
+        self.selectors.run()
     }
 }
 

@@ -1,4 +1,5 @@
-//! The loop: one thread that waits for sockets and gives each connection its turn.
+//! The loop: a thread that waits for sockets and gives each of its connections its turn. There may be
+//! several; each has connections, buffers and books of its own, and looks at nobody else's.
 //!
 //! Knows neither files nor messages. Never waits for anything but [`mio::Poll`]. Registrations are
 //! edge-triggered and made once: a connection works until it blocks, or until its turn is over and
@@ -7,69 +8,47 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ftx_protocol::message::{Limits, Welcome};
 use ftx_protocol::server::{Reason, Settings};
 use ftx_protocol::{Algorithm, Code, Time};
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Waker};
 use slab::Slab;
 use tracing::{debug, info, warn};
 
 use super::Options;
 use super::buffers::{BUFFERS, Buffer, Pool};
 use super::connection::{BufferTurn, Connection, TurnEnd};
-use super::listen::Listening;
+use super::front::{Arrival, Front, Order, Seats};
+use super::mailbox::Mailbox;
 use super::rate::Rate;
-use super::storage::{ConnectionKey, Directory, Outcomes};
-
-/// Connections accepted in one go before those that are there have their turn.
-const ACCEPT_BATCH: usize = 64;
-
-/// How long accepting pauses when the process is out of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use super::storage::{Directory, Outcomes};
+use super::token::{self, ConnectionKey, Source};
 
 /// Readiness events taken in one go.
 const EVENTS: usize = 1_024;
 
 /// Unfinished lines and unread replies of all connections together. Far more than honest clients
-/// need; past it the connection that adds to it is ended.
+/// need; past its share of it, a selector ends the connection that adds to it.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a connection that is ended for that may leave to be written.
 const LAST_WORDS_BYTES: usize = 4 * 1024;
 
-/// How often expired uploads are looked for: this often, or four times in their time to live.
-const EXPIRE_EVERY: Duration = Duration::from_secs(60);
-const EXPIRE_EVERY_MIN: Duration = Duration::from_millis(100);
-
 /// Bytes that one connection may move in one turn before the others have theirs.
 const TURN_BYTES: usize = 1024 * 1024;
-
-const WAKER: Token = Token(usize::MAX);
-
-/// Listeners have the tokens below the waker's; connections the rest.
-const LISTENERS_MAX: usize = 1_024;
-
-/// The number of low bits of a token that are the connection's place in the table. The bits above
-/// count how often places were taken, so that an event for a connection that is gone never reaches
-/// its successor.
-const PLACE_BITS: u32 = usize::BITS / 2;
 
 /// Stops a server from another thread.
 #[derive(Debug, Clone)]
 pub struct Stopper {
-    asked: Arc<AtomicBool>,
-    outcomes: Arc<Outcomes>,
+    front: Arc<Mailbox<Order>>,
 }
 
 impl Stopper {
     /// Takes no more requests, lets what runs finish within the drain time, and stops.
     pub fn stop(&self) {
-        self.asked.store(true, Ordering::Release);
-        self.outcomes.wake();
+        self.front.push([Order::Stop]);
     }
 }
 
@@ -112,12 +91,15 @@ enum Waits {
 }
 
 pub(super) struct Selector {
+    number: usize,
     poll: Poll,
-    listeners: Vec<Listening>,
-    directory: Directory,
+    /// At the first of them.
+    front: Option<Front>,
+    orders: Arc<Mailbox<Order>>,
+    seats: Arc<Seats>,
+    directory: Arc<Directory>,
     outcomes: Arc<Outcomes>,
     settings: Arc<Settings>,
-    connections_max: usize,
     drain_timeout: Duration,
     started: Instant,
     connections: Slab<Entry>,
@@ -131,42 +113,41 @@ pub(super) struct Selector {
     /// The buffer that was read into last and that no job kept.
     spare: Option<Buffer>,
     held_bytes: usize,
-    /// Not before this time: the process was out of descriptors.
-    accept_after: Option<Time>,
-    /// Whether a listener may have more connections than were taken.
-    accept_more: bool,
-    expire_every: Duration,
-    expire_at: Time,
-    asked_to_stop: Arc<AtomicBool>,
+    held_bytes_max: usize,
     phase: Phase,
 }
 
+/// What all selectors work with.
+pub(super) struct Common {
+    pub(super) selectors: usize,
+    pub(super) seats: Arc<Seats>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) outcomes: Arc<Outcomes>,
+}
+
 /// A waker for this poll; there can be only one.
-pub(super) fn waker(poll: &Poll) -> io::Result<Waker> {
-    Waker::new(poll.registry(), WAKER)
+pub(super) fn waker(poll: &Poll) -> io::Result<Arc<Waker>> {
+    Waker::new(poll.registry(), token::WAKER).map(Arc::new)
 }
 
 impl Selector {
     pub(super) fn new(
+        number: usize,
         poll: Poll,
-        mut listeners: Vec<Listening>,
-        directory: Directory,
-        outcomes: Arc<Outcomes>,
+        front: Option<Front>,
+        orders: Arc<Mailbox<Order>>,
+        common: &Common,
         options: &Options,
-    ) -> io::Result<Self> {
-        let expire_every = (options.partial_ttl / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY);
-        listeners.truncate(LISTENERS_MAX);
-        for (place, listening) in listeners.iter_mut().enumerate() {
-            let token = listener_token(place);
-            poll.registry().register(&mut listening.listener, token, Interest::READABLE)?;
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
+            number,
             poll,
-            listeners,
-            directory,
-            outcomes,
+            front,
+            orders,
+            seats: Arc::clone(&common.seats),
+            directory: Arc::clone(&common.directory),
+            outcomes: Arc::clone(&common.outcomes),
             settings: Arc::new(settings(options)),
-            connections_max: options.connections_max,
             drain_timeout: options.drain_timeout,
             started: Instant::now(),
             connections: Slab::new(),
@@ -174,21 +155,27 @@ impl Selector {
             run_queue: VecDeque::new(),
             buffer_queue: VecDeque::new(),
             deadlines: BTreeSet::new(),
-            pool: Pool::new(BUFFERS),
+            pool: Pool::new(BUFFERS / common.selectors.max(1)),
             rate: options.limit_rate.map(Rate::new),
             spare: None,
             held_bytes: 0,
-            accept_after: None,
-            accept_more: true,
-            expire_every,
-            expire_at: Time::default().after(expire_every),
-            asked_to_stop: Arc::new(AtomicBool::new(false)),
+            held_bytes_max: HELD_BYTES / common.selectors.max(1),
             phase: Phase::Run,
-        })
+        }
     }
 
+    /// For its thread.
+    pub(super) fn name(&self) -> String {
+        format!("selector-{}", self.number)
+    }
+
+    pub(super) fn orders(&self) -> Arc<Mailbox<Order>> {
+        Arc::clone(&self.orders)
+    }
+
+    /// Of the first selector: it stops the others.
     pub(super) fn stopper(&self) -> Stopper {
-        Stopper { asked: Arc::clone(&self.asked_to_stop), outcomes: Arc::clone(&self.outcomes) }
+        Stopper { front: self.orders() }
     }
 
     /// Serves until it is stopped and everything is over.
@@ -203,7 +190,7 @@ impl Selector {
             }
             let now = self.now();
             for event in &events {
-                self.dispatch(event);
+                self.dispatch(event, now);
             }
             self.take_outcomes(now);
             self.serve_buffers();
@@ -211,8 +198,6 @@ impl Selector {
             self.accept(now);
             self.give_turns(now);
         }
-        drop(self.connections);
-        self.directory.finish();
         Ok(())
     }
 
@@ -233,7 +218,7 @@ impl Selector {
         let free_at = self.rate.as_ref().map(Rate::free_at).unwrap_or_default();
         let now = self.now();
         let can_turn = !self.run_queue.is_empty() && free_at <= now;
-        if can_turn || self.can_accept() || can_serve {
+        if can_turn || can_serve {
             return Some(Duration::ZERO);
         }
         let turn = (!self.run_queue.is_empty()).then_some(free_at);
@@ -242,31 +227,45 @@ impl Selector {
             Phase::Drain { until } | Phase::Cut { until } => Some(until),
         };
         let deadline = self.deadlines.first().map(|(time, _)| *time);
-        let next = [phase, deadline, turn, self.accept_after, Some(self.expire_at)];
+        let front = self.front.as_ref().map(|front| front.deadline(now));
+        let next = [phase, deadline, turn, front];
         next.into_iter().flatten().min().map(|time| now.until(time))
     }
 
     /// Notes what an event says; the work comes in the connection's turn.
-    fn dispatch(&mut self, event: &mio::event::Event) {
-        let token = event.token();
-        if token == WAKER {
-            return;
+    fn dispatch(&mut self, event: &mio::event::Event, now: Time) {
+        match Source::of(event.token()) {
+            Source::Waker => self.take_orders(now),
+            Source::Listener => {
+                if let Some(front) = &mut self.front {
+                    front.ready();
+                }
+            }
+            Source::Connection(key) => {
+                if let Some(entry) = self.entry(key) {
+                    let readable =
+                        event.is_readable() || event.is_read_closed() || event.is_error();
+                    let writable =
+                        event.is_writable() || event.is_write_closed() || event.is_error();
+                    entry.connection.ready(readable, writable);
+                    self.queue(key);
+                }
+            }
         }
-        if token.0 > WAKER.0.saturating_sub(LISTENERS_MAX.saturating_add(1)) {
-            self.accept_more = true;
-            return;
-        }
-        let key = ConnectionKey(token.0);
-        if let Some(entry) = self.entry(key) {
-            let readable = event.is_readable() || event.is_read_closed() || event.is_error();
-            let writable = event.is_writable() || event.is_write_closed() || event.is_error();
-            entry.connection.ready(readable, writable);
-            self.queue(key);
+    }
+
+    fn take_orders(&mut self, now: Time) {
+        for order in self.orders.take() {
+            match order {
+                Order::Serve(arrival) => self.admit(arrival, now),
+                Order::Stop if self.phase == Phase::Run => self.drain(now),
+                Order::Stop => {}
+            }
         }
     }
 
     fn take_outcomes(&mut self, now: Time) {
-        for (key, outcome) in self.outcomes.take() {
+        for (key, outcome) in self.outcomes.take(self.number) {
             // An outcome for a connection that is gone has given its buffer back by now.
             if let Some(entry) = self.entry(key) {
                 entry.connection.outcome(outcome, now);
@@ -314,27 +313,22 @@ impl Selector {
                 self.queue(key);
             }
         }
-        if self.expire_at <= now {
-            self.expire_at = now.after(self.expire_every);
+        if self.front.as_mut().is_some_and(|front| front.must_expire(now)) {
             self.directory.expire(self.started.elapsed());
         }
-        match self.phase {
-            Phase::Run if self.asked_to_stop.load(Ordering::Acquire) => self.drain(now),
-            Phase::Drain { until } if until <= now => {
-                self.phase = Phase::Cut { until: now.after(ftx_protocol::limits::LINGER) };
-                self.each_connection(|connection| connection.fail(Code::ShuttingDown, now));
-            }
-            _ => {}
+        if let Phase::Drain { until } = self.phase
+            && until <= now
+        {
+            self.phase = Phase::Cut { until: now.after(ftx_protocol::limits::LINGER) };
+            self.each_connection(|connection| connection.fail(Code::ShuttingDown, now));
         }
     }
 
     fn drain(&mut self, now: Time) {
-        info!(connections = self.connections.len(), "stopping: no new requests are taken");
-        for listening in &mut self.listeners {
-            // Closed right after; an error here has no consequence.
-            let _ = self.poll.registry().deregister(&mut listening.listener);
+        if let Some(front) = &mut self.front {
+            info!(connections = self.seats.count(), "stopping: no new requests are taken");
+            front.close(self.poll.registry());
         }
-        self.listeners.clear();
         self.phase = Phase::Drain { until: now.after(self.drain_timeout) };
         self.each_connection(|connection| connection.shut_down(now));
     }
@@ -350,56 +344,25 @@ impl Selector {
         }
     }
 
-    fn can_accept(&self) -> bool {
-        self.accept_more
-            && self.accept_after.is_none()
-            && self.connections.len() < self.connections_max
-            && !self.listeners.is_empty()
-    }
-
     fn accept(&mut self, now: Time) {
-        if self.accept_after.is_some_and(|time| time <= now) {
-            self.accept_after = None;
+        let arrivals = self.front.as_mut().map(|front| front.accept(now));
+        for arrival in arrivals.into_iter().flatten() {
+            self.admit(arrival, now);
         }
-        if !self.can_accept() {
-            return;
-        }
-        let mut more = false;
-        for place in 0..self.listeners.len() {
-            for taken in 0..=ACCEPT_BATCH {
-                if taken == ACCEPT_BATCH || self.connections.len() >= self.connections_max {
-                    more = true;
-                    break;
-                }
-                let Some(listening) = self.listeners.get(place) else { break };
-                match listening.listener.accept() {
-                    Ok((socket, peer)) => self.admit(socket, peer, now),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if is_of_one_peer(&error) => {}
-                    Err(error) => {
-                        // Out of descriptors or memory. What waits gives no new event.
-                        warn!(%error, "cannot accept connections; trying again shortly");
-                        self.accept_after = Some(now.after(ACCEPT_PAUSE));
-                        more = true;
-                        break;
-                    }
-                }
-            }
-        }
-        self.accept_more = more;
     }
 
-    fn admit(&mut self, mut socket: TcpStream, peer: std::net::SocketAddr, now: Time) {
+    fn admit(&mut self, Arrival { mut socket, peer }: Arrival, now: Time) {
         // Replies are small and waited for.
         if let Err(error) = socket.set_nodelay(true) {
             debug!(%peer, %error, "cannot set TCP_NODELAY");
         }
         let entry = self.connections.vacant_entry();
-        self.generation = self.generation.wrapping_add(1) & (usize::MAX >> (PLACE_BITS + 1));
-        let key = ConnectionKey(self.generation << PLACE_BITS | entry.key());
+        self.generation = self.generation.wrapping_add(1);
+        let key = ConnectionKey::new(self.number, self.generation, entry.key());
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket, Token(key.0), interest) {
+        if let Err(error) = self.poll.registry().register(&mut socket, key.token(), interest) {
             warn!(%peer, %error, "cannot watch a connection");
+            self.seats.free(self.number);
             return;
         }
         let lane = self.directory.lane(key, peer);
@@ -413,7 +376,7 @@ impl Selector {
             queued: Queued::No,
             waits: Waits::No,
         });
-        debug!(%peer, "connected");
+        debug!(%peer, selector = self.number, "connected");
         self.queue(key);
     }
 
@@ -425,8 +388,8 @@ impl Selector {
                 return;
             }
             let Some(key) = self.run_queue.pop_front() else { break };
-            let place = place(key);
-            let Some(entry) = self.connections.get_mut(place).filter(|entry| entry.key == key)
+            let Some(entry) =
+                self.connections.get_mut(key.place()).filter(|entry| entry.key == key)
             else {
                 continue;
             };
@@ -448,7 +411,7 @@ impl Selector {
 
     /// Brings the books in line with what a turn left.
     fn settle(&mut self, key: ConnectionKey, end: TurnEnd, now: Time) {
-        let Some(entry) = self.connections.get_mut(place(key)) else { return };
+        let Some(entry) = self.connections.get_mut(key.place()) else { return };
         let held_bytes = entry.connection.held_bytes();
         self.held_bytes =
             self.held_bytes.saturating_sub(entry.held_bytes).saturating_add(held_bytes);
@@ -474,7 +437,7 @@ impl Selector {
             TurnEnd::WantBuffer => {}
             TurnEnd::Close(reason) => return self.close(key, reason),
         }
-        if grew && self.held_bytes > HELD_BYTES {
+        if grew && self.held_bytes > self.held_bytes_max {
             if let Some(entry) = self.entry(key) {
                 entry.connection.fail(Code::Busy, now);
                 // What it has not read until now it will not read to get at the error.
@@ -487,12 +450,13 @@ impl Selector {
     }
 
     fn close(&mut self, key: ConnectionKey, reason: Reason) {
-        let Some(entry) = self.connections.try_remove(place(key)) else { return };
+        let Some(entry) = self.connections.try_remove(key.place()) else { return };
         if let Some(time) = entry.deadline {
             self.deadlines.remove(&(time, key));
         }
         self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes);
         entry.connection.close();
+        self.seats.free(self.number);
         let peer = entry.connection.peer();
         match reason {
             Reason::Finished => debug!(%peer, "disconnected"),
@@ -505,7 +469,7 @@ impl Selector {
 
     /// Puts a connection in the run queue, unless it is there.
     fn queue(&mut self, key: ConnectionKey) {
-        if let Some(entry) = self.connections.get_mut(place(key))
+        if let Some(entry) = self.connections.get_mut(key.place())
             && entry.key == key
             && entry.queued == Queued::No
         {
@@ -515,30 +479,8 @@ impl Selector {
     }
 
     fn entry(&mut self, key: ConnectionKey) -> Option<&mut Entry> {
-        self.connections.get_mut(place(key)).filter(|entry| entry.key == key)
+        self.connections.get_mut(key.place()).filter(|entry| entry.key == key)
     }
-}
-
-fn place(key: ConnectionKey) -> usize {
-    key.0 & (usize::MAX >> PLACE_BITS)
-}
-
-fn listener_token(place: usize) -> Token {
-    Token(WAKER.0.saturating_sub(1).saturating_sub(place))
-}
-
-/// Errors of accept(2) that concern the one connection that was being accepted.
-fn is_of_one_peer(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::NetworkDown
-            | io::ErrorKind::TimedOut
-    )
 }
 
 fn settings(options: &Options) -> Settings {

@@ -25,6 +25,7 @@ mod resume;
 mod shell;
 mod silence;
 mod talk;
+mod threads;
 mod transcripts;
 mod transfer;
 mod trees;

@@ -30,6 +30,11 @@ impl Talk {
         talk
     }
 
+    /// This side's address, as the server's log has it.
+    pub fn address(&self) -> SocketAddr {
+        self.reader.get_ref().local_addr().unwrap()
+    }
+
     /// How long an answer is waited for, from now on.
     pub fn patience(&mut self, patience: Duration) {
         self.reader.get_mut().set_read_timeout(Some(patience)).unwrap();

@@ -14,7 +14,7 @@ mod upload;
 mod workers;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_disk::sys::Native;
@@ -24,6 +24,8 @@ use ftx_protocol::{Code, RequestId};
 use mio::net::TcpStream;
 
 use super::buffers::Piece;
+use super::mailbox::Mailbox;
+use super::token::ConnectionKey;
 
 pub(super) use directory::Directory;
 pub(super) use lane::Lane;
@@ -38,10 +40,6 @@ type Reading = ftx_disk::store::Reading<Native>;
 type Listing = ftx_disk::store::Listing<Native>;
 type Step = ftx_disk::store::Step<Native>;
 type Turn<'a> = ftx_disk::store::Turn<'a, Native>;
-
-/// Names one connection, and no other before or after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ConnectionKey(pub(super) usize);
 
 /// What storage is asked to do for one connection. Jobs of one [`Lane`] side keep their order.
 #[derive(Debug)]
@@ -107,40 +105,29 @@ pub(super) enum SendEnd {
     Short,
 }
 
-/// The way back: outcomes gather here until the selector takes them.
+/// The way back: outcomes gather here until the selector of their connection takes them.
 #[derive(Debug)]
 pub(super) struct Outcomes {
-    waiting: Mutex<Vec<(ConnectionKey, Outcome)>>,
-    waker: mio::Waker,
+    /// One for each selector.
+    mailboxes: Vec<Mailbox<(ConnectionKey, Outcome)>>,
 }
 
 impl Outcomes {
-    pub(super) fn new(waker: mio::Waker) -> Self {
-        Self { waiting: Mutex::new(Vec::new()), waker }
+    pub(super) fn new(wakers: &[Arc<mio::Waker>]) -> Self {
+        Self { mailboxes: wakers.iter().cloned().map(Mailbox::new).collect() }
     }
 
     /// Adds an outcome. The first one since the selector looked wakes it.
     fn push(&self, key: ConnectionKey, outcome: Outcome) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = waiting.is_empty();
-        waiting.push((key, outcome));
-        drop(waiting);
-        if first {
-            self.wake();
+        if let Some(mailbox) = self.mailboxes.get(key.selector()) {
+            mailbox.push([(key, outcome)]);
         }
     }
 
-    /// Adds what came about together.
-    fn push_all(&self, outcomes: Vec<(ConnectionKey, Outcome)>) {
-        if outcomes.is_empty() {
-            return;
-        }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = waiting.is_empty();
-        waiting.extend(outcomes);
-        drop(waiting);
-        if first {
-            self.wake();
+    /// Adds what came about together, with one wake-up for each selector that it is for.
+    fn push_all(&self, mut outcomes: Vec<(ConnectionKey, Outcome)>) {
+        for (selector, mailbox) in self.mailboxes.iter().enumerate() {
+            mailbox.push(outcomes.extract_if(.., |(key, _)| key.selector() == selector));
         }
     }
 
@@ -148,16 +135,9 @@ impl Outcomes {
         self.push(key, Outcome::Event(event));
     }
 
-    /// Takes all that have gathered.
-    pub(super) fn take(&self) -> Vec<(ConnectionKey, Outcome)> {
-        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Makes the selector look, whether or not there is an outcome.
-    pub(super) fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the selector");
-        }
+    /// Takes all that have gathered for a selector.
+    pub(super) fn take(&self, selector: usize) -> Vec<(ConnectionKey, Outcome)> {
+        self.mailboxes.get(selector).map(Mailbox::take).unwrap_or_default()
     }
 }
 
