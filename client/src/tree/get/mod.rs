@@ -21,7 +21,8 @@ use ftx_disk::sys::{Disk, Native};
 use ftx_protocol::limits::ENTRIES_AHEAD;
 use ftx_protocol::message::{self, Entry, Info};
 use ftx_protocol::{
-    Code, Condition, Depth, Digest, FileTime, Kind, Mode, Name, Refusal, RequestId, Retry as Again,
+    Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
+    Retry as Again,
 };
 use ground::{Ground, Names, OURS, Private, Target, marker};
 use settling::UNSETTLED_MAX;
@@ -85,7 +86,7 @@ impl Client {
                     log.remove();
                 }
                 let mut done = result.map(|()| done)?;
-                if let Err(error) = give_times(tree.target, &info) {
+                if let Err(error) = give_times(tree.target, &info, tree.options.durability) {
                     let failure = Failure::local("cannot set the time of", tree.target, &error);
                     done.count_failure(&failure);
                     observer(TreeNotice::Failed { name: b"", failure: &failure });
@@ -105,11 +106,14 @@ impl Client {
 }
 
 /// The target itself is a directory of the tree too.
-fn give_times(path: &Path, info: &Info) -> std::io::Result<()> {
+fn give_times(path: &Path, info: &Info, durability: Durability) -> std::io::Result<()> {
     let directory = Native.open_root(path)?;
     Native.set_mode(&directory, info.mode)?;
     Native.set_modified(&directory, info.mtime)?;
-    Native.sync(&directory)
+    match durability {
+        Durability::None => Ok(()),
+        Durability::Memory | Durability::Full => Native.sync(&directory),
+    }
 }
 
 impl Client {
