@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ftx_disk::hash::Running;
 use ftx_disk::store::{self, Remembered, Unchanged};
 use ftx_disk::sys;
-use ftx_protocol::limits::GRID_BYTES;
+use ftx_protocol::limits::{GRID_BYTES, WHOLE_BYTES};
 use ftx_protocol::message::{Cache, File, Get, Info, List, Spent, Stat};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
@@ -37,6 +37,8 @@ pub(super) struct Fetch {
     origin: Origin,
     gets: HashMap<RequestId, Open>,
     lists: HashMap<RequestId, OpenList>,
+    /// Answers about files that were opened, to be said in one go: small files come in runs.
+    opened: Vec<Outcome>,
 }
 
 /// A get whose file is open.
@@ -77,16 +79,41 @@ enum Step {
 
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        Self { shared, origin, gets: HashMap::new(), lists: HashMap::new() }
+        Self { shared, origin, gets: HashMap::new(), lists: HashMap::new(), opened: Vec::new() }
     }
 
-    fn open(&mut self, get: Get) {
-        match self.try_open(&get) {
-            Ok((file, open)) => {
-                self.gets.insert(get.id, open);
-                self.shared.outcomes.push_event(self.origin.key, Event::Opened(file));
+    fn open(&mut self, get: &Get, scratch: &mut [u8]) {
+        let outcome = self.try_open(get).and_then(|(file, mut open)| {
+            let left = file.size.saturating_sub(file.at);
+            if !open.is_read_whole(file.at, left) {
+                return Ok(self.keep(file, open));
             }
-            Err(refusal) => self.refuse(get.id, "get", &get.name, refusal),
+            match self.shared.room.claim(usize::try_from(left).unwrap_or(usize::MAX)) {
+                Some(claim) => {
+                    let event = open.read_whole(&self.shared, self.origin, file, scratch)?;
+                    Ok(Outcome::Whole { event, claim })
+                }
+                None => Ok(self.keep(file, open)),
+            }
+        });
+        let outcome = outcome.unwrap_or_else(|refusal| {
+            log_refused(self.origin, "get", &get.name, &refusal);
+            Outcome::Event(Event::Refused { id: get.id, refusal })
+        });
+        self.opened.push(outcome);
+    }
+
+    /// Keeps a file open, to be sent piece by piece.
+    fn keep(&mut self, file: File, open: Open) -> Outcome {
+        self.gets.insert(file.id, open);
+        Outcome::Event(Event::Opened(file))
+    }
+
+    fn say_opened(&mut self) {
+        if !self.opened.is_empty() {
+            self.shared
+                .outcomes
+                .push_all(self.origin.key, std::mem::take(&mut self.opened).into_iter());
         }
     }
 
@@ -203,26 +230,9 @@ impl Fetch {
         match open.finish_hash(&self.shared, scratch) {
             Ok(None) => return Worked::Unfinished(Job::Digest(id)),
             Ok(Some(digest)) => {
-                let spent = open.spent();
-                info!(
-                    peer = %self.origin.peer,
-                    name = %open.name,
-                    bytes = open.reading.size(),
-                    %digest,
-                    milliseconds = open.began.elapsed().as_millis(),
-                    disk_us = spent.disk,
-                    hash_us = spent.hash,
-                    "{}",
-                    match open.purpose {
-                        Purpose::Get => "sent",
-                        Purpose::Sum => "summed",
-                    }
-                );
+                open.log(self.origin, digest);
                 let event = match open.purpose {
-                    Purpose::Get => {
-                        let worth = open.began.elapsed() >= WORTH_TELLING;
-                        Event::Digest { id, digest, spent: worth.then_some(spent) }
-                    }
+                    Purpose::Get => Event::Digest { id, digest, spent: open.spent_worth_telling() },
                     Purpose::Sum => Event::Info(open.info(id, digest)),
                 };
                 self.shared.outcomes.push_event(self.origin.key, event);
@@ -247,8 +257,12 @@ impl Fetch {
 
 impl Hand for Fetch {
     fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked {
+        if !matches!(job, Job::Open(_)) {
+            // It may take long, and nothing has to wait for it.
+            self.say_opened();
+        }
         match job {
-            Job::Open(get) => self.open(get),
+            Job::Open(get) => self.open(&get, scratch),
             Job::Send { id, at, size, socket } => self.send(id, at, size, &socket, scratch),
             Job::Digest(id) => return self.digest(id, scratch),
             Job::Sum(stat) => return self.sum(stat),
@@ -275,6 +289,7 @@ impl Hand for Fetch {
     }
 
     fn pause(&mut self) {
+        self.say_opened();
         if self.gets.is_empty() && self.lists.is_empty() {
             self.gets.shrink_to_fit();
             self.lists.shrink_to_fit();
@@ -296,6 +311,66 @@ impl Open {
     fn spent(&self) -> Spent {
         let store::Spent { disk, hash } = self.spent;
         Spent { disk: microseconds(disk), hash: microseconds(hash), sync: 0 }
+    }
+
+    fn spent_worth_telling(&self) -> Option<Spent> {
+        (self.began.elapsed() >= WORTH_TELLING).then(|| self.spent())
+    }
+
+    fn log(&self, origin: Origin, digest: Digest) {
+        let spent = self.spent();
+        info!(
+            peer = %origin.peer,
+            name = %self.name,
+            bytes = self.reading.size(),
+            %digest,
+            milliseconds = self.began.elapsed().as_millis(),
+            disk_us = spent.disk,
+            hash_us = spent.hash,
+            "{}",
+            match self.purpose {
+                Purpose::Get => "sent",
+                Purpose::Sum => "summed",
+            }
+        );
+    }
+
+    /// Whether so many bytes from `at` on, which are the rest, are read here and now, and then
+    /// nothing is left to be hashed.
+    fn is_read_whole(&self, at: u64, left: u64) -> bool {
+        left <= WHOLE_BYTES
+            && match &self.hash {
+                Hash::Known(_) => true,
+                Hash::Running(running) => running.offset() == at,
+            }
+    }
+
+    /// Reads the rest of the file; see [`Open::is_read_whole`].
+    fn read_whole(
+        &mut self,
+        shared: &Shared,
+        origin: Origin,
+        file: File,
+        scratch: &mut [u8],
+    ) -> Result<Event, Refusal> {
+        let left = usize::try_from(file.size.saturating_sub(file.at)).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(left.min(scratch.len()));
+        while bytes.len() < left {
+            let at = file.at.saturating_add(bytes.len() as u64);
+            let room = scratch.len().min(left.saturating_sub(bytes.len()));
+            let room = scratch.get_mut(..room).unwrap_or_default();
+            let count = timed(&mut self.spent.disk, || self.reading.read_at(room, at))?;
+            if count == 0 {
+                return Err(ended_early());
+            }
+            bytes.extend_from_slice(room.get(..count).unwrap_or_default());
+        }
+        if let Hash::Running(running) = &mut self.hash {
+            timed(&mut self.spent.hash, || running.update(&bytes));
+        }
+        let Some(digest) = self.finish_hash(shared, scratch)? else { return Err(ended_early()) };
+        self.log(origin, digest);
+        Ok(Event::Whole { file, bytes, digest, spent: self.spent_worth_telling() })
     }
 
     fn info(&self, id: RequestId, digest: Digest) -> Info {

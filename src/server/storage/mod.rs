@@ -8,6 +8,7 @@ mod directory;
 mod download;
 mod lane;
 mod listing;
+mod room;
 mod sweeper;
 mod transfers;
 mod upload;
@@ -27,6 +28,7 @@ use super::buffers::Piece;
 
 pub(super) use directory::Directory;
 pub(super) use lane::Lane;
+pub(super) use room::Claim;
 
 /// The store, and what it hands out, on the disk of this machine.
 type Store = ftx_disk::store::Store<Native>;
@@ -86,6 +88,8 @@ const WORTH_TELLING: Duration = Duration::from_millis(100);
 pub(super) enum Outcome {
     /// An answer to a request.
     Event(Event),
+    /// An answer that brings a file whole, and the room that it takes until it has left.
+    Whole { event: Event, claim: Claim },
     /// So many bytes of bodies were taken; their room is free again.
     Taken { bytes: usize },
     /// A [`Job::Send`] is over.
@@ -124,6 +128,18 @@ impl Outcomes {
         waiting.push((key, outcome));
         drop(waiting);
         if first {
+            self.wake();
+        }
+    }
+
+    /// Adds outcomes in their order, with one look at the lock and one wake-up for all.
+    fn push_all(&self, key: ConnectionKey, outcomes: impl Iterator<Item = Outcome>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = waiting.is_empty();
+        waiting.extend(outcomes.map(|outcome| (key, outcome)));
+        let wakes = was_empty && !waiting.is_empty();
+        drop(waiting);
+        if wakes {
             self.wake();
         }
     }

@@ -212,6 +212,8 @@ struct Job<'a, 'o> {
     settler: Option<Settler>,
     group: Vec<Item>,
     group_bytes: u64,
+    /// When the last group was handed over.
+    handed_over: Instant,
     /// What the first bytes of large files came from.
     versions: Versions,
     log: Option<Log>,
@@ -341,6 +343,7 @@ impl<'a, 'o> Job<'a, 'o> {
             settler,
             group: Vec::new(),
             group_bytes: 0,
+            handed_over: Instant::now(),
             versions,
             log,
             seen,
@@ -467,7 +470,7 @@ impl<'a, 'o> Job<'a, 'o> {
             if self.unsettled.len() >= UNSETTLED_MAX {
                 self.settle_all();
             } else if !self.under_way.is_empty() {
-                self.hand_over_group();
+                self.hand_over_when_due();
                 self.receive(&link, &mut buffer)?;
             } else if !self.listed.is_empty() {
                 // The next ones are asked for.
