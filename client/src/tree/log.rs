@@ -15,8 +15,12 @@ pub(super) type Mark = [u8; MARK_BYTES as usize];
 
 const MARK_BYTES: u64 = 16;
 
-/// Entries that a new table has room for.
-const FIRST_ROOM: u64 = 4_096;
+/// Entries that the smallest table has room for.
+const ROOM_MIN: u64 = 4_096;
+
+/// Entries that a new table has room for: a file with a hole of a megabyte, which most jobs never
+/// have to make anew.
+const FIRST_ROOM: u64 = 65_536;
 
 /// No entry.
 const EMPTY: Mark = [0; MARK_BYTES as usize];
@@ -43,13 +47,14 @@ impl Log {
         }
         let room = file.metadata()?.len() / MARK_BYTES;
         let mut log = Self { file, path: path.to_owned(), room, used: 0 };
-        if !room.is_power_of_two() || room < FIRST_ROOM {
+        if !room.is_power_of_two() || room < ROOM_MIN {
             // New, or not ours.
             log.file.set_len(0)?;
             log.file.set_len(FIRST_ROOM * MARK_BYTES)?;
             log.room = FIRST_ROOM;
+        } else {
+            log.used = log.marks()?.count() as u64;
         }
-        log.used = log.marks()?.count() as u64;
         Ok(Some(log))
     }
 
@@ -160,14 +165,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = Log::open(&path).unwrap().unwrap();
-        for number in 0..10_000 {
+        for number in 0..40_000 {
             log.add(&mark(number)).unwrap();
         }
         drop(log);
         let log = Log::open(&path).unwrap().unwrap();
-        assert_eq!(log.used, 10_000);
-        assert!((0..10_000).all(|number| log.has(&mark(number)).unwrap()));
-        assert!((10_000..20_000).all(|number| !log.has(&mark(number)).unwrap()));
+        assert_eq!(log.used, 40_000);
+        assert!((0..40_000).all(|number| log.has(&mark(number)).unwrap()));
+        assert!((40_000..50_000).all(|number| !log.has(&mark(number)).unwrap()));
         log.remove();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

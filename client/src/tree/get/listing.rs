@@ -5,7 +5,7 @@ use ftx_disk::store::Change;
 use ftx_protocol::message::{Entry, Unread};
 use ftx_protocol::{Code, Condition, FileTime, Kind, Mode, Name, Parents, Refusal};
 
-use super::{File, Job, Left, Next, Open, PRIVATE, Whole, Work};
+use super::{Earlier, File, Job, Left, Next, Open, PRIVATE, Whole, Work};
 use crate::failure::Trouble;
 use crate::tree::folds::Told;
 use crate::tree::rules::{PathKind, Verdict};
@@ -158,7 +158,8 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn was_done(&self, entry: &Entry) -> bool {
-        self.log.as_ref().is_some_and(|log| log.has(&mark_of(entry)).unwrap_or(false))
+        self.done_earlier == Earlier::Something
+            && self.log.as_ref().is_some_and(|log| log.has(&mark_of(entry)).unwrap_or(false))
     }
 
     pub(super) fn is_here(&self, path: &Name, entry: &Entry) -> bool {

@@ -217,6 +217,7 @@ struct Job<'a, 'o> {
     /// What the first bytes of large files came from.
     versions: Versions,
     log: Option<Log>,
+    done_earlier: Earlier,
     /// What the server has, for the removal of everything else.
     seen: Option<Log>,
     /// What was listed, where the disk takes some of it for one.
@@ -241,6 +242,14 @@ enum Listing {
     ToBegin,
     Running(RequestId),
     Complete,
+}
+
+/// Whether something was done before the listing that runs began: then each of its files is looked
+/// up in the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Earlier {
+    Nothing,
+    Something,
 }
 
 /// Whether everything of the source was seen.
@@ -346,6 +355,7 @@ impl<'a, 'o> Job<'a, 'o> {
             handed_over: Instant::now(),
             versions,
             log,
+            done_earlier: Earlier::Something,
             seen,
             folds,
             whole: Whole::Yes,
@@ -461,6 +471,10 @@ impl<'a, 'o> Job<'a, 'o> {
         };
         let id = link.send(|machine, out, now| machine.list(list, out, now))?;
         self.list = Listing::Running(id);
+        self.done_earlier = match &self.log {
+            Some(log) if log.is_empty() => Earlier::Nothing,
+            _ => Earlier::Something,
+        };
         self.ahead = ENTRIES_AHEAD;
         self.under_way.insert(id, Work::List);
         loop {
