@@ -107,9 +107,9 @@ class Bench:
 
     def many_get(self):
         rivals = self.rivals((Rsync, "rsync daemon", lambda turn: self.get_tree(self.rsync().get), 1.2, 1.6))
-        ours = lambda turn: self.get_tree(lambda name, target: self.ftx().get(name, target, "-r"))
+        ours = lambda turn: self.get_tree(lambda name, target: self.ftx().get(name, target, "-r", "--durability", "none"))
         self.tree_at(self.ftx().root)
-        return self.many("many-get", "get -r", ours, rivals)
+        return self.many("many-get", "get -r, --durability none", ours, rivals)
 
     def disk_put(self):
         rivals = self.rivals(

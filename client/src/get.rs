@@ -9,7 +9,7 @@ use ftx_disk::sys::Native;
 use ftx_protocol::client::Event;
 use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{Cache, End, File, Get};
-use ftx_protocol::{Algorithm, Digest, Name, RequestId, Retry as Again};
+use ftx_protocol::{Algorithm, Digest, Durability, Name, RequestId, Retry as Again};
 
 use crate::failure::{Failure, GOES_ON, Reached, Trouble, shown};
 use crate::hashing::Hashing;
@@ -30,11 +30,19 @@ pub struct GetOptions {
     pub algorithm: Algorithm,
     /// Whether a file that is there may be replaced.
     pub replace: Replace,
+    /// Whether the file is synced before it takes its name, and its name before that is told.
+    /// [`Durability::None`] gives that up; a file that is not whole and verified takes no name all
+    /// the same.
+    pub durability: Durability,
 }
 
 impl Default for GetOptions {
     fn default() -> Self {
-        Self { algorithm: Algorithm::default(), replace: Replace::Yes }
+        Self {
+            algorithm: Algorithm::default(),
+            replace: Replace::Yes,
+            durability: Durability::Full,
+        }
     }
 }
 
@@ -375,7 +383,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
         };
         let at = saved.offset();
         note(&mut self.state, self.observer, |state| state.passed(saved));
-        if at.saturating_sub(self.synced_to) >= SYNC_EVERY_BYTES {
+        let is_due = at.saturating_sub(self.synced_to) >= SYNC_EVERY_BYTES;
+        if is_due && self.options.durability > Durability::None {
             timed(&mut self.spent.sync, || landing.sync())
                 .map_err(|error| Failure::local("cannot sync", path, &error))?;
             self.synced_to = at;
@@ -390,8 +399,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
             return Err(self.give_up(failure.into()));
         }
         let landed = std::mem::replace(&mut self.landed, Landed::Nothing);
-        let (sink, file, replace) = (&mut self.sink, self.file.as_ref(), self.options.replace);
-        timed(&mut self.spent.sync, || landed.finish(sink, file, replace))?;
+        let (sink, file) = (&mut self.sink, self.file.as_ref());
+        let GetOptions { replace, durability, .. } = *self.options;
+        timed(&mut self.spent.sync, || landed.finish(sink, file, replace, durability))?;
         if let Some(state) = self.state.take() {
             state.remove();
         }

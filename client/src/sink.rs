@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
+use ftx_protocol::Durability;
 use ftx_protocol::message::File;
 
 use crate::failure::{Class, Failure, plain, shown};
@@ -89,12 +90,13 @@ impl Landed {
         }
     }
 
-    /// All is here and verified: a file takes its name, durably.
+    /// All is here and verified: a file takes its name.
     pub(crate) fn finish(
         self,
         sink: &mut Sink,
         file: Option<&File>,
         replace: Replace,
+        durability: Durability,
     ) -> Result<(), Failure> {
         match (self, sink, file) {
             (Self::File(landing), Sink::File(path), Some(file)) => landing
@@ -103,6 +105,7 @@ impl Landed {
                     file.mode,
                     file.mtime,
                     replace,
+                    durability,
                 )
                 .map_err(|error| Failure::local("cannot store", path, &error)),
             (_, Sink::Stream(stream), _) => stream.flush().map_err(|error| stream_failure(&error)),

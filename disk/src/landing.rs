@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use ftx_protocol::{FileTime, Mode};
+use ftx_protocol::{Durability, FileTime, Mode};
 use rustix::io::Errno;
 
 use crate::identity::Inode;
@@ -123,7 +123,8 @@ impl<D: Disk> Landing<D> {
         self.disk.sync(&self.file)
     }
 
-    /// Gives the part file its permissions, its time and the name `target`, durably.
+    /// Gives the part file its permissions, its time and the name `target`; durably, unless that
+    /// is given up by [`Durability::None`].
     ///
     /// # Errors
     /// When the disk fails, or when the name is taken and must not be replaced; then the part file
@@ -135,12 +136,17 @@ impl<D: Disk> Landing<D> {
         mode: Mode,
         modified: FileTime,
         replace: Replace,
+        durability: Durability,
     ) -> io::Result<()> {
+        let sync = |handle: &D::Handle| match durability {
+            Durability::None => Ok(()),
+            Durability::Memory | Durability::Full => self.disk.sync(handle),
+        };
         let named = self
             .disk
             .set_mode(&self.file, mode)
             .and_then(|()| self.disk.set_modified(&self.file, modified))
-            .and_then(|()| self.disk.sync(&self.file))
+            .and_then(|()| sync(&self.file))
             .and_then(|()| match replace {
                 Replace::Yes => {
                     self.disk.rename(&self.directory, self.part.as_bytes(), &self.directory, target)
@@ -150,7 +156,7 @@ impl<D: Disk> Landing<D> {
         if named.is_err() || replace == Replace::No {
             self.remove();
         }
-        named.and_then(|()| self.disk.sync(&self.directory))
+        named.and_then(|()| sync(&self.directory))
     }
 
     /// Gives the landing up.
@@ -167,6 +173,7 @@ impl<D: Disk> Landing<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::Sim;
     use crate::sys::Native;
 
     fn time() -> FileTime {
@@ -181,7 +188,9 @@ mod tests {
         let mut landing = Landing::create(Native, dir.path(), 7).unwrap();
         landing.write(b"new").unwrap();
         assert_eq!(std::fs::read(dir.path().join(&target)).unwrap(), b"old");
-        landing.publish(target.as_bytes(), Mode::new(0o4640), time(), Replace::Yes).unwrap();
+        landing
+            .publish(target.as_bytes(), Mode::new(0o4640), time(), Replace::Yes, Durability::Full)
+            .unwrap();
         assert_eq!(std::fs::read(dir.path().join(&target)).unwrap(), b"new");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let metadata = std::fs::metadata(dir.path().join(&target)).unwrap();
@@ -194,7 +203,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a"), "old").unwrap();
         let landing = Landing::create(Native, dir.path(), 7).unwrap();
-        let error = landing.publish(b"a", Mode::new(0o644), time(), Replace::No).unwrap_err();
+        let error = landing
+            .publish(b"a", Mode::new(0o644), time(), Replace::No, Durability::Full)
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -213,7 +224,24 @@ mod tests {
         assert!(Landing::reopen(Native, dir.path(), &part, other, written).is_err());
         let mut landing = Landing::reopen(Native, dir.path(), &part, inode, written).unwrap();
         landing.write(b" world").unwrap();
-        landing.publish(b"a", Mode::new(0o600), time(), Replace::No).unwrap();
+        landing.publish(b"a", Mode::new(0o600), time(), Replace::No, Durability::Full).unwrap();
         assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"hello world");
+    }
+
+    #[test]
+    fn a_landing_is_synced_before_and_after_it_takes_its_name_unless_that_is_given_up() {
+        let publish = |durability| {
+            let sim = Sim::new();
+            let mut landing = Landing::create(sim.clone(), Path::new("/"), 7).unwrap();
+            landing.write(b"new").unwrap();
+            landing.publish(b"a", Mode::new(0o644), time(), Replace::Yes, durability).unwrap();
+            assert_eq!(sim.content("a").as_deref(), Some(&b"new"[..]));
+            let steps = ["sync", "rename"];
+            let is_step =
+                |call: &String| call.split(' ').nth(1).is_some_and(|what| steps.contains(&what));
+            sim.log().into_iter().filter(is_step).count()
+        };
+        assert_eq!(publish(Durability::Full), 3, "file, name, directory");
+        assert_eq!(publish(Durability::None), 1, "the name");
     }
 }

@@ -21,6 +21,10 @@ pub const REQUESTS: usize = 4_096;
 /// have the next one ready, and nothing beside the descriptors that there are.
 pub const GETS_OPEN: usize = 4;
 
+/// Bytes of a file that storage may hand over whole when it is opened: below this the steps between
+/// opening a file and closing it cost more than its bytes.
+pub const WHOLE_BYTES: u64 = 64 * 1024;
+
 /// `entries` of a list that are sent without being asked for by `more`: enough to fill a long link
 /// with names, small enough that a client which is busy with the files need not hold many.
 pub const ENTRIES_AHEAD: u32 = 16;
@@ -87,5 +91,6 @@ const _: () = {
     assert!(NAME_BYTES * 4 / 3 * 2 < LINE_BYTES, "a name in base64 fits a line");
     assert!(GRID_BYTES.is_multiple_of(PART_BYTES), "parts end on the grid");
     assert!(UNKEPT_BYTES.is_multiple_of(GRID_BYTES));
+    assert!(WHOLE_BYTES <= PART_BYTES, "a file that is handed over whole is one part");
     assert!(UNKEPT_BYTES + GRID_BYTES <= 32 * 1024 * 1024, "a cut costs at most 32 MiB");
 };

@@ -381,6 +381,65 @@ fn a_read_that_fails_inside_a_part_is_filled_with_zeros_and_then_said() {
     assert!(!String::from_utf8_lossy(&driven.said).contains("\"end\""));
 }
 
+/// What was said of each request, in its order, with the bytes of its parts.
+fn lines_of_each_get(said: &[u8]) -> std::collections::BTreeMap<u64, Vec<u8>> {
+    let mut of_each = std::collections::BTreeMap::<u64, Vec<u8>>::new();
+    let mut rest = said;
+    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        let line: serde_json::Value = serde_json::from_slice(&rest[..end]).unwrap();
+        let (word, message) = line.as_object().unwrap().iter().next().unwrap();
+        let body = if word == "data" { message["size"].as_u64().unwrap() as usize } else { 0 };
+        let (whole, later) = rest.split_at(end + 1 + body);
+        of_each.entry(message["id"].as_u64().unwrap()).or_default().extend_from_slice(whole);
+        rest = later;
+    }
+    assert!(rest.is_empty());
+    of_each
+}
+
+#[test]
+fn a_file_that_comes_whole_is_said_as_one_that_comes_part_by_part() {
+    let said = |whole_bytes| {
+        let mut driven = Driven::greeted();
+        driven.storage.whole_bytes = whole_bytes;
+        for (name, size) in [("a", 10), ("b", 0), ("c", 3_000), ("d", 7)] {
+            driven.storage.files.insert(name.into(), name.repeat(size));
+        }
+        let names = ["a", "b", "c", "d", "nothing", "c", "a", "b", "d"];
+        let gets: String = (1..).zip(names).map(|(id, name)| get_line(id, name)).collect();
+        driven.hear(gets.as_bytes());
+        driven.speak();
+        assert_eq!(driven.machine.requests(), 0);
+        assert_eq!(driven.machine.held_bytes(), 0);
+        lines_of_each_get(&driven.said)
+    };
+    let expected = said(None);
+    assert_eq!(said(Some(usize::MAX)), expected);
+    // Some whole, some not: the whole ones wait for their turn.
+    assert_eq!(said(Some(100)), expected);
+    assert_eq!(said(Some(0)), expected);
+}
+
+#[test]
+fn a_file_that_did_not_come_whole_is_refused() {
+    let mut driven = Driven::greeted();
+    driven.storage.holds_opens = true;
+    driven.hear(get_line(1, "a").as_bytes());
+    let file = ftx_protocol::message::File {
+        id: RequestId(1),
+        size: 5,
+        at: 0,
+        version: ftx_protocol::Version::of_hash(&[0; 32]),
+        mtime: ftx_protocol::FileTime::nearest(1, 0),
+        mode: ftx_protocol::Mode::new(0o644),
+    };
+    let (bytes, digest) = (b"four".to_vec(), storage::digest(b"four"));
+    let event = ftx_protocol::server::Event::Whole { file, bytes, digest, spent: None };
+    driven.machine.handle(event, driven.now);
+    driven.speak();
+    assert_eq!(driven.errors(), [(Some(1), "storage_failed".into())]);
+}
+
 #[test]
 fn an_aborted_get_ends_at_the_border_of_its_part() {
     let mut driven = Driven::greeted();

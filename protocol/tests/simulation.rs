@@ -116,7 +116,7 @@ impl Storage {
                 };
                 self.answers.push_back((line, event));
             }
-            Command::Open(get) => self.open(line, &get),
+            Command::Open(get) => self.open(line, &get, random),
             Command::Digest(id) => {
                 let digest = digest(&self.gets[&(line, id)]);
                 self.answers.push_back((line, Event::Digest { id, digest, spent: None }));
@@ -222,7 +222,7 @@ impl Storage {
         self.answers.push_back((line, Event::Held(held)));
     }
 
-    fn open(&mut self, line: usize, get: &Get) {
+    fn open(&mut self, line: usize, get: &Get, random: &mut Random) {
         let Some(content) = self.files.get(&get.name) else {
             return self.answers.push_back((line, refused(get.id, Code::NotFound)));
         };
@@ -230,7 +230,7 @@ impl Storage {
         if get.version.as_ref().is_some_and(|asked| *asked != version) {
             return self.answers.push_back((line, refused(get.id, Code::VersionMismatch)));
         }
-        self.gets.insert((line, get.id), content.clone());
+        let content = content.clone();
         let file = File {
             id: get.id,
             size: content.len() as u64,
@@ -239,6 +239,14 @@ impl Storage {
             mtime: FileTime::new(1, 0).unwrap(),
             mode: Mode::new(0o644),
         };
+        let rest = content.get(usize::try_from(get.at).unwrap()..).unwrap_or_default().to_vec();
+        // Some whole, some part by part, in all orders.
+        if rest.len() as u64 + get.at == file.size && random.one_in(2) {
+            let digest = digest(&content);
+            let whole = Event::Whole { file, bytes: rest, digest, spent: None };
+            return self.answers.push_back((line, whole));
+        }
+        self.gets.insert((line, get.id), content);
         self.answers.push_back((line, Event::Opened(file)));
     }
 

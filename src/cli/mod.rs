@@ -5,6 +5,7 @@ mod change;
 mod exit;
 mod job;
 mod list;
+mod log;
 mod manual;
 mod partials;
 mod remote;

@@ -1,6 +1,6 @@
 //! `ftx serve`: the options of a server, its log, and its end.
 
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use ftx_protocol::limits::INTEGER_MAX;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::log::{Guard, Log};
 use super::size::Size;
 
 /// Serve a directory: take files with `put`, hand them out with `get`.
@@ -100,7 +101,7 @@ enum LogFormat {
 
 impl Serve {
     pub fn run(mut self) -> Result<()> {
-        let _log = start_log(self.log_format);
+        let _log = start_log(self.log_format)?;
         self.fit_connections();
         let directory = self.directory.clone();
         let server = Server::bind(self.options())?;
@@ -177,20 +178,11 @@ fn threads(word: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("not a number from 1 to {SELECTORS_MAX}"))
 }
 
-/// Lines of the log that wait to be written; more are lost, and that is better than memory that
-/// grows.
-const LOG_LINES: usize = 8_192;
-
-/// Lines that wait are written together.
-const LOG_BUFFER_BYTES: usize = 16 * 1024;
-
-/// Writes the log on a thread of its own: a stderr that nobody reads must not stop the selector.
-fn start_log(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
+/// Starts the log on stderr.
+fn start_log(format: LogFormat) -> Result<Guard> {
     use tracing_subscriber::EnvFilter;
-    let (writer, guard) = tracing_appender::non_blocking::NonBlockingBuilder::default()
-        .buffered_lines_limit(LOG_LINES)
-        // Written out whenever no line waits.
-        .finish(BufWriter::with_capacity(LOG_BUFFER_BYTES, std::io::stderr()));
+    let (log, guard) = Log::start(std::io::stderr()).context("cannot start a thread")?;
+    let writer = move || log.clone();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
@@ -201,7 +193,7 @@ fn start_log(format: LogFormat) -> tracing_appender::non_blocking::WorkerGuard {
         }
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
-    guard
+    Ok(guard)
 }
 
 /// The first SIGTERM or SIGINT stops the server in order, the second at once.

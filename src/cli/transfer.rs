@@ -79,6 +79,15 @@ enum Level {
     None,
 }
 
+impl Level {
+    fn durability(self) -> Durability {
+        match self {
+            Self::Full => Durability::Full,
+            Self::None => Durability::None,
+        }
+    }
+}
+
 /// Put files on a server.
 ///
 /// Prints the checksum line of each file, with its name on the server, once the server has it
@@ -115,7 +124,7 @@ pub struct Put {
 
 /// Get files from a server.
 ///
-/// Prints the checksum line of each file, with its local path, once it is verified, on the disk
+/// Prints the checksum line of each file, with its local path, once it is verified, durable
 /// and under its name. Until then, and if anything fails, an old file stays as it is.
 #[derive(Debug, Args)]
 #[command(
@@ -134,6 +143,10 @@ pub struct Get {
     /// Fail if the file is there
     #[arg(long)]
     no_clobber: bool,
+
+    /// full: told as done when it survives a power cut here. none: when it is written and verified
+    #[arg(long, value_enum, default_value = "full")]
+    durability: Level,
 
     #[command(flatten)]
     tree: super::tree::GetOptions,
@@ -174,7 +187,8 @@ impl Cat {
             json: false,
         };
         let output = Some(PathBuf::from("-"));
-        Get { names, output, no_clobber: false, tree: Default::default(), common }.run(clients)
+        let (no_clobber, durability, tree) = (false, Level::Full, Default::default());
+        Get { names, output, no_clobber, durability, tree, common }.run(clients)
     }
 }
 
@@ -208,7 +222,7 @@ impl Put {
         let options = PutOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
-            durability: self.durability(),
+            durability: self.durability.durability(),
         };
         let client = self.common.client(clients, remote.server);
         let put = client.put(source, &remote.name, &options, &mut |notice| report.notice(notice));
@@ -239,7 +253,7 @@ impl Put {
         let options = PutOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
-            durability: self.durability(),
+            durability: self.durability.durability(),
         };
         let words = super::tree::Sources { files: &self.files, name: self.name.as_ref() };
         match self.tree.prepare(&words, &options) {
@@ -251,13 +265,6 @@ impl Put {
                 say(&failure.to_string());
                 failure.class.into()
             }
-        }
-    }
-
-    fn durability(&self) -> Durability {
-        match self.durability {
-            Level::Full => Durability::Full,
-            Level::None => Durability::None,
         }
     }
 
@@ -325,6 +332,7 @@ impl Get {
         let options = GetOptions {
             algorithm: self.common.algorithm(),
             replace: if self.no_clobber { Replace::No } else { Replace::Yes },
+            durability: self.durability.durability(),
         };
         let client = self.common.client(clients, remote.server);
         let got = client.get(&remote.name, sink, &options, &mut |notice| report.notice(notice));
@@ -353,7 +361,7 @@ impl Get {
         let options = PutOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
-            durability: Durability::Full,
+            durability: self.durability.durability(),
         };
         let client = |server| self.common.client(clients, server);
         self.tree.run(&self.names, self.output.as_deref(), &options, self.common.form(), &client)

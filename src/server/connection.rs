@@ -12,15 +12,15 @@ use ftx_protocol::{Code, Time};
 use mio::net::TcpStream;
 
 use super::buffers::{Buffer, Piece, Pool};
-use super::storage::{Job, Lane, Outcome, SendEnd};
+use super::storage::{Claim, Job, Lane, Outcome, SendEnd};
 
-/// Bytes of bodies that one connection may have with storage and not yet stored: enough to keep a
-/// worker busy while the socket is read, too little to let one slow disk take the whole pool.
-const UNSTORED_BYTES: usize = 1024 * 1024;
+/// Bytes of bodies that one connection may have with storage and not yet stored: a worker has enough to
+/// do while the selector hears of what was stored and reads more; one slow disk does not get the whole pool.
+const UNSTORED_BYTES: usize = 2 * 1024 * 1024;
 
 /// Buffers of the pool that one connection may have with storage: a byte in a part of its own takes
 /// a whole one.
-const LENT_BUFFERS: usize = 4;
+const LENT_BUFFERS: usize = 8;
 
 /// How much is read when lines are expected: they are short, and a body that follows is read into
 /// a buffer of its own.
@@ -74,6 +74,8 @@ pub(super) struct Connection {
     moved_bytes: u64,
     /// Buffers that storage has; those that it has given back are gone.
     lent: Vec<Weak<Buffer>>,
+    /// Room of whole files that wait in the machine.
+    claim: Claim,
 }
 
 impl Connection {
@@ -94,6 +96,7 @@ impl Connection {
             unstored_bytes: 0,
             moved_bytes: 0,
             lent: Vec::new(),
+            claim: Claim::default(),
         }
     }
 
@@ -103,10 +106,15 @@ impl Connection {
         self.writable |= writable;
     }
 
-    /// Takes an answer of storage.
+    /// Takes an answer of storage. What follows from it is done in the next turn: then the jobs that
+    /// follow from several answers reach storage together.
     pub(super) fn outcome(&mut self, outcome: Outcome, now: Time) {
         match outcome {
             Outcome::Event(event) => self.machine.handle(event, now),
+            Outcome::Whole { event, claim } => {
+                self.claim.join(claim);
+                self.machine.handle(event, now);
+            }
             Outcome::Taken { bytes } => {
                 self.unstored_bytes = self.unstored_bytes.saturating_sub(bytes);
             }
@@ -125,7 +133,6 @@ impl Connection {
                 }
             }
         }
-        self.carry_out(None);
     }
 
     /// The time has come that [`Connection::deadline`] named.
@@ -186,6 +193,7 @@ impl Connection {
         turn_bytes: usize,
         now: Time,
     ) -> TurnEnd {
+        self.carry_out(None);
         let mut moved_bytes: usize = 0;
         loop {
             let written = self.write(turn_bytes, now);
@@ -329,6 +337,7 @@ impl Connection {
             Ok(count) => {
                 self.moved_bytes = self.moved_bytes.saturating_add(count as u64);
                 self.machine.wrote(count as u64, now);
+                self.claim.shrink_to(self.machine.held_bytes());
                 self.carry_out(None);
                 Moved::Bytes(count)
             }

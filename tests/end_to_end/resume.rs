@@ -150,7 +150,7 @@ fn a_lost_acknowledgement_is_given_again() {
     let output = world.ftx(line.address, ["put", "small", "--json"]).output().unwrap();
     assert_cheap(&output);
     assert!(line.was_cut());
-    assert_eq!(server.log().matches(" stored ").count(), 2, "{}", server.log());
+    until("both are in the log", || server.log().matches(" stored ").count() == 2);
     assert_eq!(done_event(&output)["moved_bytes"], 1_000, "nothing was sent twice");
 }
 

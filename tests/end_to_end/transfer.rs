@@ -273,3 +273,54 @@ fn a_file_that_the_system_makes_up_as_it_is_read_is_not_taken_for_empty() {
     world.run(server.address, &["put", "/proc/version"], 0);
     assert_eq!(world.stored("version"), std::fs::read("/proc/version").unwrap());
 }
+
+/// How often a command of the client syncs something; `None`, and said loudly, where nobody can tell.
+fn syncs(world: &World, server: std::net::SocketAddr, args: &[&str]) -> Option<usize> {
+    let trace = world.here().join("trace");
+    let plain = world.ftx(server, args);
+    let mut traced = std::process::Command::new("strace");
+    traced.args(["-f", "-e", "trace=fsync,fdatasync,syncfs,sync_file_range", "-o"]).arg(&trace);
+    traced.arg(plain.get_program()).args(plain.get_args());
+    traced.current_dir(plain.get_current_dir().unwrap());
+    for (name, value) in plain.get_envs() {
+        if let Some(value) = value {
+            traced.env(name, value);
+        }
+    }
+    let output = match traced.output() {
+        Ok(output) if output.status.success() => output,
+        _ => {
+            crate::harness::not_tested("this needs the program strace: what the client syncs");
+            return None;
+        }
+    };
+    assert!(!output.stdout.is_empty());
+    let calls = std::fs::read_to_string(trace).unwrap();
+    Some(calls.lines().filter(|line| line.contains("sync") && line.contains('(')).count())
+}
+
+#[test]
+fn a_get_without_durability_syncs_nothing_and_one_with_it_syncs_every_file() {
+    let world = World::new();
+    let server = world.serve();
+    std::fs::create_dir_all(world.served().join("tree/inside")).unwrap();
+    for name in ["tree/a", "tree/inside/b", "tree/inside/c"] {
+        std::fs::write(world.served().join(name), name).unwrap();
+    }
+    let of = |args: &[&str]| syncs(&world, server.address, args);
+    let Some(full) = of(&["get", "tree/a", "-o", "a"]) else { return };
+    assert_eq!(full, 2, "the file and its directory");
+    assert_eq!(of(&["get", "tree/a", "-o", "b", "--durability", "none"]), Some(0));
+    let none = ["get", "-r", "tree", "-o", "none", "--durability", "none"];
+    let inside = ["get", "-r", "tree/inside", "-o", "inside", "--durability", "none"];
+    let own = of(&none).unwrap();
+    assert_eq!(of(&inside).unwrap(), own, "what opening a store takes, and nothing for a file");
+    let full = of(&["get", "-r", "tree", "-o", "full"]).unwrap();
+    assert!(full >= own + 5, "each file and directory: {full}");
+    for got in ["full", "none"] {
+        assert_eq!(
+            std::fs::read(world.here().join(got).join("inside/c")).unwrap(),
+            b"tree/inside/c"
+        );
+    }
+}

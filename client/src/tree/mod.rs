@@ -77,7 +77,7 @@ pub enum Mood {
 pub struct TreeOptions {
     /// How digests are computed.
     pub algorithm: Algorithm,
-    /// What an acknowledgement has to mean.
+    /// What it has to mean that a file is done, at whichever side it is written.
     pub durability: ftx_protocol::Durability,
     /// Which files are moved.
     pub update: Update,

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use ftx_disk::store::{Change, Checkpoint, Finished, Settled, Step, Store};
 use ftx_disk::sys::Native;
-use ftx_protocol::Refusal;
+use ftx_protocol::{Durability, Refusal};
 
 /// Threads that sync the files of one group.
 const SYNCERS: usize = 4;
@@ -132,13 +132,18 @@ enum Told {
     Change(Change),
 }
 
-/// Syncs the files of a group, several at a time. One result for each item.
+/// Syncs the files of a group; several at a time, if a disk has to be waited for. One result for
+/// each item.
 fn sync(store: &Store<Native>, group: &mut [Item]) -> Vec<Result<(), Refusal>> {
-    let share = group.len().div_ceil(SYNCERS).max(1);
     let sync_one = |item: &mut Item| match item {
         Item::File { finished, .. } => store.sync(finished),
         Item::Change(_) | Item::Keep(_) => Ok(()),
     };
+    let waits = group.iter().filter(|item| item.waits_for_a_disk()).count();
+    if waits <= 1 {
+        return group.iter_mut().map(sync_one).collect();
+    }
+    let share = group.len().div_ceil(SYNCERS.min(waits)).max(1);
     std::thread::scope(|scope| {
         let threads: Vec<_> = group
             .chunks_mut(share)
@@ -146,4 +151,14 @@ fn sync(store: &Store<Native>, group: &mut [Item]) -> Vec<Result<(), Refusal>> {
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
     })
+}
+
+impl Item {
+    /// Whether its sync waits for a disk: then it pays to do several at a time.
+    fn waits_for_a_disk(&self) -> bool {
+        match self {
+            Self::File { finished, .. } => finished.durability() == Durability::Full,
+            Self::Change(_) | Self::Keep(_) => false,
+        }
+    }
 }

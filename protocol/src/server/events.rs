@@ -3,11 +3,12 @@
 //! Answers to requests that are over (refused, aborted, of a connection that failed) come late and
 //! are passed over.
 
-use super::requests::{Outcome, Progress, Request, Sending};
+use super::busy::Busy;
+use super::requests::{Body, Outcome, Progress, Request, Sending};
 use super::{Command, Event, Server};
 use crate::clock::Time;
 use crate::edges::{Phase, Step};
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
 use crate::ids::RequestId;
 use crate::limits::REPLY_QUEUE_BYTES;
 use crate::message::{Data, Done, End, Entries, Error, File, Kept, ServerMessage};
@@ -18,7 +19,15 @@ impl Server {
         match event {
             Event::Kept(kept) => self.kept(kept, now),
             Event::Stored(done) => self.stored(done, now),
-            Event::Opened(file) => self.opened(file, now),
+            Event::Opened(file) => self.opened(file, Body::Open, Outcome::Unknown, now),
+            Event::Whole { file, bytes, digest, spent } => {
+                if bytes.len() as u64 == file.size.saturating_sub(file.at) {
+                    self.opened(file, Body::Here(bytes), Outcome::Digest(digest, spent), now);
+                } else {
+                    let refusal = Refusal::new(Code::StorageFailed, "the file was not read whole");
+                    self.refused(file.id, refusal, now);
+                }
+            }
             Event::Digest { id, digest, spent } => {
                 if let Some(Request::Send(sending)) = self.busy.requests.get_mut(&id)
                     && matches!(sending.outcome, Outcome::Unknown)
@@ -47,6 +56,7 @@ impl Server {
             }
             Event::Refused { id, refusal } => self.refused(id, refusal, now),
         }
+        self.send_whole(now);
         self.finish_drain(now);
     }
 
@@ -65,12 +75,12 @@ impl Server {
         }
     }
 
-    fn opened(&mut self, file: File, now: Time) {
+    fn opened(&mut self, file: File, body: Body, outcome: Outcome, now: Time) {
         let id = file.id;
         let Some(Request::Open(get)) = self.busy.requests.get(&id) else { return };
         let name = get.name.clone();
-        let sending = Sending { at: file.at, size: file.size, outcome: Outcome::Unknown };
-        let nothing_to_send = file.at >= file.size;
+        let nothing_to_send = matches!(body, Body::Open) && file.at >= file.size;
+        let sending = Sending { at: file.at, size: file.size, body, outcome };
         self.enter(id, Step::Opened, Request::Send(sending));
         self.busy.order.leave(&name, id);
         self.busy.opening.remove(&id);
@@ -119,10 +129,33 @@ impl Server {
         }
     }
 
+    /// Says the files that are here whole, as far as it is their turn and there is room.
+    pub(super) fn send_whole(&mut self, now: Time) {
+        while !self.busy.outbound.has_part()
+            && self.busy.outbound.queued_bytes() <= REPLY_QUEUE_BYTES
+            && let Some(&id) = self.busy.send_queue.front()
+            && let Busy { requests, outbound, .. } = &mut *self.busy
+            && let Some(Request::Send(sending)) = requests.get_mut(&id)
+            && let Body::Here(bytes) = &sending.body
+        {
+            if !bytes.is_empty() {
+                let size = bytes.len() as u64;
+                let header = ServerMessage::Data(Data { id, at: sending.at, size });
+                outbound.say_part(&header, bytes);
+                sending.at = sending.at.saturating_add(size);
+                self.taken.request(Phase::Send, Step::Data);
+            }
+            self.end_sending(id, now);
+        }
+    }
+
     /// Opens the next part of the get whose turn it is.
     pub(super) fn continue_sending(&mut self, now: Time) {
         let Some(&id) = self.busy.send_queue.front() else { return };
         let Some(Request::Send(sending)) = self.busy.requests.get(&id) else { return };
+        if let Body::Here(_) = sending.body {
+            return;
+        }
         let (at, left) = (sending.at, sending.size.saturating_sub(sending.at));
         // A part is opened when the lines before it are nearly written, so that it does not hold
         // up the lines that come in the meantime.

@@ -234,6 +234,7 @@ impl Server {
                 self.taken.request(Phase::Send, Step::Abort);
                 if !self.busy.outbound.has_part_of(id) {
                     self.end_sending(id, now);
+                    self.send_whole(now);
                 }
             }
             Some(Request::List(_)) => self.refuse(id, Step::Abort, refusal, now),

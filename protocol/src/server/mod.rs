@@ -38,7 +38,7 @@ use crate::message::{Alive, Error, Limits, ServerMessage};
 
 use busy::Lazily;
 use order::Order;
-use requests::{Progress, Request};
+use requests::{Body, Progress, Request};
 
 pub use outbound::Output;
 pub use requests::{Command, Event};
@@ -265,6 +265,7 @@ impl Server {
                 self.detach();
             }
         }
+        self.send_whole(now);
         self.continue_list();
         self.finish_drain(now);
     }
@@ -595,9 +596,11 @@ impl Server {
         self.busy.requests_bytes = self.busy.requests_bytes.saturating_sub(request.cost_bytes());
         self.busy.opening.remove(&id);
         match request {
-            Request::Send(_) => {
+            Request::Send(sending) => {
                 self.busy.send_queue.retain(|queued| *queued != id);
-                self.busy.commands.push_back(Command::Close(id));
+                if let Body::Open = sending.body {
+                    self.busy.commands.push_back(Command::Close(id));
+                }
             }
             Request::List(_) => {
                 self.busy.lists.retain(|queued| *queued != id);

@@ -76,6 +76,13 @@ impl Outbound {
         self.part = Some(Part { id, at, left: size, filling: Filling::File });
     }
 
+    /// Queues a part whole. Only when no part is open.
+    pub(super) fn say_part(&mut self, header: &ServerMessage, bytes: &[u8]) {
+        debug_assert!(self.part.is_none());
+        self.say(header);
+        self.front.extend_from_slice(bytes);
+    }
+
     /// Whether a part of this request is under way.
     pub(super) fn has_part_of(&self, id: RequestId) -> bool {
         self.part.as_ref().is_some_and(|part| part.id == id)
@@ -112,6 +119,10 @@ impl Outbound {
             if self.sent == self.front.len() {
                 // Given back, not cleared: an idle connection owns no buffer.
                 self.front = Vec::new();
+                self.sent = 0;
+            } else if self.sent > self.front.len() / 2 {
+                // A peer that never reads all of it does not make it grow.
+                self.front.drain(..self.sent);
                 self.sent = 0;
             }
             return None;

@@ -56,7 +56,17 @@ pub(super) struct Sending {
     /// Where the next part begins.
     pub(super) at: u64,
     pub(super) size: u64,
+    pub(super) body: Body,
     pub(super) outcome: Outcome,
+}
+
+/// Where the bytes of a get come from.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// From storage, which has the file open.
+    Open,
+    /// All that are to be sent are here; storage has closed the file.
+    Here(Vec<u8>),
 }
 
 /// A list.
@@ -118,7 +128,11 @@ impl Request {
             }
             other => other.ordered_names().map(|name| name.as_bytes().len()).sum(),
         };
-        REQUEST_BYTES.saturating_add(name_bytes)
+        let body_bytes = match self {
+            Self::Send(Sending { body: Body::Here(bytes), .. }) => bytes.len(),
+            _ => 0,
+        };
+        REQUEST_BYTES.saturating_add(name_bytes).saturating_add(body_bytes)
     }
 
     /// The names that the request has places in the order for, as long as it has not taken effect.
@@ -193,6 +207,18 @@ pub enum Event {
     Stored(crate::message::Done),
     /// A get's file is open.
     Opened(crate::message::File),
+    /// A get's file, whole: it was opened, read and closed again. Only if no more than
+    /// [`WHOLE_BYTES`](crate::limits::WHOLE_BYTES) of it are to be sent.
+    Whole {
+        /// What [`Event::Opened`] would say.
+        file: crate::message::File,
+        /// Everything from the offset that was asked for to the end.
+        bytes: Vec<u8>,
+        /// Of the whole file.
+        digest: Digest,
+        /// Where the time went.
+        spent: Option<Spent>,
+    },
     /// The digest of a get's file.
     Digest {
         /// The get.

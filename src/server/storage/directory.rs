@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::committer::Committer;
 use super::lane::{Entrance, Lane};
+use super::room::Room;
 use super::transfers::Transfers;
 use super::workers::Workers;
 use super::{ConnectionKey, Origin, Outcomes, Store};
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     pub(super) outcomes: Arc<Outcomes>,
     pub(super) transfers: Arc<Transfers>,
     pub(super) committer: Committer,
+    pub(super) room: Arc<Room>,
 }
 
 impl Shared {
@@ -86,7 +88,8 @@ impl Directory {
         let transfers = Arc::new(Transfers::new(Arc::clone(&store), Arc::clone(&outcomes)));
         let committer =
             Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
-        let shared = Arc::new(Shared { store, outcomes, transfers, committer });
+        let room = Arc::new(Room::new());
+        let shared = Arc::new(Shared { store, outcomes, transfers, committer, room });
         let workers = Workers::start()?;
         let entrance = Arc::new(Entrance { shared, line: workers.line() });
         Ok(Self { entrance, workers, partial_ttl: options.partial_ttl, expiring: Arc::default() })

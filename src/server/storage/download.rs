@@ -1,32 +1,29 @@
 //! What a connection fetches: files that are open, sent piece by piece, and their digests.
 //!
 //! Where the digest is known, the kernel moves the bytes. Where it is not, they are read, sent and
-//! hashed in one go while they are in the cache, so that the file is read once.
+//! hashed in one go while they are in the cache, so that the file is read once. A small file is read
+//! whole when it is opened, and answered with all that there is to say of it.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ftx_disk::hash::Running;
 use ftx_disk::store::{self, Remembered, Unchanged};
-use ftx_disk::sys;
-use ftx_protocol::limits::GRID_BYTES;
+use ftx_protocol::limits::WHOLE_BYTES;
 use ftx_protocol::message::{Cache, File, Get, Info, List, Spent, Stat};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
 use mio::net::TcpStream;
 use tracing::{error, info};
 
+use super::body::{Step, ended_early, read_to_grid, remember, send_file, timed};
 use super::committer::microseconds;
 use super::directory::Shared;
 use super::listing::OpenList;
 use super::workers::{Hand, Worked};
 use super::{Job, Origin, Outcome, Reading, SendEnd, WORTH_TELLING, log_refused};
-
-/// Bytes that the kernel is asked to move in one call.
-const SEND_FILE_BYTES: usize = 1024 * 1024;
 
 /// Bytes hashed without sending, before the other strands have their turn.
 const HASH_TURN_BYTES: u64 = 64 * 1024 * 1024;
@@ -37,6 +34,8 @@ pub(super) struct Fetch {
     origin: Origin,
     gets: HashMap<RequestId, Open>,
     lists: HashMap<RequestId, OpenList>,
+    /// Answers about files that were opened, to be said in one go: small files come in runs.
+    opened: Vec<Outcome>,
 }
 
 /// A get whose file is open.
@@ -67,26 +66,41 @@ enum Hash {
     Running(Box<Running>),
 }
 
-/// What one step of sending did.
-enum Step {
-    Sent(u64),
-    /// The file ended early, or could not be read.
-    Short(Refusal),
-    Socket(io::Error),
-}
-
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        Self { shared, origin, gets: HashMap::new(), lists: HashMap::new() }
+        Self { shared, origin, gets: HashMap::new(), lists: HashMap::new(), opened: Vec::new() }
     }
 
-    fn open(&mut self, get: Get) {
-        match self.try_open(&get) {
-            Ok((file, open)) => {
-                self.gets.insert(get.id, open);
-                self.shared.outcomes.push_event(self.origin.key, Event::Opened(file));
+    fn open(&mut self, get: &Get, scratch: &mut [u8]) {
+        let outcome = self.try_open(get).and_then(|(file, mut open)| {
+            let left = file.size.saturating_sub(file.at);
+            if !open.is_read_whole(file.at, left) {
+                return Ok(self.keep(file, open));
             }
-            Err(refusal) => self.refuse(get.id, "get", &get.name, refusal),
+            match self.shared.room.claim(usize::try_from(left).unwrap_or(usize::MAX)) {
+                Some(claim) => {
+                    let event = open.read_whole(&self.shared, self.origin, file, scratch)?;
+                    Ok(Outcome::Whole { event, claim })
+                }
+                None => Ok(self.keep(file, open)),
+            }
+        });
+        let outcome = outcome.unwrap_or_else(|refusal| {
+            log_refused(self.origin, "get", &get.name, &refusal);
+            Outcome::Event(Event::Refused { id: get.id, refusal })
+        });
+        self.opened.push(outcome);
+    }
+
+    /// Keeps a file open, to be sent piece by piece.
+    fn keep(&mut self, file: File, open: Open) -> Outcome {
+        self.gets.insert(file.id, open);
+        Outcome::Event(Event::Opened(file))
+    }
+
+    fn say_opened(&mut self) {
+        if !self.opened.is_empty() {
+            self.shared.outcomes.push_run(self.origin.key, std::mem::take(&mut self.opened));
         }
     }
 
@@ -203,26 +217,9 @@ impl Fetch {
         match open.finish_hash(&self.shared, scratch) {
             Ok(None) => return Worked::Unfinished(Job::Digest(id)),
             Ok(Some(digest)) => {
-                let spent = open.spent();
-                info!(
-                    peer = %self.origin.peer,
-                    name = %open.name,
-                    bytes = open.reading.size(),
-                    %digest,
-                    milliseconds = open.began.elapsed().as_millis(),
-                    disk_us = spent.disk,
-                    hash_us = spent.hash,
-                    "{}",
-                    match open.purpose {
-                        Purpose::Get => "sent",
-                        Purpose::Sum => "summed",
-                    }
-                );
+                open.log(self.origin, digest);
                 let event = match open.purpose {
-                    Purpose::Get => {
-                        let worth = open.began.elapsed() >= WORTH_TELLING;
-                        Event::Digest { id, digest, spent: worth.then_some(spent) }
-                    }
+                    Purpose::Get => Event::Digest { id, digest, spent: open.spent_worth_telling() },
                     Purpose::Sum => Event::Info(open.info(id, digest)),
                 };
                 self.shared.outcomes.push_event(self.origin.key, event);
@@ -247,8 +244,12 @@ impl Fetch {
 
 impl Hand for Fetch {
     fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked {
+        if !matches!(job, Job::Open(_)) {
+            // It may take long, and nothing has to wait for it.
+            self.say_opened();
+        }
         match job {
-            Job::Open(get) => self.open(get),
+            Job::Open(get) => self.open(&get, scratch),
             Job::Send { id, at, size, socket } => self.send(id, at, size, &socket, scratch),
             Job::Digest(id) => return self.digest(id, scratch),
             Job::Sum(stat) => return self.sum(stat),
@@ -275,6 +276,7 @@ impl Hand for Fetch {
     }
 
     fn pause(&mut self) {
+        self.say_opened();
         if self.gets.is_empty() && self.lists.is_empty() {
             self.gets.shrink_to_fit();
             self.lists.shrink_to_fit();
@@ -296,6 +298,66 @@ impl Open {
     fn spent(&self) -> Spent {
         let store::Spent { disk, hash } = self.spent;
         Spent { disk: microseconds(disk), hash: microseconds(hash), sync: 0 }
+    }
+
+    fn spent_worth_telling(&self) -> Option<Spent> {
+        (self.began.elapsed() >= WORTH_TELLING).then(|| self.spent())
+    }
+
+    fn log(&self, origin: Origin, digest: Digest) {
+        let spent = self.spent();
+        info!(
+            peer = %origin.peer,
+            name = %self.name,
+            bytes = self.reading.size(),
+            %digest,
+            milliseconds = self.began.elapsed().as_millis(),
+            disk_us = spent.disk,
+            hash_us = spent.hash,
+            "{}",
+            match self.purpose {
+                Purpose::Get => "sent",
+                Purpose::Sum => "summed",
+            }
+        );
+    }
+
+    /// Whether so many bytes from `at` on, which are the rest, are read here and now, and then
+    /// nothing is left to be hashed.
+    fn is_read_whole(&self, at: u64, left: u64) -> bool {
+        left <= WHOLE_BYTES
+            && match &self.hash {
+                Hash::Known(_) => true,
+                Hash::Running(running) => running.offset() == at,
+            }
+    }
+
+    /// Reads the rest of the file; see [`Open::is_read_whole`].
+    fn read_whole(
+        &mut self,
+        shared: &Shared,
+        origin: Origin,
+        file: File,
+        scratch: &mut [u8],
+    ) -> Result<Event, Refusal> {
+        let left = usize::try_from(file.size.saturating_sub(file.at)).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(left.min(scratch.len()));
+        while bytes.len() < left {
+            let at = file.at.saturating_add(bytes.len() as u64);
+            let room = scratch.len().min(left.saturating_sub(bytes.len()));
+            let room = scratch.get_mut(..room).unwrap_or_default();
+            let count = timed(&mut self.spent.disk, || self.reading.read_at(room, at))?;
+            if count == 0 {
+                return Err(ended_early());
+            }
+            bytes.extend_from_slice(room.get(..count).unwrap_or_default());
+        }
+        if let Hash::Running(running) = &mut self.hash {
+            timed(&mut self.spent.hash, || running.update(&bytes));
+        }
+        let Some(digest) = self.finish_hash(shared, scratch)? else { return Err(ended_early()) };
+        self.log(origin, digest);
+        Ok(Event::Whole { file, bytes, digest, spent: self.spent_worth_telling() })
     }
 
     fn info(&self, id: RequestId, digest: Digest) -> Info {
@@ -388,73 +450,5 @@ impl Open {
             }
         }
         Ok(Some(digest))
-    }
-}
-
-/// Does something, and adds the time that it takes.
-fn timed<T>(spent: &mut Duration, act: impl FnOnce() -> T) -> T {
-    let began = Instant::now();
-    let result = act();
-    *spent = spent.saturating_add(began.elapsed());
-    result
-}
-
-/// Has the kernel move bytes from the file to the socket.
-fn send_file(reading: &Reading, at: u64, left: u64, socket: &TcpStream) -> Step {
-    let limit = usize::try_from(left).unwrap_or(usize::MAX).min(SEND_FILE_BYTES);
-    match sys::send_file(socket.as_fd(), reading.handle(), at, limit) {
-        Ok(0) => Step::Short(ended_early()),
-        Ok(count) => Step::Sent(count as u64),
-        Err(error) if is_of_socket(&error) => Step::Socket(error),
-        // One call reads and sends; what is not the socket's is the disk's.
-        Err(error) => {
-            let message = format!("reading the file: {error}");
-            Step::Short(Refusal::new(Code::StorageFailed, message))
-        }
-    }
-}
-
-fn is_of_socket(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::NotConnected
-            | io::ErrorKind::TimedOut
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::NetworkDown
-    )
-}
-
-/// Reads from `at`, not past the next point of the grid, where the running digest can be saved.
-fn read_to_grid<'a>(
-    reading: &Reading,
-    at: u64,
-    left: u64,
-    scratch: &'a mut [u8],
-    spent: &mut Duration,
-) -> Result<&'a [u8], Refusal> {
-    let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
-    let limit = usize::try_from(left.min(to_grid)).unwrap_or(usize::MAX).min(scratch.len());
-    let room = scratch.get_mut(..limit).unwrap_or_default();
-    let count = timed(spent, || reading.read_at(room, at))?;
-    if count == 0 {
-        return Err(ended_early());
-    }
-    Ok(room.get(..count).unwrap_or_default())
-}
-
-fn ended_early() -> Refusal {
-    Refusal::new(Code::Changed, "the file became shorter while it was read")
-}
-
-/// At each point of the grid, so that a get that is resumed after a crash need not read all again.
-fn remember(shared: &Shared, reading: &Reading, running: &Running) {
-    if running.offset().is_multiple_of(GRID_BYTES) {
-        shared.store.digests().remember_partial(reading.identity(), running);
     }
 }

@@ -3,11 +3,13 @@
 //! No descriptor, path or error number of a disk passes it. Whoever stands behind it (today a
 //! [`Directory`]) may wait for disks; whoever stands before it never waits for an answer.
 
+mod body;
 mod committer;
 mod directory;
 mod download;
 mod lane;
 mod listing;
+mod room;
 mod sweeper;
 mod transfers;
 mod upload;
@@ -29,6 +31,7 @@ use super::token::ConnectionKey;
 
 pub(super) use directory::Directory;
 pub(super) use lane::Lane;
+pub(super) use room::Claim;
 
 /// The store, and what it hands out, on the disk of this machine.
 type Store = ftx_disk::store::Store<Native>;
@@ -86,6 +89,8 @@ const WORTH_TELLING: Duration = Duration::from_millis(100);
 pub(super) enum Outcome {
     /// An answer to a request.
     Event(Event),
+    /// An answer that brings a file whole, and the room that it takes until it has left.
+    Whole { event: Event, claim: Claim },
     /// So many bytes of bodies were taken; their room is free again.
     Taken { bytes: usize },
     /// A [`Job::Send`] is over.
@@ -117,14 +122,18 @@ impl Outcomes {
         Self { mailboxes: wakers.iter().cloned().map(Mailbox::new).collect() }
     }
 
-    /// Adds an outcome. The first one since the selector looked wakes it.
     fn push(&self, key: ConnectionKey, outcome: Outcome) {
+        self.push_run(key, [outcome]);
+    }
+
+    /// Adds what came about together for one connection. The first since its selector looked wakes it.
+    fn push_run(&self, key: ConnectionKey, outcomes: impl IntoIterator<Item = Outcome>) {
         if let Some(mailbox) = self.mailboxes.get(key.selector()) {
-            mailbox.push([(key, outcome)]);
+            mailbox.push(outcomes.into_iter().map(|outcome| (key, outcome)));
         }
     }
 
-    /// Adds what came about together, with one wake-up for each selector that it is for.
+    /// Adds what came about together for many, with one wake-up for each selector that it is for.
     fn push_all(&self, mut outcomes: Vec<(ConnectionKey, Outcome)>) {
         for (selector, mailbox) in self.mailboxes.iter().enumerate() {
             mailbox.push(outcomes.extract_if(.., |(key, _)| key.selector() == selector));

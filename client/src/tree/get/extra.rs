@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ftx_disk::store::Change;
 use ftx_disk::sys::{Disk, FileKind, Native};
 use ftx_disk::walk::{Step, Walk};
-use ftx_protocol::{Depth, Durability, Name};
+use ftx_protocol::{Depth, Name};
 
 use super::listing::seen_mark;
 use super::settling::GROUP_ITEMS;
@@ -79,7 +79,8 @@ impl Job<'_, '_> {
             self.done.removed = self.done.removed.saturating_add(1);
             return (self.observer)(TreeNotice::Removed { name: name.as_bytes() });
         }
-        self.group.push(Item::Change(Change::Remove { name, depth, durability: Durability::Full }));
+        let durability = self.tree.options.durability;
+        self.group.push(Item::Change(Change::Remove { name, depth, durability }));
         if self.group.len() >= GROUP_ITEMS {
             self.settle_all();
         }

@@ -5,9 +5,7 @@ use ftx_disk::store;
 use ftx_protocol::client::Event;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{self, Cache, Info};
-use ftx_protocol::{
-    Code, Digest, Durability, Name, Refusal, RequestId, Retry as Again, TransferId, Version,
-};
+use ftx_protocol::{Code, Digest, Name, Refusal, RequestId, Retry as Again, TransferId, Version};
 use sha2::{Digest as _, Sha256};
 
 use super::settling::UNSETTLED_MAX;
@@ -168,7 +166,7 @@ impl Job<'_, '_> {
             at: opened.at,
             transfer,
             condition: self.tree.options.condition.clone(),
-            durability: Durability::Full,
+            durability: self.tree.options.durability,
             modified: Some(opened.mtime),
             mode: Some(opened.mode),
         };

@@ -53,7 +53,9 @@ impl Ground {
         let failed = |error: &std::io::Error| Failure::local("cannot write", path, error);
         let target = match std::fs::create_dir(path) {
             Ok(()) => {
-                sync_above(path).map_err(|error| failed(&error))?;
+                if tree.options.durability > Durability::None {
+                    sync_above(path).map_err(|error| failed(&error))?;
+                }
                 Target::Gone
             }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {

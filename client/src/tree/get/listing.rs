@@ -3,9 +3,9 @@
 
 use ftx_disk::store::Change;
 use ftx_protocol::message::{Entry, Unread};
-use ftx_protocol::{Code, Condition, Durability, FileTime, Kind, Mode, Name, Parents, Refusal};
+use ftx_protocol::{Code, Condition, FileTime, Kind, Mode, Name, Parents, Refusal};
 
-use super::{File, Job, Left, Next, Open, PRIVATE, Whole, Work};
+use super::{Earlier, File, Job, Left, Next, Open, PRIVATE, Whole, Work};
 use crate::failure::Trouble;
 use crate::tree::folds::Told;
 use crate::tree::rules::{PathKind, Verdict};
@@ -77,8 +77,19 @@ impl Job<'_, '_> {
     /// that its owner may write.
     pub(super) fn enter(&mut self, path: Name, entry: &Entry) {
         let mode = Mode::new(entry.mode.bits() | 0o700);
-        self.change(make_directory(path.clone(), None, mode));
+        self.change(self.make_directory(path.clone(), None, mode));
         self.way.push(Open { path, mtime: entry.mtime, mode: entry.mode });
+    }
+
+    fn make_directory(&self, name: Name, modified: Option<FileTime>, mode: Mode) -> Change {
+        Change::MakeDirectory {
+            name,
+            parents: Parents::Make,
+            condition: Condition::Always,
+            modified,
+            mode: Some(mode),
+            durability: self.tree.options.durability,
+        }
     }
 
     /// Directories that this path is not below are complete.
@@ -87,7 +98,7 @@ impl Job<'_, '_> {
             && path.is_none_or(|path| !path.is_or_is_below(&last.path))
             && let Some(Open { path, mtime, mode }) = self.way.pop()
         {
-            let change = make_directory(path, Some(mtime), mode);
+            let change = self.make_directory(path, Some(mtime), mode);
             self.left.push_back(Left { barrier: self.next_number, change });
         }
     }
@@ -147,7 +158,8 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn was_done(&self, entry: &Entry) -> bool {
-        self.log.as_ref().is_some_and(|log| log.has(&mark_of(entry)).unwrap_or(false))
+        self.done_earlier == Earlier::Something
+            && self.log.as_ref().is_some_and(|log| log.has(&mark_of(entry)).unwrap_or(false))
     }
 
     pub(super) fn is_here(&self, path: &Name, entry: &Entry) -> bool {
@@ -196,17 +208,6 @@ pub(super) const TOLD_MAX: usize = 16_384;
 /// What stands for a path among those that were seen.
 pub(super) fn seen_mark(path: &[u8]) -> crate::tree::log::Mark {
     mark(path, 0, FileTime::nearest(0, 0), b"")
-}
-
-pub(super) fn make_directory(name: Name, modified: Option<FileTime>, mode: Mode) -> Change {
-    Change::MakeDirectory {
-        name,
-        parents: Parents::Make,
-        condition: Condition::Always,
-        modified,
-        mode: Some(mode),
-        durability: Durability::Full,
-    }
 }
 
 pub(super) fn mark_of(entry: &Entry) -> crate::tree::log::Mark {

@@ -21,7 +21,8 @@ use ftx_disk::sys::{Disk, Native};
 use ftx_protocol::limits::ENTRIES_AHEAD;
 use ftx_protocol::message::{self, Entry, Info};
 use ftx_protocol::{
-    Code, Condition, Depth, Digest, FileTime, Kind, Mode, Name, Refusal, RequestId, Retry as Again,
+    Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
+    Retry as Again,
 };
 use ground::{Ground, Names, OURS, Private, Target, marker};
 use settling::UNSETTLED_MAX;
@@ -85,7 +86,7 @@ impl Client {
                     log.remove();
                 }
                 let mut done = result.map(|()| done)?;
-                if let Err(error) = give_times(tree.target, &info) {
+                if let Err(error) = give_times(tree.target, &info, tree.options.durability) {
                     let failure = Failure::local("cannot set the time of", tree.target, &error);
                     done.count_failure(&failure);
                     observer(TreeNotice::Failed { name: b"", failure: &failure });
@@ -105,11 +106,14 @@ impl Client {
 }
 
 /// The target itself is a directory of the tree too.
-fn give_times(path: &Path, info: &Info) -> std::io::Result<()> {
+fn give_times(path: &Path, info: &Info, durability: Durability) -> std::io::Result<()> {
     let directory = Native.open_root(path)?;
     Native.set_mode(&directory, info.mode)?;
     Native.set_modified(&directory, info.mtime)?;
-    Native.sync(&directory)
+    match durability {
+        Durability::None => Ok(()),
+        Durability::Memory | Durability::Full => Native.sync(&directory),
+    }
 }
 
 impl Client {
@@ -208,9 +212,12 @@ struct Job<'a, 'o> {
     settler: Option<Settler>,
     group: Vec<Item>,
     group_bytes: u64,
+    /// When the last group was handed over.
+    handed_over: Instant,
     /// What the first bytes of large files came from.
     versions: Versions,
     log: Option<Log>,
+    done_earlier: Earlier,
     /// What the server has, for the removal of everything else.
     seen: Option<Log>,
     /// What was listed, where the disk takes some of it for one.
@@ -235,6 +242,14 @@ enum Listing {
     ToBegin,
     Running(RequestId),
     Complete,
+}
+
+/// Whether something was done before the listing that runs began: then each of its files is looked
+/// up in the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Earlier {
+    Nothing,
+    Something,
 }
 
 /// Whether everything of the source was seen.
@@ -337,8 +352,10 @@ impl<'a, 'o> Job<'a, 'o> {
             settler,
             group: Vec::new(),
             group_bytes: 0,
+            handed_over: Instant::now(),
             versions,
             log,
+            done_earlier: Earlier::Something,
             seen,
             folds,
             whole: Whole::Yes,
@@ -454,6 +471,10 @@ impl<'a, 'o> Job<'a, 'o> {
         };
         let id = link.send(|machine, out, now| machine.list(list, out, now))?;
         self.list = Listing::Running(id);
+        self.done_earlier = match &self.log {
+            Some(log) if log.is_empty() => Earlier::Nothing,
+            _ => Earlier::Something,
+        };
         self.ahead = ENTRIES_AHEAD;
         self.under_way.insert(id, Work::List);
         loop {
@@ -463,7 +484,7 @@ impl<'a, 'o> Job<'a, 'o> {
             if self.unsettled.len() >= UNSETTLED_MAX {
                 self.settle_all();
             } else if !self.under_way.is_empty() {
-                self.hand_over_group();
+                self.hand_over_when_due();
                 self.receive(&link, &mut buffer)?;
             } else if !self.listed.is_empty() {
                 // The next ones are asked for.

@@ -1,5 +1,7 @@
 //! What has arrived is handed over, to be made durable in groups, and counted when it is.
 
+use std::time::{Duration, Instant};
+
 use ftx_disk::store::{Change, Settled};
 use ftx_protocol::{Code, Refusal};
 
@@ -10,6 +12,14 @@ use crate::tree::TreeNotice;
 use crate::tree::settle::{Answer, Settler};
 
 impl Job<'_, '_> {
+    /// Gives what has arrived to the settler when there is enough of it, or it has waited enough.
+    pub(super) fn hand_over_when_due(&mut self) {
+        let is_due = self.group.len() >= GROUP_ITEMS_MIN || self.handed_over.elapsed() >= GROUP_AGE;
+        if is_due {
+            self.hand_over_group();
+        }
+    }
+
     /// Gives what has arrived to the settler, if it has nothing to do, or if it is much.
     pub(super) fn hand_over_group(&mut self) {
         let Some(settler) = &mut self.settler else { return self.group.clear() };
@@ -25,6 +35,7 @@ impl Job<'_, '_> {
         }
         if let Some(settler) = &mut self.settler {
             settler.settle(std::mem::take(&mut self.group));
+            self.handed_over = Instant::now();
             self.group_bytes = 0;
         }
     }
@@ -112,6 +123,12 @@ impl Job<'_, '_> {
 
 /// What is settled together: descriptors that are held open, and bytes that are not durable.
 pub(super) const GROUP_ITEMS: usize = 256;
+
+/// A group has the cost of a round, whatever is in it: fewer than these wait for others, as long as
+/// the group before was handed over less than this ago.
+const GROUP_ITEMS_MIN: usize = 64;
+
+const GROUP_AGE: Duration = Duration::from_millis(10);
 
 pub(super) const GROUP_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -1,0 +1,93 @@
+//! Bytes of an open file: read, or moved to a socket by the kernel. Knows nothing of gets.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use ftx_disk::hash::Running;
+use ftx_disk::sys;
+use ftx_protocol::limits::GRID_BYTES;
+use ftx_protocol::{Code, Refusal};
+use mio::net::TcpStream;
+
+use super::Reading;
+use super::directory::Shared;
+
+/// Bytes that the kernel is asked to move in one call.
+const SEND_FILE_BYTES: usize = 1024 * 1024;
+
+/// What one step of sending did.
+pub(super) enum Step {
+    Sent(u64),
+    /// The file ended early, or could not be read.
+    Short(Refusal),
+    Socket(io::Error),
+}
+
+/// Does something, and adds the time that it takes.
+pub(super) fn timed<T>(spent: &mut Duration, act: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let result = act();
+    *spent = spent.saturating_add(began.elapsed());
+    result
+}
+
+/// Has the kernel move bytes from the file to the socket.
+pub(super) fn send_file(reading: &Reading, at: u64, left: u64, socket: &TcpStream) -> Step {
+    let limit = usize::try_from(left).unwrap_or(usize::MAX).min(SEND_FILE_BYTES);
+    match sys::send_file(socket.as_fd(), reading.handle(), at, limit) {
+        Ok(0) => Step::Short(ended_early()),
+        Ok(count) => Step::Sent(count as u64),
+        Err(error) if is_of_socket(&error) => Step::Socket(error),
+        // One call reads and sends; what is not the socket's is the disk's.
+        Err(error) => {
+            let message = format!("reading the file: {error}");
+            Step::Short(Refusal::new(Code::StorageFailed, message))
+        }
+    }
+}
+
+fn is_of_socket(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
+
+/// Reads from `at`, not past the next point of the grid, where the running digest can be saved.
+pub(super) fn read_to_grid<'a>(
+    reading: &Reading,
+    at: u64,
+    left: u64,
+    scratch: &'a mut [u8],
+    spent: &mut Duration,
+) -> Result<&'a [u8], Refusal> {
+    let to_grid = GRID_BYTES.saturating_sub(at % GRID_BYTES);
+    let limit = usize::try_from(left.min(to_grid)).unwrap_or(usize::MAX).min(scratch.len());
+    let room = scratch.get_mut(..limit).unwrap_or_default();
+    let count = timed(spent, || reading.read_at(room, at))?;
+    if count == 0 {
+        return Err(ended_early());
+    }
+    Ok(room.get(..count).unwrap_or_default())
+}
+
+pub(super) fn ended_early() -> Refusal {
+    Refusal::new(Code::Changed, "the file became shorter while it was read")
+}
+
+/// At each point of the grid, so that a get that is resumed after a crash need not read all again.
+pub(super) fn remember(shared: &Shared, reading: &Reading, running: &Running) {
+    if running.offset().is_multiple_of(GRID_BYTES) {
+        shared.store.digests().remember_partial(reading.identity(), running);
+    }
+}
