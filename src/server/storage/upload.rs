@@ -15,6 +15,10 @@ use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Hand, Worked};
 use super::{Job, Nearby, Origin, Outcome, Upload, log_refused};
 
+/// The connection hears of so many stored bytes while there are more to store, so that it reads on meanwhile. To
+/// tell of each piece costs more than it gains; to tell when all are stored leaves both sides waiting in turns.
+const TAKEN_BYTES: usize = 512 * 1024;
+
 /// The hand of the strand.
 pub(super) struct Bring {
     shared: Arc<Shared>,
@@ -105,6 +109,13 @@ impl Bring {
         self.shared.committer.commit(whole);
     }
 
+    fn say_taken(&mut self) {
+        let bytes = std::mem::take(&mut self.taken_bytes);
+        if bytes > 0 {
+            self.shared.outcomes.push(self.origin.key, Outcome::Taken { bytes });
+        }
+    }
+
     /// Gives the upload back to its slot, or lets go of it where the slot has to.
     fn keep(&mut self, id: RequestId, slot: &Arc<Slot>, upload: Box<Upload>) {
         if let Some((upload, ending)) = slot.put_back(upload) {
@@ -157,6 +168,11 @@ impl Hand for Bring {
             Job::Write { id, piece } => {
                 self.write(id, &piece);
                 self.taken_bytes = self.taken_bytes.saturating_add(piece.len());
+                // First: the buffer is free when the selector hears of it.
+                drop(piece);
+                if self.taken_bytes >= TAKEN_BYTES {
+                    self.say_taken();
+                }
             }
             Job::Finish(end) => self.finish(&end),
             Job::Discard(id) => self.end(id, Ending::Discard),
@@ -191,10 +207,7 @@ impl Hand for Bring {
         }
         self.commit();
         self.nearby = Nearby::default();
-        let bytes = std::mem::take(&mut self.taken_bytes);
-        if bytes > 0 {
-            self.shared.outcomes.push(self.origin.key, Outcome::Taken { bytes });
-        }
+        self.say_taken();
     }
 }
 
