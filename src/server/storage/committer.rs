@@ -426,7 +426,7 @@ impl<T> Default for Waiting<T> {
 impl<T> Waiting<T> {
     fn push_all(&self, items: Vec<T>) {
         match items.len() {
-            0 => return,
+            0 => {}
             1 => {
                 lock(&self.state).items.extend(items);
                 self.wake.notify_one();
