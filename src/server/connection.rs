@@ -202,7 +202,12 @@ impl Connection {
                 return TurnEnd::Close(reason);
             }
             moved_bytes = match (written, read) {
-                (Moved::Nothing, Moved::Nothing) => return TurnEnd::Wait,
+                (Moved::Nothing, Moved::Nothing) => {
+                    if self.machine.requests() == 0 {
+                        self.lane.rest();
+                    }
+                    return TurnEnd::Wait;
+                }
                 (Moved::Nothing, Moved::WantBuffer) => return TurnEnd::WantBuffer,
                 (Moved::Bytes(written), Moved::Bytes(read)) => {
                     moved_bytes.saturating_add(written).saturating_add(read)

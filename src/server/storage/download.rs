@@ -277,10 +277,10 @@ impl Hand for Fetch {
 
     fn pause(&mut self) {
         self.say_opened();
-        if self.gets.is_empty() && self.lists.is_empty() {
-            self.gets.shrink_to_fit();
-            self.lists.shrink_to_fit();
-        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.gets.is_empty() && self.lists.is_empty()
     }
 }
 

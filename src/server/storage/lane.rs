@@ -16,7 +16,7 @@ pub(super) struct Entrance {
 }
 
 /// Two strands: what a connection brings, and what it fetches, do not wait for each other. Each is
-/// made for its first job: most connections that are idle never had one.
+/// made for its first job, and goes when the connection is idle.
 pub(in crate::server) struct Lane {
     entrance: Arc<Entrance>,
     origin: Origin,
@@ -32,6 +32,15 @@ impl Lane {
     /// Whose it is.
     pub(in crate::server) fn peer(&self) -> SocketAddr {
         self.origin.peer
+    }
+
+    /// Lets go of strands that have nothing to do and nothing open; one that a worker has in hand stays.
+    pub(in crate::server) fn rest(&mut self) {
+        for strand in [&mut self.bring, &mut self.fetch] {
+            if strand.as_mut().and_then(Arc::get_mut).is_some_and(Strand::is_empty) {
+                *strand = None;
+            }
+        }
     }
 
     /// Hands jobs over, those for one strand together. Never waits.

@@ -202,12 +202,13 @@ impl Hand for Bring {
     }
 
     fn pause(&mut self) {
-        if self.puts.is_empty() {
-            self.puts.shrink_to_fit();
-        }
         self.commit();
         self.nearby = Nearby::default();
         self.say_taken();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.puts.is_empty()
     }
 }
 

@@ -23,6 +23,9 @@ pub(super) trait Hand: Send {
 
     /// The strand lets go of the worker: says what it held back to say in one go.
     fn pause(&mut self);
+
+    /// Whether nothing of it would be missed.
+    fn is_empty(&self) -> bool;
 }
 
 /// How a job ended.
@@ -57,6 +60,13 @@ enum Place {
 impl Strand {
     pub(super) fn new(hand: Box<dyn Hand>) -> Self {
         Self { queue: Mutex::default(), hand: Mutex::new(hand) }
+    }
+
+    /// Whether nothing of it would be missed. Whoever asks has it alone.
+    pub(super) fn is_empty(&mut self) -> bool {
+        let queue = self.queue.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let hand = self.hand.get_mut().unwrap_or_else(PoisonError::into_inner);
+        queue.jobs.is_empty() && hand.is_empty()
     }
 
     fn next(&self) -> Option<Job> {
