@@ -18,6 +18,7 @@ mod commit;
 mod faults;
 mod journal;
 mod list;
+mod naming;
 #[cfg(test)]
 mod on_disk;
 mod private;
