@@ -22,6 +22,8 @@ mod naming;
 #[cfg(test)]
 mod on_disk;
 mod private;
+#[cfg(test)]
+mod races;
 mod read;
 mod record;
 mod recover;

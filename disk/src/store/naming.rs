@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ftx_protocol::{Code, Mode, Name, Refusal};
+use ftx_protocol::{Code, Condition, Mode, Name, Refusal};
 use rustix::io::Errno;
 
 use super::Store;
@@ -42,7 +42,7 @@ pub(super) struct Known<D: Disk> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Resolved {
     Now,
-    /// Earlier in the round: it may have been removed since.
+    /// Earlier in the round: it may have been removed or replaced since.
     Before,
 }
 
@@ -50,13 +50,6 @@ impl<D: Disk> Default for Ground<D> {
     fn default() -> Self {
         Self { changed: HashMap::new(), last: None }
     }
-}
-
-/// Why a rename did not come about.
-enum NotTaken {
-    /// The directory, or what is in staging, is not there any more.
-    DirectoryGone,
-    Refused(Refusal),
 }
 
 impl<D: Disk> Store<D> {
@@ -72,20 +65,18 @@ impl<D: Disk> Store<D> {
         let (directory, inode, resolved) = self.directory_of(committed, committing, ground)?;
         // Before the rename: the name is seen by others before the call returns.
         self.reserved.release(committed.inode);
-        let Err(error) = self.rename_staged(private, committed, seen, &directory) else {
+        let Err(refusal) = self.rename_staged(private, committed, seen, &directory) else {
             ground.changed.entry(inode).or_insert_with(|| Arc::clone(&directory));
             return Ok((directory, inode));
         };
         self.reserved.reserve(committed.inode);
-        match (error, resolved) {
-            (NotTaken::DirectoryGone, Resolved::Before) => {
+        match resolved {
+            // It is judged by the directory that has the name now.
+            Resolved::Before => {
                 ground.last = None;
                 self.take_name(private, committed, seen, committing, ground)
             }
-            (NotTaken::DirectoryGone, Resolved::Now) => {
-                Err(refusal(Cause::Naming, NAMING, &Errno::NOENT.into()))
-            }
-            (NotTaken::Refused(refusal), _) => Err(refusal),
+            Resolved::Now => Err(refusal),
         }
     }
 
@@ -95,12 +86,9 @@ impl<D: Disk> Store<D> {
         committed: &Committed,
         seen: Seen,
         directory: &D::Handle,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<(), Refusal> {
         let (staged, part) = (committed.staged.as_bytes(), committed.name.last_part());
-        let failed = |error: std::io::Error| match Errno::from_io_error(&error) {
-            Some(Errno::NOENT) => NotTaken::DirectoryGone,
-            _ => NotTaken::Refused(refusal(Cause::Naming, NAMING, &error)),
-        };
+        let failed = |error: std::io::Error| refusal(Cause::Naming, NAMING, &error);
         // Where nothing had the name it need not be looked at again first.
         if seen == Seen::Nothing && check_absent(&committed.condition).is_ok() {
             match self.disk.rename_new(&private.staging, staged, directory, part) {
@@ -108,8 +96,20 @@ impl<D: Disk> Store<D> {
                 result => return result.map_err(failed),
             }
         }
-        self.check_taking(directory, part, &committed.condition).map_err(NotTaken::Refused)?;
-        self.disk.rename(&private.staging, staged, directory, part).map_err(failed)
+        self.check_taking(directory, part, &committed.condition)?;
+        match committed.condition {
+            // What has come since stays, whoever made it.
+            Condition::Absent => {
+                let renamed = self.disk.rename_new(&private.staging, staged, directory, part);
+                renamed.map_err(|error| match Errno::from_io_error(&error) {
+                    Some(Errno::EXIST) => Code::Exists.into(),
+                    _ => failed(error),
+                })
+            }
+            Condition::Always | Condition::Version(_) => {
+                self.disk.rename(&private.staging, staged, directory, part).map_err(failed)
+            }
+        }
     }
 
     /// The directory that a file goes to, resolved and checked once in a round for all that follow
