@@ -208,3 +208,26 @@ fn a_version_that_is_gone_when_the_name_is_taken_is_told() {
     assert_eq!(commit(&store, round), [Err(Code::VersionMismatch)]);
     assert_eq!((sim.content("f"), staged(&sim)), (None, 0));
 }
+
+#[test]
+fn no_put_is_refused_for_what_the_directory_of_the_one_before_it_was() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let nearby = &mut Nearby::default();
+    // Nothing is there, then a file is.
+    store.discard(store.begin_near(put("d/a", Condition::Absent), nearby).unwrap());
+    sim.make_directory(&root(&sim), b"d", Mode::new(0o755)).unwrap();
+    write(&sim, &directory(&sim, "d"), "f", b"old");
+    let changed = put("d/f", Condition::Version(version(&sim, "d/f")));
+    let finished = whole_near(&store, changed, nearby).unwrap();
+    assert_eq!(commit(&store, vec![finished]), [Ok(())]);
+    // The directory that was looked at is another one's now.
+    sim.rename(&root(&sim), b"d", &root(&sim), b"e").unwrap();
+    let finished = whole_near(&store, put("d/f2", Condition::Absent), nearby).unwrap();
+    let mut other = put("d/f", Condition::Absent);
+    other.transfer = TransferId([9; 16]);
+    let other = whole_near(&store, other, nearby).unwrap();
+    assert_eq!(commit(&store, vec![finished, other]), [Ok(()), Ok(())]);
+    assert_eq!(sim.content("e/f").as_deref(), Some(&b"new"[..]));
+    assert_eq!(sim.content("d/f").as_deref(), Some(&b"new"[..]));
+}
