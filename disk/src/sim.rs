@@ -50,6 +50,8 @@ struct World {
     /// Syncs of what has such a label are left out: for runs that must be found out.
     ignored: Option<fn(&str) -> bool>,
     log: Vec<String>,
+    /// What another process does right before the call that the log will show so.
+    intruder: Option<(&'static str, Box<dyn FnOnce(&Sim) + Send>)>,
     /// What happened to directories and is not durable.
     pending: Vec<Change>,
     /// The entries that are.
@@ -160,6 +162,7 @@ impl Sim {
             fault: Fault::None,
             ignored: None,
             log: Vec::new(),
+            intruder: None,
             pending: Vec::new(),
             durable: BTreeMap::new(),
         };
@@ -181,6 +184,11 @@ impl Sim {
     /// Leaves out the syncs of whatever has such a label.
     pub(crate) fn ignore_syncs(&self, of: fn(&str) -> bool) {
         self.world().ignored = Some(of);
+    }
+
+    /// Has another process do something, once, right before such a call: "rename_new b", say.
+    pub(crate) fn before(&self, call: &'static str, act: impl FnOnce(&Self) + Send + 'static) {
+        self.world().intruder = Some((call, Box::new(act)));
     }
 
     /// Calls since the fault was set.
@@ -279,6 +287,11 @@ impl Sim {
 
     /// Begins a call: counts it, and fails it if it is the one.
     fn call(&self, what: &str, label: &str) -> io::Result<MutexGuard<'_, World>> {
+        let is_now = |intruder: &mut (&str, _)| intruder.0.split_once(' ') == Some((what, label));
+        let intruder = self.world().intruder.take_if(is_now);
+        if let Some((_, act)) = intruder {
+            act(self);
+        }
         let mut world = self.world();
         let number = world.calls;
         world.calls += 1;
@@ -411,6 +424,11 @@ impl World {
         if bits & 0o300 == 0o300 { Ok(()) } else { Err(error(Errno::ACCESS)) }
     }
 
+    /// Nothing gets into a directory that was removed and is still open.
+    fn check_there(&mut self, directory: u64) -> io::Result<()> {
+        if self.node(directory)?.links > 0 { Ok(()) } else { Err(error(Errno::NOENT)) }
+    }
+
     fn check_empty(&mut self, directory: u64) -> io::Result<()> {
         if self.node(directory)?.entries.is_empty() { Ok(()) } else { Err(error(Errno::NOTEMPTY)) }
     }
@@ -475,6 +493,7 @@ impl Disk for Sim {
         if world.find(dir.node, part).is_ok() {
             return Err(error(Errno::EXIST));
         }
+        world.check_there(dir.node)?;
         let node = world.make(FileKind::File, mode, dir.node, &shown(part));
         world.node(node)?.links = 1;
         world.node(dir.node)?.entries.insert(part.to_vec(), node);
@@ -487,6 +506,7 @@ impl Disk for Sim {
         if world.find(dir.node, part).is_ok() {
             return Err(error(Errno::EXIST));
         }
+        world.check_there(dir.node)?;
         let node = world.make(FileKind::Directory, mode, dir.node, &shown(part));
         world.node(node)?.links = 1;
         world.node(dir.node)?.entries.insert(part.to_vec(), node);
@@ -503,6 +523,7 @@ impl Disk for Sim {
     ) -> io::Result<()> {
         let mut world = self.call("rename", &shown(to_part))?;
         let node = world.find(from.node, from_part)?;
+        world.check_there(to.node)?;
         if let Ok(old) = world.find(to.node, to_part) {
             match (world.node(node)?.kind, world.node(old)?.kind) {
                 (FileKind::Directory, FileKind::Directory) => world.check_empty(old)?,

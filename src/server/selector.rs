@@ -10,9 +10,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ftx_protocol::message::{Limits, Welcome};
 use ftx_protocol::server::{Reason, Settings};
-use ftx_protocol::{Algorithm, Code, Time};
+use ftx_protocol::{Code, Time};
 use mio::{Events, Interest, Poll, Waker};
 use slab::Slab;
 use tracing::{debug, info, warn};
@@ -123,6 +122,8 @@ pub(super) struct Common {
     pub(super) seats: Arc<Seats>,
     pub(super) directory: Arc<Directory>,
     pub(super) outcomes: Arc<Outcomes>,
+    /// Of each connection.
+    pub(super) settings: Arc<Settings>,
 }
 
 /// A waker for this poll; there can be only one.
@@ -147,7 +148,7 @@ impl Selector {
             seats: Arc::clone(&common.seats),
             directory: Arc::clone(&common.directory),
             outcomes: Arc::clone(&common.outcomes),
-            settings: Arc::new(settings(options)),
+            settings: Arc::clone(&common.settings),
             drain_timeout: options.drain_timeout,
             started: Instant::now(),
             connections: Slab::new(),
@@ -480,22 +481,5 @@ impl Selector {
 
     fn entry(&mut self, key: ConnectionKey) -> Option<&mut Entry> {
         self.connections.get_mut(key.place()).filter(|entry| entry.key == key)
-    }
-}
-
-fn settings(options: &Options) -> Settings {
-    let limits = Limits { file: options.size_max_bytes, ..Limits::default() };
-    let welcome = Welcome {
-        ftx: ftx_protocol::message::FTX_VERSION,
-        agent: concat!("ftx/", env!("CARGO_PKG_VERSION")).to_owned(),
-        features: Algorithm::ALL.iter().map(|kind| kind.as_str().to_owned()).collect(),
-        limits,
-    };
-    Settings {
-        agent: welcome.agent,
-        features: welcome.features,
-        limits: welcome.limits,
-        header_timeout: options.header_timeout,
-        idle_timeout: options.idle_timeout,
     }
 }

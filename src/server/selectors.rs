@@ -4,6 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
+use ftx_protocol::Algorithm;
+use ftx_protocol::message::{Limits, Welcome};
+use ftx_protocol::server::Settings;
 use mio::Poll;
 use tracing::info;
 
@@ -47,7 +50,9 @@ impl Selectors {
             other_orders.clone(),
             options.partial_ttl,
         )?;
-        let common = Common { selectors, seats, directory: Arc::clone(&directory), outcomes };
+        let settings = Arc::new(settings(options));
+        let common =
+            Common { selectors, seats, directory: Arc::clone(&directory), outcomes, settings };
         let others = other_polls.into_iter().zip(other_orders).enumerate();
         let others = others
             .map(|(place, (poll, orders))| {
@@ -107,4 +112,22 @@ fn count(options: &Options) -> usize {
         return 1;
     }
     asked
+}
+
+/// What each connection is told, and held to.
+fn settings(options: &Options) -> Settings {
+    let limits = Limits { file: options.size_max_bytes, ..Limits::default() };
+    let welcome = Welcome {
+        ftx: ftx_protocol::message::FTX_VERSION,
+        agent: concat!("ftx/", env!("CARGO_PKG_VERSION")).to_owned(),
+        features: Algorithm::ALL.iter().map(|kind| kind.as_str().to_owned()).collect(),
+        limits,
+    };
+    Settings {
+        agent: welcome.agent,
+        features: welcome.features,
+        limits: welcome.limits,
+        header_timeout: options.header_timeout,
+        idle_timeout: options.idle_timeout,
+    }
 }

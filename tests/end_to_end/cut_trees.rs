@@ -188,6 +188,36 @@ fn a_get_that_is_cut_after_any_message_is_finished_by_the_same_command() {
 }
 
 #[test]
+fn what_was_got_without_durability_is_got_again_by_a_job_that_asks_for_it() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir_all(world.here().join("tree/large")).unwrap();
+    for number in 0..20 {
+        world.noise(&format!("tree/{number}"), 100);
+    }
+    world.noise("tree/large/large", 30 * MIB);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    for (place, then) in [("none", "none"), ("full", "full")] {
+        let line = Line::cut_after(server.address, 0, 25 * MIB as u64);
+        let get =
+            |durability| ["get", "-r", "tree", "-o", place, "--json", "--durability", durability];
+        let mut first = world.ftx(line.address, get("none"));
+        assert_eq!(first_of(first.args(["--retry-for", "0"]), place), Some(3));
+        assert!(line.was_cut());
+        let done = summary(&world.run(line.address, &get(then), 0));
+        let (files, before) = (done["files"].as_u64().unwrap(), done["done_before"].as_u64());
+        assert_eq!(files + before.unwrap(), 21, "{done}");
+        assert!(then == "none" || before == Some(0), "{done}");
+        let got = world.here().join(place);
+        // A part that was got without durability is not gone on with, and may be left.
+        if then == "full" {
+            let _ = fs::remove_dir_all(got.join(".ftx"));
+        }
+        assert_same(seen(&got), seen(&world.here().join("tree")));
+    }
+}
+
+#[test]
 fn a_tree_that_is_cut_after_any_message_goes_on_by_itself_and_counts_everything_once() {
     let world = World::new();
     let server = world.serve();

@@ -2,13 +2,19 @@
 //! what is finished; and however many files there are, it takes no memory.
 //!
 //! A table of 128-bit hashes in a file, by open addressing; one that is small is in memory too. An
-//! entry is written after what it stands for has happened. Losing one costs a file that is sent again; a torn one is the hash of
-//! nothing.
+//! entry is written after what it stands for has happened. Losing one costs a file that is sent
+//! again; a torn one is the hash of nothing.
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ftx_protocol::Durability;
+use sha2::{Digest as _, Sha256};
+
+use crate::state::boot_id;
 
 /// One entry.
 pub(super) type Mark = [u8; MARK_BYTES as usize];
@@ -36,6 +42,18 @@ pub(super) struct Log {
     used_before: u64,
     /// All of the table, as it is in the file.
     copy: Option<Vec<Mark>>,
+}
+
+/// What stands for something that is done and lasts until this machine starts anew.
+fn passing(mark: &Mark) -> Option<Mark> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let boot = BOOT.get_or_init(boot_id).as_ref()?;
+    let mut hash = Sha256::new();
+    hash.update(mark);
+    hash.update(boot);
+    let mut passing = EMPTY;
+    passing.iter_mut().zip(hash.finalize()).for_each(|(to, byte)| *to = byte);
+    Some(passing)
 }
 
 impl Log {
@@ -70,6 +88,22 @@ impl Log {
     pub(super) fn has(&self, mark: &Mark) -> io::Result<bool> {
         let (_, found) = self.place(mark)?;
         Ok(found == *mark)
+    }
+
+    /// Whether something is done, as far as a job asks for that wants it so durable.
+    pub(super) fn has_done(&self, mark: &Mark, durability: Durability) -> bool {
+        let has = |mark| self.has(&mark).unwrap_or(false);
+        has(*mark) || (durability == Durability::None && passing(mark).is_some_and(has))
+    }
+
+    /// Something is done, and is so durable. Where nobody can tell how long it lasts, it is not
+    /// noted.
+    pub(super) fn add_done(&mut self, mark: &Mark, durability: Durability) -> io::Result<()> {
+        let mark = match durability {
+            Durability::None => passing(mark),
+            Durability::Memory | Durability::Full => Some(*mark),
+        };
+        mark.map_or(Ok(()), |mark| self.add(&mark))
     }
 
     /// Whether an earlier run of the job has left something in it.
@@ -215,6 +249,17 @@ mod tests {
         let mut mark = EMPTY;
         mark.copy_from_slice(&running.digest().bytes[..16]);
         mark
+    }
+
+    #[test]
+    fn what_was_done_without_durability_is_not_done_for_a_job_that_asks_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::open(&dir.path().join("log")).unwrap().unwrap();
+        log.add_done(&mark(1), Durability::None).unwrap();
+        log.add_done(&mark(2), Durability::Full).unwrap();
+        let done = |durability| [1, 2, 3].map(|number| log.has_done(&mark(number), durability));
+        assert_eq!(done(Durability::None), [boot_id().is_some(), true, false]);
+        assert_eq!(done(Durability::Full), [false, true, false]);
     }
 
     #[test]

@@ -276,18 +276,30 @@ impl<D: Disk> Store<D> {
         let Some(parent) = name.parent_bytes() else {
             return self.check_taking(&self.root, part, condition);
         };
-        let is_near = nearby.0.as_ref().is_some_and(|(last, _)| last.as_bytes() == parent);
-        if !is_near {
-            nearby.0 = None;
-            if let Some(parent) = name.parent() {
-                let deepest = self.deepest(&parent)?;
-                nearby.0 = Some((parent, deepest));
-            }
+        if let Some((last, deepest)) = &nearby.0
+            && last.as_bytes() == parent
+            && let Ok(seen) = self.check_in(deepest, part, condition)
+        {
+            return Ok(seen);
         }
-        match &nearby.0 {
-            Some((_, Deepest::Parent(directory))) => self.check_taking(directory, part, condition),
-            Some((_, Deepest::SomeMissing)) => check_absent(condition).map(|()| Seen::Nothing),
-            None => Ok(Seen::Unknown),
+        // Nothing is refused for what a directory was a moment ago: another one may have its name.
+        nearby.0 = None;
+        let Some(parent) = name.parent() else { return Ok(Seen::Unknown) };
+        let deepest = self.deepest(&parent)?;
+        let seen = self.check_in(&deepest, part, condition);
+        nearby.0 = Some((parent, deepest));
+        seen
+    }
+
+    fn check_in(
+        &self,
+        deepest: &Deepest<D>,
+        part: &[u8],
+        condition: &Condition,
+    ) -> Result<Seen, Refusal> {
+        match deepest {
+            Deepest::Parent(directory) => self.check_taking(directory, part, condition),
+            Deepest::SomeMissing => check_absent(condition).map(|()| Seen::Nothing),
         }
     }
 

@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use super::Store;
 use super::begin::check_absent;
-use super::commit::{Committing, DIRECTORY_MODE};
+use super::commit::Committing;
+use super::naming::DIRECTORY_MODE;
 use super::private::{Private, check_spelling};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};

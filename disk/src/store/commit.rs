@@ -7,12 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, TryLockError};
 
-use ftx_protocol::{Code, Digest, Durability, Mode, Name, Refusal, Replay};
+use ftx_protocol::{Code, Digest, Durability, Refusal, Replay};
 use rustix::io::Errno;
 
-use super::begin::check_absent;
 use super::change::{Change, Changed};
 use super::journal::Sync;
+use super::naming::Ground;
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
 use super::upload::{Finished, FinishedBody, Seen, StagedFile, sync_for};
@@ -20,9 +20,6 @@ use super::{Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
-
-/// Permissions of directories that a put makes; the process's umask applies.
-pub(super) const DIRECTORY_MODE: Mode = Mode::new(0o777);
 
 /// Directories remembered as synced into their parents. Past it all are forgotten, which costs a
 /// few syncs.
@@ -50,35 +47,6 @@ enum Puts {
     /// start may find the name not taken, and give it. Whatever was moved or removed since may come
     /// back then, so that no change is acknowledged as durable.
     MayBeRepeated,
-}
-
-/// The directories that a round has to do with.
-pub(super) struct Ground<D: Disk> {
-    /// Those that it has changed.
-    changed: HashMap<Inode, Arc<D::Handle>>,
-    /// That of the last put, resolved from the root and checked in this round: files come in the
-    /// order of their directories. Given up when a name is changed.
-    last: Option<Known<D>>,
-}
-
-struct Known<D: Disk> {
-    name: Name,
-    handle: Arc<D::Handle>,
-    inode: Inode,
-}
-
-/// Where a directory comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resolved {
-    Now,
-    /// Earlier in the round: it may have been removed since.
-    Before,
-}
-
-impl<D: Disk> Default for Ground<D> {
-    fn default() -> Self {
-        Self { changed: HashMap::new(), last: None }
-    }
 }
 
 /// The right to make a round: one at a time.
@@ -355,119 +323,6 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Renames a staged file to its name, making the directories above it. Returns its directory.
-    pub(super) fn take_name(
-        &self,
-        private: &Private<D>,
-        committed: &Committed,
-        seen: Seen,
-        committing: &mut Committing<D>,
-        ground: &mut Ground<D>,
-    ) -> Result<(Arc<D::Handle>, Inode), Refusal> {
-        let (directory, inode, resolved) = self.directory_of(committed, committing, ground)?;
-        // Before the rename: the name is seen by others before the call returns.
-        self.reserved.release(committed.inode);
-        let Err(error) = self.rename_staged(private, committed, seen, &directory) else {
-            ground.changed.entry(inode).or_insert_with(|| Arc::clone(&directory));
-            return Ok((directory, inode));
-        };
-        self.reserved.reserve(committed.inode);
-        match (error, resolved) {
-            (NotTaken::DirectoryGone, Resolved::Before) => {
-                ground.last = None;
-                self.take_name(private, committed, seen, committing, ground)
-            }
-            (NotTaken::DirectoryGone, Resolved::Now) => {
-                Err(refusal(Cause::Naming, NAMING, &Errno::NOENT.into()))
-            }
-            (NotTaken::Refused(refusal), _) => Err(refusal),
-        }
-    }
-
-    fn rename_staged(
-        &self,
-        private: &Private<D>,
-        committed: &Committed,
-        seen: Seen,
-        directory: &D::Handle,
-    ) -> Result<(), NotTaken> {
-        let (staged, part) = (committed.staged.as_bytes(), committed.name.last_part());
-        let failed = |error: std::io::Error| match Errno::from_io_error(&error) {
-            Some(Errno::NOENT) => NotTaken::DirectoryGone,
-            _ => NotTaken::Refused(refusal(Cause::Naming, NAMING, &error)),
-        };
-        // Where nothing had the name it need not be looked at again first.
-        if seen == Seen::Nothing && check_absent(&committed.condition).is_ok() {
-            match self.disk.rename_new(&private.staging, staged, directory, part) {
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {}
-                result => return result.map_err(failed),
-            }
-        }
-        self.check_taking(directory, part, &committed.condition).map_err(NotTaken::Refused)?;
-        self.disk.rename(&private.staging, staged, directory, part).map_err(failed)
-    }
-
-    /// The directory that a file goes to, resolved and checked once in a round for all that follow
-    /// one another into it.
-    fn directory_of(
-        &self,
-        committed: &Committed,
-        committing: &mut Committing<D>,
-        ground: &mut Ground<D>,
-    ) -> Result<(Arc<D::Handle>, Inode, Resolved), Refusal> {
-        let Some(parent) = committed.name.parent_bytes() else {
-            let inode = Inode::of(&self.check_directory(&self.root)?);
-            return Ok((Arc::clone(&self.root), inode, Resolved::Now));
-        };
-        if let Some(last) = &ground.last
-            && last.name.as_bytes() == parent
-        {
-            return Ok((Arc::clone(&last.handle), last.inode, Resolved::Before));
-        }
-        ground.last = None;
-        let Some(name) = committed.name.parent() else { return Err(Code::BadName.into()) };
-        let handle = Arc::new(self.make_directories(&name, committing)?);
-        let inode = Inode::of(&self.check_directory(&handle)?);
-        ground.last = Some(Known { name, handle: Arc::clone(&handle), inode });
-        Ok((handle, inode, Resolved::Now))
-    }
-
-    /// Opens the directory, making what is missing of it, one after another from the root.
-    pub(super) fn make_directories(
-        &self,
-        name: &Name,
-        committing: &mut Committing<D>,
-    ) -> Result<D::Handle, Refusal> {
-        let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
-        let open = || self.disk.open_beneath(&self.root, name, Want::Directory);
-        match open() {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
-            result => return result.map_err(|error| failed(&error)),
-        }
-        let part = name.last_part();
-        let made = match name.parent() {
-            Some(parent) => {
-                let parent = self.make_directories(&parent, committing)?;
-                self.check_directory(&parent)?;
-                self.disk.make_directory(&parent, part, DIRECTORY_MODE)
-            }
-            None => self.disk.make_directory(&self.root, part, DIRECTORY_MODE),
-        };
-        match made {
-            Err(error) if Errno::from_io_error(&error) != Some(Errno::EXIST) => {
-                return Err(failed(&error));
-            }
-            _ => {}
-        }
-        let directory = open().map_err(|error| {
-            // It is there, and may have the inode of one that was synced.
-            committing.forget_all();
-            failed(&error)
-        })?;
-        committing.made(&directory);
-        Ok(directory)
-    }
-
     /// Says what a file in its place is, and notes it for the journal.
     fn acknowledge(&self, named: Named<D>, learned: &mut Learned) -> Stored {
         let Named { file, committed, .. } = named;
@@ -517,16 +372,6 @@ impl<D: Disk> Store<D> {
             self.remove_staged(&committed.staged, committed.inode);
         }
     }
-}
-
-/// For the log and the peer.
-const NAMING: &str = "giving the file its name";
-
-/// Why a rename did not come about.
-enum NotTaken {
-    /// The directory, or what is in staging, is not there any more.
-    DirectoryGone,
-    Refused(Refusal),
 }
 
 /// Syncs the directories of a round. Returns those of which that failed.

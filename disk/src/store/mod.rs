@@ -18,9 +18,12 @@ mod commit;
 mod faults;
 mod journal;
 mod list;
+mod naming;
 #[cfg(test)]
 mod on_disk;
 mod private;
+#[cfg(test)]
+mod races;
 mod read;
 mod record;
 mod recover;

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use ftx_protocol::{Durability, Mode, Name};
 use rustix::io::Errno;
 
-use super::commit::{Committing, Ground};
+use super::commit::Committing;
 use super::journal::{Image, Journal};
+use super::naming::Ground;
 use super::private::{LOCK, PRIVATE, Private, STAGING, TRASH};
 use super::record::{Committed, Complete, Outcome};
 use super::room::Room;

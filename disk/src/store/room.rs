@@ -41,7 +41,9 @@ impl Room {
             return Ok(());
         }
         let free = ask()?;
-        *lock(&self.0) = Some(Known { at: Instant::now(), free });
+        // Less what this put takes: where a large one leaves little, the small ones behind it ask.
+        let left = free.saturating_sub(size.unwrap_or(0));
+        *lock(&self.0) = Some(Known { at: Instant::now(), free: left });
         if free < least {
             let message = format!("{free} bytes are free; {least} are needed");
             return Err(Refusal::new(Code::NoSpace, message));
@@ -90,6 +92,11 @@ mod tests {
         for size in [None, Some(RESERVE_BYTES)] {
             assert_eq!(put(&room, 1_000, size).is_err(), size.is_some());
         }
+        assert_eq!(asked.take(), 2);
+        // After a large one that leaves too little.
+        let room = Room::default();
+        assert_eq!(put(&room, ROOM_SPARE_BYTES + (1 << 30), Some(1 << 30)), Ok(()));
+        assert_eq!(put(&room, 1_000, Some(10)), Err(Code::NoSpace));
         assert_eq!(asked.take(), 2);
         // What was taken counts: there is room for two of these above what is spare.
         let large = RESERVE_BYTES - 1;

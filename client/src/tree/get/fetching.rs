@@ -300,6 +300,8 @@ pub(super) fn transfer_of(client: &Client, options: &TreeOptions, file: &File) -
         client.server.to_string().as_bytes(),
         file.name.as_bytes(),
         options.algorithm.as_str().as_bytes(),
+        // What is held for one is not for the other.
+        options.durability.as_str().as_bytes(),
         &file.entry.size.to_le_bytes(),
         &file.entry.mtime.seconds().to_le_bytes(),
         &file.entry.mtime.nanoseconds().to_le_bytes(),

@@ -158,8 +158,9 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn was_done(&self, entry: &Entry) -> bool {
+        let durability = self.tree.options.durability;
         self.done_earlier == Earlier::Something
-            && self.log.as_ref().is_some_and(|log| log.has(&mark_of(entry)).unwrap_or(false))
+            && self.log.as_ref().is_some_and(|log| log.has_done(&mark_of(entry), durability))
     }
 
     pub(super) fn is_here(&self, path: &Name, entry: &Entry) -> bool {

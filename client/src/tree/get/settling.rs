@@ -78,7 +78,8 @@ impl Job<'_, '_> {
         match result {
             Ok(Settled::Stored(stored)) => {
                 if let Some(log) = &mut self.log
-                    && let Err(error) = log.add(&mark_of(&file.entry))
+                    && let Err(error) =
+                        log.add_done(&mark_of(&file.entry), self.tree.options.durability)
                 {
                     self.log = None;
                     let message = format!("cannot keep the log for going on later: {error}");

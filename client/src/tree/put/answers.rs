@@ -44,7 +44,7 @@ impl Job<'_, '_> {
 
     pub(super) fn succeed(&mut self, file: &File, bytes: u64, digest: Digest) {
         if let Some(log) = &mut self.log
-            && let Err(error) = log.add(&file.mark())
+            && let Err(error) = log.add_done(&file.mark(), self.options.durability)
         {
             self.log = None;
             let message = format!("cannot keep the log for going on later: {error}");

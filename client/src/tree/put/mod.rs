@@ -162,7 +162,9 @@ impl File {
             .and_then(|handle| Native.stat(&handle).map(|stat| (handle, stat)))
             .map_err(|error| Failure::local("cannot read", &path, &error))?;
         let source = Source::of_file(handle.into(), &now, path);
-        if Inode::of(&now) != Inode::of(&self.stat) || now.size != self.stat.size {
+        // The number of an inode may be given to something else at once.
+        let is_seen = Inode::of(&now) == Inode::of(&self.stat) && now.kind == self.stat.kind;
+        if !is_seen || now.size != self.stat.size {
             return Err(source.changed());
         }
         Ok(source)
@@ -376,5 +378,38 @@ impl<'a, 'o> Job<'a, 'o> {
     fn skip(&mut self, name: &[u8], why: &'static str) {
         self.done.skipped = self.done.skipped.saturating_add(1);
         (self.observer)(TreeNotice::Skipped { name, why });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ftx_disk::sys::FileKind;
+
+    #[test]
+    fn a_fifo_in_the_place_of_a_file_is_not_waited_for_and_is_no_empty_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(dir.path().join("f")).status().unwrap();
+        assert!(made.success());
+        let handle = Native.open_root(dir.path()).unwrap();
+        let near = Native.open_root(dir.path()).unwrap();
+        let name = Name::parse(b"f").unwrap();
+        // With the number that an empty file had when it was seen.
+        let stat = Native.stat_part(&handle, b"f").unwrap();
+        assert_eq!(stat.kind, FileKind::Special);
+        let file = File {
+            number: 0,
+            root: Rc::new(Root { path: dir.path().to_owned(), handle, name: name.clone() }),
+            path: name.clone(),
+            name,
+            stat: Stat { kind: FileKind::File, ..stat },
+            transfer: TransferId([0; 16]),
+            sent: Sent::Nothing,
+            tries_left: 0,
+        };
+        for near in [None, Some(&near)] {
+            let failure = file.open(near).err().unwrap();
+            assert!(failure.to_string().contains("changed while it was read"), "{failure}");
+        }
     }
 }

@@ -191,7 +191,7 @@ impl Job<'_, '_> {
 
     pub(super) fn was_done(&self, name: &Name, stat: &Stat) -> bool {
         let log = self.log.as_ref().filter(|log| log.goes_on());
-        log.is_some_and(|log| log.has(&mark_of(name, stat)).unwrap_or(false))
+        log.is_some_and(|log| log.has_done(&mark_of(name, stat), self.options.durability))
     }
 }
 

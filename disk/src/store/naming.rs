@@ -1,0 +1,175 @@
+//! How a file that is whole gets its name: the directory that it goes to, resolved or made from the
+//! root, and the rename. Nothing here syncs or acknowledges anything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ftx_protocol::{Code, Condition, Mode, Name, Refusal};
+use rustix::io::Errno;
+
+use super::Store;
+use super::begin::check_absent;
+use super::commit::Committing;
+use super::private::Private;
+use super::record::Committed;
+use super::upload::Seen;
+use crate::failure::{Cause, refusal};
+use crate::identity::Inode;
+use crate::sys::{Disk, Want};
+
+/// Permissions of directories that a put makes; the process's umask applies.
+pub(super) const DIRECTORY_MODE: Mode = Mode::new(0o777);
+
+/// For the log and the peer.
+const NAMING: &str = "giving the file its name";
+
+/// The directories that a round has to do with.
+pub(super) struct Ground<D: Disk> {
+    /// Those that it has changed.
+    pub(super) changed: HashMap<Inode, Arc<D::Handle>>,
+    /// That of the last put, resolved from the root and checked in this round: files come in the
+    /// order of their directories. Given up when a name is changed.
+    pub(super) last: Option<Known<D>>,
+}
+
+pub(super) struct Known<D: Disk> {
+    name: Name,
+    handle: Arc<D::Handle>,
+    inode: Inode,
+}
+
+/// Where a directory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resolved {
+    Now,
+    /// Earlier in the round: it may have been removed or replaced since.
+    Before,
+}
+
+impl<D: Disk> Default for Ground<D> {
+    fn default() -> Self {
+        Self { changed: HashMap::new(), last: None }
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Renames a staged file to its name, making the directories above it. Returns its directory.
+    pub(super) fn take_name(
+        &self,
+        private: &Private<D>,
+        committed: &Committed,
+        seen: Seen,
+        committing: &mut Committing<D>,
+        ground: &mut Ground<D>,
+    ) -> Result<(Arc<D::Handle>, Inode), Refusal> {
+        let (directory, inode, resolved) = self.directory_of(committed, committing, ground)?;
+        // Before the rename: the name is seen by others before the call returns.
+        self.reserved.release(committed.inode);
+        let Err(refusal) = self.rename_staged(private, committed, seen, &directory) else {
+            ground.changed.entry(inode).or_insert_with(|| Arc::clone(&directory));
+            return Ok((directory, inode));
+        };
+        self.reserved.reserve(committed.inode);
+        match resolved {
+            // It is judged by the directory that has the name now.
+            Resolved::Before => {
+                ground.last = None;
+                self.take_name(private, committed, seen, committing, ground)
+            }
+            Resolved::Now => Err(refusal),
+        }
+    }
+
+    fn rename_staged(
+        &self,
+        private: &Private<D>,
+        committed: &Committed,
+        seen: Seen,
+        directory: &D::Handle,
+    ) -> Result<(), Refusal> {
+        let (staged, part) = (committed.staged.as_bytes(), committed.name.last_part());
+        let failed = |error: std::io::Error| refusal(Cause::Naming, NAMING, &error);
+        // Where nothing had the name it need not be looked at again first.
+        if seen == Seen::Nothing && check_absent(&committed.condition).is_ok() {
+            match self.disk.rename_new(&private.staging, staged, directory, part) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {}
+                result => return result.map_err(failed),
+            }
+        }
+        self.check_taking(directory, part, &committed.condition)?;
+        match committed.condition {
+            // What has come since stays, whoever made it.
+            Condition::Absent => {
+                let renamed = self.disk.rename_new(&private.staging, staged, directory, part);
+                renamed.map_err(|error| match Errno::from_io_error(&error) {
+                    Some(Errno::EXIST) => Code::Exists.into(),
+                    _ => failed(error),
+                })
+            }
+            Condition::Always | Condition::Version(_) => {
+                self.disk.rename(&private.staging, staged, directory, part).map_err(failed)
+            }
+        }
+    }
+
+    /// The directory that a file goes to, resolved and checked once in a round for all that follow
+    /// one another into it.
+    fn directory_of(
+        &self,
+        committed: &Committed,
+        committing: &mut Committing<D>,
+        ground: &mut Ground<D>,
+    ) -> Result<(Arc<D::Handle>, Inode, Resolved), Refusal> {
+        let Some(parent) = committed.name.parent_bytes() else {
+            let inode = Inode::of(&self.check_directory(&self.root)?);
+            return Ok((Arc::clone(&self.root), inode, Resolved::Now));
+        };
+        if let Some(last) = &ground.last
+            && last.name.as_bytes() == parent
+        {
+            return Ok((Arc::clone(&last.handle), last.inode, Resolved::Before));
+        }
+        ground.last = None;
+        let Some(name) = committed.name.parent() else { return Err(Code::BadName.into()) };
+        let handle = Arc::new(self.make_directories(&name, committing)?);
+        let inode = Inode::of(&self.check_directory(&handle)?);
+        ground.last = Some(Known { name, handle: Arc::clone(&handle), inode });
+        Ok((handle, inode, Resolved::Now))
+    }
+
+    /// Opens the directory, making what is missing of it, one after another from the root.
+    pub(super) fn make_directories(
+        &self,
+        name: &Name,
+        committing: &mut Committing<D>,
+    ) -> Result<D::Handle, Refusal> {
+        let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
+        let open = || self.disk.open_beneath(&self.root, name, Want::Directory);
+        match open() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
+            result => return result.map_err(|error| failed(&error)),
+        }
+        let part = name.last_part();
+        let made = match name.parent() {
+            Some(parent) => {
+                let parent = self.make_directories(&parent, committing)?;
+                self.check_directory(&parent)?;
+                self.disk.make_directory(&parent, part, DIRECTORY_MODE)
+            }
+            None => self.disk.make_directory(&self.root, part, DIRECTORY_MODE),
+        };
+        match made {
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::EXIST) => {
+                return Err(failed(&error));
+            }
+            _ => {}
+        }
+        let directory = open().map_err(|error| {
+            // It is there, and may have the inode of one that was synced.
+            committing.forget_all();
+            failed(&error)
+        })?;
+        committing.made(&directory);
+        Ok(directory)
+    }
+}

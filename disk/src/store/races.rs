@@ -1,0 +1,233 @@
+//! What another process does to a name or its directory in the middle of a put or a round.
+
+use std::path::Path;
+
+use ftx_protocol::{
+    Algorithm, Code, Condition, Durability, Mode, Name, Refusal, TransferId, Version,
+};
+
+use super::{Access, Finished, Nearby, Options, Put, Settled, Step, Store};
+use crate::hash::Running;
+use crate::identity::Identity;
+use crate::log::write_all;
+use crate::sim::{Sim, SimHandle};
+use crate::sys::{Disk, Want};
+
+type Answers = Vec<Result<(), Code>>;
+
+fn open(sim: &Sim) -> Store<Sim> {
+    let options = Options {
+        access: Access::ReadWrite,
+        durability: Durability::Full,
+        size_max_bytes: 1 << 40,
+        free_min_bytes: 0,
+    };
+    Store::open(sim.clone(), Path::new("/"), options).unwrap().0
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text.as_bytes()).unwrap()
+}
+
+/// A small put of `new`; the id of the transfer is that of its name.
+fn put(path: &str, condition: Condition) -> Put {
+    let mut transfer = [0; 16];
+    transfer[..path.len()].copy_from_slice(path.as_bytes());
+    Put {
+        name: name(path),
+        algorithm: Algorithm::Sha256,
+        size: Some(3),
+        at: 0,
+        transfer: TransferId(transfer),
+        condition,
+        durability: Durability::Full,
+        modified: None,
+        mode: None,
+    }
+}
+
+/// A put that is whole and synced, and has no name yet.
+fn whole_near(
+    store: &Store<Sim>,
+    put: Put,
+    nearby: &mut Nearby<Sim>,
+) -> Result<Finished<Sim>, Refusal> {
+    let mut upload = store.begin_near(put, nearby)?;
+    upload.write(b"new")?;
+    let mut running = Running::new(Algorithm::Sha256);
+    running.update(b"new");
+    let mut finished = upload.finish(store, 3, running.digest())?;
+    store.sync(&mut finished)?;
+    Ok(finished)
+}
+
+fn whole(store: &Store<Sim>, path: &str, condition: Condition) -> Finished<Sim> {
+    whole_near(store, put(path, condition), &mut Nearby::default()).unwrap()
+}
+
+fn commit(store: &Store<Sim>, round: Vec<Finished<Sim>>) -> Answers {
+    let answers = store.commit(round.into_iter().map(Step::Put).collect());
+    let answer =
+        |answer: Result<Settled, Refusal>| answer.map(drop).map_err(|refusal| refusal.code);
+    answers.into_iter().map(answer).collect()
+}
+
+fn root(sim: &Sim) -> SimHandle {
+    sim.open_root(Path::new("/")).unwrap()
+}
+
+fn directory(sim: &Sim, path: &str) -> SimHandle {
+    sim.open_beneath(&root(sim), &name(path), Want::Directory).unwrap()
+}
+
+fn write(sim: &Sim, directory: &SimHandle, part: &str, bytes: &[u8]) {
+    let file = sim.create(directory, part.as_bytes(), Mode::new(0o644)).unwrap();
+    write_all(sim, &file, bytes, 0).unwrap();
+}
+
+fn version(sim: &Sim, path: &str) -> Version {
+    let file = sim.open_beneath(&root(sim), &name(path), Want::File).unwrap();
+    Identity::of(&sim.stat(&file).unwrap()).version()
+}
+
+/// Staged files that are left.
+fn staged(sim: &Sim) -> usize {
+    sim.names(&directory(sim, ".ftx/staging")).unwrap().count()
+}
+
+#[test]
+fn a_directory_that_is_removed_between_two_files_of_a_round_is_made_again() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let round = ["d/a", "d/b"].map(|path| whole(&store, path, Condition::Absent));
+    sim.before("rename_new b", |sim| {
+        sim.remove(&directory(sim, "d"), b"a").unwrap();
+        sim.remove_directory(&root(sim), b"d").unwrap();
+    });
+    assert_eq!(commit(&store, round.into())[1], Ok(()));
+    assert_eq!(sim.content("d/a"), None);
+    for seed in 0..50 {
+        let after = sim.crash(seed);
+        assert_eq!(after.content("d/b").as_deref(), Some(&b"new"[..]), "{seed}");
+    }
+}
+
+#[test]
+fn a_directory_that_is_moved_between_two_files_of_a_round_has_both_or_its_successor_has_one() {
+    for makes_another in [false, true] {
+        let sim = Sim::new();
+        let store = open(&sim);
+        let round = ["d/a", "d/b"].map(|path| whole(&store, path, Condition::Absent));
+        sim.before("rename_new b", move |sim| {
+            sim.rename(&root(sim), b"d", &root(sim), b"e").unwrap();
+            if makes_another {
+                sim.make_directory(&root(sim), b"d", Mode::new(0o755)).unwrap();
+            }
+        });
+        assert_eq!(commit(&store, round.into()), [Ok(()), Ok(())]);
+        for seed in 0..50 {
+            let after = sim.crash(seed);
+            let there = |path: &str| after.content(path).is_some_and(|bytes| bytes == b"new");
+            // Whether the other process's move is durable is its own affair.
+            assert!(there("d/a") || there("e/a"), "{seed}");
+            assert!(there("d/b") || there("e/b"), "{seed}");
+        }
+    }
+}
+
+#[test]
+fn a_condition_is_judged_by_the_directory_that_has_the_name_now() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let round = ["d/a", "d/b"].map(|path| whole(&store, path, Condition::Absent));
+    // Another directory takes the place of the first one, which has such a file now.
+    sim.before("rename_new b", |sim| {
+        sim.rename(&root(sim), b"d", &root(sim), b"e").unwrap();
+        sim.make_directory(&root(sim), b"d", Mode::new(0o755)).unwrap();
+        write(sim, &directory(sim, "e"), "b", b"old");
+    });
+    assert_eq!(commit(&store, round.into()), [Ok(()), Ok(())]);
+    assert_eq!(sim.content("d/b").as_deref(), Some(&b"new"[..]));
+    assert_eq!(sim.content("e/b").as_deref(), Some(&b"old"[..]));
+}
+
+#[test]
+fn what_takes_the_name_of_a_put_before_its_commit_is_replaced_only_if_that_is_allowed() {
+    type Come = fn(&Sim, &SimHandle);
+    let file: Come = |sim, root| write(sim, root, "f", b"old");
+    let dir: Come = |sim, root| sim.make_directory(root, b"f", Mode::new(0o755)).unwrap();
+    for (come, condition, expected) in [
+        (file, Condition::Absent, Err(Code::Exists)),
+        (file, Condition::Always, Ok(())),
+        (dir, Condition::Absent, Err(Code::IsDirectory)),
+        (dir, Condition::Always, Err(Code::IsDirectory)),
+    ] {
+        // Before the round begins, and at the last moment.
+        for moment in ["", "rename_new f"] {
+            let sim = Sim::new();
+            let store = open(&sim);
+            let round = vec![whole(&store, "f", condition.clone())];
+            match moment {
+                "" => come(&sim, &root(&sim)),
+                moment => sim.before(moment, move |sim| come(sim, &root(sim))),
+            }
+            assert_eq!(commit(&store, round), [expected], "{condition:?} {moment}");
+            let has: Option<&[u8]> = if expected.is_ok() { Some(b"new") } else { None };
+            if let Some(bytes) = has {
+                assert_eq!(sim.content("f").as_deref(), Some(bytes));
+            } else if expected == Err(Code::Exists) {
+                assert_eq!(sim.content("f").as_deref(), Some(&b"old"[..]));
+            }
+            assert_eq!(staged(&sim), 0);
+        }
+    }
+}
+
+#[test]
+fn what_comes_goes_and_comes_again_is_not_replaced_by_what_must_be_new() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let round = vec![whole(&store, "f", Condition::Absent)];
+    write(&sim, &root(&sim), "f", b"old");
+    sim.before("stat_part f", |sim| {
+        sim.remove(&root(sim), b"f").unwrap();
+        // After it was looked for.
+        sim.before("rename_new f", |sim| write(sim, &root(sim), "f", b"other"));
+    });
+    assert_eq!(commit(&store, round), [Err(Code::Exists)]);
+    assert_eq!(sim.content("f").as_deref(), Some(&b"other"[..]));
+}
+
+#[test]
+fn a_version_that_is_gone_when_the_name_is_taken_is_told() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    write(&sim, &root(&sim), "f", b"old");
+    let round = vec![whole(&store, "f", Condition::Version(version(&sim, "f")))];
+    sim.remove(&root(&sim), b"f").unwrap();
+    assert_eq!(commit(&store, round), [Err(Code::VersionMismatch)]);
+    assert_eq!((sim.content("f"), staged(&sim)), (None, 0));
+}
+
+#[test]
+fn no_put_is_refused_for_what_the_directory_of_the_one_before_it_was() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let nearby = &mut Nearby::default();
+    // Nothing is there, then a file is.
+    store.discard(store.begin_near(put("d/a", Condition::Absent), nearby).unwrap());
+    sim.make_directory(&root(&sim), b"d", Mode::new(0o755)).unwrap();
+    write(&sim, &directory(&sim, "d"), "f", b"old");
+    let changed = put("d/f", Condition::Version(version(&sim, "d/f")));
+    let finished = whole_near(&store, changed, nearby).unwrap();
+    assert_eq!(commit(&store, vec![finished]), [Ok(())]);
+    // The directory that was looked at is another one's now.
+    sim.rename(&root(&sim), b"d", &root(&sim), b"e").unwrap();
+    let finished = whole_near(&store, put("d/f2", Condition::Absent), nearby).unwrap();
+    let mut other = put("d/f", Condition::Absent);
+    other.transfer = TransferId([9; 16]);
+    let other = whole_near(&store, other, nearby).unwrap();
+    assert_eq!(commit(&store, vec![finished, other]), [Ok(()), Ok(())]);
+    assert_eq!(sim.content("e/f").as_deref(), Some(&b"new"[..]));
+    assert_eq!(sim.content("d/f").as_deref(), Some(&b"new"[..]));
+}
