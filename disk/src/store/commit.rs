@@ -15,7 +15,7 @@ use super::change::{Change, Changed};
 use super::journal::Sync;
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
-use super::upload::{Finished, FinishedBody, Seen, StagedFile, sync_for};
+use super::upload::{Finished, FinishedBody, StagedFile, sync_for};
 use super::{Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
@@ -296,12 +296,12 @@ impl<D: Disk> Store<D> {
             Step::Put(Finished { body: FinishedBody::Complete(complete), .. }) => {
                 Err(Ok(Settled::Stored(self.replay(&complete))))
             }
-            Step::Put(Finished { body: FinishedBody::Staged { file, committed }, plan }) => {
+            Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
                 if let Err(refusal) = journalled {
                     self.abandon(private, &committed);
                     return Err(Err(refusal.clone()));
                 }
-                self.give_name(private, file, committed, plan.seen, committing, ground)
+                self.give_name(private, file, committed, committing, ground)
                     .map(Made::File)
                     .map_err(Err)
             }
@@ -342,11 +342,10 @@ impl<D: Disk> Store<D> {
         private: &Private<D>,
         file: Arc<StagedFile<D>>,
         committed: Committed,
-        seen: Seen,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
     ) -> Result<Named<D>, Refusal> {
-        match self.take_name(private, &committed, seen, committing, ground) {
+        match self.take_name(private, &committed, committing, ground) {
             Ok((_, directory)) => Ok(Named { file, committed, directory }),
             Err(refusal) => {
                 self.abandon(private, &committed);
@@ -360,14 +359,13 @@ impl<D: Disk> Store<D> {
         &self,
         private: &Private<D>,
         committed: &Committed,
-        seen: Seen,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
     ) -> Result<(Arc<D::Handle>, Inode), Refusal> {
         let (directory, inode, resolved) = self.directory_of(committed, committing, ground)?;
         // Before the rename: the name is seen by others before the call returns.
         self.reserved.release(committed.inode);
-        let Err(error) = self.rename_staged(private, committed, seen, &directory) else {
+        let Err(error) = self.rename_staged(private, committed, &directory) else {
             ground.changed.entry(inode).or_insert_with(|| Arc::clone(&directory));
             return Ok((directory, inode));
         };
@@ -375,7 +373,7 @@ impl<D: Disk> Store<D> {
         match (error, resolved) {
             (NotTaken::DirectoryGone, Resolved::Before) => {
                 ground.last = None;
-                self.take_name(private, committed, seen, committing, ground)
+                self.take_name(private, committed, committing, ground)
             }
             (NotTaken::DirectoryGone, Resolved::Now) => {
                 Err(refusal(Cause::Naming, NAMING, &Errno::NOENT.into()))
@@ -388,7 +386,6 @@ impl<D: Disk> Store<D> {
         &self,
         private: &Private<D>,
         committed: &Committed,
-        seen: Seen,
         directory: &D::Handle,
     ) -> Result<(), NotTaken> {
         let (staged, part) = (committed.staged.as_bytes(), committed.name.last_part());
@@ -396,8 +393,8 @@ impl<D: Disk> Store<D> {
             Some(Errno::NOENT) => NotTaken::DirectoryGone,
             _ => NotTaken::Refused(refusal(Cause::Naming, NAMING, &error)),
         };
-        // Where nothing had the name it need not be looked at again first.
-        if seen == Seen::Nothing && check_absent(&committed.condition).is_ok() {
+        // Most names are new: then there is nothing to look at.
+        if check_absent(&committed.condition).is_ok() {
             match self.disk.rename_new(&private.staging, staged, directory, part) {
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {}
                 result => return result.map_err(failed),

@@ -47,7 +47,6 @@ use crate::identity::Inode;
 use crate::reserved::Reserved;
 use crate::sys::{Disk, MediumKind};
 
-pub use begin::Nearby;
 pub(crate) use begin::RESERVE_BYTES;
 use commit::Committing;
 use private::Private;
