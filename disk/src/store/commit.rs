@@ -16,7 +16,7 @@ use super::journal::Sync;
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
 use super::upload::{Finished, FinishedBody, StagedFile, sync_for};
-use super::{Store, Stored, lock};
+use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
@@ -278,8 +278,10 @@ impl<D: Disk> Store<D> {
             })
             .collect();
         self.digests.remember_committed(&learned.digests);
-        // What is lost of these follows from the disk at the next start.
-        let _ = lock(&private.journal).write(&private.directory, &learned.done, Sync::Never);
+        if !learned.done.is_empty() {
+            // What is lost of these follows from the disk at the next start.
+            let _ = lock(&private.journal).write(&private.directory, &learned.done, Sync::Never);
+        }
         answers
     }
 
@@ -319,7 +321,9 @@ impl<D: Disk> Store<D> {
         let records: Vec<Record> = round
             .iter()
             .filter_map(|step| match step {
-                Step::Put(Finished { body: FinishedBody::Staged { committed, .. }, .. }) => {
+                Step::Put(Finished { body: FinishedBody::Staged { committed, .. }, .. })
+                    if self.is_journalled(committed) =>
+                {
                     best = best.max(committed.durability);
                     Some(Record::Commit(committed.clone()))
                 }
@@ -334,6 +338,11 @@ impl<D: Disk> Store<D> {
                 lock(&private.journal).write(&private.directory, &records, sync_for(best))
             })
             .map_err(|error| refusal(Cause::Sync, "writing the journal", &error))
+    }
+
+    /// Whether the next start has to do with a put that was about to take its name.
+    fn is_journalled(&self, committed: &Committed) -> bool {
+        self.options.memory == Memory::Puts || committed.durability > Durability::None
     }
 
     /// Gives one file its name. What cannot have it is gone after that.
@@ -468,6 +477,10 @@ impl<D: Disk> Store<D> {
     /// Says what a file in its place is, and notes it for the journal.
     fn acknowledge(&self, named: Named<D>, learned: &mut Learned) -> Stored {
         let Named { file, committed, .. } = named;
+        if self.options.memory == Memory::Nothing {
+            self.transfers.remove(&committed.transfer);
+            return stored(&committed, None, None);
+        }
         // It is durable under its name; a stat that fails takes nothing of that back.
         let stat = self.disk.stat(&file.handle).ok();
         let outcome = match &stat {
