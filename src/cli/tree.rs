@@ -99,7 +99,7 @@ impl GetOptions {
             Mood::Do => "got",
             Mood::Tell => "would get",
         };
-        let mut report = JobReport::new(form, Words { action: "get", done });
+        let mut report = JobReport::new(form, Words { action: "get", done }).together();
         let mut total = TreeDone::default();
         let mut files = Vec::new();
         let inside = match output {

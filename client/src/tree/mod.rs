@@ -148,7 +148,8 @@ pub enum TreeNotice<'a> {
     },
     /// Something that does not stop the job, and that a person should know.
     Warning(String),
-    /// Of a put: nothing is done until the receiver says something. What was held back may be shown.
+    /// Nothing more is known until the other side, or the disk, says something. What was held back is to
+    /// be shown.
     Waiting,
 }
 

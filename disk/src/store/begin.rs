@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::private::{Private, check_spelling};
 use super::record::{Begun, Committed, Complete, Survival};
 use super::transfers::{Kept, Partial, Use};
-use super::upload::{Body, Limit, Plan, Resume, Seen, Staged, StagedFile};
+use super::upload::{Body, Limit, Plan, Resume, Staged, StagedFile};
 use super::{Put, Spent, Store, Upload, lock};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
@@ -25,47 +25,28 @@ pub(crate) const RESERVE_BYTES: u64 = 1024 * 1024;
 /// Permissions of a staged file that an interrupted put comes back to: its owner has to open it again.
 const RESUMABLE_MODE: Mode = Mode::new(0o600);
 
-/// The directory that the last put went to, for those that follow at once: files come in the order
-/// of their directories. What is looked up in it is only to refuse early what cannot be; the commit
-/// resolves each directory anew.
-pub struct Nearby<D: Disk>(Option<(Name, Deepest<D>)>);
-
-impl<D: Disk> Default for Nearby<D> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-/// What there is of the directories above a name.
-enum Deepest<D: Disk> {
-    /// All are there; this is the last.
-    Parent(D::Handle),
-    SomeMissing,
-}
+/// A put of at most this size comes with its bytes right behind its header. To look first whether it
+/// could take its name would cost as much as a part of storing it, and save nothing: the commit refuses
+/// what cannot have it.
+const COMES_WHOLE_BYTES: u64 = 64 * 1024;
 
 impl<D: Disk> Store<D> {
     /// Begins a put, or goes on with one.
     ///
     /// # Errors
-    /// Everything that can be known before the bytes come; nothing is left of a put that is
-    /// refused here, and one that was held is held as before.
+    /// What can be known before the bytes come, where that spares them; nothing is left of a put that
+    /// is refused here, and one that was held is held as before.
     pub fn begin(&self, put: Put) -> Result<Upload<D>, Refusal> {
-        self.begin_near(put, &mut Nearby::default())
-    }
-
-    /// As [`Store::begin`], for one of many that come together.
-    ///
-    /// # Errors
-    /// See there.
-    pub fn begin_near(&self, put: Put, nearby: &mut Nearby<D>) -> Result<Upload<D>, Refusal> {
         let private = self.writable()?;
-        let mut plan = self.plan(&put)?;
+        let plan = self.plan(&put)?;
         if let Some(complete) = self.transfers.complete(&put.transfer) {
             return self.begin_complete(&put, plan, complete);
         }
-        plan.seen = self.check_target(&put.name, &put.condition, nearby)?;
-        let held = self.transfers.partial(&put.transfer);
-        match held {
+        let comes_whole = put.size.is_some_and(|size| size <= COMES_WHOLE_BYTES);
+        if !comes_whole || put.condition != Condition::Always {
+            self.check_target(&put.name, &put.condition)?;
+        }
+        match self.transfers.partial(&put.transfer) {
             Some(partial) => self.begin_again(private, &put, plan, &partial),
             None if put.at > 0 => {
                 Err(Refusal::new(Code::BadOffset, "nothing is held of this transfer"))
@@ -89,7 +70,6 @@ impl<D: Disk> Store<D> {
             durability,
             modified: put.modified,
             mode: put.mode,
-            seen: Seen::Unknown,
         })
     }
 
@@ -266,52 +246,21 @@ impl<D: Disk> Store<D> {
     }
 
     /// Refuses a put that could not take its name as things are now.
-    fn check_target(
-        &self,
-        name: &Name,
-        condition: &Condition,
-        nearby: &mut Nearby<D>,
-    ) -> Result<Seen, Refusal> {
+    fn check_target(&self, name: &Name, condition: &Condition) -> Result<(), Refusal> {
         let part = name.last_part();
-        let Some(parent) = name.parent_bytes() else {
+        let mut above = name.parent();
+        if above.is_none() {
             return self.check_taking(&self.root, part, condition);
-        };
-        if let Some((last, deepest)) = &nearby.0
-            && last.as_bytes() == parent
-            && let Ok(seen) = self.check_in(deepest, part, condition)
-        {
-            return Ok(seen);
         }
-        // Nothing is refused for what a directory was a moment ago: another one may have its name.
-        nearby.0 = None;
-        let Some(parent) = name.parent() else { return Ok(Seen::Unknown) };
-        let deepest = self.deepest(&parent)?;
-        let seen = self.check_in(&deepest, part, condition);
-        nearby.0 = Some((parent, deepest));
-        seen
-    }
-
-    fn check_in(
-        &self,
-        deepest: &Deepest<D>,
-        part: &[u8],
-        condition: &Condition,
-    ) -> Result<Seen, Refusal> {
-        match deepest {
-            Deepest::Parent(directory) => self.check_taking(directory, part, condition),
-            Deepest::SomeMissing => check_absent(condition).map(|()| Seen::Nothing),
-        }
-    }
-
-    /// Looks for a directory, and checks the deepest one on the way that exists.
-    fn deepest(&self, parent: &Name) -> Result<Deepest<D>, Refusal> {
-        let mut above = Some(parent.clone());
+        let parent = above.clone();
         while let Some(directory) = above {
             match self.disk.open_beneath(&self.root, &directory, Want::Directory) {
                 Ok(handle) => {
                     self.check_directory(&handle)?;
-                    let found = directory == *parent;
-                    return Ok(if found { Deepest::Parent(handle) } else { Deepest::SomeMissing });
+                    return match parent.as_ref() == Some(&directory) {
+                        true => self.check_taking(&handle, part, condition),
+                        false => check_absent(condition),
+                    };
                 }
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
                     above = directory.parent();
@@ -319,7 +268,7 @@ impl<D: Disk> Store<D> {
                 Err(error) => return Err(refusal(Cause::Name, "looking up the directory", &error)),
             }
         }
-        Ok(Deepest::SomeMissing)
+        check_absent(condition)
     }
 
     /// Refuses a directory that nothing may be put in.
@@ -336,17 +285,16 @@ impl<D: Disk> Store<D> {
     }
 
     /// Refuses to take a name from what has it, or that the condition does not allow.
-    /// Says what has it.
     pub(super) fn check_taking(
         &self,
         directory: &D::Handle,
         part: &[u8],
         condition: &Condition,
-    ) -> Result<Seen, Refusal> {
+    ) -> Result<(), Refusal> {
         let found = match self.disk.stat_part(directory, part) {
             Ok(found) => found,
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
-                return check_absent(condition).map(|()| Seen::Nothing);
+                return check_absent(condition);
             }
             Err(error) => return Err(refusal(Cause::Naming, "looking up the name", &error)),
         };
@@ -358,7 +306,7 @@ impl<D: Disk> Store<D> {
             (_, Condition::Version(version)) if Identity::of(&found).version() != *version => {
                 Err(Code::VersionMismatch.into())
             }
-            (_, Condition::Always | Condition::Version(_)) => Ok(Seen::Something),
+            (_, Condition::Always | Condition::Version(_)) => Ok(()),
         }
     }
 

@@ -11,7 +11,7 @@ use ftx_protocol::{
 };
 use rustix::io::Errno;
 
-use super::{Access, Change, Options, Put, Settled, Step, Store, Swept};
+use super::{Access, Change, Memory, Options, Put, Settled, Step, Store, Swept};
 use crate::hash::Running;
 use crate::sim::{Fault, Sim};
 
@@ -88,6 +88,7 @@ fn options() -> Options {
     Options {
         access: Access::ReadWrite,
         durability: Durability::Full,
+        memory: Memory::Puts,
         size_max_bytes: 1 << 40,
         free_min_bytes: 0,
     }

@@ -15,8 +15,8 @@ use super::journal::Sync;
 use super::naming::Ground;
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
-use super::upload::{Finished, FinishedBody, Seen, StagedFile, sync_for};
-use super::{Store, Stored, lock};
+use super::upload::{Finished, FinishedBody, StagedFile, sync_for};
+use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
@@ -246,8 +246,10 @@ impl<D: Disk> Store<D> {
             })
             .collect();
         self.digests.remember_committed(&learned.digests);
-        // What is lost of these follows from the disk at the next start.
-        let _ = lock(&private.journal).write(&private.directory, &learned.done, Sync::Never);
+        if !learned.done.is_empty() {
+            // What is lost of these follows from the disk at the next start.
+            let _ = lock(&private.journal).write(&private.directory, &learned.done, Sync::Never);
+        }
         answers
     }
 
@@ -264,12 +266,12 @@ impl<D: Disk> Store<D> {
             Step::Put(Finished { body: FinishedBody::Complete(complete), .. }) => {
                 Err(Ok(Settled::Stored(self.replay(&complete))))
             }
-            Step::Put(Finished { body: FinishedBody::Staged { file, committed }, plan }) => {
+            Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
                 if let Err(refusal) = journalled {
                     self.abandon(private, &committed);
                     return Err(Err(refusal.clone()));
                 }
-                self.give_name(private, file, committed, plan.seen, committing, ground)
+                self.give_name(private, file, committed, committing, ground)
                     .map(Made::File)
                     .map_err(Err)
             }
@@ -287,7 +289,9 @@ impl<D: Disk> Store<D> {
         let records: Vec<Record> = round
             .iter()
             .filter_map(|step| match step {
-                Step::Put(Finished { body: FinishedBody::Staged { committed, .. }, .. }) => {
+                Step::Put(Finished { body: FinishedBody::Staged { committed, .. }, .. })
+                    if self.is_journalled(committed) =>
+                {
                     best = best.max(committed.durability);
                     Some(Record::Commit(committed.clone()))
                 }
@@ -304,17 +308,21 @@ impl<D: Disk> Store<D> {
             .map_err(|error| refusal(Cause::Sync, "writing the journal", &error))
     }
 
+    /// Whether the next start has to do with a put that was about to take its name.
+    fn is_journalled(&self, committed: &Committed) -> bool {
+        self.options.memory == Memory::Puts || committed.durability > Durability::None
+    }
+
     /// Gives one file its name. What cannot have it is gone after that.
     fn give_name(
         &self,
         private: &Private<D>,
         file: Arc<StagedFile<D>>,
         committed: Committed,
-        seen: Seen,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
     ) -> Result<Named<D>, Refusal> {
-        match self.take_name(private, &committed, seen, committing, ground) {
+        match self.take_name(private, &committed, committing, ground) {
             Ok((_, directory)) => Ok(Named { file, committed, directory }),
             Err(refusal) => {
                 self.abandon(private, &committed);
@@ -326,6 +334,10 @@ impl<D: Disk> Store<D> {
     /// Says what a file in its place is, and notes it for the journal.
     fn acknowledge(&self, named: Named<D>, learned: &mut Learned) -> Stored {
         let Named { file, committed, .. } = named;
+        if self.options.memory == Memory::Nothing {
+            self.transfers.remove(&committed.transfer);
+            return stored(&committed, None, None);
+        }
         // It is durable under its name; a stat that fails takes nothing of that back.
         let stat = self.disk.stat(&file.handle).ok();
         let outcome = match &stat {

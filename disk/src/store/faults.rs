@@ -12,7 +12,9 @@ use ftx_protocol::{
 };
 use rustix::io::Errno;
 
-use super::{Access, Completeness, Finished, Options, Put, Settled, Step, Store, Stored, Upload};
+use super::{
+    Access, Completeness, Finished, Memory, Options, Put, Settled, Step, Store, Stored, Upload,
+};
 use crate::hash::Running;
 use crate::sim::{Fault, Sim};
 
@@ -52,6 +54,7 @@ fn options() -> Options {
     Options {
         access: Access::ReadWrite,
         durability: Durability::Full,
+        memory: Memory::Puts,
         size_max_bytes: 1 << 40,
         free_min_bytes: 0,
     }

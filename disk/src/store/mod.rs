@@ -50,7 +50,6 @@ use crate::identity::Inode;
 use crate::reserved::Reserved;
 use crate::sys::{Disk, MediumKind};
 
-pub use begin::Nearby;
 pub(crate) use begin::RESERVE_BYTES;
 use commit::Committing;
 use private::Private;
@@ -74,6 +73,16 @@ pub enum Access {
     ReadWrite,
 }
 
+/// What a store remembers of puts that are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Their acknowledgements, to say them again, and their digests.
+    Puts,
+    /// Nothing: it serves one job, which hears each acknowledgement at once and does not ask again. What
+    /// is not synced is not journalled either: after a crash the job brings again what has no name yet.
+    Nothing,
+}
+
 /// What a store is asked to be.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -81,6 +90,8 @@ pub struct Options {
     pub access: Access,
     /// The most that an acknowledgement promises: `Full` or `None`.
     pub durability: Durability,
+    /// What it remembers of puts that are over.
+    pub memory: Memory,
     /// The largest file that a put may bring, in bytes.
     pub size_max_bytes: u64,
     /// What a put must leave free on the disk, in bytes.

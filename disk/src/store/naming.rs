@@ -12,7 +12,6 @@ use super::begin::check_absent;
 use super::commit::Committing;
 use super::private::Private;
 use super::record::Committed;
-use super::upload::Seen;
 use crate::failure::{Cause, refusal};
 use crate::identity::Inode;
 use crate::sys::{Disk, Want};
@@ -58,14 +57,13 @@ impl<D: Disk> Store<D> {
         &self,
         private: &Private<D>,
         committed: &Committed,
-        seen: Seen,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
     ) -> Result<(Arc<D::Handle>, Inode), Refusal> {
         let (directory, inode, resolved) = self.directory_of(committed, committing, ground)?;
         // Before the rename: the name is seen by others before the call returns.
         self.reserved.release(committed.inode);
-        let Err(refusal) = self.rename_staged(private, committed, seen, &directory) else {
+        let Err(refusal) = self.rename_staged(private, committed, &directory) else {
             ground.changed.entry(inode).or_insert_with(|| Arc::clone(&directory));
             return Ok((directory, inode));
         };
@@ -74,7 +72,7 @@ impl<D: Disk> Store<D> {
             // It is judged by the directory that has the name now.
             Resolved::Before => {
                 ground.last = None;
-                self.take_name(private, committed, seen, committing, ground)
+                self.take_name(private, committed, committing, ground)
             }
             Resolved::Now => Err(refusal),
         }
@@ -84,13 +82,12 @@ impl<D: Disk> Store<D> {
         &self,
         private: &Private<D>,
         committed: &Committed,
-        seen: Seen,
         directory: &D::Handle,
     ) -> Result<(), Refusal> {
         let (staged, part) = (committed.staged.as_bytes(), committed.name.last_part());
         let failed = |error: std::io::Error| refusal(Cause::Naming, NAMING, &error);
-        // Where nothing had the name it need not be looked at again first.
-        if seen == Seen::Nothing && check_absent(&committed.condition).is_ok() {
+        // Most names are new: then there is nothing to look at.
+        if check_absent(&committed.condition).is_ok() {
             match self.disk.rename_new(&private.staging, staged, directory, part) {
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {}
                 result => return result.map_err(failed),

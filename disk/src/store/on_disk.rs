@@ -10,20 +10,28 @@ use ftx_protocol::{
     TransferId,
 };
 
-use super::{Access, Change, Listed, Options, Put, Settled, Step, Store, Swept};
+use super::upload::FinishedBody;
+use super::{
+    Access, Change, Counts, Finished, Listed, Memory, Options, Put, Recovery, Settled, Step, Store,
+    Swept,
+};
 use crate::hash::Running;
 use crate::sys::{FileKind, Native};
 
 type Result = std::result::Result<Durability, Refusal>;
 
-fn open_as(root: &Path, access: Access) -> Store<Native> {
-    let options = Options {
+fn options(access: Access) -> Options {
+    Options {
         access,
         durability: Durability::Full,
+        memory: Memory::Puts,
         size_max_bytes: 1 << 30,
         free_min_bytes: 0,
-    };
-    Store::open(Native, root, options).unwrap().0
+    }
+}
+
+fn open_as(root: &Path, access: Access) -> Store<Native> {
+    Store::open(Native, root, options(access)).unwrap().0
 }
 
 fn open(root: &Path) -> Store<Native> {
@@ -420,6 +428,37 @@ fn the_steps_of_a_round_take_effect_in_its_order() {
     assert_eq!(fs::read(dir.path().join("a/f")).unwrap(), b"2");
     assert_eq!(fs::read(dir.path().join("a/g")).unwrap(), b"1");
     swept(&store);
+}
+
+#[test]
+fn a_store_that_remembers_nothing_keeps_what_it_was_given_and_writes_nothing_down() {
+    let written = |memory, durability| {
+        let dir = tempfile::tempdir().unwrap();
+        let forgetful = Options { memory, ..options(Access::ReadWrite) };
+        let store = Store::open(Native, dir.path(), forgetful).unwrap().0;
+        let before = fs::read_to_string(dir.path().join(".ftx/journal")).unwrap().lines().count();
+        let mut put = staged(&store, "d/f", b"1");
+        if let Step::Put(Finished { plan, body: FinishedBody::Staged { committed, .. } }) = &mut put
+        {
+            plan.durability = durability;
+            committed.durability = durability;
+        }
+        store.commit(vec![put]).remove(0).unwrap();
+        assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+        assert_eq!(fs::read(dir.path().join("d/f")).unwrap(), b"1");
+        drop(store);
+        let lines = |part: &str| {
+            let text = fs::read_to_string(dir.path().join(part)).unwrap();
+            text.lines().count()
+        };
+        let written = (lines(".ftx/journal") - before, lines(".ftx/digests"));
+        let recovery = Store::open(Native, dir.path(), options(Access::ReadWrite)).unwrap().1;
+        assert_eq!(recovery, Recovery::default());
+        written
+    };
+    assert_eq!(written(Memory::Puts, Durability::Full), (2, 1), "about to be, and done");
+    assert_eq!(written(Memory::Nothing, Durability::Full), (1, 0), "about to be");
+    assert_eq!(written(Memory::Nothing, Durability::None), (0, 0));
 }
 
 #[test]

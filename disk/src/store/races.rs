@@ -6,7 +6,7 @@ use ftx_protocol::{
     Algorithm, Code, Condition, Durability, Mode, Name, Refusal, TransferId, Version,
 };
 
-use super::{Access, Finished, Nearby, Options, Put, Settled, Step, Store};
+use super::{Access, Finished, Memory, Options, Put, Settled, Step, Store};
 use crate::hash::Running;
 use crate::identity::Identity;
 use crate::log::write_all;
@@ -19,6 +19,7 @@ fn open(sim: &Sim) -> Store<Sim> {
     let options = Options {
         access: Access::ReadWrite,
         durability: Durability::Full,
+        memory: Memory::Puts,
         size_max_bytes: 1 << 40,
         free_min_bytes: 0,
     };
@@ -47,12 +48,8 @@ fn put(path: &str, condition: Condition) -> Put {
 }
 
 /// A put that is whole and synced, and has no name yet.
-fn whole_near(
-    store: &Store<Sim>,
-    put: Put,
-    nearby: &mut Nearby<Sim>,
-) -> Result<Finished<Sim>, Refusal> {
-    let mut upload = store.begin_near(put, nearby)?;
+fn try_whole(store: &Store<Sim>, put: Put) -> Result<Finished<Sim>, Refusal> {
+    let mut upload = store.begin(put)?;
     upload.write(b"new")?;
     let mut running = Running::new(Algorithm::Sha256);
     running.update(b"new");
@@ -62,7 +59,7 @@ fn whole_near(
 }
 
 fn whole(store: &Store<Sim>, path: &str, condition: Condition) -> Finished<Sim> {
-    whole_near(store, put(path, condition), &mut Nearby::default()).unwrap()
+    try_whole(store, put(path, condition)).unwrap()
 }
 
 fn commit(store: &Store<Sim>, round: Vec<Finished<Sim>>) -> Answers {
@@ -213,20 +210,19 @@ fn a_version_that_is_gone_when_the_name_is_taken_is_told() {
 fn no_put_is_refused_for_what_the_directory_of_the_one_before_it_was() {
     let sim = Sim::new();
     let store = open(&sim);
-    let nearby = &mut Nearby::default();
     // Nothing is there, then a file is.
-    store.discard(store.begin_near(put("d/a", Condition::Absent), nearby).unwrap());
+    store.discard(store.begin(put("d/a", Condition::Absent)).unwrap());
     sim.make_directory(&root(&sim), b"d", Mode::new(0o755)).unwrap();
     write(&sim, &directory(&sim, "d"), "f", b"old");
     let changed = put("d/f", Condition::Version(version(&sim, "d/f")));
-    let finished = whole_near(&store, changed, nearby).unwrap();
+    let finished = try_whole(&store, changed).unwrap();
     assert_eq!(commit(&store, vec![finished]), [Ok(())]);
     // The directory that was looked at is another one's now.
     sim.rename(&root(&sim), b"d", &root(&sim), b"e").unwrap();
-    let finished = whole_near(&store, put("d/f2", Condition::Absent), nearby).unwrap();
+    let finished = try_whole(&store, put("d/f2", Condition::Absent)).unwrap();
     let mut other = put("d/f", Condition::Absent);
     other.transfer = TransferId([9; 16]);
-    let other = whole_near(&store, other, nearby).unwrap();
+    let other = try_whole(&store, other).unwrap();
     assert_eq!(commit(&store, vec![finished, other]), [Ok(()), Ok(())]);
     assert_eq!(sim.content("e/f").as_deref(), Some(&b"new"[..]));
     assert_eq!(sim.content("d/f").as_deref(), Some(&b"new"[..]));

@@ -17,7 +17,6 @@ use super::record::{Committed, Complete, Outcome};
 use super::room::Room;
 use super::transfers::{Kept, Partial, Transfers, Use};
 use super::trash::Trash;
-use super::upload::Seen;
 use super::{Access, OpenError, Options, Recovery, Store, best, lock};
 use crate::digests::DigestCache;
 use crate::identity::{Identity, Inode};
@@ -286,7 +285,7 @@ impl<D: Disk> Store<D> {
             // Where the condition does not hold any more, or something is in the way, it is over.
             let ground = &mut Ground::default();
             let (directory, _) =
-                self.take_name(private, committed, Seen::Unknown, &mut committing, ground).ok()?;
+                self.take_name(private, committed, &mut committing, ground).ok()?;
             recovery.finished = recovery.finished.saturating_add(1);
             self.sync_name(&mut committing, committed, &directory)?;
         } else {

@@ -54,15 +54,6 @@ pub(super) struct Plan {
     pub(super) durability: Durability,
     pub(super) modified: Option<FileTime>,
     pub(super) mode: Option<Mode>,
-    pub(super) seen: Seen,
-}
-
-/// What had the name of a put when it began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
-    Nothing,
-    Something,
-    Unknown,
 }
 
 /// Where the bytes of a put are.

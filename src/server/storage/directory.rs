@@ -66,6 +66,7 @@ impl Directory {
         let store_options = store::Options {
             access: options.access,
             durability: options.durability,
+            memory: store::Memory::Puts,
             size_max_bytes: options.size_max_bytes,
             free_min_bytes: options.free_min_bytes,
         };

@@ -82,7 +82,7 @@ fn entry(name: Name, stat: &Stat) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ftx_disk::store::{Access, Options, Store};
+    use ftx_disk::store::{Access, Memory, Options, Store};
     use ftx_protocol::message::ServerMessage;
     use ftx_protocol::{Depth, Durability};
 
@@ -100,6 +100,7 @@ mod tests {
         let options = Options {
             access: Access::ReadWrite,
             durability: Durability::Full,
+            memory: Memory::Puts,
             size_max_bytes: 1,
             free_min_bytes: 0,
         };

@@ -38,7 +38,6 @@ type Store = ftx_disk::store::Store<Native>;
 type Upload = ftx_disk::store::Upload<Native>;
 type Checkpoint = ftx_disk::store::Checkpoint<Native>;
 type Finished = ftx_disk::store::Finished<Native>;
-type Nearby = ftx_disk::store::Nearby<Native>;
 type Reading = ftx_disk::store::Reading<Native>;
 type Listing = ftx_disk::store::Listing<Native>;
 type Step = ftx_disk::store::Step<Native>;

@@ -13,7 +13,7 @@ use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Hand, Worked};
-use super::{Job, Nearby, Origin, Outcome, Upload, log_refused};
+use super::{Job, Origin, Outcome, Upload, log_refused};
 
 /// The connection hears of so many stored bytes while there are more to store, so that it reads on meanwhile. To
 /// tell of each piece costs more than it gains; to tell when all are stored leaves both sides waiting in turns.
@@ -27,7 +27,6 @@ pub(super) struct Bring {
     taken_bytes: usize,
     /// Puts that are whole, and go to the committer together.
     whole: Vec<Whole>,
-    nearby: Nearby,
 }
 
 /// A put whose body is open, as far as this connection knows.
@@ -39,14 +38,7 @@ struct Open {
 
 impl Bring {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        Self {
-            shared,
-            origin,
-            puts: HashMap::new(),
-            taken_bytes: 0,
-            whole: Vec::new(),
-            nearby: Nearby::default(),
-        }
+        Self { shared, origin, puts: HashMap::new(), taken_bytes: 0, whole: Vec::new() }
     }
 
     fn begin(&mut self, put: Put) {
@@ -57,7 +49,7 @@ impl Bring {
             return self.refuse(id, &name, Refusal::new(Code::BadOffset, message));
         };
         let began = Instant::now();
-        match self.shared.store.begin_near(beginning(put), &mut self.nearby) {
+        match self.shared.store.begin(beginning(put)) {
             Ok(upload) => {
                 self.puts.insert(id, Open { slot: Arc::clone(&slot), name, began });
                 self.keep(id, &slot, Box::new(upload));
@@ -203,7 +195,6 @@ impl Hand for Bring {
 
     fn pause(&mut self) {
         self.commit();
-        self.nearby = Nearby::default();
         self.say_taken();
     }
 

@@ -21,7 +21,9 @@ impl Job<'_, '_> {
     /// Sends the next requests, and allows more of the list.
     pub(super) fn ask_for_more(&mut self, link: &Link) -> Result<(), Trouble> {
         let mut lines = Vec::new();
-        while self.under_way.len() < REQUESTS_MAX
+        let has_room = self.under_way.len() <= REQUESTS_MAX.saturating_sub(ASKED_TOGETHER);
+        while has_room
+            && self.under_way.len() < REQUESTS_MAX
             && self.line_bytes < REQUESTS_BYTES
             && self.unsettled.len() < UNSETTLED_MAX
             && let Some(file) = self.listed.pop_front()
@@ -155,7 +157,11 @@ impl Job<'_, '_> {
             return Ok(());
         };
         let Some(store) = &self.ground.store else { return Ok(()) };
-        let transfer = transfer_of(self.client, self.tree.options, file);
+        let transfer = match opened.size.max(file.entry.size) {
+            // Nobody comes back to it.
+            ..RESUMABLE_BYTES => self.ids.next()?,
+            RESUMABLE_BYTES.. => transfer_of(self.client, self.tree.options, file),
+        };
         if opened.at == 0 && opened.size >= RESUMABLE_BYTES {
             self.versions.note(transfer, &opened.version);
         }
@@ -287,6 +293,9 @@ impl Job<'_, '_> {
 /// Questions and gets under way at most, and the bytes of their lines: so few that the server has
 /// room for them while it sends, and this side never has to wait for that.
 pub(super) const REQUESTS_MAX: usize = 512;
+
+/// As many are asked for in one go, when there is room for them: each message costs both sides.
+const ASKED_TOGETHER: usize = 64;
 
 pub(super) const REQUESTS_BYTES: usize = 32 * 1024;
 

@@ -125,6 +125,7 @@ pub(super) fn open_store(path: &Path, access: store::Access) -> Result<Store<Nat
     let options = store::Options {
         access,
         durability: Durability::Full,
+        memory: store::Memory::Nothing,
         size_max_bytes: u64::MAX,
         free_min_bytes: 0,
     };

@@ -104,6 +104,11 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn leave_directories(&mut self) {
+        let Some(left) = self.left.front() else { return };
+        // Most of the time a file that has come tells, and not all need be looked at.
+        if self.unsettled.first_key_value().is_some_and(|(&number, _)| number < left.barrier) {
+            return;
+        }
         let first = self.first_unsettled();
         while self.left.front().is_some_and(|left| left.barrier <= first)
             && let Some(left) = self.left.pop_front()

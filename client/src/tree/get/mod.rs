@@ -36,6 +36,7 @@ use crate::Client;
 use crate::failure::{Class, Failure, Reached, Trouble, plain};
 use crate::link::{Link, READ_BYTES};
 use crate::partials::About;
+use crate::put::Ids;
 use crate::retry::Patience;
 use crate::spent::timed;
 
@@ -216,6 +217,7 @@ struct Job<'a, 'o> {
     handed_over: Instant,
     /// What the first bytes of large files came from.
     versions: Versions,
+    ids: Ids,
     log: Option<Log>,
     done_earlier: Earlier,
     /// What the server has, for the removal of everything else.
@@ -354,6 +356,7 @@ impl<'a, 'o> Job<'a, 'o> {
             group_bytes: 0,
             handed_over: Instant::now(),
             versions,
+            ids: Ids::default(),
             log,
             done_earlier: Earlier::Something,
             seen,
@@ -482,7 +485,7 @@ impl<'a, 'o> Job<'a, 'o> {
             self.leave_directories();
             self.ask_for_more(&link)?;
             if self.unsettled.len() >= UNSETTLED_MAX {
-                self.settle_all();
+                self.make_room();
             } else if !self.under_way.is_empty() {
                 self.hand_over_when_due();
                 self.receive(&link, &mut buffer)?;

@@ -46,6 +46,17 @@ impl Job<'_, '_> {
         }
     }
 
+    /// Waits until there is room for further files that are not settled.
+    pub(super) fn make_room(&mut self) {
+        self.hand_over_group();
+        if self.unsettled.len() >= UNSETTLED_MAX
+            && let Some(settler) = &mut self.settler
+        {
+            let answers = timed(&mut self.done.spent.sync, || settler.wait());
+            self.settled(answers.unwrap_or_default());
+        }
+    }
+
     /// Settles what has arrived, and waits for it.
     pub(super) fn settle_all(&mut self) {
         loop {
@@ -71,6 +82,7 @@ impl Job<'_, '_> {
                 Answer::Change { change, result } => self.changed(&change, result),
             }
         }
+        (self.observer)(TreeNotice::Waiting);
     }
 
     pub(super) fn file_settled(&mut self, number: u64, result: Result<Settled, Refusal>) {
