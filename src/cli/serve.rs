@@ -100,14 +100,17 @@ enum LogFormat {
 }
 
 impl Serve {
+    /// What needs the world outside the directory comes first, then what needs threads.
     pub fn run(mut self) -> Result<()> {
-        let _log = start_log(self.log_format)?;
-        self.fit_connections();
-        let directory = self.directory.clone();
-        let server = Server::bind(self.options())?;
-        if server.made_directory() == MadeDirectory::New {
+        let descriptors = self.fit_connections();
+        let (directory, log_format) = (self.directory.clone(), self.log_format);
+        let prepared = Server::prepare(self.options())?;
+        let _log = start_log(log_format)?;
+        descriptors.log();
+        if prepared.made_directory() == MadeDirectory::New {
             tracing::info!(directory = %directory.display(), "made the directory");
         }
+        let server = prepared.open()?;
         // Before it says that it is ready: whoever has read that may send a signal.
         stop_on_signal(server.stopper())?;
         let mut stdout = std::io::stdout().lock();
@@ -120,24 +123,20 @@ impl Serve {
     }
 
     /// Leaves descriptors for files: a connection that is let in must be served.
-    fn fit_connections(&mut self) {
+    fn fit_connections(&mut self) -> Descriptors {
         // Two of them for each of the threads that --threads may name.
         const OWN_DESCRIPTORS: u64 = 64;
-        match ftx_disk::sys::raise_descriptor_limit() {
-            Ok(limit) => {
-                let most = (limit - limit / 4).saturating_sub(OWN_DESCRIPTORS).max(1);
-                let most = usize::try_from(most).unwrap_or(usize::MAX);
-                if self.max_connections > most {
-                    tracing::info!(
-                        limit,
-                        connections = most,
-                        "fewer connections than asked for: the system gives no more descriptors"
-                    );
-                    self.max_connections = most;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors"),
+        let limit = match ftx_disk::sys::raise_descriptor_limit() {
+            Ok(limit) => limit,
+            Err(error) => return Descriptors::NotRaised(error),
+        };
+        let most = (limit - limit / 4).saturating_sub(OWN_DESCRIPTORS).max(1);
+        let connections = usize::try_from(most).unwrap_or(usize::MAX);
+        if self.max_connections <= connections {
+            return Descriptors::Enough;
         }
+        self.max_connections = connections;
+        Descriptors::Few { limit, connections }
     }
 
     fn options(self) -> Options {
@@ -159,6 +158,29 @@ impl Serve {
             idle_timeout: self.idle_timeout,
             partial_ttl: self.partial_ttl,
             drain_timeout: self.drain_timeout,
+        }
+    }
+}
+
+/// How the descriptors that the system gives compare to the connections asked for.
+enum Descriptors {
+    Enough,
+    Few { limit: u64, connections: usize },
+    NotRaised(std::io::Error),
+}
+
+impl Descriptors {
+    fn log(&self) {
+        match self {
+            Self::Enough => {}
+            Self::Few { limit, connections } => tracing::info!(
+                limit,
+                connections,
+                "fewer connections than asked for: the system gives no more descriptors"
+            ),
+            Self::NotRaised(error) => {
+                tracing::warn!(%error, "cannot raise the limit of open descriptors");
+            }
         }
     }
 }
