@@ -2,6 +2,7 @@
 
 mod ask;
 mod change;
+mod confine;
 mod exit;
 mod job;
 mod list;

@@ -13,6 +13,7 @@ use ftx_protocol::limits::INTEGER_MAX;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::confine::{self, GivenUp};
 use super::log::{Guard, Log};
 use super::size::Size;
 
@@ -85,6 +86,11 @@ pub struct Serve {
     /// whoever reaches the port can read and replace every file
     #[arg(long)]
     allow_anyone: bool,
+
+    /// Keep the rights that serving the directory does not need: to open what is outside it, to
+    /// connect to others, to gain privileges. For systems on which it does not work otherwise
+    #[arg(long)]
+    unconfined: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -102,11 +108,18 @@ enum LogFormat {
 impl Serve {
     /// What needs the world outside the directory comes first, then what needs threads.
     pub fn run(mut self) -> Result<()> {
+        confine::let_nobody_else_write();
         let descriptors = self.fit_connections();
         let (directory, log_format) = (self.directory.clone(), self.log_format);
+        let (access, unconfined) = (self.access(), self.unconfined);
         let prepared = Server::prepare(self.options())?;
+        let given_up = match unconfined {
+            true => GivenUp::Nothing,
+            false => confine::give_up(prepared.root(), access),
+        };
         let _log = start_log(log_format)?;
         descriptors.log();
+        given_up.log();
         if prepared.made_directory() == MadeDirectory::New {
             tracing::info!(directory = %directory.display(), "made the directory");
         }
@@ -139,12 +152,17 @@ impl Serve {
         Descriptors::Few { limit, connections }
     }
 
+    fn access(&self) -> Access {
+        if self.read_only { Access::ReadOnly } else { Access::ReadWrite }
+    }
+
     fn options(self) -> Options {
+        let access = self.access();
         Options {
             directory: self.directory,
             listen: self.listen,
             exposure: if self.allow_anyone { Exposure::Anyone } else { Exposure::LoopbackOnly },
-            access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            access,
             durability: match self.durability {
                 Durability::Full => ftx_protocol::Durability::Full,
                 Durability::None => ftx_protocol::Durability::None,
