@@ -61,8 +61,8 @@ mod system {
     use ftx_disk::sys::READ_OUTSIDE;
     use landlock::{
         ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus,
-        PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
-        Scope,
+        PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
+        RulesetError, RulesetStatus, Scope,
     };
 
     /// What this program knows of and was tried with. A kernel that has less gives what it has.
@@ -76,22 +76,32 @@ mod system {
     /// Opens nothing outside the directory from here on, whatever a fault in the program may ask for,
     /// connects to nobody, and signals nobody.
     pub fn stay(root: BorrowedFd<'_>, access: Access) -> Result<Abi, String> {
-        let status = restrict(root, access).map_err(|error| {
-            format!("the system has no landlock that lets files be renamed ({error})")
-        })?;
+        let renaming = renaming()
+            .map_err(|_| "no landlock here that lets files be renamed between directories")?;
+        let status =
+            restrict(renaming, root, access).map_err(|error| format!("landlock fails: {error}"))?;
         match (status.ruleset, status.landlock) {
             (
                 RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced,
                 LandlockStatus::Available { effective_abi, .. },
             ) => Ok(effective_abi.to_string()),
-            (_, status) => Err(format!("landlock is {status:?}")),
+            (_, status) => Err(format!("landlock does not hold: {status:?}")),
         }
     }
 
+    /// Without the right to rename from one directory to another every put would fail; so it is this
+    /// or nothing.
+    fn renaming() -> Result<Ruleset, RulesetError> {
+        Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::Refer)
+    }
+
     fn restrict(
+        rules: Ruleset,
         root: BorrowedFd<'_>,
         access: Access,
-    ) -> Result<landlock::RestrictionStatus, RulesetError> {
+    ) -> Result<RestrictionStatus, RulesetError> {
         let all = AccessFs::from_all(KNOWN);
         let kept = match access {
             Access::ReadOnly => AccessFs::ReadFile | AccessFs::ReadDir,
@@ -99,10 +109,7 @@ mod system {
             // rename counts as making.
             Access::ReadWrite => all & !(AccessFs::Execute | AccessFs::IoctlDev),
         };
-        let mut rules = Ruleset::default()
-            // Without it every rename from one directory to another fails, and so every put.
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(AccessFs::Refer)?
+        let mut rules = rules
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(all)?
             .handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)?

@@ -10,6 +10,7 @@ mod bad_input;
 mod broken_off;
 mod codes;
 mod commands;
+mod confine;
 mod cut_trees;
 mod fairness;
 mod faulty_disk;
