@@ -1,5 +1,6 @@
 //! The command line: the only part that sees both the server and the client.
 
+mod activation;
 mod ask;
 mod change;
 mod confine;

@@ -1,18 +1,22 @@
 //! `ftx serve`: the options of a server, its log, and its end.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use ftx::server::{Access, Exposure, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper};
+use ftx::server::{
+    Access, Exposure, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper,
+};
+use ftx_client::DEFAULT_PORT;
 use ftx_protocol::limits::INTEGER_MAX;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::activation;
 use super::confine::{self, GivenUp};
 use super::log::{Guard, Log};
 use super::size::Size;
@@ -27,8 +31,9 @@ pub struct Serve {
     /// The directory. It is made if its parent exists
     directory: PathBuf,
 
-    /// Where to listen; port 0 takes a free one. May be given several times
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7389")]
+    /// Where to listen; port 0 takes a free one. May be given several times. Not where sockets are
+    /// handed over, as systemd does [default: 127.0.0.1:7389]
+    #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
 
     /// Hand files out, and take none; the directory may be on a read-only disk
@@ -112,7 +117,8 @@ impl Serve {
         let descriptors = self.fit_connections();
         let (directory, log_format) = (self.directory.clone(), self.log_format);
         let (access, unconfined) = (self.access(), self.unconfined);
-        let prepared = Server::prepare(self.options())?;
+        let listen = self.listen()?;
+        let prepared = Server::prepare(self.options(), listen)?;
         let given_up = match unconfined {
             true => GivenUp::Nothing,
             false => confine::give_up(prepared.root(), access),
@@ -152,6 +158,21 @@ impl Serve {
         Descriptors::Few { limit, connections }
     }
 
+    fn listen(&mut self) -> Result<Listen> {
+        /// Other machines do not reach it.
+        const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
+        let sockets = activation::handed_over()?;
+        let addresses = std::mem::take(&mut self.listen);
+        match (sockets.is_empty(), addresses.is_empty()) {
+            (true, true) => Ok(Listen::At(vec![DEFAULT])),
+            (true, false) => Ok(Listen::At(addresses)),
+            (false, true) => Ok(Listen::On(sockets)),
+            (false, false) => anyhow::bail!(
+                "sockets were handed over (LISTEN_FDS), so there is nothing to --listen on"
+            ),
+        }
+    }
+
     fn access(&self) -> Access {
         if self.read_only { Access::ReadOnly } else { Access::ReadWrite }
     }
@@ -160,7 +181,6 @@ impl Serve {
         let access = self.access();
         Options {
             directory: self.directory,
-            listen: self.listen,
             exposure: if self.allow_anyone { Exposure::Anyone } else { Exposure::LoopbackOnly },
             access,
             durability: match self.durability {

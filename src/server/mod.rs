@@ -2,7 +2,7 @@
 //! each connection.
 //!
 //! ```text
-//!   listen      addresses to sockets
+//!   listen      addresses, or sockets that were handed over, to listeners
 //!   front       what the first selector does for all: takes connections, hands each to a selector
 //!   selector    the loop: waits for readiness, gives each connection its turn; knows no file
 //!   selectors   all of them: made together, over together
@@ -38,7 +38,7 @@ use thiserror::Error;
 
 pub use ftx_disk::store::Access;
 use listen::Listening;
-pub use listen::{Exposure, ListenError};
+pub use listen::{Exposure, Listen, ListenError};
 pub use selector::Stopper;
 use selectors::Selectors;
 pub use token::SELECTORS_MAX;
@@ -48,8 +48,6 @@ pub use token::SELECTORS_MAX;
 pub struct Options {
     /// The directory that is served. Made if its parent exists.
     pub directory: PathBuf,
-    /// Where to listen; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
     /// Whether addresses that others can reach are allowed.
     pub exposure: Exposure,
     /// Whether puts are taken.
@@ -151,8 +149,8 @@ impl Server {
     ///
     /// # Errors
     /// When any of that is not possible; nothing is left behind but a new directory.
-    pub fn prepare(options: Options) -> Result<Prepared, StartError> {
-        let sockets = listen::bind(&options.listen, options.exposure)?;
+    pub fn prepare(options: Options, listen: Listen) -> Result<Prepared, StartError> {
+        let sockets = listen::open(listen, options.exposure)?;
         let made_directory = make_directory(&options)?;
         let root = Native.open_root(&options.directory).map_err(|error| OpenError::Root {
             path: options.directory.display().to_string(),
@@ -165,8 +163,8 @@ impl Server {
     ///
     /// # Errors
     /// Those of both.
-    pub fn bind(options: Options) -> Result<Self, StartError> {
-        Self::prepare(options)?.open()
+    pub fn bind(options: Options, listen: Listen) -> Result<Self, StartError> {
+        Self::prepare(options, listen)?.open()
     }
 
     /// The addresses with their real ports.

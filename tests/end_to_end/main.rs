@@ -6,6 +6,7 @@
     reason = "in a test, that is how a failure is told"
 )]
 
+mod activation;
 mod bad_input;
 mod broken_off;
 mod codes;
