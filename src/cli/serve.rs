@@ -119,10 +119,8 @@ impl Serve {
         let (access, unconfined) = (self.access(), self.unconfined);
         let listen = self.listen()?;
         let prepared = Server::prepare(self.options(), listen)?;
-        let given_up = match unconfined {
-            true => GivenUp::Nothing,
-            false => confine::give_up(prepared.root(), access),
-        };
+        let given_up =
+            if unconfined { GivenUp::Nothing } else { confine::give_up(prepared.root(), access) };
         let _log = start_log(log_format)?;
         descriptors.log();
         given_up.log();

@@ -119,3 +119,32 @@ fn systemd_socket_activate_starts_it() {
     child.wait().unwrap();
     assert!(welcome["welcome"].is_object(), "{welcome}");
 }
+
+#[test]
+fn the_units_are_valid_and_lock_the_service_in() {
+    let place = tempfile::tempdir().unwrap();
+    let contrib = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let units = ["ftx.service", "ftx.socket"].map(|name| {
+        let unit = std::fs::read_to_string(contrib.join(name)).unwrap();
+        let path = place.path().join(name);
+        // It is not installed here.
+        let unit = unit.replace("/usr/local/bin/ftx", env!("CARGO_BIN_EXE_ftx"));
+        std::fs::write(&path, unit).unwrap();
+        path
+    });
+    let Ok(verified) = Command::new("systemd-analyze").arg("verify").args(&units).output() else {
+        return not_tested(
+            "this needs the program systemd-analyze (the package systemd): contrib/",
+        );
+    };
+    let said = text(&verified.stderr);
+    assert!(verified.status.success() && !said.contains("ftx."), "{said}");
+    let mut locked = Command::new("systemd-analyze");
+    locked.args(["security", "--offline=yes", "--threshold=15"]).arg(&units[0]);
+    let locked = locked.output().unwrap();
+    let said = text(&locked.stderr);
+    if said.contains("--offline") {
+        return not_tested("this systemd-analyze is too old: how far the service is locked in");
+    }
+    assert!(locked.status.success(), "{said}{}", text(&locked.stdout));
+}
