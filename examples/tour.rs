@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ftx::server::{Access, Exposure, Options, Server};
+use ftx::server::{Access, Exposure, Listen, Options, Server};
 use ftx_client::{Client, Durability, GetOptions, Name, Notice, PutOptions, Retry, Sink, Source};
 
 const MIB: u64 = 1024 * 1024;
@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let copy = home.path().join("copy.mov");
 
     println!("1. A server, on a free port, serving an empty directory.");
-    let server = Server::bind(options(served.clone()))?;
+    let listen = Listen::At(vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
+    let server = Server::bind(options(served.clone()), listen)?;
     let address = server.addresses().first().copied().ok_or("no address")?;
     let stopper = server.stopper();
     let serving = std::thread::spawn(move || server.run());
@@ -83,7 +84,6 @@ fn tell(notice: Notice) {
 fn options(directory: std::path::PathBuf) -> Options {
     Options {
         directory,
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         exposure: Exposure::LoopbackOnly,
         access: Access::ReadWrite,
         durability: Durability::Full,

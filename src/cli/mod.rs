@@ -1,7 +1,9 @@
 //! The command line: the only part that sees both the server and the client.
 
+mod activation;
 mod ask;
 mod change;
+mod confine;
 mod exit;
 mod job;
 mod list;

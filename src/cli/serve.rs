@@ -1,18 +1,23 @@
 //! `ftx serve`: the options of a server, its log, and its end.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use ftx::server::{Access, Exposure, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper};
+use ftx::server::{
+    Access, Exposure, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper,
+};
+use ftx_client::DEFAULT_PORT;
 use ftx_protocol::limits::INTEGER_MAX;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::activation;
+use super::confine::{self, GivenUp};
 use super::log::{Guard, Log};
 use super::size::Size;
 
@@ -26,8 +31,9 @@ pub struct Serve {
     /// The directory. It is made if its parent exists
     directory: PathBuf,
 
-    /// Where to listen; port 0 takes a free one. May be given several times
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7389")]
+    /// Where to listen; port 0 takes a free one. May be given several times. Not where sockets are
+    /// handed over, as systemd does [default: 127.0.0.1:7389]
+    #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
 
     /// Hand files out, and take none; the directory may be on a read-only disk
@@ -85,6 +91,11 @@ pub struct Serve {
     /// whoever reaches the port can read and replace every file
     #[arg(long)]
     allow_anyone: bool,
+
+    /// Keep the rights that serving the directory does not need: to open what is outside it, to
+    /// connect to others, to gain privileges. For systems on which it does not work otherwise
+    #[arg(long)]
+    unconfined: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -100,14 +111,23 @@ enum LogFormat {
 }
 
 impl Serve {
+    /// What needs the world outside the directory comes first, then what needs threads.
     pub fn run(mut self) -> Result<()> {
-        let _log = start_log(self.log_format)?;
-        self.fit_connections();
-        let directory = self.directory.clone();
-        let server = Server::bind(self.options())?;
-        if server.made_directory() == MadeDirectory::New {
+        confine::let_nobody_else_write();
+        let descriptors = self.fit_connections();
+        let (directory, log_format) = (self.directory.clone(), self.log_format);
+        let (access, unconfined) = (self.access(), self.unconfined);
+        let listen = self.listen()?;
+        let prepared = Server::prepare(self.options(), listen)?;
+        let given_up =
+            if unconfined { GivenUp::Nothing } else { confine::give_up(prepared.root(), access) };
+        let _log = start_log(log_format)?;
+        descriptors.log();
+        given_up.log();
+        if prepared.made_directory() == MadeDirectory::New {
             tracing::info!(directory = %directory.display(), "made the directory");
         }
+        let server = prepared.open()?;
         // Before it says that it is ready: whoever has read that may send a signal.
         stop_on_signal(server.stopper())?;
         let mut stdout = std::io::stdout().lock();
@@ -120,32 +140,47 @@ impl Serve {
     }
 
     /// Leaves descriptors for files: a connection that is let in must be served.
-    fn fit_connections(&mut self) {
+    fn fit_connections(&mut self) -> Descriptors {
         // Two of them for each of the threads that --threads may name.
         const OWN_DESCRIPTORS: u64 = 64;
-        match ftx_disk::sys::raise_descriptor_limit() {
-            Ok(limit) => {
-                let most = (limit - limit / 4).saturating_sub(OWN_DESCRIPTORS).max(1);
-                let most = usize::try_from(most).unwrap_or(usize::MAX);
-                if self.max_connections > most {
-                    tracing::info!(
-                        limit,
-                        connections = most,
-                        "fewer connections than asked for: the system gives no more descriptors"
-                    );
-                    self.max_connections = most;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors"),
+        let limit = match ftx_disk::sys::raise_descriptor_limit() {
+            Ok(limit) => limit,
+            Err(error) => return Descriptors::NotRaised(error),
+        };
+        let most = (limit - limit / 4).saturating_sub(OWN_DESCRIPTORS).max(1);
+        let connections = usize::try_from(most).unwrap_or(usize::MAX);
+        if self.max_connections <= connections {
+            return Descriptors::Enough;
+        }
+        self.max_connections = connections;
+        Descriptors::Few { limit, connections }
+    }
+
+    fn listen(&mut self) -> Result<Listen> {
+        /// Other machines do not reach it.
+        const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
+        let sockets = activation::handed_over()?;
+        let addresses = std::mem::take(&mut self.listen);
+        match (sockets.is_empty(), addresses.is_empty()) {
+            (true, true) => Ok(Listen::At(vec![DEFAULT])),
+            (true, false) => Ok(Listen::At(addresses)),
+            (false, true) => Ok(Listen::On(sockets)),
+            (false, false) => anyhow::bail!(
+                "sockets were handed over (LISTEN_FDS), so there is nothing to --listen on"
+            ),
         }
     }
 
+    fn access(&self) -> Access {
+        if self.read_only { Access::ReadOnly } else { Access::ReadWrite }
+    }
+
     fn options(self) -> Options {
+        let access = self.access();
         Options {
             directory: self.directory,
-            listen: self.listen,
             exposure: if self.allow_anyone { Exposure::Anyone } else { Exposure::LoopbackOnly },
-            access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            access,
             durability: match self.durability {
                 Durability::Full => ftx_protocol::Durability::Full,
                 Durability::None => ftx_protocol::Durability::None,
@@ -159,6 +194,29 @@ impl Serve {
             idle_timeout: self.idle_timeout,
             partial_ttl: self.partial_ttl,
             drain_timeout: self.drain_timeout,
+        }
+    }
+}
+
+/// How the descriptors that the system gives compare to the connections asked for.
+enum Descriptors {
+    Enough,
+    Few { limit: u64, connections: usize },
+    NotRaised(std::io::Error),
+}
+
+impl Descriptors {
+    fn log(&self) {
+        match self {
+            Self::Enough => {}
+            Self::Few { limit, connections } => tracing::info!(
+                limit,
+                connections,
+                "fewer connections than asked for: the system gives no more descriptors"
+            ),
+            Self::NotRaised(error) => {
+                tracing::warn!(%error, "cannot raise the limit of open descriptors");
+            }
         }
     }
 }

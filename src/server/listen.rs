@@ -1,7 +1,9 @@
-//! Addresses to listening sockets. Knows nothing of what is said on them.
+//! Addresses, or sockets that somebody else made, to listening sockets. Knows nothing of what is said
+//! on them.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use mio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -10,6 +12,15 @@ use thiserror::Error;
 /// Connections that the kernel may hold for us before they are accepted. mio's own 128 is less
 /// than one burst of clients; the kernel cuts this to its own limit.
 const BACKLOG: i32 = 4_096;
+
+/// What a server listens on.
+#[derive(Debug)]
+pub enum Listen {
+    /// Addresses; port 0 takes a free one.
+    At(Vec<SocketAddr>),
+    /// Sockets that were bound by whoever started the server.
+    On(Vec<OwnedFd>),
+}
 
 /// Whether addresses that other machines can reach are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +41,12 @@ pub enum ListenError {
          tunnel, or say --allow-anyone if that is what you want"
     )]
     Exposed(SocketAddr),
+    /// It was handed over, and is of another kind.
+    #[error("a socket that was handed over is none for TCP")]
+    NotTcp,
+    /// It was handed over, and the system refuses.
+    #[error("cannot listen on a socket that was handed over: {0}")]
+    HandedOver(io::Error),
     /// The system refuses.
     #[error("cannot listen on {address}: {error}")]
     Bind {
@@ -46,22 +63,38 @@ pub(super) struct Listening {
     pub(super) address: SocketAddr,
 }
 
-pub(super) fn bind(
-    addresses: &[SocketAddr],
-    exposure: Exposure,
-) -> Result<Vec<Listening>, ListenError> {
-    for &address in addresses {
-        if exposure == Exposure::LoopbackOnly && !address.ip().to_canonical().is_loopback() {
-            return Err(ListenError::Exposed(address));
+pub(super) fn open(listen: Listen, exposure: Exposure) -> Result<Vec<Listening>, ListenError> {
+    match listen {
+        Listen::At(addresses) => {
+            addresses.iter().try_for_each(|&address| allowed(address, exposure))?;
+            let bound = addresses
+                .into_iter()
+                .map(|address| bind(address).map_err(|error| ListenError::Bind { address, error }));
+            bound.collect()
+        }
+        Listen::On(sockets) => {
+            sockets.into_iter().map(|socket| take_over(socket.into(), exposure)).collect()
         }
     }
-    addresses
-        .iter()
-        .map(|&address| open(address).map_err(|error| ListenError::Bind { address, error }))
-        .collect()
 }
 
-fn open(address: SocketAddr) -> io::Result<Listening> {
+fn allowed(address: SocketAddr, exposure: Exposure) -> Result<(), ListenError> {
+    match exposure {
+        Exposure::LoopbackOnly if !address.ip().to_canonical().is_loopback() => {
+            Err(ListenError::Exposed(address))
+        }
+        Exposure::LoopbackOnly | Exposure::Anyone => Ok(()),
+    }
+}
+
+fn take_over(socket: Socket, exposure: Exposure) -> Result<Listening, ListenError> {
+    let address = socket.local_addr().map_err(ListenError::HandedOver)?;
+    let address = address.as_socket().ok_or(ListenError::NotTcp)?;
+    allowed(address, exposure)?;
+    listener(socket).map_err(ListenError::HandedOver)
+}
+
+fn bind(address: SocketAddr) -> io::Result<Listening> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A server that is started again must not wait for the connections of the one before.
     socket.set_reuse_address(true)?;
@@ -70,6 +103,11 @@ fn open(address: SocketAddr) -> io::Result<Listening> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
+    listener(socket)
+}
+
+/// Listens; also on a socket that does so already, perhaps with a shorter queue.
+fn listener(socket: Socket) -> io::Result<Listening> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let listener = TcpListener::from_std(socket.into());
@@ -81,15 +119,45 @@ fn open(address: SocketAddr) -> io::Result<Listening> {
 mod tests {
     use super::*;
 
+    fn at(address: &str, exposure: Exposure) -> Result<Vec<Listening>, ListenError> {
+        open(Listen::At(vec![address.parse().unwrap()]), exposure)
+    }
+
     #[test]
     fn an_address_that_others_can_reach_needs_a_word() {
         for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
-            let error = bind(&[address.parse().unwrap()], Exposure::LoopbackOnly).err().unwrap();
+            let error = at(address, Exposure::LoopbackOnly).err().unwrap();
             assert!(matches!(error, ListenError::Exposed(_)), "{address}");
             assert!(error.to_string().contains("--allow-anyone"));
         }
-        let bound = bind(&["127.0.0.1:0".parse().unwrap()], Exposure::LoopbackOnly).unwrap();
+        let bound = at("127.0.0.1:0", Exposure::LoopbackOnly).unwrap();
         assert_ne!(bound[0].address.port(), 0);
-        assert!(bind(&["0.0.0.0:0".parse().unwrap()], Exposure::Anyone).is_ok());
+        assert!(at("0.0.0.0:0", Exposure::Anyone).is_ok());
+    }
+
+    #[test]
+    fn a_socket_that_is_handed_over_is_under_the_same_rule() {
+        use std::net::{TcpListener, UdpSocket};
+        let on = |socket: OwnedFd, exposure| open(Listen::On(vec![socket]), exposure);
+        let bound = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = bound.local_addr().unwrap();
+        let listening = on(bound.into(), Exposure::LoopbackOnly).unwrap();
+        assert_eq!(listening[0].address, address);
+        let exposed = || OwnedFd::from(TcpListener::bind("0.0.0.0:0").unwrap());
+        let error = on(exposed(), Exposure::LoopbackOnly).err().unwrap();
+        assert!(matches!(error, ListenError::Exposed(_)));
+        assert!(on(exposed(), Exposure::Anyone).is_ok());
+        let unbound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let error = on(unbound.into(), Exposure::LoopbackOnly).err().unwrap();
+        assert!(matches!(error, ListenError::Exposed(_)));
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let error = on(one.into(), Exposure::LoopbackOnly).err().unwrap();
+        assert!(matches!(error, ListenError::NotTcp));
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let error = on(datagrams.into(), Exposure::LoopbackOnly).err().unwrap();
+        assert!(matches!(error, ListenError::HandedOver(_)));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let error = on(file.into(), Exposure::LoopbackOnly).err().unwrap();
+        assert!(matches!(error, ListenError::HandedOver(_)));
     }
 }

@@ -2,7 +2,7 @@
 //! each connection.
 //!
 //! ```text
-//!   listen      addresses to sockets
+//!   listen      addresses, or sockets that were handed over, to listeners
 //!   front       what the first selector does for all: takes connections, hands each to a selector
 //!   selector    the loop: waits for readiness, gives each connection its turn; knows no file
 //!   selectors   all of them: made together, over together
@@ -27,15 +27,18 @@ mod token;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ftx_disk::store::OpenError;
+use ftx_disk::sys::{Disk, Native};
 use ftx_protocol::Durability;
 use thiserror::Error;
 
 pub use ftx_disk::store::Access;
-pub use listen::{Exposure, ListenError};
+use listen::Listening;
+pub use listen::{Exposure, Listen, ListenError};
 pub use selector::Stopper;
 use selectors::Selectors;
 pub use token::SELECTORS_MAX;
@@ -45,8 +48,6 @@ pub use token::SELECTORS_MAX;
 pub struct Options {
     /// The directory that is served. Made if its parent exists.
     pub directory: PathBuf,
-    /// Where to listen; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
     /// Whether addresses that others can reach are allowed.
     pub exposure: Exposure,
     /// Whether puts are taken.
@@ -96,11 +97,41 @@ pub enum StartError {
     Selector(#[from] std::io::Error),
 }
 
+/// What a server needs from the world outside its directory: its sockets, and that directory. No
+/// thread has been started for it.
+pub struct Prepared {
+    options: Options,
+    sockets: Vec<Listening>,
+    root: OwnedFd,
+    made_directory: MadeDirectory,
+}
+
+impl Prepared {
+    /// Whether the served directory had to be made.
+    pub fn made_directory(&self) -> MadeDirectory {
+        self.made_directory
+    }
+
+    /// The served directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Recovers what an earlier server left in the directory, and starts the threads.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub fn open(self) -> Result<Server, StartError> {
+        let addresses = self.sockets.iter().map(|socket| socket.address).collect();
+        let selectors = Selectors::new(self.sockets, &self.options)?;
+        Ok(Server { selectors, addresses })
+    }
+}
+
 /// A server that is bound and has its directory, and does not serve yet.
 pub struct Server {
     selectors: Selectors,
     addresses: Vec<SocketAddr>,
-    made_directory: MadeDirectory,
 }
 
 /// Whether the served directory had to be made.
@@ -113,26 +144,32 @@ pub enum MadeDirectory {
 }
 
 impl Server {
-    /// Opens the directory, recovers what an earlier server left, and binds the addresses.
+    /// Binds the addresses, and makes the directory if it is not there. What comes after that needs
+    /// nothing outside the directory.
     ///
     /// # Errors
     /// When any of that is not possible; nothing is left behind but a new directory.
-    pub fn bind(options: Options) -> Result<Self, StartError> {
-        let sockets = listen::bind(&options.listen, options.exposure)?;
-        let addresses = sockets.iter().map(|socket| socket.address).collect();
+    pub fn prepare(options: Options, listen: Listen) -> Result<Prepared, StartError> {
+        let sockets = listen::open(listen, options.exposure)?;
         let made_directory = make_directory(&options)?;
-        let selectors = Selectors::new(sockets, &options)?;
-        Ok(Self { selectors, addresses, made_directory })
+        let root = Native.open_root(&options.directory).map_err(|error| OpenError::Root {
+            path: options.directory.display().to_string(),
+            error,
+        })?;
+        Ok(Prepared { options, sockets, root, made_directory })
+    }
+
+    /// All of it: [`Server::prepare`], then [`Prepared::open`].
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn bind(options: Options, listen: Listen) -> Result<Self, StartError> {
+        Self::prepare(options, listen)?.open()
     }
 
     /// The addresses with their real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
-    }
-
-    /// Whether the served directory had to be made.
-    pub fn made_directory(&self) -> MadeDirectory {
-        self.made_directory
     }
 
     /// A handle that stops the server from another thread.

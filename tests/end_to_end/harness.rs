@@ -167,7 +167,12 @@ impl Server {
     }
 
     pub fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn_with_stdin(command.stdin(Stdio::null()))
+    }
+
+    /// With the stdin that the command has.
+    pub fn spawn_with_stdin(command: &mut Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut stderr = BufReader::new(child.stderr.take().unwrap());

@@ -6,10 +6,12 @@
     reason = "in a test, that is how a failure is told"
 )]
 
+mod activation;
 mod bad_input;
 mod broken_off;
 mod codes;
 mod commands;
+mod confine;
 mod cut_trees;
 mod fairness;
 mod faulty_disk;

@@ -21,6 +21,11 @@ const STAT_BLOCK_BYTES: u64 = 512;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
 
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What is read outside the served directory, while it is served.
+pub const READ_OUTSIDE: &[&str] = &[BOOT_ID];
+
 /// openat2 is not there: an old kernel, or a sandbox that does not know it.
 static WITHOUT_OPENAT2: AtomicBool = AtomicBool::new(false);
 
@@ -111,7 +116,7 @@ fn file_system(handle: &OwnedFd) -> io::Result<u64> {
 }
 
 pub(super) fn boot_id() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let text = std::fs::read_to_string(BOOT_ID).ok()?;
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 

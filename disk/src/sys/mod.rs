@@ -23,7 +23,7 @@ mod native;
 mod walk;
 
 pub use native::{Native, raise_descriptor_limit};
-pub use platform::send_file;
+pub use platform::{READ_OUTSIDE, send_file};
 
 /// The calls. A `part` is one component (no `/`, not `.` or `..`), so such a call resolves
 /// nothing and follows nothing: it acts in the directory that is held open, on that entry.
