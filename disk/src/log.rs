@@ -5,7 +5,7 @@
 //! cut off. Knows nothing of what its records mean.
 
 use std::borrow::Borrow;
-use std::io;
+use std::io::{self, Write as _};
 use std::marker::PhantomData;
 
 use ftx_protocol::Mode;
@@ -132,9 +132,14 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
 
 /// Appends the line of a record.
 pub(crate) fn encode<R: Serialize>(record: &R, out: &mut Vec<u8>) -> io::Result<()> {
-    let json = serde_json::to_vec(record)?;
-    out.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
-    out.extend_from_slice(&json);
+    const NO_SUM: &[u8] = b"00000000 ";
+    let start = out.len();
+    out.extend_from_slice(NO_SUM);
+    serde_json::to_writer(&mut *out, record)?;
+    let line = out.get_mut(start..).unwrap_or_default();
+    if let Some((mut sum, json)) = line.split_at_mut_checked(NO_SUM.len()) {
+        write!(sum, "{:08x}", crc32fast::hash(json))?;
+    }
     out.push(b'\n');
     Ok(())
 }
