@@ -75,7 +75,11 @@ impl FromStr for ServerAddress {
                 None => (bare, None),
             },
         };
-        let fits = !host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']);
+        let is_no_host = |letter: char| {
+            // A host is shown in messages, and has to be read again as it is shown.
+            letter.is_control() || letter.is_whitespace() || "/@?#[]".contains(letter)
+        };
+        let fits = !host.is_empty() && !host.contains(is_no_host);
         let port = match port {
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
                 port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?
@@ -173,6 +177,10 @@ mod tests {
             ("[::1", None),
             ("::1", None),
             ("user@box", None),
+            ("[[box]", None),
+            ("box]", None),
+            ("box\u{1b}[2J", None),
+            ("box\u{a0}", None),
         ] {
             let read = text.parse::<ServerAddress>().ok().map(|address| address.to_string());
             assert_eq!(read.as_deref(), shown, "{text}");

@@ -54,6 +54,8 @@ pub use retry::Retry;
 pub use sink::Sink;
 pub use source::Source;
 pub use spent::{Part, Spent};
+#[doc(hidden)]
+pub use state::saved_in;
 
 use pace::Pace;
 

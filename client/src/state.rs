@@ -299,6 +299,13 @@ fn is_stale(path: &Path, now: SystemTime) -> io::Result<bool> {
     }
 }
 
+/// The states of digests that a state file of these bytes gives. For tests that make them up.
+#[doc(hidden)]
+pub fn saved_in(bytes: &[u8]) -> Vec<Saved> {
+    let earlier = std::str::from_utf8(bytes).ok().and_then(parse);
+    earlier.map(|earlier| earlier.saved).unwrap_or_default()
+}
+
 fn parse(text: &str) -> Option<Earlier> {
     let mut lines = text.lines();
     let subject = serde_json::from_str(lines.next()?).ok()?;

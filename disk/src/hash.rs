@@ -2,7 +2,7 @@
 
 use blake3::hazmat::{self, HasherExt};
 use data_encoding::BASE64;
-use ftx_protocol::limits::GRID_BYTES;
+use ftx_protocol::limits::{GRID_BYTES, INTEGER_MAX};
 use ftx_protocol::{Algorithm, Digest};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -93,8 +93,12 @@ impl Running {
     /// Goes on from a state that was put away.
     ///
     /// # Errors
-    /// When the text is no state, or one of another offset than it says.
+    /// When the text is no state, one of another offset than it says, or one that no file is long
+    /// enough for: SHA-256 counts bits, and what comes behind it must not be more than it can count.
     pub fn restore(saved: &Saved) -> Result<Self, BadState> {
+        if saved.offset > INTEGER_MAX {
+            return Err(BadState);
+        }
         let bytes = BASE64.decode(saved.state.as_bytes()).map_err(|_| BadState)?;
         let state = match saved.algorithm {
             Algorithm::Sha256 => State::Sha256(restore_sha256(&bytes, saved.offset)?),
@@ -325,6 +329,16 @@ mod tests {
             running.update(&bytes[77..GRID_BYTES as usize]);
             assert!(running.save().is_some());
         }
+    }
+
+    #[test]
+    fn a_state_of_more_bytes_than_a_file_can_have_is_no_state() {
+        let mut state = Sha256::default().serialize().to_vec();
+        let blocks: u64 = 1 << 57;
+        state[32..40].copy_from_slice(&blocks.to_le_bytes());
+        let state = BASE64.encode(&state);
+        let saved = Saved { algorithm: Algorithm::Sha256, offset: blocks * 64, state };
+        assert_eq!(Running::restore(&saved).err(), Some(BadState));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! cut off. Knows nothing of what its records mean.
 
 use std::borrow::Borrow;
-use std::io;
+use std::io::{self, Write as _};
 use std::marker::PhantomData;
 
 use ftx_protocol::Mode;
@@ -54,14 +54,7 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         };
         reserved.reserve(Inode::of(&disk.stat(&file)?));
         let bytes = read_all(disk, &file)?;
-        let mut records = Vec::new();
-        let mut good: u64 = 0;
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let Some(json) = checked(line) else { break };
-            // Whole, and not understood: a newer program wrote it, and it may matter.
-            records.push(serde_json::from_slice(json)?);
-            good = good.saturating_add(line.len() as u64);
-        }
+        let (records, good) = decode(&bytes)?;
         let torn_bytes = (bytes.len() as u64).saturating_sub(good);
         if torn_bytes > 0 {
             disk.truncate(&file, good)?;
@@ -110,13 +103,8 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         records: impl Iterator<Item = B>,
     ) -> io::Result<()> {
         let mut bytes = Vec::new();
-        let mut json = Vec::new();
         for record in records {
-            json.clear();
-            serde_json::to_writer(&mut json, record.borrow())?;
-            bytes.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
-            bytes.extend_from_slice(&json);
-            bytes.push(b'\n');
+            encode(record.borrow(), &mut bytes)?;
             if bytes.len() >= WRITE_BYTES {
                 self.append_bytes(&bytes)?;
                 bytes.clear();
@@ -142,11 +130,42 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
     }
 }
 
+/// Appends the line of a record.
+pub(crate) fn encode<R: Serialize>(record: &R, out: &mut Vec<u8>) -> io::Result<()> {
+    const NO_SUM: &[u8] = b"00000000 ";
+    let start = out.len();
+    out.extend_from_slice(NO_SUM);
+    serde_json::to_writer(&mut *out, record)?;
+    let line = out.get_mut(start..).unwrap_or_default();
+    if let Some((mut sum, json)) = line.split_at_mut_checked(NO_SUM.len()) {
+        write!(sum, "{:08x}", crc32fast::hash(json))?;
+    }
+    out.push(b'\n');
+    Ok(())
+}
+
+/// The records up to the first line that is not whole, and how many bytes they take.
+pub(crate) fn decode<R: DeserializeOwned>(bytes: &[u8]) -> io::Result<(Vec<R>, u64)> {
+    let mut records = Vec::new();
+    let mut good: u64 = 0;
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let Some(json) = checked(line) else { break };
+        // Whole, and not understood: a newer program wrote it, and it may matter.
+        records.push(serde_json::from_slice(json)?);
+        good = good.saturating_add(line.len() as u64);
+    }
+    Ok((records, good))
+}
+
 /// The JSON of a line that is whole.
 fn checked(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_suffix(b"\n")?;
     let (sum, rest) = line.split_at_checked(8)?;
     let json = rest.strip_prefix(b" ")?;
+    // Just as it is written: reading a number would take a sign, too.
+    if !sum.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
     let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
     (crc32fast::hash(json) == sum).then_some(json)
 }
@@ -179,4 +198,21 @@ pub(crate) fn write_all<D: Disk>(
         bytes = bytes.get(count..).unwrap_or_default();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_that_is_written_in_another_way_is_none() {
+        // The checksum of 33 begins with a zero, in the place of which a sign would be read.
+        let mut line = Vec::new();
+        encode(&33_u32, &mut line).unwrap();
+        assert_eq!(line, b"0a6216d9 33\n");
+        assert_eq!(decode::<u32>(&line).unwrap(), (vec![33], 12));
+        for other in [&b"+a6216d9 33\n"[..], b"0A6216D9 33\n", b"0a6216d9 33"] {
+            assert_eq!(decode::<u32>(other).unwrap(), (vec![], 0));
+        }
+    }
 }

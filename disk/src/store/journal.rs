@@ -12,7 +12,7 @@ use ftx_protocol::TransferId;
 use super::record::{Begun, Complete, Outcome, Record};
 use super::transfers::COMPLETE_MAX;
 use crate::hash::Saved;
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::reserved::Reserved;
 use crate::sys::Disk;
 
@@ -37,6 +37,37 @@ pub(super) struct Image {
     pub(super) partial: HashMap<TransferId, (Begun, Option<Saved>)>,
     /// Oldest first.
     pub(super) complete: VecDeque<Complete>,
+}
+
+/// What the bytes of a journal say. For tests that make them up.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct JournalText {
+    /// Records that are whole.
+    pub records: usize,
+    /// The bytes that they take; what follows is torn.
+    pub whole_bytes: u64,
+    /// A journal that says the same.
+    pub anew: Vec<u8>,
+}
+
+impl JournalText {
+    /// Reads a journal as the start of a store does.
+    ///
+    /// # Errors
+    /// When a record is whole and is not understood.
+    pub fn read(bytes: &[u8]) -> io::Result<Self> {
+        let (records, whole_bytes) = log::decode::<Record>(bytes)?;
+        let mut image = Image::default();
+        for record in &records {
+            image.apply(record);
+        }
+        let mut anew = Vec::new();
+        for record in image.records() {
+            log::encode(&record, &mut anew)?;
+        }
+        Ok(Self { records: records.len(), whole_bytes, anew })
+    }
 }
 
 pub(super) struct Journal<D: Disk> {

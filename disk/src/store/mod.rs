@@ -59,6 +59,8 @@ use transfers::Transfers;
 pub use crate::digests::Remembered;
 pub use change::Change;
 pub use commit::{Settled, Step, Turn};
+#[doc(hidden)]
+pub use journal::JournalText;
 pub use list::{Listed, Listing};
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;

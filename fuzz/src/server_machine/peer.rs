@@ -1,0 +1,224 @@
+//! What a peer knows by itself: what it has asked, and what an honest reader makes of what it hears.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ftx_protocol::RequestId;
+use ftx_protocol::line::{self, LineBuffer, LineError, Taken};
+use ftx_protocol::message::{ClientMessage, ServerMessage};
+
+/// The requests in the bytes that were sent.
+#[derive(Default)]
+pub(super) struct Asked {
+    line: LineBuffer,
+    part_left: u64,
+    end: End,
+    ids: BTreeSet<RequestId>,
+}
+
+/// Whether what follows can be told.
+#[derive(Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    Open,
+    /// The server reads no further than to here.
+    Reached,
+}
+
+impl Asked {
+    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.end == End::Open {
+            if self.part_left > 0 {
+                let count = self.part_left.min(bytes.len() as u64);
+                self.part_left -= count;
+                bytes = &bytes[count as usize..];
+                continue;
+            }
+            match self.line.take(bytes) {
+                Taken::Line(line, used) => {
+                    bytes = &bytes[used..];
+                    let line = line.into_owned();
+                    self.take(&line);
+                }
+                Taken::Partial => return,
+                Taken::TooLong => self.end = End::Reached,
+            }
+        }
+    }
+
+    fn take(&mut self, line: &[u8]) {
+        use ClientMessage as Message;
+        let id = match line::read_client(line) {
+            Ok(Message::Data(data)) => {
+                self.part_left = data.size;
+                return;
+            }
+            Ok(Message::Put(put)) => put.id,
+            Ok(Message::Get(get)) => get.id,
+            Ok(Message::Resume(resume)) => resume.id,
+            Ok(Message::Stat(stat)) => stat.id,
+            Ok(Message::List(list)) => list.id,
+            Ok(Message::Mkdir(mkdir)) => mkdir.id,
+            Ok(Message::Move(moving)) => moving.id,
+            Ok(Message::Remove(remove)) => remove.id,
+            Ok(Message::Ping(ping)) => ping.id,
+            Ok(Message::Hello(_) | Message::End(_) | Message::Abort(_) | Message::More(_)) => {
+                return;
+            }
+            Err(LineError::Refused(id, _)) => id,
+            Err(LineError::Fatal(_)) => {
+                self.end = End::Reached;
+                return;
+            }
+        };
+        self.ids.insert(id);
+    }
+
+    pub(super) fn is_between_lines(&self) -> bool {
+        self.end == End::Open && self.part_left == 0 && self.line.held_bytes() == 0
+    }
+
+    pub(super) fn knows(&self, id: RequestId) -> bool {
+        self.ids.contains(&id)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = &RequestId> {
+        self.ids.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+/// What the server said.
+#[derive(Default)]
+pub(super) struct Said {
+    line: LineBuffer,
+    stage: Stage,
+    part: Option<Part>,
+    answered: BTreeSet<RequestId>,
+    /// Where the next part of a file begins.
+    files: BTreeMap<RequestId, u64>,
+    last_id: Option<RequestId>,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Greet,
+    Talk,
+    /// The server has said its last.
+    Over,
+    /// It speaks the peer's language to refuse it.
+    Foreign,
+}
+
+struct Part {
+    id: RequestId,
+    at: u64,
+    left: u64,
+}
+
+impl Said {
+    pub(super) fn last_id(&self) -> Option<RequestId> {
+        self.last_id
+    }
+
+    pub(super) fn has_answered(&self, id: RequestId) -> bool {
+        self.answered.contains(&id)
+    }
+
+    /// The server is about to write this much of its part, from there or zeros.
+    pub(super) fn part(&self, from: Option<(RequestId, u64)>, size: u64) {
+        let part = self.part.as_ref().expect("raw bytes only behind their announcement");
+        assert_eq!(part.left, size);
+        if let Some(from) = from {
+            assert_eq!(from, (part.id, part.at));
+        }
+    }
+
+    /// So many bytes of the part were written.
+    pub(super) fn pass(&mut self, count: u64) {
+        let Some(part) = &mut self.part else { return };
+        part.at += count;
+        part.left -= count;
+        if part.left == 0 {
+            self.part = None;
+        }
+    }
+
+    pub(super) fn bytes(&mut self, mut bytes: &[u8], asked: &Asked) {
+        let begins = self.stage == Stage::Greet && self.line.held_bytes() == 0;
+        if begins && !matches!(bytes.first(), None | Some(b'{')) {
+            self.stage = Stage::Foreign;
+        }
+        while !bytes.is_empty() && self.stage != Stage::Foreign {
+            if let Some(part) = &self.part {
+                let count = part.left.min(bytes.len() as u64);
+                self.pass(count);
+                bytes = &bytes[count as usize..];
+                continue;
+            }
+            match self.line.take(bytes) {
+                Taken::Line(line, used) => {
+                    bytes = &bytes[used..];
+                    let line = line.into_owned();
+                    self.message(&line, asked);
+                }
+                Taken::Partial => return,
+                Taken::TooLong => panic!("a line of the server is too long"),
+            }
+        }
+    }
+
+    fn message(&mut self, line: &[u8], asked: &Asked) {
+        use ServerMessage as Message;
+        let message = line::read_server(line).unwrap().expect("a kind that the client knows");
+        let (id, is_final) = match &message {
+            Message::Welcome(_) => {
+                assert!(self.stage == Stage::Greet);
+                self.stage = Stage::Talk;
+                return;
+            }
+            Message::Error(error) => match error.id {
+                Some(id) => (id, true),
+                None => {
+                    assert!(self.stage != Stage::Over);
+                    self.stage = Stage::Over;
+                    return;
+                }
+            },
+            Message::Alive(_) => return assert!(self.stage == Stage::Talk),
+            Message::Kept(kept) => (kept.id, false),
+            Message::Entries(entries) => (entries.id, false),
+            Message::File(file) => (file.id, false),
+            Message::Data(data) => (data.id, false),
+            Message::Done(done) => (done.id, true),
+            Message::End(end) => (end.id, true),
+            Message::Held(held) => (held.id, true),
+            Message::Info(info) => (info.id, true),
+            Message::Ok(okay) => (okay.id, true),
+            Message::Pong(pong) => (pong.id, true),
+        };
+        assert!(self.stage == Stage::Talk);
+        assert!(asked.knows(id), "an answer to what was not asked");
+        assert!(!self.answered.contains(&id), "a reply behind the final one");
+        self.last_id = Some(id);
+        match &message {
+            Message::File(file) => {
+                assert!(self.files.insert(id, file.at).is_none());
+            }
+            Message::Data(data) => {
+                assert!(data.size > 0);
+                let next = self.files.get_mut(&id).expect("a file was announced");
+                assert_eq!(*next, data.at);
+                *next += data.size;
+                self.part = Some(Part { id, at: data.at, left: data.size });
+            }
+            _ => {}
+        }
+        if is_final {
+            self.answered.insert(id);
+        }
+    }
+}

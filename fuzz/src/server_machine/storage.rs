@@ -1,0 +1,303 @@
+//! A storage that remembers what it was asked, and answers as it is told to.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ftx_protocol::limits::WHOLE_BYTES;
+use ftx_protocol::message::{
+    Change, Done, End, Entries, Entry, File, Get, Held, HeldState, Info, Kept, Okay, Stat,
+};
+use ftx_protocol::server::{Command, Event};
+use ftx_protocol::{
+    Algorithm, Code, Digest, Durability, FileTime, Kind, Mode, Name, RequestId, Version,
+};
+
+use super::peer::Asked;
+
+#[derive(Default)]
+pub(super) struct Storage {
+    questions: VecDeque<Question>,
+    puts: BTreeMap<RequestId, Put>,
+    connection: Connection,
+    honesty: Honesty,
+    /// Bytes of files that were handed over whole.
+    pub(super) whole_bytes: usize,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Connection {
+    #[default]
+    Open,
+    HungUp,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Honesty {
+    #[default]
+    Honest,
+    /// It has answered what it was not asked.
+    Lied,
+}
+
+enum Question {
+    Finish(End),
+    Resume(RequestId),
+    Stat(Stat),
+    List(RequestId),
+    Change(Change),
+    Open(Get),
+    Digest(RequestId),
+}
+
+impl Question {
+    fn id(&self) -> RequestId {
+        match self {
+            Self::Finish(end) => end.id,
+            Self::Resume(id) | Self::List(id) | Self::Digest(id) => *id,
+            Self::Stat(stat) => stat.id,
+            Self::Change(change) => change.id(),
+            Self::Open(get) => get.id,
+        }
+    }
+}
+
+enum Put {
+    Open {
+        at: u64,
+        kept: u64,
+    },
+    /// Its body is closed, or it is over.
+    Closed,
+    Suspended,
+}
+
+impl Storage {
+    /// Remembers a command, and whether it is one that can be carried out.
+    pub(super) fn carry_out(&mut self, command: Command, asked: &Asked, input: usize) {
+        assert!(!self.is_hung_up(), "a command behind the last one: {command:?}");
+        let question = match command {
+            Command::Begin(put) => {
+                assert!(asked.knows(put.id));
+                let open = Put::Open { at: put.at, kept: put.at };
+                assert!(self.puts.insert(put.id, open).is_none(), "a put begins twice");
+                return;
+            }
+            Command::Write { id, at, bytes } => {
+                assert!(!bytes.is_empty() && bytes.end <= input, "{bytes:?} of {input}");
+                let Some(Put::Open { at: next, .. }) = self.puts.get_mut(&id) else {
+                    panic!("bytes of a put that is not open");
+                };
+                assert_eq!(*next, at);
+                *next += bytes.len() as u64;
+                return;
+            }
+            Command::Finish(end) => {
+                assert_eq!(self.close(end.id, Put::Closed), end.size);
+                Question::Finish(end)
+            }
+            Command::Discard(id) => {
+                self.close(id, Put::Closed);
+                return;
+            }
+            Command::Suspend(id) => {
+                self.close(id, Put::Suspended);
+                return;
+            }
+            Command::Close(id) => {
+                assert!(asked.knows(id));
+                return self.questions.retain(|question| question.id() != id);
+            }
+            Command::HangUp => {
+                self.connection = Connection::HungUp;
+                return self.questions.clear();
+            }
+            Command::Resume(resume) => Question::Resume(resume.id),
+            Command::Stat(stat) | Command::Sum(stat) => Question::Stat(stat),
+            Command::List(list) => Question::List(list.id),
+            Command::More(id) => Question::List(id),
+            Command::Change(change) => Question::Change(change),
+            Command::Open(get) => Question::Open(get),
+            Command::Digest(id) => Question::Digest(id),
+        };
+        let id = question.id();
+        assert!(asked.knows(id));
+        let is_new = self.questions.iter().all(|question| question.id() != id);
+        assert!(is_new || self.has_lied(), "{id} is asked twice");
+        self.questions.push_back(question);
+    }
+
+    /// The end of a put's body; returns where that is.
+    fn close(&mut self, id: RequestId, now: Put) -> u64 {
+        match self.puts.insert(id, now) {
+            Some(Put::Open { at, .. }) => at,
+            _ => panic!("the end of a put that is not open"),
+        }
+    }
+
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.connection == Connection::HungUp
+    }
+
+    pub(super) fn has_lied(&self) -> bool {
+        self.honesty == Honesty::Lied
+    }
+
+    pub(super) fn is_suspended(&self, id: RequestId) -> bool {
+        matches!(self.puts.get(&id), Some(Put::Suspended))
+    }
+
+    fn take(&mut self, which: u64) -> Option<Question> {
+        let place = which.checked_rem(self.questions.len() as u64)?;
+        self.questions.remove(place as usize)
+    }
+
+    /// Answers a question in one of several ways.
+    pub(super) fn answer(&mut self, which: u64, how: u64) -> Option<Event> {
+        Some(match self.take(which)? {
+            Question::Finish(end) => Event::Stored(done(&end)),
+            Question::Resume(id) => Event::Held(held(id, how)),
+            Question::Stat(stat) => {
+                let digest = stat.digest.map(digest);
+                Event::Info(Info { digest, ..info(stat.id, how) })
+            }
+            Question::List(id) if how % 2 == 1 => Event::Entries(entries(id, how)),
+            Question::List(id) => Event::Ok(Okay { id, durability: None }),
+            Question::Change(change) => {
+                Event::Ok(Okay { id: change.id(), durability: Some(change.durability()) })
+            }
+            Question::Open(get) => self.open(&get, how),
+            Question::Digest(id) => {
+                Event::Digest { id, digest: digest(Algorithm::Sha256), spent: None }
+            }
+        })
+    }
+
+    fn open(&mut self, get: &Get, how: u64) -> Event {
+        let rest = match how % 4 {
+            0 => how * 7 % WHOLE_BYTES,
+            1 => how,
+            2 => how << 20,
+            _ => 0,
+        };
+        let file = file(get.id, get.at, get.at.saturating_add(rest));
+        if how.is_multiple_of(4) {
+            self.whole_bytes += rest as usize;
+            let bytes = vec![b'w'; rest as usize];
+            return Event::Whole { file, bytes, digest: digest(get.digest), spent: None };
+        }
+        Event::Opened(file)
+    }
+
+    /// Refuses what a question asks for, or what it has promised.
+    pub(super) fn refuse(&mut self, which: u64) -> Option<Event> {
+        let id = self.take(which)?.id();
+        Some(Event::Refused { id, refusal: Code::NotFound.into() })
+    }
+
+    /// Says of the open put that more of it is durable.
+    pub(super) fn keep(&mut self, eighths: u64) -> Option<Event> {
+        self.puts.iter_mut().find_map(|(id, put)| match put {
+            Put::Open { at, kept } => {
+                *kept += (*at - *kept) / 8 * eighths.min(8);
+                Some(Event::Kept(Kept { id: *id, at: *kept }))
+            }
+            Put::Closed | Put::Suspended => None,
+        })
+    }
+
+    /// Refuses the open put.
+    pub(super) fn refuse_put(&mut self) -> Option<Event> {
+        let (id, put) = self.puts.iter_mut().find(|(_, put)| matches!(put, Put::Open { .. }))?;
+        *put = Put::Closed;
+        Some(Event::Refused { id: *id, refusal: Code::NoSpace.into() })
+    }
+
+    /// An answer to nothing.
+    pub(super) fn invent(&mut self, numbers: [u64; 3], last: Option<RequestId>) -> Event {
+        let [kind, request, number] = numbers;
+        self.honesty = Honesty::Lied;
+        let id = match last {
+            Some(last) if request > 20 => last,
+            _ => RequestId(request),
+        };
+        let digest = digest(Algorithm::Sha256);
+        let end = End { id, size: number, digest, spent: None };
+        match kind % 12 {
+            0 => Event::Kept(Kept { id, at: number }),
+            1 => Event::Stored(done(&end)),
+            2 => Event::Opened(file(id, number, number / 2)),
+            3 => Event::Opened(file(id, number / 2, number)),
+            4 => {
+                let bytes = vec![b'x'; number as usize];
+                self.whole_bytes += bytes.len();
+                Event::Whole { file: file(id, 1, number + 1), bytes, digest, spent: None }
+            }
+            5 => Event::Whole { file: file(id, 0, number), bytes: vec![1], digest, spent: None },
+            6 => Event::Digest { id, digest, spent: None },
+            7 => Event::Held(held(id, number)),
+            8 => Event::Info(info(id, number)),
+            9 => Event::Entries(entries(id, number)),
+            10 => Event::Ok(Okay { id, durability: Some(Durability::None) }),
+            _ => {
+                if let Some(put @ Put::Open { .. }) = self.puts.get_mut(&id) {
+                    *put = Put::Closed;
+                }
+                Event::Refused { id, refusal: Code::StorageFailed.into() }
+            }
+        }
+    }
+}
+
+fn digest(algorithm: Algorithm) -> Digest {
+    Digest { algorithm, bytes: [0; 32] }
+}
+
+fn time() -> FileTime {
+    FileTime::nearest(1, 0)
+}
+
+fn done(end: &End) -> Done {
+    Done {
+        id: end.id,
+        size: end.size,
+        digest: end.digest,
+        durability: Durability::Full,
+        version: Some(Version::of_hash(&[0; 32])),
+        mtime: Some(time()),
+        mode: Some(Mode::new(0o644)),
+        replayed: None,
+        spent: None,
+    }
+}
+
+fn file(id: RequestId, at: u64, size: u64) -> File {
+    let version = Version::of_hash(&[0; 32]);
+    File { id, size, at, version, mtime: time(), mode: Mode::new(0o644) }
+}
+
+fn held(id: RequestId, how: u64) -> Held {
+    match how {
+        0 => Held { id, state: HeldState::Nothing, ranges: Vec::new(), digest: None },
+        _ => Held {
+            id,
+            state: HeldState::Partial,
+            ranges: vec![(0, how)],
+            digest: Some(digest(Algorithm::Sha256)),
+        },
+    }
+}
+
+fn info(id: RequestId, how: u64) -> Info {
+    let kind = if how.is_multiple_of(2) { Kind::File } else { Kind::Directory };
+    Info { id, kind, size: how, mtime: time(), mode: Mode::new(0o755), version: None, digest: None }
+}
+
+fn entries(id: RequestId, how: u64) -> Entries {
+    let entry = |number: u64| Entry {
+        name: Name::parse(format!("d/{number}").as_bytes()).unwrap(),
+        kind: Kind::File,
+        size: number,
+        mtime: time(),
+        mode: Mode::new(0o644),
+    };
+    Entries { id, entries: (0..how % 8).map(entry).collect(), unread: Vec::new() }
+}
