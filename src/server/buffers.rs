@@ -10,10 +10,15 @@ pub(super) const BUFFER_BYTES: usize = 256 * 1024;
 /// All buffers together: this, and not the number of clients, bounds the memory for bodies.
 pub(super) const BUFFERS: usize = 96;
 
+/// Clients whose disks hang that leave buffers to the others, also where all of them are at one of
+/// several selectors.
+const HANGING_CLIENTS: usize = 4;
+
 /// Hands out buffers as long as there are some.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
     shared: Arc<Mutex<Shared>>,
+    share: usize,
 }
 
 #[derive(Debug)]
@@ -40,7 +45,13 @@ pub(super) struct Piece {
 impl Pool {
     pub(super) fn new(buffers: usize) -> Self {
         let shared = Shared { free: Vec::with_capacity(buffers), unmade: buffers };
-        Self { shared: Arc::new(Mutex::new(shared)) }
+        let share = (buffers.saturating_sub(1) / HANGING_CLIENTS).max(1);
+        Self { shared: Arc::new(Mutex::new(shared)), share }
+    }
+
+    /// Buffers that one connection may have out.
+    pub(super) fn share(&self) -> usize {
+        self.share
     }
 
     /// A buffer, unless all are out.
@@ -100,6 +111,7 @@ impl Deref for Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::token::SELECTORS_MAX;
 
     #[test]
     fn a_pool_gives_no_more_than_it_has_and_gets_back_what_jobs_drop() {
@@ -113,5 +125,13 @@ mod tests {
         assert_eq!(&*piece, [0; 3]);
         drop((piece, second));
         assert_eq!(pool.available(), 2);
+    }
+
+    #[test]
+    fn some_clients_whose_disks_hang_do_not_get_all_of_a_pool_however_many_there_are() {
+        for selectors in 1..=SELECTORS_MAX {
+            let buffers = BUFFERS / selectors;
+            assert!(HANGING_CLIENTS * Pool::new(buffers).share() < buffers, "{selectors}");
+        }
     }
 }

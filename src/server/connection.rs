@@ -19,7 +19,7 @@ use super::storage::{Claim, Job, Lane, Outcome, SendEnd};
 const UNSTORED_BYTES: usize = 2 * 1024 * 1024;
 
 /// Buffers of the pool that one connection may have with storage: a byte in a part of its own takes
-/// a whole one.
+/// a whole one. Fewer where a pool is small.
 const LENT_BUFFERS: usize = 8;
 
 /// How much is read when lines are expected: they are short, and a body that follows is read into
@@ -232,7 +232,9 @@ impl Connection {
         now: Time,
     ) -> Moved {
         self.lent.retain(|buffer| buffer.strong_count() > 0);
-        if self.unstored_bytes >= UNSTORED_BYTES || self.lent.len() >= LENT_BUFFERS {
+        if self.unstored_bytes >= UNSTORED_BYTES
+            || self.lent.len() >= LENT_BUFFERS.min(pool.share())
+        {
             return Moved::Nothing;
         }
         let limit = match self.machine.reads() {

@@ -144,7 +144,7 @@ fn a_server_that_stops_ends_what_runs_on_every_selector() {
 #[test]
 fn what_does_not_end_in_the_drain_time_is_cut_on_every_selector() {
     let world = World::new();
-    let mut server = two(&world, &["--drain-timeout", "300ms"]);
+    let mut server = two(&world, &["--drain-timeout", "2s"]);
     let mut talks = one_on_each(&server);
     for (number, talk) in talks.iter_mut().enumerate() {
         talk.say(json!({"put": {
@@ -153,10 +153,12 @@ fn what_does_not_end_in_the_drain_time_is_cut_on_every_selector() {
         }}));
         assert!(talk.is_answered(2));
     }
+    let began = Instant::now();
     server.signal("-TERM");
     for talk in &mut talks {
         assert_eq!(talk.code(), "shutting_down");
     }
+    assert!(began.elapsed() < Duration::from_secs(4), "the one was stopped after the other");
     drop(talks);
     until("it is over", || server.child.try_wait().unwrap().is_some());
     assert!(server.child.wait().unwrap().success(), "{}", server.log());

@@ -70,11 +70,11 @@ impl<D: Disk> Store<D> {
         self.reserved.reserve(committed.inode);
         match resolved {
             // It is judged by the directory that has the name now.
-            Resolved::Before => {
+            Resolved::Before if is_of_names(refusal.code) => {
                 ground.last = None;
                 self.take_name(private, committed, committing, ground)
             }
-            Resolved::Now => Err(refusal),
+            Resolved::Before | Resolved::Now => Err(refusal),
         }
     }
 
@@ -169,4 +169,19 @@ impl<D: Disk> Store<D> {
         committing.made(&directory);
         Ok(directory)
     }
+}
+
+/// Whether a refusal follows from what names stand for now, and not from the disk.
+fn is_of_names(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NotFound
+            | Code::NotADirectory
+            | Code::IsDirectory
+            | Code::NotAFile
+            | Code::Exists
+            | Code::VersionMismatch
+            | Code::OutsideRoot
+            | Code::OtherFilesystem
+    )
 }
