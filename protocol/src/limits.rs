@@ -18,8 +18,9 @@ pub const PART_BYTES: u64 = 1024 * 1024;
 pub const REQUESTS: usize = 4_096;
 
 /// Files of gets that one connection has open at a server; the others wait their turn. Enough to
-/// have the next one ready, and nothing beside the descriptors that there are.
-pub const GETS_OPEN: usize = 4;
+/// have the next one ready, and for small ones to be answered several in one go; no more, because
+/// each holds a descriptor beside those that there are.
+pub const GETS_OPEN: usize = 8;
 
 /// Bytes of a file that storage may hand over whole when it is opened: below this the steps between
 /// opening a file and closing it cost more than its bytes.
