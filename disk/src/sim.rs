@@ -38,6 +38,9 @@ pub(crate) enum Fault {
     Full,
 }
 
+/// What another process does.
+type Act = Box<dyn FnOnce(&Sim) + Send>;
+
 struct World {
     /// By a number of their own, which is never used twice.
     nodes: BTreeMap<u64, Node>,
@@ -51,7 +54,7 @@ struct World {
     ignored: Option<fn(&str) -> bool>,
     log: Vec<String>,
     /// What another process does right before the call that the log will show so.
-    intruder: Option<(&'static str, Box<dyn FnOnce(&Sim) + Send>)>,
+    intruder: Option<(&'static str, Act)>,
     /// What happened to directories and is not durable.
     pending: Vec<Change>,
     /// The entries that are.
