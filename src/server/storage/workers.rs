@@ -4,8 +4,8 @@
 //! hold two workers and no more, whatever its disk does. Knows nothing of what a job does.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
 
 use super::Job;
 use crate::server::buffers::BUFFER_BYTES;
@@ -86,14 +86,16 @@ impl Strand {
 }
 
 /// The line of strands that have something to do.
+#[derive(Default)]
 pub(super) struct Line {
     ready: Mutex<Ready>,
-    wake: Condvar,
 }
 
 #[derive(Default)]
 struct Ready {
     strands: VecDeque<Arc<Strand>>,
+    /// Workers with nothing to do. The one that came last is woken first: what it works with is still in a cache.
+    idle: Vec<Thread>,
     closed: bool,
 }
 
@@ -105,7 +107,7 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn start() -> std::io::Result<Self> {
-        let line = Arc::new(Line { ready: Mutex::default(), wake: Condvar::new() });
+        let line = Arc::new(Line::default());
         let threads = (0..WORKERS)
             .map(|number| {
                 let line = Arc::clone(&line);
@@ -123,8 +125,7 @@ impl Workers {
 
     /// Does what stands in line, and ends.
     pub(super) fn finish(self) {
-        lock(&self.line.ready).closed = true;
-        self.line.wake.notify_all();
+        self.line.close();
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a worker ended by a fault in the program");
@@ -146,8 +147,19 @@ impl Line {
     }
 
     fn stand(&self, strand: Arc<Strand>) {
-        lock(&self.ready).strands.push_back(strand);
-        self.wake.notify_one();
+        let mut ready = lock(&self.ready);
+        ready.strands.push_back(strand);
+        let worker = ready.idle.pop();
+        drop(ready);
+        if let Some(worker) = worker {
+            worker.unpark();
+        }
+    }
+
+    fn close(&self) {
+        let mut ready = lock(&self.ready);
+        ready.closed = true;
+        ready.idle.drain(..).for_each(|worker| worker.unpark());
     }
 
     fn work(&self) {
@@ -178,15 +190,20 @@ impl Line {
     }
 
     fn next(&self) -> Option<Arc<Strand>> {
-        let mut ready = lock(&self.ready);
+        let this = std::thread::current();
         loop {
+            let mut ready = lock(&self.ready);
+            // It stands there still if it was not woken for a strand.
+            ready.idle.retain(|worker| worker.id() != this.id());
             if let Some(strand) = ready.strands.pop_front() {
                 return Some(strand);
             }
             if ready.closed {
                 return None;
             }
-            ready = self.wake.wait(ready).unwrap_or_else(PoisonError::into_inner);
+            ready.idle.push(this.clone());
+            drop(ready);
+            std::thread::park();
         }
     }
 }
