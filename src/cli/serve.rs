@@ -57,10 +57,10 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
 
-    /// Threads that wait for sockets, besides those that wait for disks; with --limit-rate there is
-    /// one [default: one for every four cores, at most 4]
-    #[arg(long, value_name = "N", value_parser = threads)]
-    threads: Option<usize>,
+    /// Threads that wait for sockets, besides those that wait for disks. One keeps two cores busy; where there
+    /// are many, more may pay. With --limit-rate there is one
+    #[arg(long, value_name = "N", value_parser = threads, default_value = "1")]
+    threads: usize,
 
     /// Move no more than so many bytes a second, such as 10M, over all connections together; each
     /// gets its share
@@ -188,7 +188,7 @@ impl Serve {
             size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
             free_min_bytes: self.min_free.bytes(),
             connections_max: self.max_connections.max(1),
-            threads: self.threads.unwrap_or_else(threads_of_this_machine),
+            threads: self.threads,
             limit_rate: self.limit_rate,
             header_timeout: self.header_timeout,
             idle_timeout: self.idle_timeout,
@@ -219,16 +219,6 @@ impl Descriptors {
             }
         }
     }
-}
-
-/// With small puts a third of the server's work is the selector's, with small questions a half
-/// (measured by `benches/load`): one keeps some cores busy before it has no time left.
-fn threads_of_this_machine() -> usize {
-    const CORES_EACH: usize = 4;
-    // More has not been measured.
-    const MOST: usize = 4;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / CORES_EACH).clamp(1, MOST)
 }
 
 fn threads(word: &str) -> Result<usize, String> {
