@@ -115,8 +115,8 @@ impl Link {
         socket.set_write_timeout(Some(LOOK))?;
         let started = Instant::now();
         let mut hello = Vec::new();
-        let machine =
-            Machine::new(concat!("ftx/", env!("CARGO_PKG_VERSION")), &mut hello, Time::default());
+        let agent = concat!("ftx/", env!("CARGO_PKG_VERSION"));
+        let machine = Machine::new(agent, None, &mut hello, Time::default());
         let ended = AtomicBool::new(false);
         let (interrupt, pace) = (client.interrupt.clone(), client.pace.clone());
         let link = Self { socket, machine: Mutex::new(machine), started, ended, interrupt, pace };

@@ -96,7 +96,7 @@ enum Given {
 impl Talk {
     fn new() -> Self {
         let mut out = Vec::new();
-        let client = Client::new("fuzz", &mut out, Time(0));
+        let client = Client::new("fuzz", None, &mut out, Time(0));
         let (asked, stage) = (BTreeMap::new(), Stage::Greet);
         Self { client, now: Time(0), asked, body: None, out, stage }
     }

@@ -28,6 +28,7 @@ use crate::message::{
     ServerMessage, Stat, Welcome,
 };
 use crate::name::Name;
+use crate::token::Token;
 
 /// What the server said, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,12 +204,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// A new connection. Appends `hello`; requests may follow at once.
-    pub fn new(agent: &str, out: &mut Vec<u8>, now: Time) -> Self {
-        line::write(
-            &ClientMessage::Hello(Hello { ftx: FTX_VERSION, agent: agent.to_owned() }),
-            out,
-        );
+    /// A new connection. Appends `hello`; requests may follow at once. A token may be given only if
+    /// what is appended goes through TLS, to a server that is known to be the right one.
+    pub fn new(agent: &str, token: Option<Token>, out: &mut Vec<u8>, now: Time) -> Self {
+        let hello = Hello { ftx: FTX_VERSION, agent: agent.to_owned(), token };
+        line::write(&ClientMessage::Hello(hello), out);
         Self {
             stage: Stage::Greet,
             inbound: Inbound::Line,

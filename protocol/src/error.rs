@@ -146,6 +146,18 @@ codes! {
     TooLarge = "too_large", Request, No;
     /// The server only reads.
     ReadOnly = "read_only", Request, No;
+    /// This server is spoken to inside TLS only. Nothing was read. The connection is closed.
+    TlsRequired = "tls_required", Request, No;
+    /// This server wants a token, and none came. Log in with `ftx login`. The connection is closed.
+    LoginRequired = "login_required", Request, No;
+    /// The server does not know this token: it is wrong, or was removed. The connection is closed.
+    LoginFailed = "login_failed", Request, No;
+    /// The token's time is over. Ask for a new one.
+    Expired = "expired", Request, No;
+    /// The token, or whoever comes without one, may not do this.
+    Denied = "denied", Request, No;
+    /// The token's share of bytes, or of unfinished uploads, is used up.
+    Quota = "quota", Request, No;
     /// The server cannot give the durability that was asked for. Ask for less with `--durability`.
     DurabilityUnavailable = "durability_unavailable", Request, No;
     /// The server does not have this digest algorithm.

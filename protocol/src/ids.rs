@@ -74,6 +74,44 @@ impl<'de> Deserialize<'de> for TransferId {
     }
 }
 
+/// Who began a transfer: the id of a token, 16 small hexadecimal digits. It is no secret, and
+/// nobody is let in by it; it is random, so that a new token of an old name is another owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner(pub [u8; 8]);
+
+/// The text is not an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("an owner is 16 small hexadecimal digits")]
+pub struct OwnerError;
+
+impl FromStr for Owner {
+    type Err = OwnerError;
+
+    fn from_str(text: &str) -> Result<Self, OwnerError> {
+        let bytes = HEXLOWER.decode(text.as_bytes()).map_err(|_| OwnerError)?;
+        Ok(Self(bytes.try_into().map_err(|_| OwnerError)?))
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Owner {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
 /// The server's word for what a name held at one moment. Equal versions mean equal bytes;
 /// different versions say nothing. One to [`VERSION_BYTES`] visible ASCII characters; what they
 /// are made of is the server's business.
@@ -135,6 +173,16 @@ mod tests {
         assert_eq!(id.hex().parse(), Ok(id));
         assert!("00112233445566778899AABBCCDDEEFF".parse::<TransferId>().is_err());
         assert!("0011".parse::<TransferId>().is_err());
+    }
+
+    #[test]
+    fn an_owner_is_its_digits() {
+        let owner: Owner = serde_json::from_str("\"00112233445566ff\"").unwrap();
+        assert_eq!(owner.to_string(), "00112233445566ff");
+        assert_eq!(serde_json::to_string(&owner).unwrap(), "\"00112233445566ff\"");
+        for bad in ["", "00112233445566FF", "00112233445566f", "00112233445566ff00"] {
+            assert_eq!(bad.parse::<Owner>(), Err(OwnerError), "{bad}");
+        }
     }
 
     #[test]

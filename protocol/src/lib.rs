@@ -18,11 +18,13 @@ pub mod line;
 pub mod message;
 pub mod name;
 pub mod server;
+pub mod token;
 
 pub use clock::Time;
 pub use digest::{Algorithm, Digest};
 pub use error::{Code, Fault, Refusal, Retry};
 pub use escape::Escaped;
 pub use file::{Condition, Depth, Durability, FileTime, Kind, Mode, Parents, Replay};
-pub use ids::{RequestId, TransferId, Version};
+pub use ids::{Owner, RequestId, TransferId, Version};
 pub use name::{Name, NameError};
+pub use token::{Token, TokenError};

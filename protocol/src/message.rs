@@ -9,6 +9,7 @@ use crate::file::{Condition, Depth, Durability, FileTime, Kind, Mode, Parents, R
 use crate::ids::{RequestId, TransferId, Version};
 use crate::limits;
 use crate::name::Name;
+use crate::token::Token;
 
 /// The version of the protocol that this crate speaks.
 pub const FTX_VERSION: u64 = 1;
@@ -88,6 +89,9 @@ pub struct Hello {
     /// The client program, for the server's log.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub agent: String,
+    /// Who the client is, if it wants to say so. Inside TLS only (rule 14.4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
 }
 
 /// See [`ClientMessage::Put`].
@@ -453,6 +457,9 @@ pub struct Done {
     /// There when the file had been acknowledged, or renamed, before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replayed: Option<Replay>,
+    /// The name that the file has, if it is another one than the put has (rule 14.9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
     /// Where the server's time went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent: Option<Spent>,

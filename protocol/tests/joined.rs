@@ -601,7 +601,7 @@ fn no_bytes_whatever_make_a_machine_panic() {
         assert!(driven.machine.closed().is_some());
         // The same bytes as if a server had said them.
         let mut out = Vec::new();
-        let mut client = Client::new("", &mut out, Time(0));
+        let mut client = Client::new("", None, &mut out, Time(0));
         client.ping(&mut out, Time(0));
         let _ = client.receive(&bytes, Time(0));
     }
@@ -662,7 +662,7 @@ fn a_client_believes_no_lie() {
         ("{\"kept\":{\"id\":1,\"at\":8388608}}\n".to_owned(), None),
     ] {
         let mut out = Vec::new();
-        let mut client = Client::new("", &mut out, Time(0));
+        let mut client = Client::new("", None, &mut out, Time(0));
         let put = client.put(put_request(0), &mut out, Time(0));
         client.data(put, 5, &mut out);
         client.end(put, 5, hello, &mut out);
@@ -690,7 +690,7 @@ fn a_client_believes_no_lie() {
     }
     // A promise of bytes that were not sent.
     let mut out = Vec::new();
-    let mut client = Client::new("", &mut out, Time(0));
+    let mut client = Client::new("", None, &mut out, Time(0));
     let put = client.put(put_request(0), &mut out, Time(0));
     client.data(put, 5, &mut out);
     let lie = WELCOME.to_owned() + "{\"kept\":{\"id\":1,\"at\":6}}\n";
@@ -703,7 +703,7 @@ fn a_client_believes_no_lie() {
 #[test]
 fn a_client_waits_half_a_minute_for_a_silent_server_and_only_if_it_owes() {
     let mut out = Vec::new();
-    let mut client = Client::new("", &mut out, Time(0));
+    let mut client = Client::new("", None, &mut out, Time(0));
     client.receive(WELCOME.as_bytes(), Time(5)).unwrap();
     assert_eq!(client.deadline(), None);
     client.ping(&mut out, Time(1_000_000));
@@ -717,7 +717,7 @@ fn a_client_waits_half_a_minute_for_a_silent_server_and_only_if_it_owes() {
 #[test]
 fn a_refusal_that_crosses_the_body_reaches_the_client_and_nothing_more_is_sent() {
     let mut out = Vec::new();
-    let mut client = Client::new("", &mut out, Time(0));
+    let mut client = Client::new("", None, &mut out, Time(0));
     let put = client.put(put_request(0), &mut out, Time(0));
     assert_eq!(client.window_bytes(put), limits::UNKEPT_BYTES);
     let refusal = WELCOME.to_owned() + "{\"error\":{\"id\":1,\"code\":\"no_space\"}}\n";
@@ -736,7 +736,7 @@ fn a_refusal_that_crosses_the_body_reaches_the_client_and_nothing_more_is_sent()
 fn both_machines_understand_each_other_in_every_operation() {
     let mut driven = Driven::new();
     let mut out = Vec::new();
-    let mut client = Client::new("joined", &mut out, Time(0));
+    let mut client = Client::new("joined", None, &mut out, Time(0));
     let put = client.put(put_request(0), &mut out, Time(0));
     client.data(put, 5, &mut out);
     out.extend_from_slice(b"hello");
@@ -878,7 +878,7 @@ fn a_client_believes_no_listing_of_another_place() {
         (None, Depth::All, "", false),
     ] {
         let mut out = Vec::new();
-        let mut client = Client::new("t", &mut out, Time(0));
+        let mut client = Client::new("t", None, &mut out, Time(0));
         let listed = listed.map(|listed| Name::parse(listed.as_bytes()).unwrap());
         let list = List { id: RequestId(0), name: listed, depth, need: Vec::new() };
         let id = client.list(list, &mut out, Time(0)).0;

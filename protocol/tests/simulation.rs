@@ -81,6 +81,7 @@ struct Storage {
 impl Storage {
     fn carry_out(&mut self, line: usize, command: Command, input: &[u8], random: &mut Random) {
         match command {
+            Command::Login(_) => {}
             Command::Begin(put) => self.begin(line, put, random),
             Command::Write { id, at, bytes } => {
                 let Some(transfer) = self.puts.get(&(line, id)) else { return };
@@ -182,6 +183,7 @@ impl Storage {
             mtime: None,
             mode: None,
             replayed,
+            name: None,
             spent: None,
         };
         self.answers.push_back((line, Event::Stored(done)));
@@ -352,7 +354,7 @@ impl World {
             idle_timeout: Duration::from_secs(60),
         };
         let mut out = Vec::new();
-        let mut client = Client::new("sim", &mut out, self.now);
+        let mut client = Client::new("sim", None, &mut out, self.now);
         let mut put = None;
         let mut sent = 0;
         match &mut self.goals[who] {

@@ -367,6 +367,7 @@ impl Connection {
         let mut jobs = Vec::new();
         while let Some(command) = self.machine.poll_command() {
             jobs.push(match command {
+                Command::Login(_) => continue,
                 Command::Begin(put) => Job::Begin(put),
                 Command::Write { id, bytes, .. } => {
                     let Some(buffer) = input else { continue };

@@ -75,6 +75,7 @@ impl Storage {
     pub(super) fn carry_out(&mut self, command: Command, asked: &Asked, input: usize) {
         assert!(!self.is_hung_up(), "a command behind the last one: {command:?}");
         let question = match command {
+            Command::Login(_) => return,
             Command::Begin(put) => {
                 assert!(asked.knows(put.id));
                 let open = Put::Open { at: put.at, kept: put.at };
@@ -265,6 +266,7 @@ fn done(end: &End) -> Done {
         mtime: Some(time()),
         mode: Some(Mode::new(0o644)),
         replayed: None,
+        name: None,
         spent: None,
     }
 }

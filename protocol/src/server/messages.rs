@@ -46,6 +46,7 @@ impl Server {
             limits: self.settings.limits.clone(),
         };
         self.turn(Turn::Hello, Stage::Talk);
+        self.busy.commands.push_back(Command::Login(hello.token));
         self.say(&ServerMessage::Welcome(welcome), now);
     }
 

@@ -231,7 +231,15 @@ impl Server {
         self.linger(Reason::Failed(code), now);
     }
 
-    /// What storage should do next, until there is nothing.
+    /// Ends the connection because the client is not admitted. To be called when
+    /// [`Command::Login`] was polled, and before anything else is: of what the client sent behind
+    /// `hello` nothing is carried out and nothing answered, whatever it was. The error comes in the
+    /// place of `welcome`.
+    pub fn refuse_login(&mut self, refusal: Refusal, now: Time) {
+        self.fail(refusal, now);
+    }
+
+    /// What the driver should do next, until there is nothing.
     pub fn poll_command(&mut self) -> Option<Command> {
         if self.busy.commands.is_empty() {
             self.busy.rest();

@@ -9,6 +9,7 @@ use crate::ids::RequestId;
 use crate::limits::{ENTRIES_AHEAD, REQUEST_BYTES};
 use crate::message::{Change, End, Entries, Get, List, Okay, Spent, Stat};
 use crate::name::Name;
+use crate::token::Token;
 
 /// A request without its final reply.
 #[derive(Debug)]
@@ -159,6 +160,12 @@ impl Request {
 /// What storage is asked to do. Ids are those of the requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
+    /// Find out who the client is: whose token this is, or what is allowed without one. The first
+    /// command of a connection, and its only one of this kind. The driver carries it out before it
+    /// polls the next command: those behind it are on the word of this token. Where it is not
+    /// admitted the driver calls [`super::Server::refuse_login`] at once, and of what came behind
+    /// `hello` nothing is left.
+    Login(Option<Token>),
     /// Begin, or go on with, a put.
     Begin(crate::message::Put),
     /// Take bytes of the body of a put, in order.
@@ -196,6 +203,28 @@ pub enum Command {
     Close(RequestId),
     /// The connection is over for storage: suspend and close everything of it.
     HangUp,
+}
+
+impl Command {
+    /// The request that it is part of: none for what is about the whole connection.
+    pub fn id(&self) -> Option<RequestId> {
+        match self {
+            Self::Login(_) | Self::HangUp => None,
+            Self::Begin(put) => Some(put.id),
+            Self::Write { id, .. }
+            | Self::Discard(id)
+            | Self::Suspend(id)
+            | Self::More(id)
+            | Self::Digest(id)
+            | Self::Close(id) => Some(*id),
+            Self::Finish(end) => Some(end.id),
+            Self::Resume(resume) => Some(resume.id),
+            Self::Stat(stat) | Self::Sum(stat) => Some(stat.id),
+            Self::List(list) => Some(list.id),
+            Self::Change(change) => Some(change.id()),
+            Self::Open(get) => Some(get.id),
+        }
+    }
 }
 
 /// What storage answers.

@@ -52,6 +52,7 @@ impl Storage {
 
     fn one(&mut self, command: Command, input: &[u8]) -> Option<Event> {
         match command {
+            Command::Login(_) => None,
             Command::Begin(put) => {
                 assert!(self.puts.insert(put.id, (put, Vec::new())).is_none());
                 None
@@ -152,6 +153,7 @@ impl Storage {
             mtime: None,
             mode: None,
             replayed: None,
+            name: None,
             spent: None,
         })
     }

@@ -351,6 +351,7 @@ impl Bench {
                     mtime: stored.modified,
                     mode: stored.mode,
                     replayed: stored.replayed,
+                    name: None,
                     spent: course.is_worth_telling().then_some(spent),
                 })
             }
