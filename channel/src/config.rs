@@ -1,0 +1,59 @@
+//! How both sides speak TLS: version 1.3 and no other, `ftx/1` inside it, and nothing that outlives
+//! a connection.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::NoServerSessionStorage;
+use rustls::{ClientConfig, ServerConfig, version};
+
+use crate::error::TlsError;
+use crate::identity::Identity;
+use crate::trust::{Sight, Trust, Verifier};
+
+/// What is spoken inside, as ALPN has it.
+pub(crate) const ALPN: &[u8] = b"ftx/1";
+
+/// The suites of TLS 1.3, the fastest on a processor with AES first.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    use ring::cipher_suite::{
+        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+    };
+    let cipher_suites =
+        vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    Arc::new(CryptoProvider { cipher_suites, ..ring::default_provider() })
+}
+
+/// For a server that shows `identity`. A client that names no protocol is served, one that names
+/// only others is refused.
+///
+/// There are no tickets and no early data: a connection is made once for a command or a tree, a
+/// ticket costs memory and a message on each, and what is sent early can be sent twice by others.
+pub fn server_config(identity: &Arc<Identity>) -> Result<Arc<ServerConfig>, TlsError> {
+    let identity = Arc::clone(identity);
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(identity);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// For a client that takes a server by `trust`, and tells through `sight` what it saw.
+pub fn client_config(trust: Trust, sight: &Sight) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = provider();
+    let verifier = Verifier::new(trust, sight.clone(), &provider)?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    Ok(Arc::new(config))
+}
