@@ -12,8 +12,10 @@
 //!   rate        how fast all connections together may move bytes
 //!   buffers     the one pool of memory for bodies
 //!   storage     jobs in, outcomes out; the only part that knows files, and that may wait
+//!   access      who may do what: policies of addresses, tokens, the one decision
 //! ```
 
+pub mod access;
 mod buffers;
 mod connection;
 mod front;

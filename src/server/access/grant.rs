@@ -1,0 +1,93 @@
+//! What was granted: it travels with a job, and is asked once more where the job takes effect.
+
+use std::sync::Arc;
+
+use ftx_protocol::ids::Owner;
+use ftx_protocol::{Code, Condition, Name, Refusal};
+
+use super::principal::{Member, gone};
+use super::rights::Rights;
+use super::tokens::{Known, Tokens};
+use super::usage::Share;
+
+/// Which name a put takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Naming {
+    /// The one that it has.
+    AsAsked,
+    /// That one, or where something has it, one with a number.
+    Numbered,
+}
+
+/// What was granted. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::server) struct Grant {
+    /// When the name may be taken, in place of what the request says.
+    pub(in crate::server) condition: Option<Condition>,
+    /// The directory that it is held to.
+    pub(in crate::server) within: Option<Name>,
+    /// Whose the transfer is; nobody's without a token.
+    pub(in crate::server) owner: Option<Owner>,
+    /// Which name a put takes.
+    pub(in crate::server) naming: Naming,
+    /// The share that a put counts for; without a token there is none.
+    pub(in crate::server) share: Option<Share>,
+    /// Whether it still holds.
+    pub(in crate::server) lease: Lease,
+}
+
+impl Grant {
+    /// Of somebody without a token: as asked, for ever.
+    pub(super) fn of_anybody() -> Self {
+        Self {
+            condition: None,
+            within: None,
+            owner: None,
+            naming: Naming::AsAsked,
+            share: None,
+            lease: Lease::Always,
+        }
+    }
+}
+
+/// Whether what was granted still holds: a token may be taken back while a body is under way.
+#[derive(Debug, Clone)]
+pub(in crate::server) enum Lease {
+    /// It was granted without a token.
+    Always,
+    /// As long as the token allows it.
+    Token {
+        tokens: Arc<Tokens>,
+        /// The token, as it was when it was granted.
+        known: Arc<Known>,
+        generation: u64,
+        /// The rights by which it was granted.
+        needs: Rights,
+    },
+}
+
+impl Lease {
+    pub(super) fn of(member: &Member, needs: Rights) -> Self {
+        Self::Token {
+            tokens: Arc::clone(&member.tokens),
+            known: Arc::clone(&member.known),
+            generation: member.generation,
+            needs,
+        }
+    }
+
+    /// Asks again. Cheap where nothing has changed: no lock, no system call.
+    pub(in crate::server) fn check(&self) -> Result<(), Refusal> {
+        let Self::Token { tokens, known, generation, needs } = self else { return Ok(()) };
+        let now = tokens.now();
+        if tokens.generation() == *generation {
+            return known.check_time(now);
+        }
+        let current = tokens.find(known.id).ok_or_else(gone)?;
+        current.check_time(now)?;
+        match current.rights.has_all(*needs) && current.under == known.under {
+            true => Ok(()),
+            false => Err(Refusal::new(Code::Denied, "the token does not allow this any more")),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Who may do what.
+//!
+//! ```text
+//!   policy      what an address allows; the gate: a token, or none, to a principal
+//!   principal   who somebody is
+//!   rights      the words of what may be done
+//!   operation   the one decision: a principal and an operation to a grant or a refusal
+//!   grant       what was granted, and whether it still holds
+//!   tokens      the tokens that the server knows now, and the thread that looks at their file
+//!   file        that file, also for ftx token
+//!   usage       how much of its share a token has used
+//!   clock       the time by which tokens expire
+//! ```
+//!
+//! Touches no socket, and no file but its own, in the state directory. Decisions are made from
+//! names and rights alone, never from what there is on the disk.
+
+mod clock;
+mod file;
+mod grant;
+mod operation;
+mod policy;
+mod principal;
+mod rights;
+mod tokens;
+mod usage;
+
+pub use file::{Line, TokenName, TokensError, TokensFile};
+pub(super) use grant::{Grant, Lease, Naming};
+pub(super) use operation::{Operation, authorize};
+pub use policy::{Exposed, Loopback, Policy, PolicyOptions, Transport, WithoutToken};
+pub(super) use policy::{Channel, Gate};
+pub(super) use principal::{Principal, Who};
+pub use rights::{Right, Rights, RightsError};
+pub(super) use tokens::{Tokens, Watch};
+pub(super) use usage::{Reservation, Share};

@@ -1,0 +1,91 @@
+//! Who somebody is.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ftx_protocol::{Code, Refusal};
+
+use super::rights::Rights;
+use super::tokens::{Known, Tokens};
+
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub(in crate::server) enum Principal {
+    /// Nobody yet, or after a login that failed: nothing.
+    Nobody,
+    /// No token, on an address that only this machine reaches: everything.
+    Local,
+    /// No token, where the server was told to serve such.
+    Public(Rights),
+    /// Who has a token.
+    Token(Member),
+}
+
+/// Somebody with a token, and what the tokens file says of it.
+#[derive(Debug)]
+pub(in crate::server) struct Member {
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) known: Arc<Known>,
+    /// When that was what the file says.
+    pub(super) generation: u64,
+}
+
+impl Member {
+    /// What the token allows now.
+    pub(super) fn renew(&mut self, now: SystemTime) -> Result<&Known, Refusal> {
+        let generation = self.tokens.generation();
+        if generation != self.generation {
+            self.known = self.tokens.find(self.known.id).ok_or_else(gone)?;
+            self.generation = generation;
+        }
+        self.known.check_time(now)?;
+        Ok(&self.known)
+    }
+}
+
+/// The refusal of what a token may not do because it is not known any more.
+pub(super) fn gone() -> Refusal {
+    Refusal::new(Code::Denied, "the token was taken back")
+}
+
+/// Somebody's name, for the log.
+#[derive(Debug, Clone)]
+pub(in crate::server) enum Who {
+    Nobody,
+    Local,
+    Public,
+    Token(Arc<Known>),
+}
+
+impl Principal {
+    pub(in crate::server) fn who(&self) -> Who {
+        match self {
+            Self::Nobody => Who::Nobody,
+            Self::Local => Who::Local,
+            Self::Public(_) => Who::Public,
+            Self::Token(member) => Who::Token(Arc::clone(&member.known)),
+        }
+    }
+}
+
+impl Who {
+    /// The first digits of the token's id: names can be used again, ids are not.
+    pub(in crate::server) fn token(&self) -> Option<String> {
+        match self {
+            Self::Nobody | Self::Local | Self::Public => None,
+            Self::Token(known) => Some(known.id.to_string().chars().take(8).collect()),
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("nobody"),
+            Self::Local => f.write_str("local"),
+            Self::Public => f.write_str("public"),
+            Self::Token(known) => known.name.fmt(f),
+        }
+    }
+}
