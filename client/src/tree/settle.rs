@@ -108,7 +108,7 @@ fn settle(store: &Store<Native>, mut group: Vec<Item>) -> Vec<Answer> {
                 round.push(Step::Put(*finished));
             }
             (Item::Change(change), _) => {
-                round.push(Step::Change(change.clone()));
+                round.push(Step::Change { change: change.clone(), within: None });
                 told.push(Told::Change(change));
             }
             (Item::Keep(checkpoint), _) => {

@@ -11,7 +11,7 @@ use ftx_protocol::{
 };
 use rustix::io::Errno;
 
-use super::{Access, Change, Memory, Options, Put, Settled, Step, Store, Swept};
+use super::{Access, Change, Memory, Naming, Options, Put, Settled, Step, Store, Swept};
 use crate::hash::Running;
 use crate::sim::{Fault, Sim};
 
@@ -129,6 +129,9 @@ fn step(
                 durability,
                 modified: None,
                 mode: None,
+                owner: None,
+                within: None,
+                naming: Naming::AsAsked,
             };
             let mut upload = store.begin(put)?;
             if let Err(refusal) = upload.write(bytes) {
@@ -152,7 +155,7 @@ fn step(
         Remove(path, depth) => Change::Remove { name: name(path), depth: *depth, durability },
         Loose(ask) => return step(store, ask, number, Durability::None),
     };
-    Ok(Step::Change(change))
+    Ok(Step::Change { change, within: None })
 }
 
 fn answer(ask: &Ask, result: &Result<Settled, Refusal>, fault: Fault) -> Answer {

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, TryLockError};
 
-use ftx_protocol::{Code, Digest, Durability, Refusal, Replay};
+use ftx_protocol::{Code, Digest, Durability, Name, Refusal, Replay};
 use rustix::io::Errno;
 
 use super::change::{Change, Changed};
@@ -64,7 +64,12 @@ pub enum Step<D: Disk> {
     /// Gives a file that is whole and synced its name.
     Put(Finished<D>),
     /// Changes names.
-    Change(Change),
+    Change {
+        /// How.
+        change: Change,
+        /// The directory that whoever asks for it is held to.
+        within: Option<Name>,
+    },
 }
 
 /// What became of a step.
@@ -275,7 +280,7 @@ impl<D: Disk> Store<D> {
                     .map(Made::File)
                     .map_err(Err)
             }
-            Step::Change(change) => {
+            Step::Change { change, within: _ } => {
                 ground.last = None;
                 let changed = self.change(private, &change, committing).map_err(Err)?;
                 ground.changed.extend(changed.directories.iter().cloned());
@@ -295,7 +300,7 @@ impl<D: Disk> Store<D> {
                     best = best.max(committed.durability);
                     Some(Record::Commit(committed.clone()))
                 }
-                Step::Put(_) | Step::Change(_) => None,
+                Step::Put(_) | Step::Change { .. } => None,
             })
             .collect();
         if records.is_empty() {
@@ -442,5 +447,6 @@ fn stored(committed: &Committed, stat: Option<&Stat>, replayed: Option<Replay>) 
         modified: stat.map(|stat| stat.modified),
         mode: stat.map(|stat| stat.mode),
         replayed,
+        name: None,
     }
 }

@@ -13,7 +13,8 @@ use ftx_protocol::{
 use rustix::io::Errno;
 
 use super::{
-    Access, Completeness, Finished, Memory, Options, Put, Settled, Step, Store, Stored, Upload,
+    Access, Completeness, Finished, Memory, Naming, Options, Put, Settled, Step, Store, Stored,
+    Upload,
 };
 use crate::hash::Running;
 use crate::sim::{Fault, Sim};
@@ -95,6 +96,9 @@ fn put(name: &str, transfer: TransferId, size: usize, at: u64) -> Put {
         durability: Durability::Full,
         modified: None,
         mode: None,
+        owner: None,
+        within: None,
+        naming: Naming::AsAsked,
     }
 }
 
@@ -142,7 +146,7 @@ fn scenario(sim: &Sim, told: &mut Told) -> Option<()> {
     }
     let store = open(sim)?;
     check_kept(&store, told);
-    let at = store.held(&id(2)).at;
+    let at = store.held(&id(2), None).at;
     let big = vec![7; BIG_BYTES];
     let begun = store.begin(put("big", id(2), BIG_BYTES, at));
     let mut upload = attempt_resume(&store, told, begun)?;
@@ -194,7 +198,7 @@ fn attempt_resume(
     told: &mut Told,
     begun: Result<Upload<Sim>, Refusal>,
 ) -> Option<Upload<Sim>> {
-    if begun.is_err() && store.held(&id(2)).at == 0 {
+    if begun.is_err() && store.held(&id(2), None).at == 0 {
         told.kept.remove(&id(2));
     }
     begun.ok()
@@ -238,7 +242,7 @@ fn whole(
 
 fn check_kept(store: &Store<Sim>, told: &Told) {
     for (transfer, at) in &told.kept {
-        let held = store.held(transfer);
+        let held = store.held(transfer, None);
         assert!(held.at >= *at, "{at} was promised, {} is held", held.at);
     }
 }
@@ -269,7 +273,7 @@ fn check(sim: &Sim, told: &Told) -> Result<(), String> {
         }
     }
     for (transfer, at) in &told.kept {
-        let held = store.held(transfer);
+        let held = store.held(transfer, None);
         if held.at < *at
             || held
                 .digest
@@ -297,7 +301,7 @@ fn check_replay(
     answer: Answer,
     found: Option<&[u8]>,
 ) -> Result<(), String> {
-    let held = store.held(&transfer);
+    let held = store.held(&transfer, None);
     if held.complete == Completeness::Partial {
         return Ok(());
     }

@@ -56,7 +56,12 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// When the name leads to nothing, to no directory, out of the root, or to the store's own
     /// files; or the system refuses; or too much is being listed already (`busy`).
-    pub fn list(&self, name: Option<&Name>, depth: Depth) -> Result<Listing<D>, Refusal> {
+    pub fn list(
+        &self,
+        name: Option<&Name>,
+        depth: Depth,
+        _within: Option<&Name>,
+    ) -> Result<Listing<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Name, "opening the directory", error);
         let directory = match name {
             Some(name) => {

@@ -39,8 +39,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ftx_protocol::{
-    Algorithm, Code, Condition, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, Replay,
-    TransferId, Version,
+    Algorithm, Code, Condition, Digest, Durability, FileTime, Kind, Mode, Name, Owner, Refusal,
+    Replay, TransferId, Version,
 };
 use rustix::io::Errno;
 use thiserror::Error;
@@ -165,6 +165,21 @@ pub struct Put {
     pub modified: Option<FileTime>,
     /// Permissions to give it.
     pub mode: Option<Mode>,
+    /// Whose transfer it is: to anybody else it is unknown. `None`: of whoever has no token.
+    pub owner: Option<Owner>,
+    /// The directory that whoever puts it is held to, whatever the symlinks in it say.
+    pub within: Option<Name>,
+    /// What becomes of a name that something has.
+    pub naming: Naming,
+}
+
+/// What becomes of a put whose name something has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// What its condition says.
+    AsAsked,
+    /// It gets a number, as in a drop box: nothing is ever replaced, whatever its condition says.
+    Numbered,
 }
 
 /// How much of a transfer there is.
@@ -205,6 +220,8 @@ pub struct Stored {
     pub mode: Option<Mode>,
     /// There when the put had taken effect before.
     pub replayed: Option<Replay>,
+    /// The name that the file got, where that is another than was asked for.
+    pub name: Option<Name>,
 }
 
 /// What a name stands for.
@@ -272,8 +289,15 @@ impl<D: Disk> Store<D> {
     /// What is held of a transfer. Takes it away from whoever was working on it: an older
     /// [`Upload`] or [`Checkpoint`] of it has no effect from now on. Waits for a checkpoint that
     /// is being journalled. The caller makes sure that no write is in flight.
-    pub fn held(&self, transfer: &TransferId) -> Held {
-        self.transfers.held(transfer)
+    ///
+    /// Of a transfer with another owner nothing is held, and nothing is taken away.
+    pub fn held(&self, transfer: &TransferId, owner: Option<&Owner>) -> Held {
+        self.transfers.held(transfer, owner)
+    }
+
+    /// How many transfers of an owner are begun, not complete, and large enough to be resumed.
+    pub fn partials_of(&self, owner: Option<&Owner>) -> usize {
+        self.transfers.partials_of(owner)
     }
 
     /// The cache of digests.

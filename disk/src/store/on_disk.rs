@@ -12,8 +12,8 @@ use ftx_protocol::{
 
 use super::upload::FinishedBody;
 use super::{
-    Access, Change, Counts, Finished, Listed, Memory, Options, Put, Recovery, Settled, Step, Store,
-    Swept,
+    Access, Change, Counts, Finished, Listed, Memory, Naming, Options, Put, Recovery, Settled,
+    Step, Store, Swept,
 };
 use crate::hash::Running;
 use crate::sys::{FileKind, Native};
@@ -62,7 +62,7 @@ fn removing(path: &str, depth: Depth) -> Change {
 }
 
 fn change(store: &Store<Native>, change: Change) -> Result {
-    match store.commit(vec![Step::Change(change)]).remove(0)? {
+    match store.commit(vec![Step::Change { change, within: None }]).remove(0)? {
         Settled::Changed(durability) => Ok(durability),
         Settled::Stored(_) => panic!("nothing was put"),
     }
@@ -88,6 +88,9 @@ fn staged(store: &Store<Native>, path: &str, bytes: &[u8]) -> Step<Native> {
         durability: Durability::Full,
         modified: Some(FileTime::new(1_764_000_000, 5).unwrap()),
         mode: None,
+        owner: None,
+        within: None,
+        naming: Naming::AsAsked,
     };
     let mut upload = store.begin(put).unwrap();
     upload.write(bytes).unwrap();
@@ -100,7 +103,7 @@ fn staged(store: &Store<Native>, path: &str, bytes: &[u8]) -> Step<Native> {
 
 /// Everything in a list, in order of the names.
 fn listed(store: &Store<Native>, path: Option<&str>, depth: Depth) -> Vec<String> {
-    let listing = store.list(path.map(name).as_ref(), depth).unwrap();
+    let listing = store.list(path.map(name).as_ref(), depth, None).unwrap();
     let mut all: Vec<String> = listing
         .map(|listed| match listed {
             Listed::Entry { name, stat } => format!("{name} {:?}", stat.kind),
@@ -134,7 +137,7 @@ fn a_list_shows_every_kind_and_follows_only_its_own_name() {
     assert_eq!(listed(&store, Some("a"), Depth::One), [below[0], below[2]]);
     let below = ["to-a/b Directory", "to-a/b/f File", "to-a/s Symlink"];
     assert_eq!(listed(&store, Some("to-a"), Depth::All), below);
-    let refused = |path: &str| store.list(Some(&name(path)), Depth::All).err().unwrap().code;
+    let refused = |path: &str| store.list(Some(&name(path)), Depth::All, None).err().unwrap().code;
     assert_eq!(refused("a/b/f"), Code::NotADirectory);
     assert_eq!(refused("a/x"), Code::NotFound);
     assert_eq!(refused("out"), Code::OutsideRoot);
@@ -157,7 +160,7 @@ fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
             }
         }
         for start in ["in", "in/staging", "a/trash", "here/.ftx", ".ftx"] {
-            let refusal = store.list(Some(&name(start)), Depth::All).err().unwrap();
+            let refusal = store.list(Some(&name(start)), Depth::All, None).err().unwrap();
             assert_eq!(refusal.code, Code::ReservedName, "{start}");
         }
     }
@@ -168,11 +171,11 @@ fn the_directories_that_all_lists_have_open_are_counted_and_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let lists: Vec<_> =
-        std::iter::from_fn(|| store.list(None, Depth::One).ok()).take(10_000).collect();
+        std::iter::from_fn(|| store.list(None, Depth::One, None).ok()).take(10_000).collect();
     assert!(lists.len() < 10_000);
-    assert_eq!(store.list(None, Depth::One).err().unwrap().code, Code::Busy);
+    assert_eq!(store.list(None, Depth::One, None).err().unwrap().code, Code::Busy);
     drop(lists);
-    assert!(store.list(None, Depth::One).is_ok());
+    assert!(store.list(None, Depth::One, None).is_ok());
 }
 
 #[test]
@@ -307,7 +310,7 @@ fn a_digest_that_is_known_stays_known_when_its_file_is_moved() {
     let put = staged(&store, "a/f", b"bytes");
     store.commit(vec![put]).remove(0).unwrap();
     let known = |path: &str| {
-        let reading = store.open_file(&name(path)).unwrap();
+        let reading = store.open_file(&name(path), None).unwrap();
         store.digests().digest(reading.identity(), Algorithm::Sha256)
     };
     let digest = known("a/f").unwrap();
@@ -378,19 +381,22 @@ fn nobody_reaches_what_was_removed_by_a_symlink_into_the_trash() {
             durability: Durability::Full,
             modified: None,
             mode: None,
+            owner: None,
+            within: None,
+            naming: Naming::AsAsked,
         };
         store.begin(put).err().map(|refusal| refusal.code)
     };
-    reserved(store.open_file(&name("tree/sub/f")).err().map(|refusal| refusal.code), "get");
-    reserved(store.stat(&name("tree/sub")).err().map(|refusal| refusal.code), "stat");
-    reserved(store.list(Some(&name("tree")), Depth::One).err().map(|r| r.code), "list");
+    reserved(store.open_file(&name("tree/sub/f"), None).err().map(|refusal| refusal.code), "get");
+    reserved(store.stat(&name("tree/sub"), None).err().map(|refusal| refusal.code), "stat");
+    reserved(store.list(Some(&name("tree")), Depth::One, None).err().map(|r| r.code), "list");
     reserved(begin("tree/sub/new"), "put");
     reserved(begin("tree/new/new"), "put below");
     reserved(code(&change(&store, make("tree/new", Condition::Always, None))), "mkdir");
     reserved(code(&change(&store, moving("tree/sub", "back", Condition::Always))), "move");
     reserved(code(&change(&store, removing("tree/sub", Depth::All))), "remove");
     swept(&store);
-    assert!(store.open_file(&name("tree/sub/f")).is_err());
+    assert!(store.open_file(&name("tree/sub/f"), None).is_err());
 }
 
 #[test]
@@ -414,12 +420,12 @@ fn the_steps_of_a_round_take_effect_in_its_order() {
     let store = open(dir.path());
     let round = vec![
         staged(&store, "a/f", b"1"),
-        Step::Change(moving("a", "b", Condition::Absent)),
+        Step::Change { change: moving("a", "b", Condition::Absent), within: None },
         staged(&store, "a/f", b"2"),
-        Step::Change(moving("b/f", "a/g", Condition::Absent)),
-        Step::Change(removing("b", Depth::One)),
+        Step::Change { change: moving("b/f", "a/g", Condition::Absent), within: None },
+        Step::Change { change: removing("b", Depth::One), within: None },
         staged(&store, "c/f", b"3"),
-        Step::Change(removing("c", Depth::All)),
+        Step::Change { change: removing("c", Depth::All), within: None },
     ];
     for answer in store.commit(round) {
         answer.unwrap();
@@ -572,7 +578,7 @@ fn directories_that_may_not_be_written_to_are_swept_all_the_same() {
     swept(&store);
     assert_eq!(trashed(dir.path()), 0);
     assert_eq!(
-        store.list(None, Depth::All).unwrap().filter(is_directory).count(),
+        store.list(None, Depth::All, None).unwrap().filter(is_directory).count(),
         0,
         "nothing is left"
     );

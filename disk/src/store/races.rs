@@ -6,7 +6,7 @@ use ftx_protocol::{
     Algorithm, Code, Condition, Durability, Mode, Name, Refusal, TransferId, Version,
 };
 
-use super::{Access, Finished, Memory, Options, Put, Settled, Step, Store};
+use super::{Access, Finished, Memory, Naming, Options, Put, Settled, Step, Store};
 use crate::hash::Running;
 use crate::identity::Identity;
 use crate::log::write_all;
@@ -44,6 +44,9 @@ fn put(path: &str, condition: Condition) -> Put {
         durability: Durability::Full,
         modified: None,
         mode: None,
+        owner: None,
+        within: None,
+        naming: Naming::AsAsked,
     }
 }
 

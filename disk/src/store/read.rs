@@ -31,7 +31,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// When the name leads to nothing, to something that is no regular file, out of the root, or
     /// to the store's own files; or the system refuses.
-    pub fn open_file(&self, name: &Name) -> Result<Reading<D>, Refusal> {
+    pub fn open_file(&self, name: &Name, _within: Option<&Name>) -> Result<Reading<D>, Refusal> {
         let (handle, stat) = self.look_up(name)?;
         match stat.kind {
             FileKind::File => Ok(Reading { disk: self.disk.clone(), handle, stat }),
@@ -44,7 +44,7 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// As for [`Store::open_file`], but for directories.
-    pub fn stat(&self, name: &Name) -> Result<Info, Refusal> {
+    pub fn stat(&self, name: &Name, _within: Option<&Name>) -> Result<Info, Refusal> {
         let (_, stat) = self.look_up(name)?;
         let (kind, size, version) = match stat.kind {
             FileKind::File => (Kind::File, stat.size, Some(Identity::of(&stat).version())),

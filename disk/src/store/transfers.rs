@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ftx_protocol::{Code, Refusal, TransferId};
+use ftx_protocol::{Code, Owner, Refusal, TransferId};
 
 use super::record::{Begun, Complete};
 use super::{Completeness, Held, Shared, lock};
@@ -108,7 +108,11 @@ impl Transfers {
         }
     }
 
-    pub(super) fn held(&self, transfer: &TransferId) -> Held {
+    pub(super) fn partials_of(&self, _owner: Option<&Owner>) -> usize {
+        self.partials()
+    }
+
+    pub(super) fn held(&self, transfer: &TransferId, _owner: Option<&Owner>) -> Held {
         if let Some(complete) = self.complete(transfer) {
             return Held {
                 at: complete.committed.size,

@@ -266,7 +266,8 @@ impl Bench {
                     steps.push(Step::Put(*finished));
                 }
                 Item::Change(changing) => {
-                    steps.push(Step::Change(to_store(&changing.change)));
+                    let change = to_store(&changing.change);
+                    steps.push(Step::Change { change, within: None });
                     told.push(Told::Change(changing));
                 }
             }

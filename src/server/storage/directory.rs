@@ -40,7 +40,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Says what a name stands for.
     pub(super) fn stat(&self, origin: Origin, id: RequestId, name: &Name) {
-        let event = match self.store.stat(name) {
+        let event = match self.store.stat(name, None) {
             Ok(found) => Event::Info(Info {
                 id,
                 kind: found.kind,

@@ -105,7 +105,7 @@ impl Fetch {
     }
 
     fn try_open(&self, get: &Get) -> Result<(File, Open), Refusal> {
-        let reading = self.shared.store.open_file(&get.name)?;
+        let reading = self.shared.store.open_file(&get.name, None)?;
         let version = reading.version();
         if get.version.as_ref().is_some_and(|asked| *asked != version) {
             return Err(Code::VersionMismatch.into());
@@ -151,7 +151,7 @@ impl Fetch {
     /// Says what a name stands for, with the digest of a file.
     fn sum(&mut self, stat: Stat) -> Worked {
         let Stat { id, name, digest, cache, .. } = stat;
-        let (reading, algorithm) = match (self.shared.store.open_file(&name), digest) {
+        let (reading, algorithm) = match (self.shared.store.open_file(&name, None), digest) {
             (Ok(reading), Some(algorithm)) => (reading, algorithm),
             // A directory, or nothing at all.
             _ => {
@@ -167,7 +167,7 @@ impl Fetch {
     }
 
     fn list(&mut self, list: &List) {
-        match self.shared.store.list(list.name.as_ref(), list.depth) {
+        match self.shared.store.list(list.name.as_ref(), list.depth, None) {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(listing));
                 self.more(list.id);

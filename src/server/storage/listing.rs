@@ -105,7 +105,7 @@ mod tests {
             free_min_bytes: 0,
         };
         let (store, _) = Store::open(ftx_disk::sys::Native, dir.path(), options).unwrap();
-        let mut list = OpenList::new(store.list(None, Depth::All).unwrap());
+        let mut list = OpenList::new(store.list(None, Depth::All, None).unwrap());
         let mut entries = 0;
         while let Event::Entries(message) = list.next(RequestId(u64::MAX >> 11)) {
             entries += message.entries.len();

@@ -146,7 +146,7 @@ impl Transfers {
     }
 
     fn say_held(&self, successor: Successor, transfer: &TransferId) {
-        let held = self.store.held(transfer);
+        let held = self.store.held(transfer, None);
         let (state, ranges) = match (held.complete, held.at) {
             (store::Completeness::Complete, at) => (HeldState::Complete, vec![(0, at)]),
             (store::Completeness::Partial, 0) => (HeldState::Nothing, Vec::new()),

@@ -214,5 +214,8 @@ fn beginning(put: Put) -> store::Put {
         durability: put.durability,
         modified: put.mtime,
         mode: put.mode,
+        owner: None,
+        within: None,
+        naming: store::Naming::AsAsked,
     }
 }

@@ -80,7 +80,7 @@ impl Job<'_, '_> {
             return (0, None);
         }
         let transfer = transfer_of(self.client, self.tree.options, file);
-        let held = self.ground.store.as_ref().map_or(0, |store| store.held(&transfer).at);
+        let held = self.ground.store.as_ref().map_or(0, |store| store.held(&transfer, None).at);
         match self.versions.get(&transfer) {
             Some(version) if held > 0 => (held, Some(version.clone())),
             _ => (0, None),
@@ -130,7 +130,7 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn digest_here(&self, path: &Name, size: u64) -> Option<Digest> {
-        let reading = self.ground.store.as_ref()?.open_file(path).ok()?;
+        let reading = self.ground.store.as_ref()?.open_file(path, None).ok()?;
         if reading.size() != size {
             return None;
         }
@@ -175,6 +175,9 @@ impl Job<'_, '_> {
             durability: self.tree.options.durability,
             modified: Some(opened.mtime),
             mode: Some(opened.mode),
+            owner: None,
+            within: None,
+            naming: store::Naming::AsAsked,
         };
         let mut begun = store.begin(begin(transfer));
         if begun.is_err() && opened.at == 0 {

@@ -170,7 +170,7 @@ impl Job<'_, '_> {
 
     pub(super) fn is_here(&self, path: &Name, entry: &Entry) -> bool {
         let Some(store) = &self.ground.store else { return false };
-        store.stat(path).is_ok_and(|here| {
+        store.stat(path, None).is_ok_and(|here| {
             here.kind == Kind::File
                 && here.size == entry.size
                 && crate::tree::same_time(here.modified, entry.mtime)
