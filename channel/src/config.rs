@@ -6,11 +6,11 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::NoServerSessionStorage;
-use rustls::{ClientConfig, ServerConfig, version};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 
 use crate::error::TlsError;
 use crate::identity::Identity;
-use crate::trust::{Sight, Trust, Verifier};
+use crate::trust::{Sight, Trust, Verifier, roots_of_the_system};
 
 /// What is spoken inside, as ALPN has it.
 pub(crate) const ALPN: &[u8] = b"ftx/1";
@@ -45,8 +45,17 @@ pub fn server_config(identity: &Arc<Identity>) -> Result<Arc<ServerConfig>, TlsE
 
 /// For a client that takes a server by `trust`, and tells through `sight` what it saw.
 pub fn client_config(trust: Trust, sight: &Sight) -> Result<Arc<ClientConfig>, TlsError> {
+    client_config_with(trust, sight, roots_of_the_system)
+}
+
+/// `roots` is asked only if `trust` needs them: reading them takes milliseconds.
+pub(crate) fn client_config_with(
+    trust: Trust,
+    sight: &Sight,
+    roots: impl FnOnce() -> RootCertStore,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
-    let verifier = Verifier::new(trust, sight.clone(), &provider)?;
+    let verifier = Verifier::new(trust, sight.clone(), &provider, roots)?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
         .dangerous()

@@ -13,6 +13,9 @@ mod pin;
 mod tls;
 mod trust;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{client_config, server_config};
 pub use error::{TlsError, is_about_the_certificate};
 pub use identity::Identity;

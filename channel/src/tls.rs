@@ -111,15 +111,21 @@ impl Tls {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the handshake is over: before that nothing can be written.
+    /// Whether the handshake is over, and went well: before that nothing can be written.
     pub fn is_ready(&self) -> bool {
-        !self.lock().connection.is_handshaking()
+        let inside = self.lock();
+        !inside.connection.is_handshaking() && !matches!(inside.hearing, Hearing::Broken(_))
     }
 
     /// Whether a read would give bytes, or an end, without a look at the socket.
     pub fn has_plain(&self) -> bool {
         let inside = self.lock();
         !inside.spill.is_empty() || !matches!(inside.hearing, Hearing::Open)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.lock().spill.len()
     }
 
     /// Content that came. `Ok(0)` is the peer's word that it is done; a connection that ended without
@@ -165,8 +171,9 @@ impl Tls {
 
 impl Inside {
     fn take_spill(&mut self, room: &mut [u8]) -> usize {
-        let rest = self.spill.get(self.spilled..).unwrap_or_default();
-        let count = copy(rest, room);
+        let mut rest = self.spill.get(self.spilled..).unwrap_or_default();
+        // A read of a slice cannot fail.
+        let count = rest.read(room).unwrap_or_default();
         self.spilled = self.spilled.saturating_add(count);
         if self.spilled >= self.spill.len() {
             self.spill = Vec::new();
@@ -182,14 +189,16 @@ impl Inside {
         room: &mut [u8],
     ) -> io::Result<usize> {
         loop {
+            // Whoever waits for an answer must not have to write for it: a client's first words, an
+            // answer of the handshake, an alert. If the socket takes no more, there may still be
+            // something to hear on it, and a write says so.
+            let _ = self.flush(socket);
             match &self.hearing {
                 Hearing::Open => {}
                 Hearing::Done => return Ok(0),
                 Hearing::Cut => return Err(ErrorKind::UnexpectedEof.into()),
                 Hearing::Broken(error) => return Err(invalid(error.clone())),
             }
-            // A client has something to say before it hears anything.
-            unblocked(self.flush(socket))?;
             // Content is shorter than its records: what is read now fits, but for what was begun.
             let limit = room.len().max(WIRE_BYTES_MIN).min(wire.len());
             let part = wire.get_mut(..limit).unwrap_or_default();
@@ -203,14 +212,9 @@ impl Inside {
                 continue;
             };
             let got = self.feed(came, room);
-            // Of the handshake, of an alert: whoever hears must not have to write to send it. If it
-            // cannot be sent, the next call says so; what was got is not lost for it.
-            let sent = unblocked(self.flush(socket));
             if got > 0 {
+                let _ = self.flush(socket);
                 return Ok(got);
-            }
-            if matches!(self.hearing, Hearing::Open) {
-                sent?;
             }
         }
     }
@@ -303,10 +307,11 @@ impl Inside {
         if matches!(self.sending, Sending::Closed) {
             return Err(ErrorKind::BrokenPipe.into());
         }
-        self.flush(socket)?;
+        let flushed = self.flush(socket);
         if let Hearing::Broken(error) = &self.hearing {
             return Err(invalid(error.clone()));
         }
+        flushed?;
         if self.connection.is_handshaking() {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -327,10 +332,6 @@ impl Inside {
         }
         Ok(())
     }
-}
-
-fn copy(from: &[u8], to: &mut [u8]) -> usize {
-    from.iter().zip(to.iter_mut()).map(|(from, to)| *to = *from).count()
 }
 
 fn unblocked(result: io::Result<()>) -> io::Result<()> {

@@ -85,11 +85,16 @@ impl Verifier {
         trust: Trust,
         sight: Sight,
         provider: &Arc<CryptoProvider>,
+        roots: impl FnOnce() -> RootCertStore,
     ) -> Result<Self, TlsError> {
+        let judge = || {
+            let (roots, provider) = (Arc::new(roots()), Arc::clone(provider));
+            WebPkiServerVerifier::builder_with_provider(roots, provider).build().ok()
+        };
         let way = match trust {
             Trust::Pin(pin) => Way::Pin(pin),
-            Trust::Roots => Way::Roots(roots(provider).ok_or(TlsError::NoRoots)?),
-            Trust::Ask => Way::Ask(roots(provider)),
+            Trust::Roots => Way::Roots(judge().ok_or(TlsError::NoRoots)?),
+            Trust::Ask => Way::Ask(judge()),
         };
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self { way, sight, algorithms })
@@ -98,11 +103,10 @@ impl Verifier {
 
 /// The roots of the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`. What cannot be read of them is
 /// left out: a server that only it could vouch for is then not vouched for.
-fn roots(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
+pub(crate) fn roots_of_the_system() -> RootCertStore {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::clone(provider);
-    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build().ok()
+    store
 }
 
 impl ServerCertVerifier for Verifier {
