@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ftx::server::{Access, Exposure, Listen, Options, Server};
+use ftx::server::access::PolicyOptions;
+use ftx::server::{Access, DoorOptions, Listen, Options, Server};
 use ftx_client::{Client, Durability, GetOptions, Name, Notice, PutOptions, Retry, Sink, Source};
 
 const MIB: u64 = 1024 * 1024;
@@ -84,7 +85,10 @@ fn tell(notice: Notice) {
 fn options(directory: std::path::PathBuf) -> Options {
     Options {
         directory,
-        exposure: Exposure::LoopbackOnly,
+        policy: PolicyOptions::default(),
+        identity: None,
+        tokens: None,
+        doors: DoorOptions::default(),
         access: Access::ReadWrite,
         durability: Durability::Full,
         size_max_bytes: ftx_protocol::limits::INTEGER_MAX,

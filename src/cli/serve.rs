@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use ftx::server::access::{Exposed, PolicyOptions, Rights};
 use ftx::server::{
-    Access, Exposure, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper,
+    Access, DoorOptions, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper,
 };
 use ftx_client::DEFAULT_PORT;
 use ftx_protocol::limits::INTEGER_MAX;
@@ -179,7 +180,18 @@ impl Serve {
         let access = self.access();
         Options {
             directory: self.directory,
-            exposure: if self.allow_anyone { Exposure::Anyone } else { Exposure::LoopbackOnly },
+            policy: if self.allow_anyone {
+                PolicyOptions {
+                    exposed: Exposed::PlainToo,
+                    anyone: Some(Rights::ALL),
+                    ..PolicyOptions::default()
+                }
+            } else {
+                PolicyOptions::default()
+            },
+            identity: None,
+            tokens: None,
+            doors: DoorOptions::default(),
             access,
             durability: match self.durability {
                 Durability::Full => ftx_protocol::Durability::Full,

@@ -9,6 +9,8 @@ use mio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
+use super::access::{Policy, PolicyOptions, Transport};
+
 /// Connections that the kernel may hold for us before they are accepted. mio's own 128 is less
 /// than one burst of clients; the kernel cuts this to its own limit.
 const BACKLOG: i32 = 4_096;
@@ -20,15 +22,6 @@ pub enum Listen {
     At(Vec<SocketAddr>),
     /// Sockets that were bound by whoever started the server.
     On(Vec<OwnedFd>),
-}
-
-/// Whether addresses that other machines can reach are allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exposure {
-    /// Loopback addresses only, because nobody is asked who they are.
-    LoopbackOnly,
-    /// Any address: whoever reaches it can read and write everything.
-    Anyone,
 }
 
 /// An address cannot be listened on.
@@ -61,40 +54,40 @@ pub enum ListenError {
 pub(super) struct Listening {
     pub(super) listener: TcpListener,
     pub(super) address: SocketAddr,
+    pub(super) policy: Policy,
 }
 
-pub(super) fn open(listen: Listen, exposure: Exposure) -> Result<Vec<Listening>, ListenError> {
+pub(super) fn open(listen: Listen, policy: &PolicyOptions) -> Result<Vec<Listening>, ListenError> {
     match listen {
         Listen::At(addresses) => {
-            addresses.iter().try_for_each(|&address| allowed(address, exposure))?;
-            let bound = addresses
-                .into_iter()
-                .map(|address| bind(address).map_err(|error| ListenError::Bind { address, error }));
+            let bound = addresses.into_iter().map(|address| {
+                let policy = allowed(address, policy)?;
+                bind(address, policy).map_err(|error| ListenError::Bind { address, error })
+            });
             bound.collect()
         }
         Listen::On(sockets) => {
-            sockets.into_iter().map(|socket| take_over(socket.into(), exposure)).collect()
+            sockets.into_iter().map(|socket| take_over(socket.into(), policy)).collect()
         }
     }
 }
 
-fn allowed(address: SocketAddr, exposure: Exposure) -> Result<(), ListenError> {
-    match exposure {
-        Exposure::LoopbackOnly if !address.ip().to_canonical().is_loopback() => {
-            Err(ListenError::Exposed(address))
-        }
-        Exposure::LoopbackOnly | Exposure::Anyone => Ok(()),
+fn allowed(address: SocketAddr, policy: &PolicyOptions) -> Result<Policy, ListenError> {
+    let policy = Policy::of(policy, address);
+    match policy.transport {
+        Transport::Tls => Err(ListenError::Exposed(address)),
+        Transport::PlainOrTls => Ok(policy),
     }
 }
 
-fn take_over(socket: Socket, exposure: Exposure) -> Result<Listening, ListenError> {
+fn take_over(socket: Socket, policy: &PolicyOptions) -> Result<Listening, ListenError> {
     let address = socket.local_addr().map_err(ListenError::HandedOver)?;
     let address = address.as_socket().ok_or(ListenError::NotTcp)?;
-    allowed(address, exposure)?;
-    listener(socket).map_err(ListenError::HandedOver)
+    let policy = allowed(address, policy)?;
+    listener(socket, policy).map_err(ListenError::HandedOver)
 }
 
-fn bind(address: SocketAddr) -> io::Result<Listening> {
+fn bind(address: SocketAddr, policy: Policy) -> io::Result<Listening> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A server that is started again must not wait for the connections of the one before.
     socket.set_reuse_address(true)?;
@@ -103,61 +96,67 @@ fn bind(address: SocketAddr) -> io::Result<Listening> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    listener(socket)
+    listener(socket, policy)
 }
 
 /// Listens; also on a socket that does so already, perhaps with a shorter queue.
-fn listener(socket: Socket) -> io::Result<Listening> {
+fn listener(socket: Socket, policy: Policy) -> io::Result<Listening> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let listener = TcpListener::from_std(socket.into());
     let address = listener.local_addr()?;
-    Ok(Listening { listener, address })
+    Ok(Listening { listener, address, policy })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::access::{Exposed, Rights};
 
-    fn at(address: &str, exposure: Exposure) -> Result<Vec<Listening>, ListenError> {
-        open(Listen::At(vec![address.parse().unwrap()]), exposure)
+    fn anyone() -> PolicyOptions {
+        let anyone = Some(Rights::ALL);
+        PolicyOptions { exposed: Exposed::PlainToo, anyone, ..PolicyOptions::default() }
+    }
+
+    fn at(address: &str, policy: PolicyOptions) -> Result<Vec<Listening>, ListenError> {
+        open(Listen::At(vec![address.parse().unwrap()]), &policy)
     }
 
     #[test]
     fn an_address_that_others_can_reach_needs_a_word() {
         for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
-            let error = at(address, Exposure::LoopbackOnly).err().unwrap();
+            let error = at(address, PolicyOptions::default()).err().unwrap();
             assert!(matches!(error, ListenError::Exposed(_)), "{address}");
             assert!(error.to_string().contains("--allow-anyone"));
         }
-        let bound = at("127.0.0.1:0", Exposure::LoopbackOnly).unwrap();
+        let bound = at("127.0.0.1:0", PolicyOptions::default()).unwrap();
         assert_ne!(bound[0].address.port(), 0);
-        assert!(at("0.0.0.0:0", Exposure::Anyone).is_ok());
+        assert!(at("0.0.0.0:0", anyone()).is_ok());
     }
 
     #[test]
     fn a_socket_that_is_handed_over_is_under_the_same_rule() {
         use std::net::{TcpListener, UdpSocket};
-        let on = |socket: OwnedFd, exposure| open(Listen::On(vec![socket]), exposure);
+        let on = |socket: OwnedFd, policy| open(Listen::On(vec![socket]), &policy);
         let bound = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = bound.local_addr().unwrap();
-        let listening = on(bound.into(), Exposure::LoopbackOnly).unwrap();
+        let listening = on(bound.into(), PolicyOptions::default()).unwrap();
         assert_eq!(listening[0].address, address);
         let exposed = || OwnedFd::from(TcpListener::bind("0.0.0.0:0").unwrap());
-        let error = on(exposed(), Exposure::LoopbackOnly).err().unwrap();
+        let error = on(exposed(), PolicyOptions::default()).err().unwrap();
         assert!(matches!(error, ListenError::Exposed(_)));
-        assert!(on(exposed(), Exposure::Anyone).is_ok());
+        assert!(on(exposed(), anyone()).is_ok());
         let unbound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let error = on(unbound.into(), Exposure::LoopbackOnly).err().unwrap();
+        let error = on(unbound.into(), PolicyOptions::default()).err().unwrap();
         assert!(matches!(error, ListenError::Exposed(_)));
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let error = on(one.into(), Exposure::LoopbackOnly).err().unwrap();
+        let error = on(one.into(), PolicyOptions::default()).err().unwrap();
         assert!(matches!(error, ListenError::NotTcp));
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let error = on(datagrams.into(), Exposure::LoopbackOnly).err().unwrap();
+        let error = on(datagrams.into(), PolicyOptions::default()).err().unwrap();
         assert!(matches!(error, ListenError::HandedOver(_)));
         let file = std::fs::File::open("/dev/null").unwrap();
-        let error = on(file.into(), Exposure::LoopbackOnly).err().unwrap();
+        let error = on(file.into(), PolicyOptions::default()).err().unwrap();
         assert!(matches!(error, ListenError::HandedOver(_)));
     }
 }

@@ -3,12 +3,14 @@
 //!
 //! ```text
 //!   listen      addresses, or sockets that were handed over, to listeners
+//!   doors       how many may come from one address, and how often
 //!   front       what the first selector does for all: takes connections, hands each to a selector
 //!   selector    the loop: waits for readiness, gives each connection its turn; knows no file
 //!   selectors   all of them: made together, over together
 //!   mailbox     what other threads have to say to one selector
 //!   token       what an event is for
 //!   connection  one socket and its machine; moves bytes between the two and storage
+//!   stream      what lies between the bytes of ftx and a socket: nothing, or TLS
 //!   rate        how fast all connections together may move bytes
 //!   buffers     the one pool of memory for bodies
 //!   storage     jobs in, outcomes out; the only part that knows files, and that may wait
@@ -18,6 +20,7 @@
 pub mod access;
 mod buffers;
 mod connection;
+mod doors;
 mod front;
 mod listen;
 mod mailbox;
@@ -25,22 +28,27 @@ mod rate;
 mod selector;
 mod selectors;
 mod storage;
+mod stream;
 mod token;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use ftx_channel::{Identity, TlsError};
 use ftx_disk::store::OpenError;
 use ftx_disk::sys::{Disk, Native};
 use ftx_protocol::Durability;
 use thiserror::Error;
 
+use access::{Policy, PolicyOptions, Tokens, TokensError, Watch};
+pub use doors::{DoorOptions, OwnMachine};
 pub use ftx_disk::store::Access;
 use listen::Listening;
-pub use listen::{Exposure, Listen, ListenError};
+pub use listen::{Listen, ListenError};
 pub use selector::Stopper;
 use selectors::Selectors;
 pub use token::SELECTORS_MAX;
@@ -50,8 +58,14 @@ pub use token::SELECTORS_MAX;
 pub struct Options {
     /// The directory that is served. Made if its parent exists.
     pub directory: PathBuf,
-    /// Whether addresses that others can reach are allowed.
-    pub exposure: Exposure,
+    /// What an address allows, and whom.
+    pub policy: PolicyOptions,
+    /// What the server shows inside TLS. Without it, nothing is taken inside TLS.
+    pub identity: Option<Arc<Identity>>,
+    /// The state directory, where the tokens are. Without it, no token is known.
+    pub tokens: Option<PathBuf>,
+    /// What one address may have.
+    pub doors: DoorOptions,
     /// Whether puts are taken.
     pub access: Access,
     /// The most that an acknowledgement promises: `Full` or `None`.
@@ -94,6 +108,12 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The tokens cannot be read.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// The server's identity is of no use.
+    #[error(transparent)]
+    Identity(#[from] TlsError),
     /// The system does not give what the loop needs.
     #[error("cannot set up the selector: {0}")]
     Selector(#[from] std::io::Error),
@@ -104,6 +124,8 @@ pub enum StartError {
 pub struct Prepared {
     options: Options,
     sockets: Vec<Listening>,
+    addresses: Vec<(SocketAddr, Policy)>,
+    tokens: Option<Arc<Tokens>>,
     root: OwnedFd,
     made_directory: MadeDirectory,
 }
@@ -112,6 +134,11 @@ impl Prepared {
     /// Whether the served directory had to be made.
     pub fn made_directory(&self) -> MadeDirectory {
         self.made_directory
+    }
+
+    /// The addresses with their real ports, and what each of them allows.
+    pub fn addresses(&self) -> &[(SocketAddr, Policy)] {
+        &self.addresses
     }
 
     /// The served directory.
@@ -124,9 +151,10 @@ impl Prepared {
     /// # Errors
     /// When that is not possible.
     pub fn open(self) -> Result<Server, StartError> {
-        let addresses = self.sockets.iter().map(|socket| socket.address).collect();
+        let addresses = self.addresses.into_iter().map(|(address, _)| address).collect();
+        let watch = self.tokens.as_ref().map(Tokens::watch).transpose()?;
         let selectors = Selectors::new(self.sockets, &self.options)?;
-        Ok(Server { selectors, addresses })
+        Ok(Server { selectors, addresses, _watch: watch })
     }
 }
 
@@ -134,6 +162,8 @@ impl Prepared {
 pub struct Server {
     selectors: Selectors,
     addresses: Vec<SocketAddr>,
+    /// The tokens change as long as this is here.
+    _watch: Option<Watch>,
 }
 
 /// Whether the served directory had to be made.
@@ -152,13 +182,16 @@ impl Server {
     /// # Errors
     /// When any of that is not possible; nothing is left behind but a new directory.
     pub fn prepare(options: Options, listen: Listen) -> Result<Prepared, StartError> {
-        let sockets = listen::open(listen, options.exposure)?;
+        let sockets = listen::open(listen, &options.policy)?;
+        let addresses =
+            sockets.iter().map(|listening| (listening.address, listening.policy)).collect();
         let made_directory = make_directory(&options)?;
         let root = Native.open_root(&options.directory).map_err(|error| OpenError::Root {
             path: options.directory.display().to_string(),
             error,
         })?;
-        Ok(Prepared { options, sockets, root, made_directory })
+        let tokens = options.tokens.as_deref().map(Tokens::open).transpose()?;
+        Ok(Prepared { options, sockets, addresses, tokens, root, made_directory })
     }
 
     /// All of it: [`Server::prepare`], then [`Prepared::open`].

@@ -74,7 +74,11 @@ impl Tokens {
         None
     }
 
-    pub(super) fn login(self: &Arc<Self>, _token: &Token, _now: SystemTime) -> Result<Member, Refusal> {
+    pub(super) fn login(
+        self: &Arc<Self>,
+        _token: &Token,
+        _now: SystemTime,
+    ) -> Result<Member, Refusal> {
         Err(Code::LoginFailed.into())
     }
 }

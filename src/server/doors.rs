@@ -1,0 +1,421 @@
+//! How many may come from one address, and how often: connections, connections that have not said
+//! who they are, and logins that failed.
+//!
+//! Knows no socket and nothing of what is said. The front asks before it lets a connection in; what
+//! becomes of the connection is told by its [`Pass`], from whichever selector serves it: by counts
+//! that all of them share, touched when a connection comes, logs in, and ends. There is no lock,
+//! and nothing here is on the way of a request.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ftx_protocol::Time;
+use tracing::warn;
+
+/// Connections that have not logged in, of one address: a client logs in within a round trip, and a
+/// tree uses few connections.
+const UNGREETED_PER_ADDRESS: u32 = 32;
+
+/// Of all connections that there may be, such a part may be without a login: a crowd that says
+/// nothing leaves the others to those that do.
+const UNGREETED_PART: usize = 4;
+
+/// But as many as this, however few connections there may be in all.
+const UNGREETED_MIN: usize = 64;
+
+/// What the first failed login too many costs; each further one twice as much as the one before.
+const PENALTY_MIN: Duration = Duration::from_secs(1);
+
+/// More than this does not keep more of them away.
+const PENALTY_MAX: Duration = Duration::from_secs(600);
+
+/// After so long without another one, failed logins are forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(3_600);
+
+/// Addresses that are remembered: some MiB. Past it, new ones are let in and not counted.
+const ADDRESSES_MAX: usize = 65_536;
+
+/// How often a full table is looked through for those that need not be remembered.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is said that connections are refused.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// What one address may have.
+#[derive(Debug, Clone)]
+pub struct DoorOptions {
+    /// Connections at once.
+    pub connections_per_address: u32,
+    /// Logins that may fail before the address has to wait.
+    pub failed_logins: u32,
+    /// Whether addresses of this machine are held to that too.
+    pub own_machine: OwnMachine,
+}
+
+/// Whether the addresses of this machine are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnMachine {
+    /// They are not: whoever is there has other ways to use the machine up.
+    Free,
+    /// As all others are.
+    Counted,
+}
+
+impl Default for DoorOptions {
+    /// A tree uses a few connections; an office behind one address fits.
+    fn default() -> Self {
+        Self { connections_per_address: 256, failed_logins: 5, own_machine: OwnMachine::Free }
+    }
+}
+
+/// Why a connection is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shut {
+    /// The address has as many connections as one may have.
+    Crowded,
+    /// Too many have not logged in, of this address or of all.
+    Ungreeted,
+    /// Logins of the address failed, and its time is not over.
+    Penalty,
+}
+
+/// Who is counted together: an IPv4 address, or the part of an IPv6 address that its owner cannot
+/// change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    V4(u32),
+    V6(u64),
+}
+
+/// What is known of an address.
+#[derive(Debug, Default)]
+struct Address {
+    /// Of all addresses together.
+    all: Arc<Ungreeted>,
+    connections: AtomicU32,
+    ungreeted: AtomicU32,
+    failures: AtomicU32,
+    /// In milliseconds of the server's time.
+    failed_at: AtomicU64,
+    shut_until: AtomicU64,
+}
+
+/// Connections that have not logged in, of all addresses that are counted.
+#[derive(Debug, Default)]
+struct Ungreeted(AtomicUsize);
+
+/// What a connection that was let in counts for, until this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Pass {
+    /// None where it is not counted.
+    address: Option<Arc<Address>>,
+    greeted: Greeted,
+    free_failures: u32,
+}
+
+/// Whether a connection has logged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Greeted {
+    #[default]
+    No,
+    Yes,
+}
+
+pub(super) struct Doors {
+    options: DoorOptions,
+    ungreeted_max: usize,
+    all: Arc<Ungreeted>,
+    addresses: HashMap<Key, Arc<Address>>,
+    sweep_after: Time,
+    refused: u64,
+    say_after: Time,
+}
+
+impl Doors {
+    pub(super) fn new(options: DoorOptions, connections_max: usize) -> Self {
+        Self {
+            options,
+            ungreeted_max: (connections_max / UNGREETED_PART).max(UNGREETED_MIN),
+            all: Arc::default(),
+            addresses: HashMap::new(),
+            sweep_after: Time::default(),
+            refused: 0,
+            say_after: Time::default(),
+        }
+    }
+
+    /// Counts a connection in, or says why not.
+    pub(super) fn enter(&mut self, peer: IpAddr, now: Time) -> Result<Pass, Shut> {
+        let peer = peer.to_canonical();
+        if peer.is_loopback() && self.options.own_machine == OwnMachine::Free {
+            return Ok(Pass::default());
+        }
+        let Some(address) = self.address(Key::of(peer), now) else { return Ok(Pass::default()) };
+        if let Err(shut) = self.may_enter(&address, now) {
+            self.refused = self.refused.saturating_add(1);
+            self.say_refused(peer, shut, now);
+            return Err(shut);
+        }
+        address.connections.fetch_add(1, Ordering::Relaxed);
+        address.ungreeted.fetch_add(1, Ordering::Relaxed);
+        self.all.0.fetch_add(1, Ordering::Relaxed);
+        let free_failures = self.options.failed_logins;
+        Ok(Pass { address: Some(address), greeted: Greeted::No, free_failures })
+    }
+
+    fn may_enter(&self, address: &Address, now: Time) -> Result<(), Shut> {
+        if now.0 < address.shut_until.load(Ordering::Relaxed) {
+            return Err(Shut::Penalty);
+        }
+        if address.connections.load(Ordering::Relaxed) >= self.options.connections_per_address {
+            return Err(Shut::Crowded);
+        }
+        if address.ungreeted.load(Ordering::Relaxed) >= UNGREETED_PER_ADDRESS
+            || self.all.0.load(Ordering::Relaxed) >= self.ungreeted_max
+        {
+            return Err(Shut::Ungreeted);
+        }
+        Ok(())
+    }
+
+    /// What is known of an address. None where there is no room to remember it.
+    fn address(&mut self, key: Key, now: Time) -> Option<Arc<Address>> {
+        if let Some(address) = self.addresses.get(&key) {
+            return Some(Arc::clone(address));
+        }
+        if self.addresses.len() >= ADDRESSES_MAX && self.sweep_after <= now {
+            self.sweep(now);
+        }
+        if self.addresses.len() >= ADDRESSES_MAX {
+            return None;
+        }
+        let address = Arc::new(Address { all: Arc::clone(&self.all), ..Address::default() });
+        self.addresses.insert(key, Arc::clone(&address));
+        Some(address)
+    }
+
+    /// Forgets the addresses that have no connection and have failed at no login of late.
+    pub(super) fn sweep(&mut self, now: Time) {
+        self.sweep_after = now.after(SWEEP_EVERY);
+        self.addresses
+            .retain(|_, address| Arc::strong_count(address) > 1 || address.failures_at(now.0) > 0);
+    }
+
+    fn say_refused(&mut self, peer: IpAddr, shut: Shut, now: Time) {
+        if now < self.say_after {
+            return;
+        }
+        self.say_after = now.after(SAY_EVERY);
+        let refused = std::mem::take(&mut self.refused);
+        match shut {
+            Shut::Crowded => {
+                warn!(%peer, refused, "connections not let in: the address has too many");
+            }
+            Shut::Ungreeted => {
+                warn!(%peer, refused, "connections not let in: too many have not logged in");
+            }
+            Shut::Penalty => {
+                warn!(%peer, refused, "connections not let in: logins from the address failed");
+            }
+        }
+    }
+}
+
+impl Key {
+    fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(address.to_bits()),
+            IpAddr::V6(address) => {
+                Self::V6(u64::try_from(address.to_bits() >> 64).unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl Address {
+    /// Failed logins that are not forgotten.
+    fn failures_at(&self, now: u64) -> u32 {
+        let failed_at = self.failed_at.load(Ordering::Relaxed);
+        if now.saturating_sub(failed_at) >= milliseconds(FORGET_AFTER) {
+            return 0;
+        }
+        self.failures.load(Ordering::Relaxed)
+    }
+}
+
+impl Pass {
+    /// The connection has logged in, if it had to.
+    pub(super) fn greeted(&mut self) {
+        if self.greeted == Greeted::No {
+            self.greeted = Greeted::Yes;
+            self.leave_ungreeted();
+        }
+    }
+
+    /// A login failed: from some number on, the address has to wait before it is let in again.
+    pub(super) fn failed(&self, now: Time) {
+        let Some(address) = &self.address else { return };
+        let now = now.0;
+        // Two at once may count as one; the next one counts.
+        let failures = address.failures_at(now).saturating_add(1);
+        address.failures.store(failures, Ordering::Relaxed);
+        address.failed_at.store(now, Ordering::Relaxed);
+        if let Some(over) = failures.checked_sub(self.free_failures).filter(|over| *over > 0) {
+            let doubled = 1_u32.checked_shl(over.saturating_sub(1)).unwrap_or(u32::MAX);
+            let penalty = PENALTY_MIN.saturating_mul(doubled).min(PENALTY_MAX);
+            let until = now.saturating_add(milliseconds(penalty));
+            address.shut_until.fetch_max(until, Ordering::Relaxed);
+        }
+    }
+
+    fn leave_ungreeted(&self) {
+        if let Some(address) = &self.address {
+            address.ungreeted.fetch_sub(1, Ordering::Relaxed);
+            address.all.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.greeted == Greeted::No {
+            self.leave_ungreeted();
+        }
+        if let Some(address) = &self.address {
+            address.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Time {
+        Time::default().after(Duration::from_secs(seconds))
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn doors(options: DoorOptions) -> Doors {
+        Doors::new(options, 10_000)
+    }
+
+    fn few(connections_per_address: u32) -> Doors {
+        doors(DoorOptions { connections_per_address, ..DoorOptions::default() })
+    }
+
+    fn greeted(doors: &mut Doors, peer: &str) -> Result<Pass, Shut> {
+        let mut pass = doors.enter(address(peer), at(0))?;
+        pass.greeted();
+        Ok(pass)
+    }
+
+    #[test]
+    fn one_address_has_so_many_connections_and_gives_back_those_that_end() {
+        let mut doors = few(2);
+        let one = greeted(&mut doors, "192.0.2.1").unwrap();
+        let _other = greeted(&mut doors, "192.0.2.1").unwrap();
+        assert_eq!(greeted(&mut doors, "192.0.2.1").err(), Some(Shut::Crowded));
+        let mapped = greeted(&mut doors, "::ffff:192.0.2.1");
+        assert_eq!(mapped.err(), Some(Shut::Crowded), "it is the same address");
+        assert!(greeted(&mut doors, "192.0.2.2").is_ok(), "another one is not held to that");
+        drop(one);
+        assert!(greeted(&mut doors, "192.0.2.1").is_ok());
+    }
+
+    #[test]
+    fn whoever_has_a_network_of_ipv6_is_one_address() {
+        let mut doors = few(1);
+        let _pass = greeted(&mut doors, "2001:db8:0:1::1").unwrap();
+        assert_eq!(greeted(&mut doors, "2001:db8:0:1:ffff::2").err(), Some(Shut::Crowded));
+        assert!(greeted(&mut doors, "2001:db8:0:2::1").is_ok());
+    }
+
+    #[test]
+    fn this_machine_is_not_counted_unless_that_was_asked_for() {
+        let mut free = few(0);
+        for peer in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(free.enter(address(peer), at(0)).is_ok(), "{peer}");
+        }
+        let mut counted = doors(DoorOptions {
+            connections_per_address: 0,
+            own_machine: OwnMachine::Counted,
+            ..DoorOptions::default()
+        });
+        assert_eq!(counted.enter(address("127.0.0.2"), at(0)).err(), Some(Shut::Crowded));
+    }
+
+    #[test]
+    fn those_that_say_nothing_are_few_of_one_address_and_a_part_of_all() {
+        let mut doors = doors(DoorOptions::default());
+        let silent: Vec<Pass> = (0..UNGREETED_PER_ADDRESS)
+            .map(|_| doors.enter(address("192.0.2.1"), at(0)).unwrap())
+            .collect();
+        assert_eq!(doors.enter(address("192.0.2.1"), at(0)).err(), Some(Shut::Ungreeted));
+        assert!(doors.enter(address("192.0.2.2"), at(0)).is_ok());
+        drop(silent);
+        assert!(doors.enter(address("192.0.2.1"), at(0)).is_ok());
+
+        let mut small = Doors::new(DoorOptions::default(), 10);
+        let crowd: Vec<Pass> = (0..UNGREETED_MIN)
+            .map(|n| small.enter(address(&format!("192.0.2.{n}")), at(0)).unwrap())
+            .collect();
+        assert_eq!(small.enter(address("198.51.100.1"), at(0)).err(), Some(Shut::Ungreeted));
+        drop(crowd);
+        assert_eq!(small.all.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn logins_that_fail_cost_more_each_time_and_are_forgotten_in_the_end() {
+        let mut doors = doors(DoorOptions::default());
+        let peer = address("192.0.2.1");
+        let fail =
+            |doors: &mut Doors, second| doors.enter(peer, at(second)).unwrap().failed(at(second));
+        for _ in 0..5 {
+            fail(&mut doors, 0);
+        }
+        fail(&mut doors, 0);
+        assert_eq!(doors.enter(peer, at(0)).err(), Some(Shut::Penalty));
+        assert!(doors.enter(address("192.0.2.2"), at(0)).is_ok(), "nobody else has to wait");
+        fail(&mut doors, 1);
+        assert_eq!(doors.enter(peer, at(2)).err(), Some(Shut::Penalty), "twice as long");
+        let mut second = 3;
+        for _ in 0..20 {
+            fail(&mut doors, second);
+            second += 601;
+        }
+        assert!(doors.enter(peer, at(second)).is_ok(), "never longer than the longest");
+        doors.sweep(at(second));
+        assert_eq!(doors.addresses.len(), 1, "it is remembered");
+        second += 3_600;
+        fail(&mut doors, second);
+        assert!(doors.enter(peer, at(second)).is_ok(), "it begins anew");
+        doors.sweep(at(second + 3_600));
+        assert!(doors.addresses.is_empty());
+    }
+
+    #[test]
+    fn no_more_addresses_are_remembered_than_there_is_room_for() {
+        let mut doors = doors(DoorOptions::default());
+        for n in 0..u32::try_from(ADDRESSES_MAX).unwrap() + 10 {
+            let peer = IpAddr::V4((0x0b00_0000 + n).into());
+            doors.enter(peer, at(1)).unwrap().failed(at(1));
+        }
+        assert_eq!(doors.addresses.len(), ADDRESSES_MAX);
+        let pass = doors.enter(address("192.0.2.1"), at(2)).unwrap();
+        assert!(pass.address.is_none(), "let in, and not counted");
+        let pass = doors.enter(address("192.0.2.1"), at(3_700)).unwrap();
+        assert!(pass.address.is_some(), "the others were forgotten");
+        assert_eq!(doors.addresses.len(), 1);
+    }
+}
