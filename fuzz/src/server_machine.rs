@@ -77,6 +77,7 @@ impl Talk {
             agent: "fuzz".to_owned(),
             features: vec!["sha256".to_owned()],
             limits: Limits { file: 1 << 40, ..Limits::default() },
+            requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
         };

@@ -117,6 +117,7 @@ fn settings() -> Settings {
         agent: "ftx".to_owned(),
         features: vec!["sha256".to_owned(), "blake3".to_owned()],
         limits: Limits::default(),
+        requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
     }

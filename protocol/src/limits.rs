@@ -77,6 +77,22 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 /// The slowest rate at which an announced part may be filled, while the receiver reads.
 pub const PART_BYTES_PER_SECOND_MIN: u64 = 1_024;
 
+/// The slowest rate at which a client may read what the server has to say, beyond the idle timeout.
+/// A client that reads a byte now and then would hold a file and a connection for ever.
+pub const READ_BYTES_PER_SECOND_MIN: u64 = 1_024;
+
+/// Requests that a client may break off within [`CANCELLED_WITHIN`], before storage is known to have
+/// begun with them: they are over at once, so their work is not bounded by [`REQUESTS`]. A client
+/// breaks off a few; nobody but an attacker does it as fast as lines can be sent.
+pub const CANCELLED: u32 = 1_000;
+
+/// See [`CANCELLED`].
+pub const CANCELLED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Requests of one connection in all, if the server is not told otherwise. Enough for a tree of a
+/// million files; whoever has more reconnects, and is looked at anew.
+pub const REQUESTS_TOTAL: u64 = 1_000_000;
+
 /// After a fatal error the server goes on reading for at most this long, so that the error is not
 /// lost to a reset, and then closes.
 pub const LINGER: Duration = Duration::from_secs(2);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use memchr::memmem;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,12 +16,20 @@ use crate::ids::RequestId;
 use crate::limits::{INTEGER_MAX, LINE_BYTES, NEED_WORDS};
 use crate::message::{ClientMessage, ServerMessage};
 use crate::name::BAD_NAME_MARK;
+use crate::token::TOKEN_PREFIX;
 
 /// Collects a line that arrives in pieces. Holds nothing while lines arrive whole, at most
 /// [`LINE_BYTES`] otherwise, and looks at no byte twice.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct LineBuffer {
     partial: Vec<u8>,
+}
+
+impl fmt::Debug for LineBuffer {
+    /// Without the bytes: half a `hello` may have most of a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LineBuffer({} bytes)", self.partial.len())
+    }
 }
 
 /// What [`LineBuffer::take`] found.
@@ -204,7 +213,10 @@ fn unknown_need(id: RequestId, words: &[String]) -> LineError {
 
 fn bad_message(line: &[u8], error: &dyn fmt::Display) -> Refusal {
     const SHOWN_BYTES: usize = 80;
-    let (shown, more) = match line.split_at_checked(SHOWN_BYTES) {
+    // What is meant for a token, and is none, may be one but for a typing error.
+    let secrets = ["\"token\"", TOKEN_PREFIX].map(|mark| memmem::find(line, mark.as_bytes()));
+    let shown_bytes = secrets.into_iter().flatten().fold(SHOWN_BYTES, usize::min);
+    let (shown, more) = match line.split_at_checked(shown_bytes) {
         Some((shown, _)) => (shown, "…"),
         None => (line, ""),
     };

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use ftx_protocol::message::File;
 use ftx_protocol::message::Limits;
-use ftx_protocol::server::{Reason, Server, Settings};
-use ftx_protocol::{Code, Time};
+use ftx_protocol::server::{Event, Output, Reason, Server, Settings};
+use ftx_protocol::{Code, FileTime, Mode, RequestId, Time, Version};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -16,6 +17,7 @@ fn greeted() -> Server {
         agent: String::new(),
         features: vec!["sha256".into()],
         limits: Limits::default(),
+        requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
         header_timeout: HEADER_TIMEOUT,
         idle_timeout: IDLE_TIMEOUT,
     };
@@ -102,4 +104,91 @@ fn a_line_that_comes_in_drops_has_the_header_time_in_all_and_none_while_nobody_r
     server.on_time(end);
     server.receive_end(end);
     assert_eq!(server.closed(), Some(Reason::Failed(Code::Timeout)));
+}
+
+/// A server that has begun to send a file.
+fn with_a_file(size: u64) -> Server {
+    let mut server = greeted();
+    server.receive(b"{\"get\":{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\"}}\n", Time(0));
+    let (mtime, mode) = (FileTime::nearest(1, 0), Mode::new(0o644));
+    let version = Version::of_hash(&[0; 32]);
+    let file = File { id: RequestId(1), size, at: 0, version, mtime, mode };
+    server.handle(Event::Opened(file), Time(0));
+    while let Output::Bytes(bytes) = server.output(Time(0)) {
+        let count = bytes.len() as u64;
+        server.wrote(count, Time(0));
+    }
+    server
+}
+
+/// A client that reads so many bytes after each pause; until when it is borne with, and what it
+/// has read by then.
+fn read_slowly(server: &mut Server, bytes: u64, pause: Duration) -> (Time, u64) {
+    let (mut now, mut read) = (Time(0), 0);
+    for _ in 0..10_000 {
+        let count = match server.output(now) {
+            Output::File { size, .. } => size.min(bytes),
+            Output::Bytes(said) => (said.len() as u64).min(bytes),
+            _ => break,
+        };
+        server.blocked(now);
+        let next = now.after(pause);
+        if let Some(deadline) = server.deadline()
+            && deadline <= next
+        {
+            server.on_time(deadline);
+            return (deadline, read);
+        }
+        now = next;
+        read += count;
+        server.wrote(count, now);
+    }
+    (now, read)
+}
+
+#[test]
+fn who_reads_a_byte_now_and_then_has_the_idle_time_in_all() {
+    let mut server = with_a_file(1 << 20);
+    let (end, read) = read_slowly(&mut server, 1, IDLE_TIMEOUT.mul_f64(0.9));
+    assert_eq!(read, 1);
+    // Less than a byte's time more.
+    assert_eq!(Time(0).until(end).as_millis().div_ceil(100), IDLE_TIMEOUT.as_millis() / 100);
+    assert!(server.edges_taken().missing().iter().all(|edge| edge != "talk failed"));
+}
+
+#[test]
+fn who_reads_a_little_less_than_the_slowest_has_a_second_more_for_each_kib() {
+    let mut server = with_a_file(1 << 20);
+    let (end, read) = read_slowly(&mut server, 960, Duration::from_secs(1));
+    let seconds = Time(0).until(end).as_secs_f64();
+    let allowed = IDLE_TIMEOUT.as_secs_f64() + read as f64 / 1024.0;
+    assert!((seconds - allowed).abs() < 1.0, "{seconds} s, and not {allowed} s");
+}
+
+#[test]
+fn who_reads_a_little_more_than_the_slowest_gets_its_file() {
+    let mut server = with_a_file(4 << 20);
+    let (_, read) = read_slowly(&mut server, 1100, Duration::from_secs(1));
+    assert!(read >= 4 << 20, "{read}");
+}
+
+#[test]
+fn a_reader_that_was_slow_has_its_patience_back_when_it_has_read() {
+    let mut server = with_a_file(3 << 20);
+    for minute in 0..3 {
+        let now = Time(minute * 60_000);
+        assert_ne!(server.output(now), Output::Nothing);
+        server.blocked(now);
+        assert_eq!(server.deadline().map(|end| now.until(end)), Some(IDLE_TIMEOUT));
+        let late = now.after(IDLE_TIMEOUT - Duration::from_secs(1));
+        // One part.
+        for _ in 0..2 {
+            let count = match server.output(late) {
+                Output::File { size, .. } => size,
+                Output::Bytes(bytes) => bytes.len() as u64,
+                _ => 0,
+            };
+            server.wrote(count, late);
+        }
+    }
 }

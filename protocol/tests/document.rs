@@ -304,6 +304,7 @@ fn a_server_machine_says_what_the_examples_say() {
             agent: welcome.agent.clone(),
             features: welcome.features.clone(),
             limits: welcome.limits.clone(),
+            requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
         };

@@ -29,6 +29,7 @@ fn settings() -> Settings {
         agent: String::new(),
         features: vec!["sha256".into()],
         limits: Limits::default(),
+        requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
         header_timeout: HEADER,
         idle_timeout: IDLE,
     }

@@ -350,6 +350,7 @@ impl World {
             agent: String::new(),
             features: vec!["sha256".into()],
             limits: Limits::default(),
+            requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
         };

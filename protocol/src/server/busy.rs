@@ -105,6 +105,7 @@ mod tests {
             agent: "test".to_owned(),
             features: vec!["sha256".to_owned()],
             limits: Limits::default(),
+            requests_total_max: crate::limits::REQUESTS_TOTAL,
             header_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
         };

@@ -84,8 +84,12 @@ impl Server {
             return false;
         }
         self.last_id = Some(id);
-        if matches!(self.stage, Stage::Drain(DrainCause::ShuttingDown)) {
-            self.refuse_at_once(id, Code::ShuttingDown.into(), now);
+        self.requests_total = self.requests_total.saturating_add(1);
+        if self.requests_total > self.settings.requests_total_max {
+            self.take_no_more(Code::Busy);
+        }
+        if let Stage::Drain(DrainCause::NoMore(code)) = self.stage {
+            self.refuse_at_once(id, code.into(), now);
             return false;
         }
         true
@@ -229,6 +233,7 @@ impl Server {
             Some(Request::Open(_)) => {
                 self.busy.commands.push_back(Command::Close(id));
                 self.refuse(id, Step::Abort, refusal, now);
+                self.count_cancelled(now);
             }
             Some(Request::Send(sending)) => {
                 sending.outcome = Outcome::Refused(refusal);
@@ -238,7 +243,10 @@ impl Server {
                     self.send_whole(now);
                 }
             }
-            Some(Request::List(_)) => self.refuse(id, Step::Abort, refusal, now),
+            Some(Request::List(_)) => {
+                self.refuse(id, Step::Abort, refusal, now);
+                self.count_cancelled(now);
+            }
             Some(Request::Commit(_) | Request::Stat(_) | Request::Change(_) | Request::Resume)
             | None => {}
         }
@@ -255,6 +263,7 @@ impl Server {
     fn discard(&mut self, id: RequestId, step: Step, refusal: Refusal, now: Time) {
         self.busy.commands.push_back(Command::Discard(id));
         self.refuse(id, step, refusal, now);
+        self.count_cancelled(now);
     }
 
     /// Issues the command of a request now, or when those before it have taken effect.

@@ -16,6 +16,7 @@
 //! Nothing a peer sends, and nothing storage answers, makes it panic.
 
 mod busy;
+mod clocks;
 mod events;
 mod messages;
 mod order;
@@ -30,15 +31,16 @@ use crate::edges::{self, Edges, Phase, StageKind, Step, Turn};
 use crate::error::{Code, Refusal};
 use crate::ids::RequestId;
 use crate::limits::{
-    ALIVE_EVERY, DISCARD_BYTES, LINGER, LINGER_BYTES, PART_BYTES_PER_SECOND_MIN, REPLY_QUEUE_BYTES,
-    UNKEPT_BYTES,
+    CANCELLED, CANCELLED_WITHIN, DISCARD_BYTES, LINGER, LINGER_BYTES, REPLY_QUEUE_BYTES,
 };
 use crate::line::{LineBuffer, Taken};
-use crate::message::{Alive, Error, Limits, ServerMessage};
+use crate::message::{Error, Limits, ServerMessage};
 
 use busy::Lazily;
+use clocks::Reading;
 use order::Order;
-use requests::{Body, Progress, Request};
+use outbound::Outbound;
+use requests::{Body, Request};
 
 pub use outbound::Output;
 pub use requests::{Command, Event};
@@ -52,6 +54,8 @@ pub struct Settings {
     pub features: Vec<String>,
     /// What it grants; never below the minimum.
     pub limits: Limits,
+    /// Requests that one connection may make in all; then it takes no more, and ends.
+    pub requests_total_max: u64,
     /// How long `hello`, and any line that was begun, may take.
     pub header_timeout: Duration,
     /// How long a peer that is waited for may say, or read, nothing.
@@ -85,7 +89,23 @@ enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DrainCause {
     PeerFinished,
-    ShuttingDown,
+    /// The server takes none: this is what it says to further ones, and at the end.
+    NoMore(Code),
+}
+
+/// Whether the client can still be turned away as if it had said nothing but `hello`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    /// The driver was told to find out who the client is, and nothing since.
+    Asked,
+    Settled,
+}
+
+/// Requests that the client broke off.
+#[derive(Debug, Default)]
+struct Cancelled {
+    since: Time,
+    count: u32,
 }
 
 /// Whether storage may still have something of this connection.
@@ -124,12 +144,15 @@ pub struct Server {
     last_id: Option<RequestId>,
     busy: Lazily,
     storage: Attachment,
+    admission: Admission,
     discarded_bytes: u64,
+    requests_total: u64,
+    cancelled: Cancelled,
     /// When something was last said.
     spoke: Time,
-    /// Since when the driver waits for the peer's bytes, or for the peer to read.
+    /// Since when the driver waits for the peer's bytes.
     starving: Option<Time>,
-    blocked: Option<Time>,
+    reading: Reading,
     taken: Edges,
 }
 
@@ -146,10 +169,13 @@ impl Server {
             last_id: None,
             busy: Lazily::default(),
             storage: Attachment::Attached,
+            admission: Admission::Settled,
             discarded_bytes: 0,
+            requests_total: 0,
+            cancelled: Cancelled::default(),
             spoke: now,
             starving: None,
-            blocked: None,
+            reading: Reading::default(),
             taken: Edges::default(),
         }
     }
@@ -212,7 +238,7 @@ impl Server {
     pub fn shut_down(&mut self, now: Time) {
         match self.stage {
             Stage::Talk => {
-                self.turn(Turn::Quiet, Stage::Drain(DrainCause::ShuttingDown));
+                self.take_no_more(Code::ShuttingDown);
                 self.finish_drain(now);
             }
             Stage::Greet { .. } => self.fail(Code::ShuttingDown.into(), now),
@@ -236,16 +262,38 @@ impl Server {
     /// `hello` nothing is carried out and nothing answered, whatever it was. The error comes in the
     /// place of `welcome`.
     pub fn refuse_login(&mut self, refusal: Refusal, now: Time) {
-        self.fail(refusal, now);
+        if self.admission == Admission::Settled {
+            return self.fail(refusal, now);
+        }
+        self.admission = Admission::Settled;
+        self.drop_requests();
+        self.busy.outbound = Outbound::new();
+        // A last one for storage may have been among them; it is given again.
+        self.busy.commands.clear();
+        self.storage = Attachment::Attached;
+        let failed = Reason::Failed(refusal.code);
+        match &mut self.stage {
+            // What came behind `hello` ended the connection; it has no effect either.
+            Stage::Linger { reason, .. } => *reason = failed,
+            Stage::Closed(_) => return self.detach(),
+            Stage::Greet { .. } | Stage::Talk | Stage::Drain(_) => self.linger(failed, now),
+        }
+        self.say(&ServerMessage::Error(Error::new(None, refusal)), now);
+        self.detach();
     }
 
     /// What the driver should do next, until there is nothing.
     pub fn poll_command(&mut self) -> Option<Command> {
+        self.admission = Admission::Settled;
         if self.busy.commands.is_empty() {
             self.busy.rest();
             return None;
         }
-        self.busy.commands.pop_front()
+        let command = self.busy.commands.pop_front();
+        if let Some(Command::Login(_)) = command {
+            self.admission = Admission::Asked;
+        }
+        command
     }
 
     /// What to write next.
@@ -265,7 +313,8 @@ impl Server {
 
     /// So many bytes of the last [`Output`] were written.
     pub fn wrote(&mut self, count: u64, now: Time) {
-        self.blocked = None;
+        self.admission = Admission::Settled;
+        self.reading.wrote(count, now);
         self.spoke = now;
         if let Some(id) = self.busy.outbound.wrote(count) {
             self.part_sent(id, now);
@@ -291,34 +340,6 @@ impl Server {
         }
     }
 
-    /// There was nothing to read.
-    pub fn starving(&mut self, now: Time) {
-        self.starving.get_or_insert(now);
-    }
-
-    /// Nothing more could be written.
-    pub fn blocked(&mut self, now: Time) {
-        self.blocked.get_or_insert(now);
-    }
-
-    /// When [`Server::on_time`] has to be called, at the latest.
-    pub fn deadline(&self) -> Option<Time> {
-        let alive = self.owes_a_sign().then(|| self.spoke.after(ALIVE_EVERY));
-        [self.patience(), alive].into_iter().flatten().min()
-    }
-
-    /// Does what the time asks for.
-    pub fn on_time(&mut self, now: Time) {
-        if self.patience().is_some_and(|end| end <= now) {
-            match self.stage {
-                Stage::Linger { reason, .. } => self.gone(reason),
-                _ => self.fail(Code::Timeout.into(), now),
-            }
-        } else if self.owes_a_sign() && self.spoke.after(ALIVE_EVERY) <= now {
-            self.say(&ServerMessage::Alive(Alive {}), now);
-        }
-    }
-
     /// Bytes of unfinished lines, unread replies and live requests that this connection makes the server hold.
     pub fn held_bytes(&self) -> usize {
         let lines = self.line.held_bytes().saturating_add(self.busy.outbound.queued_bytes());
@@ -341,79 +362,6 @@ impl Server {
             Stage::Closed(reason) => Some(reason),
             _ => None,
         }
-    }
-
-    /// The end of the server's patience with its peer: none while it waits for itself.
-    fn patience(&self) -> Option<Time> {
-        let Settings { header_timeout, idle_timeout, .. } = *self.settings;
-        let unread = self.blocked.map(|since| since.after(idle_timeout));
-        let silent = match &self.stage {
-            Stage::Closed(_) => return None,
-            Stage::Linger { until, .. } => return Some(*until),
-            Stage::Greet { since } => return Some(since.after(header_timeout)),
-            Stage::Drain(DrainCause::PeerFinished) => None,
-            Stage::Talk | Stage::Drain(DrainCause::ShuttingDown) => {
-                self.starving.and_then(|since| {
-                    let idle = since.after(idle_timeout);
-                    match self.inbound {
-                        Inbound::Part { waited, size, .. } => {
-                            let slowest = Duration::from_secs(size / PART_BYTES_PER_SECOND_MIN);
-                            let left = idle_timeout.saturating_add(slowest).saturating_sub(waited);
-                            Some(idle.min(since.after(left)))
-                        }
-                        Inbound::Line if self.line.held_bytes() > 0 => {
-                            Some(since.after(header_timeout.saturating_sub(self.line_waited)))
-                        }
-                        Inbound::Line if self.waits_for_peer() => Some(idle),
-                        Inbound::Line => None,
-                    }
-                })
-            }
-        };
-        [unread, silent].into_iter().flatten().min()
-    }
-
-    /// Whether it is the client's turn: it has asked for nothing, has more of a body to send (not
-    /// when it has sent as much as it may before more is kept), or has to ask for more of a list.
-    fn waits_for_peer(&self) -> bool {
-        match self.receiving.and_then(|id| self.busy.requests.get(&id)) {
-            Some(Request::Receive(receiving)) => {
-                receiving.at.saturating_sub(receiving.kept) < UNKEPT_BYTES
-            }
-            _ => self.busy.requests.len() <= self.busy.lists.len() && !self.is_listing(),
-        }
-    }
-
-    /// Whether storage looks for entries, or the next ones wait for room to be said.
-    fn is_listing(&self) -> bool {
-        match self.busy.lists.front().and_then(|id| self.busy.requests.get(id)) {
-            Some(Request::List(listing)) => {
-                listing.ahead > 0 || listing.progress != Progress::Connection
-            }
-            _ => false,
-        }
-    }
-
-    fn owes_a_sign(&self) -> bool {
-        let open = matches!(self.stage, Stage::Talk | Stage::Drain(_));
-        open && !self.busy.requests.is_empty() && self.busy.outbound.is_empty()
-    }
-
-    /// The client was waiting for this; its silence counts from now.
-    fn answered(&mut self, now: Time) {
-        if let Some(since) = self.starving {
-            self.count_waiting(since.until(now));
-            self.starving = Some(now);
-        }
-    }
-
-    /// Counts the time that the driver waited for the rest of what the peer has begun.
-    fn count_waiting(&mut self, time: Duration) {
-        let waited = match &mut self.inbound {
-            Inbound::Part { waited, .. } => waited,
-            Inbound::Line => &mut self.line_waited,
-        };
-        *waited = waited.saturating_add(time);
     }
 
     fn say(&mut self, message: &ServerMessage, now: Time) {
@@ -492,6 +440,25 @@ impl Server {
         self.linger(Reason::Foreign, now);
     }
 
+    /// Finishes what runs, and refuses what comes.
+    fn take_no_more(&mut self, code: Code) {
+        if let Stage::Talk = self.stage {
+            self.turn(Turn::Quiet, Stage::Drain(DrainCause::NoMore(code)));
+        }
+    }
+
+    /// The client broke off a request that storage may still be about to begin with.
+    fn count_cancelled(&mut self, now: Time) {
+        let Cancelled { since, count } = &mut self.cancelled;
+        if since.after(CANCELLED_WITHIN) <= now {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        if *count > CANCELLED {
+            self.take_no_more(Code::Busy);
+        }
+    }
+
     fn linger(&mut self, reason: Reason, now: Time) {
         let until = now.after(LINGER);
         self.drop_requests();
@@ -542,7 +509,7 @@ impl Server {
                 self.detach();
                 self.turn(Turn::Finished, Stage::Closed(Reason::Finished));
             }
-            DrainCause::ShuttingDown => self.fail(Code::ShuttingDown.into(), now),
+            DrainCause::NoMore(code) => self.fail(code.into(), now),
         }
     }
 
