@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ftx_protocol::limits::RESUMABLE_BYTES;
-use ftx_protocol::{Code, Condition, Digest, Durability, Mode, Name, Refusal};
+use ftx_protocol::{Code, Condition, Digest, Durability, Mode, Refusal};
 use rustix::io::Errno;
 
-use super::private::{Private, check_spelling};
+use super::private::Private;
 use super::record::{Begun, Committed, Complete, Survival};
+use super::scope::check_reach;
 use super::transfers::{Kept, Partial, Use};
 use super::upload::{Body, Limit, Plan, Resume, Staged, StagedFile};
-use super::{Put, Spent, Store, Upload, lock};
+use super::{Naming, Put, Spent, Store, Upload, lock};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::{Identity, Inode};
@@ -43,8 +44,8 @@ impl<D: Disk> Store<D> {
             return self.begin_complete(&put, plan, complete);
         }
         let comes_whole = put.size.is_some_and(|size| size <= COMES_WHOLE_BYTES);
-        if !comes_whole || put.condition != Condition::Always {
-            self.check_target(&put.name, &put.condition)?;
+        if !comes_whole || (plan.condition != Condition::Always && put.naming == Naming::AsAsked) {
+            self.check_target(&put, &plan.condition)?;
         }
         match self.transfers.partial(&put.transfer) {
             Some(partial) => self.begin_again(private, &put, plan, &partial),
@@ -57,7 +58,10 @@ impl<D: Disk> Store<D> {
 
     fn plan(&self, put: &Put) -> Result<Plan, Refusal> {
         let durability = self.given(put.durability)?;
-        check_spelling(&put.name)?;
+        check_reach(put.within.as_ref(), &put.name)?;
+        if put.within.as_ref() == Some(&put.name) {
+            return Err(Code::IsDirectory.into());
+        }
         if put.size.is_some_and(|size| size > self.options.size_max_bytes) {
             let most = self.options.size_max_bytes;
             let message = format!("this server takes files up to {most} bytes");
@@ -66,10 +70,16 @@ impl<D: Disk> Store<D> {
         Ok(Plan {
             transfer: put.transfer,
             name: put.name.clone(),
-            condition: put.condition.clone(),
+            condition: match put.naming {
+                Naming::AsAsked => put.condition.clone(),
+                Naming::Numbered => Condition::Absent,
+            },
             durability,
             modified: put.modified,
             mode: put.mode,
+            owner: put.owner,
+            within: put.within.clone(),
+            naming: put.naming,
         })
     }
 
@@ -92,7 +102,8 @@ impl<D: Disk> Store<D> {
         complete: Arc<Complete>,
     ) -> Result<Upload<D>, Refusal> {
         let committed = &complete.committed;
-        let same = committed.name == put.name
+        let same = committed.owner == put.owner
+            && *committed.asked() == put.name
             && committed.digest.algorithm == put.algorithm
             && put.size.is_none_or(|size| size == committed.size)
             && plan.durability <= committed.durability;
@@ -147,6 +158,7 @@ impl<D: Disk> Store<D> {
                 algorithm: put.algorithm,
                 size: put.size,
                 survival: Survival::of(plan.durability, self.boot_id.as_ref()),
+                owner: plan.owner,
             };
             let partial = Partial { begun, kept: Kept::Nothing, epoch: 0, use_: Use::Busy };
             let partial = self.transfers.insert(put.transfer, partial);
@@ -246,19 +258,23 @@ impl<D: Disk> Store<D> {
     }
 
     /// Refuses a put that could not take its name as things are now.
-    fn check_target(&self, name: &Name, condition: &Condition) -> Result<(), Refusal> {
-        let part = name.last_part();
-        let mut above = name.parent();
+    fn check_target(&self, put: &Put, condition: &Condition) -> Result<(), Refusal> {
+        let check_taking = |directory: &D::Handle| match put.naming {
+            Naming::AsAsked => self.check_taking(directory, put.name.last_part(), condition),
+            // Whatever has it.
+            Naming::Numbered => Ok(()),
+        };
+        let mut above = put.name.parent();
         if above.is_none() {
-            return self.check_taking(&self.root, part, condition);
+            return check_taking(&self.root);
         }
         let parent = above.clone();
         while let Some(directory) = above {
-            match self.disk.open_beneath(&self.root, &directory, Want::Directory) {
+            match self.look(put.within.as_ref(), &directory, Want::Directory) {
                 Ok(handle) => {
                     self.check_directory(&handle)?;
                     return match parent.as_ref() == Some(&directory) {
-                        true => self.check_taking(&handle, part, condition),
+                        true => check_taking(&handle),
                         false => check_absent(condition),
                     };
                 }
@@ -328,6 +344,9 @@ impl<D: Disk> Store<D> {
             condition: plan.condition.clone(),
             durability: plan.durability,
             survival: Survival::of(plan.durability, self.boot_id.as_ref()),
+            owner: plan.owner,
+            within: plan.within.clone(),
+            asked: None,
         }
     }
 }
@@ -342,7 +361,8 @@ pub(super) fn check_absent(condition: &Condition) -> Result<(), Refusal> {
 /// The running digest to go on with, if the put is the one that was begun.
 fn running_of(partial: &Partial, put: &Put, survival: &Survival) -> Result<Running, Refusal> {
     let begun = &partial.begun;
-    let same = begun.name == put.name
+    let same = begun.owner == put.owner
+        && begun.name == put.name
         && begun.algorithm == put.algorithm
         && begun.size == put.size
         && begun.survival == *survival;

@@ -16,7 +16,8 @@ use super::Store;
 use super::begin::check_absent;
 use super::commit::Committing;
 use super::naming::DIRECTORY_MODE;
-use super::private::{Private, check_spelling};
+use super::private::Private;
+use super::scope::check_reach;
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
@@ -98,34 +99,35 @@ impl<D: Disk> Store<D> {
         &self,
         private: &Private<D>,
         change: &Change,
+        within: Option<&Name>,
         committing: &mut Committing<D>,
     ) -> Result<Changed<D>, Refusal> {
         let durability = self.given(change.durability())?;
         let directories = match change {
             Change::MakeDirectory { name, parents, condition, modified, mode, .. } => {
-                check_spelling(name)?;
+                check_reach(within, name)?;
                 let directory = match parents {
-                    Parents::Make => self.parent_made(name, committing)?,
-                    Parents::Require => self.parent(name)?,
+                    Parents::Make => self.parent_made(name, within, committing)?,
+                    Parents::Require => self.parent(name, within)?,
                 };
                 let given = Given { modified: *modified, mode: *mode };
                 vec![self.make_one(&directory, name, condition, &given, committing)?]
             }
             Change::Move { name, to, condition, .. } => {
-                self.move_one(name, to, condition, committing)?
+                self.move_one([name, to], within, condition, committing)?
             }
             Change::Remove { name, depth, .. } => {
-                self.remove_one(private, name, *depth, committing)?
+                self.remove_one(private, name, within, *depth, committing)?
             }
         };
         Ok(Changed { directories, durability })
     }
 
     /// The directory above a name, which has to be there.
-    fn parent(&self, name: &Name) -> Result<Arc<D::Handle>, Refusal> {
+    fn parent(&self, name: &Name, within: Option<&Name>) -> Result<Arc<D::Handle>, Refusal> {
         match name.parent() {
             Some(parent) => {
-                let opened = self.disk.open_beneath(&self.root, &parent, Want::Directory);
+                let opened = self.look(within, &parent, Want::Directory);
                 Ok(Arc::new(opened.map_err(|error| looking(&error))?))
             }
             None => Ok(Arc::clone(&self.root)),
@@ -135,10 +137,11 @@ impl<D: Disk> Store<D> {
     fn parent_made(
         &self,
         name: &Name,
+        within: Option<&Name>,
         committing: &mut Committing<D>,
     ) -> Result<Arc<D::Handle>, Refusal> {
         match name.parent() {
-            Some(parent) => Ok(Arc::new(self.make_directories(&parent, committing)?)),
+            Some(parent) => Ok(Arc::new(self.make_directories(within, &parent, committing)?)),
             None => Ok(Arc::clone(&self.root)),
         }
     }
@@ -205,9 +208,13 @@ impl<D: Disk> Store<D> {
         Ok((inode, Arc::new(directory)))
     }
 
-    fn place(&self, name: &Name) -> Result<Place<D>, Refusal> {
-        check_spelling(name)?;
-        let directory = self.parent(name)?;
+    fn place(&self, name: &Name, within: Option<&Name>) -> Result<Place<D>, Refusal> {
+        check_reach(within, name)?;
+        if within == Some(name) {
+            // Whoever is held to it has what is in it, and not its own entry.
+            return Err(Code::OutsideRoot.into());
+        }
+        let directory = self.parent(name, within)?;
         let inode = Inode::of(&self.check_directory(&directory)?);
         let found = match self.disk.stat_part(&directory, name.last_part()) {
             Ok(found) => Some(found),
@@ -225,17 +232,17 @@ impl<D: Disk> Store<D> {
 
     fn move_one(
         &self,
-        name: &Name,
-        to: &Name,
+        [name, to]: [&Name; 2],
+        within: Option<&Name>,
         condition: &Condition,
         committing: &mut Committing<D>,
     ) -> Result<Vec<Directory<D>>, Refusal> {
         if to != name && to.is_or_is_below(name) {
             return Err(into_itself());
         }
-        let from = self.place(name)?;
+        let from = self.place(name, within)?;
         let Some(moved) = from.found else { return Err(Code::NotFound.into()) };
-        let target = self.place(to)?;
+        let target = self.place(to, within)?;
         check_replacing(&moved, target.found.as_ref(), condition)?;
         let ((from_inode, from_directory), part) = (from.directory, name.last_part());
         let ((to_inode, to_directory), to_part) = (target.directory, to.last_part());
@@ -275,10 +282,11 @@ impl<D: Disk> Store<D> {
         &self,
         private: &Private<D>,
         name: &Name,
+        within: Option<&Name>,
         depth: Depth,
         committing: &mut Committing<D>,
     ) -> Result<Vec<Directory<D>>, Refusal> {
-        let Place { directory: (inode, directory), found } = self.place(name)?;
+        let Place { directory: (inode, directory), found } = self.place(name, within)?;
         let Some(found) = found else { return Err(Code::NotFound.into()) };
         let part = name.last_part();
         if found.kind == FileKind::Directory && depth == Depth::One {

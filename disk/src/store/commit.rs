@@ -60,6 +60,7 @@ struct Named<D: Disk> {
 }
 
 /// One part of a round.
+#[expect(clippy::large_enum_variant, reason = "nearly all are puts, and a box is an allocation")]
 pub enum Step<D: Disk> {
     /// Gives a file that is whole and synced its name.
     Put(Finished<D>),
@@ -210,13 +211,14 @@ impl<D: Disk> Store<D> {
     pub fn commit_in(
         &self,
         turn: Turn<'_, D>,
-        round: Vec<Step<D>>,
+        mut round: Vec<Step<D>>,
     ) -> Vec<Result<Settled, Refusal>> {
         let private = match self.writable() {
             Ok(private) => private,
             Err(refusal) => return round.iter().map(|_| Err(refusal.clone())).collect(),
         };
         let Turn(mut committing) = turn;
+        self.number(&mut round);
         let journalled = self.journal_round(private, &round);
         let mut ground = Ground::default();
         let made: Vec<Answer<D>> = round
@@ -280,9 +282,10 @@ impl<D: Disk> Store<D> {
                     .map(Made::File)
                     .map_err(Err)
             }
-            Step::Change { change, within: _ } => {
+            Step::Change { change, within } => {
                 ground.last = None;
-                let changed = self.change(private, &change, committing).map_err(Err)?;
+                let changed =
+                    self.change(private, &change, within.as_ref(), committing).map_err(Err)?;
                 ground.changed.extend(changed.directories.iter().cloned());
                 Ok(Made::Change(changed))
             }
@@ -362,8 +365,7 @@ impl<D: Disk> Store<D> {
     fn replay(&self, complete: &Complete) -> Stored {
         let Complete { committed, outcome } = complete;
         let found = self
-            .disk
-            .open_beneath(&self.root, &committed.name, Want::File)
+            .look(committed.within.as_ref(), &committed.name, Want::File)
             .and_then(|file| self.disk.stat(&file))
             .ok()
             .filter(|stat| match outcome {
@@ -447,6 +449,6 @@ fn stored(committed: &Committed, stat: Option<&Stat>, replayed: Option<Replay>) 
         modified: stat.map(|stat| stat.modified),
         mode: stat.map(|stat| stat.mode),
         replayed,
-        name: None,
+        name: committed.asked.is_some().then(|| committed.name.clone()),
     }
 }

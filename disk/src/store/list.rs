@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ftx_protocol::{Code, Depth, Name, Refusal};
 
 use super::Store;
-use super::private::{PRIVATE, check_spelling};
+use super::private::PRIVATE;
+use super::scope::check_reach;
 use crate::failure::{Cause, refusal};
 use crate::identity::Inode;
 use crate::sys::{Disk, FileKind, Stat, Want};
@@ -54,21 +55,23 @@ impl<D: Disk> Store<D> {
     /// followed, and none below it.
     ///
     /// # Errors
-    /// When the name leads to nothing, to no directory, out of the root, or to the store's own
-    /// files; or the system refuses; or too much is being listed already (`busy`).
+    /// When the name leads to nothing, to no directory, out of the root or of the scope `within`,
+    /// or to the store's own files; or the system refuses; or too much is being listed already
+    /// (`busy`).
     pub fn list(
         &self,
         name: Option<&Name>,
         depth: Depth,
-        _within: Option<&Name>,
+        within: Option<&Name>,
     ) -> Result<Listing<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Name, "opening the directory", error);
         let directory = match name {
             Some(name) => {
-                check_spelling(name)?;
-                let opened = self.disk.open_beneath(&self.root, name, Want::Directory);
+                check_reach(within, name)?;
+                let opened = self.look(within, name, Want::Directory);
                 Arc::new(opened.map_err(|error| failed(&error))?)
             }
+            None if within.is_some() => return Err(Code::OutsideRoot.into()),
             None => Arc::clone(&self.root),
         };
         self.check_visible(

@@ -19,6 +19,7 @@ mod faults;
 mod journal;
 mod list;
 mod naming;
+mod numbering;
 #[cfg(test)]
 mod on_disk;
 mod private;
@@ -28,6 +29,7 @@ mod read;
 mod record;
 mod recover;
 mod room;
+mod scope;
 mod transfers;
 mod trash;
 mod upload;

@@ -33,6 +33,7 @@ pub(super) struct Ground<D: Disk> {
 
 pub(super) struct Known<D: Disk> {
     name: Name,
+    within: Option<Name>,
     handle: Arc<D::Handle>,
     inode: Inode,
 }
@@ -123,25 +124,29 @@ impl<D: Disk> Store<D> {
         };
         if let Some(last) = &ground.last
             && last.name.as_bytes() == parent
+            && last.within == committed.within
         {
             return Ok((Arc::clone(&last.handle), last.inode, Resolved::Before));
         }
         ground.last = None;
         let Some(name) = committed.name.parent() else { return Err(Code::BadName.into()) };
-        let handle = Arc::new(self.make_directories(&name, committing)?);
+        let within = committed.within.clone();
+        let handle = Arc::new(self.make_directories(within.as_ref(), &name, committing)?);
         let inode = Inode::of(&self.check_directory(&handle)?);
-        ground.last = Some(Known { name, handle: Arc::clone(&handle), inode });
+        ground.last = Some(Known { name, within, handle: Arc::clone(&handle), inode });
         Ok((handle, inode, Resolved::Now))
     }
 
-    /// Opens the directory, making what is missing of it, one after another from the root.
+    /// Opens the directory, making what is missing of it, one after another from the root: the
+    /// scope, too, if it is not there yet.
     pub(super) fn make_directories(
         &self,
+        within: Option<&Name>,
         name: &Name,
         committing: &mut Committing<D>,
     ) -> Result<D::Handle, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
-        let open = || self.disk.open_beneath(&self.root, name, Want::Directory);
+        let open = || self.look(within, name, Want::Directory);
         match open() {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
             result => return result.map_err(|error| failed(&error)),
@@ -149,7 +154,7 @@ impl<D: Disk> Store<D> {
         let part = name.last_part();
         let made = match name.parent() {
             Some(parent) => {
-                let parent = self.make_directories(&parent, committing)?;
+                let parent = self.make_directories(within, &parent, committing)?;
                 self.check_directory(&parent)?;
                 self.disk.make_directory(&parent, part, DIRECTORY_MODE)
             }

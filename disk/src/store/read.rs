@@ -3,7 +3,8 @@
 use ftx_protocol::{Code, FileTime, Kind, Mode, Name, Refusal, Version};
 use rustix::io::Errno;
 
-use super::private::{PRIVATE, check_spelling};
+use super::private::PRIVATE;
+use super::scope::check_reach;
 use super::{Info, Store};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
@@ -29,10 +30,10 @@ impl<D: Disk> Store<D> {
     /// Opens a file for reading.
     ///
     /// # Errors
-    /// When the name leads to nothing, to something that is no regular file, out of the root, or
-    /// to the store's own files; or the system refuses.
-    pub fn open_file(&self, name: &Name, _within: Option<&Name>) -> Result<Reading<D>, Refusal> {
-        let (handle, stat) = self.look_up(name)?;
+    /// When the name leads to nothing, to something that is no regular file, out of the root or of
+    /// the scope `within`, or to the store's own files; or the system refuses.
+    pub fn open_file(&self, name: &Name, within: Option<&Name>) -> Result<Reading<D>, Refusal> {
+        let (handle, stat) = self.look_up(name, within)?;
         match stat.kind {
             FileKind::File => Ok(Reading { disk: self.disk.clone(), handle, stat }),
             FileKind::Directory => Err(Code::IsDirectory.into()),
@@ -44,8 +45,8 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// As for [`Store::open_file`], but for directories.
-    pub fn stat(&self, name: &Name, _within: Option<&Name>) -> Result<Info, Refusal> {
-        let (_, stat) = self.look_up(name)?;
+    pub fn stat(&self, name: &Name, within: Option<&Name>) -> Result<Info, Refusal> {
+        let (_, stat) = self.look_up(name, within)?;
         let (kind, size, version) = match stat.kind {
             FileKind::File => (Kind::File, stat.size, Some(Identity::of(&stat).version())),
             FileKind::Directory => (Kind::Directory, 0, None),
@@ -54,17 +55,17 @@ impl<D: Disk> Store<D> {
         Ok(Info { kind, size, modified: stat.modified, mode: stat.mode, version })
     }
 
-    fn look_up(&self, name: &Name) -> Result<(D::Handle, Stat), Refusal> {
-        check_spelling(name)?;
+    fn look_up(&self, name: &Name, within: Option<&Name>) -> Result<(D::Handle, Stat), Refusal> {
+        check_reach(within, name)?;
         let failed = |error: &std::io::Error| match Errno::from_io_error(error) {
             // No file system has such a name, so nothing has it.
             Some(Errno::NAMETOOLONG | Errno::ILSEQ) => Code::NotFound.into(),
             _ => refusal(Cause::Name, "looking up the name", error),
         };
-        let opened = self.disk.open_beneath(&self.root, name, Want::File);
+        let opened = self.look(within, name, Want::File);
         if opened.is_err()
             && let Some(parent) = name.parent()
-            && let Ok(directory) = self.disk.open_beneath(&self.root, &parent, Want::Directory)
+            && let Ok(directory) = self.look(within, &parent, Want::Directory)
         {
             // Nor what is not there, inside the store's own directory.
             self.check_not_private(&directory)?;
@@ -73,22 +74,26 @@ impl<D: Disk> Store<D> {
         let stat = self.disk.stat(&handle).map_err(|error| failed(&error))?;
         self.reserved.check(&stat)?;
         if self.must_look_at_the_way() {
-            self.check_foreign(name, &stat)?;
+            self.check_foreign(name, within, &stat)?;
         }
         Ok((handle, stat))
     }
 
     /// A store that only reads does not know what another one, which writes, has of its own at this
     /// moment: it looks at the way to what it found.
-    fn check_foreign(&self, name: &Name, stat: &Stat) -> Result<(), Refusal> {
+    fn check_foreign(
+        &self,
+        name: &Name,
+        within: Option<&Name>,
+        stat: &Stat,
+    ) -> Result<(), Refusal> {
         let directory = match (stat.kind, name.parent()) {
             (FileKind::Directory, _) => name.clone(),
             (_, Some(parent)) => parent,
             (_, None) => return Ok(()),
         };
         let directory = self
-            .disk
-            .open_beneath(&self.root, &directory, Want::Directory)
+            .look(within, &directory, Want::Directory)
             .map_err(|error| refusal(Cause::Name, "looking up the directory", &error))?;
         self.check_not_private(&directory)
     }

@@ -1,6 +1,6 @@
 //! What the journal says.
 
-use ftx_protocol::{Algorithm, Condition, Digest, Durability, Name, TransferId};
+use ftx_protocol::{Algorithm, Condition, Digest, Durability, Name, Owner, TransferId};
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Saved;
@@ -36,6 +36,10 @@ pub(super) struct Begun {
     pub(super) algorithm: Algorithm,
     pub(super) size: Option<u64>,
     pub(super) survival: Survival,
+    /// To anybody else the transfer is unknown. `None`: it was begun without a token, or before
+    /// there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<Owner>,
 }
 
 /// What a replayed acknowledgement says, and what a restart needs to finish the rename.
@@ -51,6 +55,15 @@ pub(super) struct Committed {
     pub(super) condition: Condition,
     pub(super) durability: Durability,
     pub(super) survival: Survival,
+    /// As in [`Begun`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<Owner>,
+    /// The directory that whoever put it is held to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) within: Option<Name>,
+    /// The name that was asked for, where the file gets another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) asked: Option<Name>,
 }
 
 /// A transfer that is complete, or is about to be.
@@ -80,6 +93,13 @@ pub(super) enum Survival {
     /// They are in the memory of this boot of the machine. `None`: the system does not tell one
     /// boot from the next, so only until the program ends.
     Boot(Option<String>),
+}
+
+impl Committed {
+    /// The name that the put has, whatever name its file gets.
+    pub(super) fn asked(&self) -> &Name {
+        self.asked.as_ref().unwrap_or(&self.name)
+    }
 }
 
 impl Survival {

@@ -290,10 +290,9 @@ impl<D: Disk> Store<D> {
             self.sync_name(&mut committing, committed, &directory)?;
         } else {
             // The crash came after the rename, and perhaps before the sync of the directory.
+            let within = committed.within.as_ref();
             let directory = match committed.name.parent() {
-                Some(parent) => {
-                    Arc::new(self.disk.open_beneath(&self.root, &parent, Want::Directory).ok()?)
-                }
+                Some(parent) => Arc::new(self.look(within, &parent, Want::Directory).ok()?),
                 None => Arc::clone(&self.root),
             };
             let found = self.disk.stat_part(&directory, committed.name.last_part()).ok()?;
@@ -303,8 +302,7 @@ impl<D: Disk> Store<D> {
             self.sync_name(&mut committing, committed, &directory)?;
         }
         let file = self
-            .disk
-            .open_beneath(&self.root, &committed.name, Want::File)
+            .look(committed.within.as_ref(), &committed.name, Want::File)
             .and_then(|file| self.disk.stat(&file))
             .ok()?;
         settled(Outcome::Named(Identity::of(&file)))

@@ -1,5 +1,6 @@
 //! The transfers that the store knows: which can be resumed, and which are complete.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -48,22 +49,54 @@ pub(super) struct Transfers {
     table: Mutex<Table>,
 }
 
+#[derive(Default)]
 struct Table {
-    partial: HashMap<TransferId, Shared<Partial>>,
+    partial: HashMap<TransferId, Known>,
+    /// How many of these each owner has; none that has none.
+    owners: HashMap<Option<Owner>, usize>,
     complete: HashMap<TransferId, Arc<Complete>>,
     /// Complete ones, oldest first.
     order: VecDeque<TransferId>,
 }
 
+/// A transfer that can be resumed, and whose it is, without locking it.
+struct Known {
+    partial: Shared<Partial>,
+    owner: Option<Owner>,
+}
+
+impl Table {
+    fn enter(&mut self, transfer: TransferId, known: Known) {
+        let count = self.owners.entry(known.owner).or_default();
+        *count = count.saturating_add(1);
+        if let Some(earlier) = self.partial.insert(transfer, known) {
+            uncount(&mut self.owners, earlier.owner);
+        }
+    }
+
+    fn leave(&mut self, transfer: &TransferId) {
+        if let Some(known) = self.partial.remove(transfer) {
+            uncount(&mut self.owners, known.owner);
+        }
+    }
+}
+
+fn uncount(owners: &mut HashMap<Option<Owner>, usize>, owner: Option<Owner>) {
+    if let Entry::Occupied(mut count) = owners.entry(owner) {
+        match count.get().checked_sub(1) {
+            None | Some(0) => drop(count.remove()),
+            Some(less) => *count.get_mut() = less,
+        }
+    }
+}
+
 impl Transfers {
     pub(super) fn new() -> Self {
-        let table =
-            Table { partial: HashMap::new(), complete: HashMap::new(), order: VecDeque::new() };
-        Self { table: Mutex::new(table) }
+        Self { table: Mutex::default() }
     }
 
     pub(super) fn partial(&self, transfer: &TransferId) -> Option<Shared<Partial>> {
-        lock(&self.table).partial.get(transfer).cloned()
+        lock(&self.table).partial.get(transfer).map(|known| Arc::clone(&known.partial))
     }
 
     pub(super) fn complete(&self, transfer: &TransferId) -> Option<Arc<Complete>> {
@@ -76,20 +109,22 @@ impl Transfers {
 
     /// Adds a transfer that is begun.
     pub(super) fn insert(&self, transfer: TransferId, partial: Partial) -> Shared<Partial> {
+        let owner = partial.begun.owner;
         let partial = Arc::new(Mutex::new(partial));
-        lock(&self.table).partial.insert(transfer, Arc::clone(&partial));
+        let known = Known { partial: Arc::clone(&partial), owner };
+        lock(&self.table).enter(transfer, known);
         partial
     }
 
     pub(super) fn remove(&self, transfer: &TransferId) {
-        lock(&self.table).partial.remove(transfer);
+        lock(&self.table).leave(transfer);
     }
 
     /// Moves a transfer to the complete ones; the oldest of these is forgotten.
     pub(super) fn completed(&self, complete: Arc<Complete>) {
         let mut table = lock(&self.table);
         let transfer = complete.committed.transfer;
-        table.partial.remove(&transfer);
+        table.leave(&transfer);
         if table.complete.insert(transfer, complete).is_none() {
             table.order.push_back(transfer);
         }
@@ -108,21 +143,27 @@ impl Transfers {
         }
     }
 
-    pub(super) fn partials_of(&self, _owner: Option<&Owner>) -> usize {
-        self.partials()
+    pub(super) fn partials_of(&self, owner: Option<&Owner>) -> usize {
+        lock(&self.table).owners.get(&owner.copied()).copied().unwrap_or(0)
     }
 
-    pub(super) fn held(&self, transfer: &TransferId, _owner: Option<&Owner>) -> Held {
+    pub(super) fn held(&self, transfer: &TransferId, owner: Option<&Owner>) -> Held {
+        let nothing = Held { at: 0, digest: None, complete: Completeness::Partial };
         if let Some(complete) = self.complete(transfer) {
+            if complete.committed.owner.as_ref() != owner {
+                return nothing;
+            }
             return Held {
                 at: complete.committed.size,
                 digest: Some(complete.committed.digest),
                 complete: Completeness::Complete,
             };
         }
-        let nothing = Held { at: 0, digest: None, complete: Completeness::Partial };
         let Some(partial) = self.partial(transfer) else { return nothing };
         let mut partial = lock(&partial);
+        if partial.begun.owner.as_ref() != owner {
+            return nothing;
+        }
         partial.epoch = partial.epoch.saturating_add(1);
         if let Use::IdleSince(_) = partial.use_ {
             partial.use_ = Use::Idle;
@@ -143,9 +184,10 @@ impl Transfers {
     /// Takes out the transfers that were idle for `ttl`.
     pub(super) fn take_expired(&self, ttl: Duration, running: Duration) -> Vec<Shared<Partial>> {
         let mut expired = Vec::new();
-        lock(&self.table).partial.retain(|_, shared| {
+        let Table { partial, owners, .. } = &mut *lock(&self.table);
+        partial.retain(|_, known| {
             // One that is locked is being worked on.
-            let Ok(mut partial) = shared.try_lock() else { return true };
+            let Ok(mut partial) = known.partial.try_lock() else { return true };
             match partial.use_ {
                 Use::Busy => true,
                 Use::Idle => {
@@ -155,7 +197,8 @@ impl Transfers {
                 Use::IdleSince(since) => {
                     let stays = running.saturating_sub(since) < ttl;
                     if !stays {
-                        expired.push(Arc::clone(shared));
+                        expired.push(Arc::clone(&known.partial));
+                        uncount(owners, known.owner);
                     }
                     stays
                 }

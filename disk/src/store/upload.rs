@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{
-    Code, Condition, Digest, Durability, FileTime, Mode, Name, Refusal, TransferId,
+    Code, Condition, Digest, Durability, FileTime, Mode, Name, Owner, Refusal, TransferId,
 };
 
 use super::journal::Sync;
 use super::record::{Begun, Committed, Complete, Record};
 use super::transfers::{Kept, Partial, Use};
-use super::{Shared, Store, lock};
+use super::{Naming, Shared, Store, lock};
 use crate::failure::{Cause, refusal};
 use crate::hash::{Running, Saved};
 use crate::identity::Inode;
@@ -54,6 +54,9 @@ pub(super) struct Plan {
     pub(super) durability: Durability,
     pub(super) modified: Option<FileTime>,
     pub(super) mode: Option<Mode>,
+    pub(super) owner: Option<Owner>,
+    pub(super) within: Option<Name>,
+    pub(super) naming: Naming,
 }
 
 /// Where the bytes of a put are.
@@ -145,6 +148,7 @@ pub struct Finished<D: Disk> {
     pub(super) body: FinishedBody<D>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are staged, and a box is an allocation")]
 pub(super) enum FinishedBody<D: Disk> {
     Staged { file: Arc<StagedFile<D>>, committed: Committed },
     Complete(Arc<Complete>),

@@ -1,0 +1,59 @@
+//! Scopes: the one directory that somebody is held to.
+//!
+//! Without a scope a name is resolved beneath the root, and symlinks are followed that stay there.
+//! With one it is resolved beneath the directory of the scope, by the same call: so it is the
+//! kernel (or the walk in its place) that keeps it there, whatever the symlinks say and whoever
+//! moves them meanwhile. The scope itself, and what is above it, have to be directories and no
+//! symlinks. A symlink there would be the one way out that is left: whoever may move names above
+//! a scope could put any symlink in its place that they find, and so widen it.
+
+use std::io;
+
+use ftx_protocol::{Code, Name, Refusal};
+use rustix::io::Errno;
+
+use super::Store;
+use super::private::check_spelling;
+use crate::sys::{Disk, Want};
+
+impl<D: Disk> Store<D> {
+    /// Opens what a name leads to, for reading.
+    pub(super) fn look(
+        &self,
+        within: Option<&Name>,
+        name: &Name,
+        want: Want,
+    ) -> io::Result<D::Handle> {
+        let Some(scope) = within else { return self.disk.open_beneath(&self.root, name, want) };
+        if scope.is_or_is_below(name) {
+            return self.open_way(name);
+        }
+        let inside = inside(scope, name).ok_or(Errno::XDEV)?;
+        self.disk.open_beneath(&self.open_way(scope)?, &inside, want)
+    }
+
+    /// Opens a scope, or a directory above one.
+    fn open_way(&self, name: &Name) -> io::Result<D::Handle> {
+        let mut here: Option<D::Handle> = None;
+        for part in name.parts() {
+            let above = here.as_ref().unwrap_or(&self.root);
+            here = Some(self.disk.open_part(above, part, Want::Directory)?);
+        }
+        here.ok_or(Errno::NOENT.into())
+    }
+}
+
+/// Refuses a name that is the store's own, or is not in the scope, before anything is looked up.
+pub(super) fn check_reach(within: Option<&Name>, name: &Name) -> Result<(), Refusal> {
+    check_spelling(name)?;
+    match within {
+        Some(scope) if !name.is_or_is_below(scope) => Err(Code::OutsideRoot.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The name of something below a scope, as it is called in its directory.
+fn inside(scope: &Name, name: &Name) -> Option<Name> {
+    let rest = name.as_bytes().strip_prefix(scope.as_bytes())?.strip_prefix(b"/")?;
+    Name::parse(rest).ok()
+}
