@@ -10,6 +10,8 @@
 //! thread; no step starts one. Staging, journal and lock are in `.ftx` of the served directory.
 
 mod begin;
+#[cfg(test)]
+mod box_faults;
 mod change;
 #[cfg(test)]
 mod change_faults;
