@@ -1,77 +1,320 @@
-//! The tokens file: what is read from it and written to it.
+//! The tokens file: what is read from it and written to it. `ftx token` writes it, the server reads it.
+//!
+//! It is replaced whole, so that nobody reads half of it. Whoever has taken up what is in a file
+//! keeps a shared lock on it until the next one is taken up: so a writer knows when its change
+//! holds, by how many servers the tokens are used.
 
-use std::fmt;
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
-use ftx_protocol::ids::Owner;
-use ftx_protocol::{Digest, FileTime, Name};
-use serde::{Deserialize, Serialize};
+use ftx_disk::landing::{Landing, Replace};
+use ftx_disk::sys::Native;
+use ftx_protocol::{Durability, Escaped, Mode};
+use rustix::fs::OFlags;
 use thiserror::Error;
 
-use super::rights::Rights;
+use super::line::{BadText, Line, file_time, parse_tokens, write_tokens};
 
-/// What a token is called.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct TokenName(String);
+/// Enough for 10,000 tokens with scopes of ordinary length.
+pub(super) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-impl fmt::Display for TokenName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+/// How long a change waits for the servers to take it up; they look twenty times a second.
+const TAKE_UP: Duration = Duration::from_secs(5);
 
-/// One token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Line {
-    /// Tells it from every other token there was or will be.
-    pub id: Owner,
-    /// What people call it.
-    pub name: TokenName,
-    /// The SHA-256 of its 32 bytes.
-    pub digest: Digest,
-    /// What it allows.
-    pub can: Rights,
-    /// The directory that it is held to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub under: Option<Name>,
-    /// When it was made.
-    pub made: FileTime,
-    /// When it ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires: Option<FileTime>,
-    /// Bytes that it may bring in all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_bytes: Option<u64>,
-    /// Unfinished uploads that it may have at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_partials: Option<u32>,
-}
+/// A file that changed so lately may change again and look the same.
+const COARSE_CLOCK: Duration = Duration::from_millis(100);
+
+/// The number in the name of the part file of `tokens`. One of a run that was killed is replaced.
+const TOKENS_PART: u64 = 1;
 
 /// The tokens cannot be read or changed.
 #[derive(Debug, Error)]
 pub enum TokensError {
     /// The system refuses.
-    #[error("cannot {step} {}: {error}", path.display())]
+    #[error("cannot {step} {path}: {error}")]
     System {
         /// What was being done.
         step: &'static str,
         /// The file.
-        path: PathBuf,
+        path: String,
         /// What the system says.
-        error: std::io::Error,
+        error: io::Error,
     },
+    /// Others than the owner can get at a file, or at the directory that it is in.
+    #[error(
+        "{path} is open to others (mode {mode:03o}), so what it says cannot be trusted; \
+         look whether it is as it should be, then: chmod go= {path}"
+    )]
+    Open {
+        /// The file or directory.
+        path: String,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It is no file.
+    #[error("{path} is not a file")]
+    NotAFile {
+        /// What it is not.
+        path: String,
+    },
+    /// It is larger than such a file gets.
+    #[error("{path} has more than 8 MiB")]
+    TooLarge {
+        /// The file.
+        path: String,
+    },
+    /// It says something that is not understood; then nothing in it counts.
+    #[error("{path}: {error}; nothing in it counts until it is put right")]
+    Text {
+        /// The file.
+        path: String,
+        /// Where, and what.
+        error: BadText,
+    },
+}
+
+impl TokensError {
+    pub(super) fn system(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = shown(path);
+        move |error| Self::System { step, path, error }
+    }
+}
+
+pub(super) fn shown(path: &Path) -> String {
+    Escaped(path.as_os_str().as_bytes()).to_string()
+}
+
+/// Whether a change holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Every server that uses the file goes by it now.
+    ByAll,
+    /// A server has not looked yet; it will.
+    NotYet,
 }
 
 /// The file in which the tokens of a served directory stand.
 #[derive(Debug, Clone)]
 pub struct TokensFile {
+    state: PathBuf,
     path: PathBuf,
 }
 
 impl TokensFile {
     /// The one in this state directory.
     pub fn of_state(state: &Path) -> Self {
-        Self { path: state.join("tokens") }
+        Self { state: state.to_owned(), path: state.join("tokens") }
     }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says; nothing if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be read, is open to others, or says something that is not understood.
+    pub fn read(&self) -> Result<Vec<Line>, TokensError> {
+        self.open()?.map_or_else(|| Ok(Vec::new()), |opened| opened.read(&self.path))
+    }
+
+    /// Changes what it says, durably, and waits until that holds. Nobody else changes it meanwhile.
+    ///
+    /// # Errors
+    /// Those of `act`, and when it cannot be read or written; then it is as it was. Only if the
+    /// last sync fails it has changed.
+    pub fn change<T, E: From<TokensError>>(
+        &self,
+        act: impl FnOnce(&mut Vec<Line>) -> Result<T, E>,
+    ) -> Result<(T, Taken), E> {
+        let alone = self.alone()?;
+        let old = self.open()?;
+        let was = match &old {
+            Some(opened) => Some(opened.read(&self.path)?),
+            None => None,
+        };
+        let mut lines = was.clone().unwrap_or_default();
+        let answer = act(&mut lines)?;
+        if was.as_ref() == Some(&lines) {
+            return Ok((answer, Taken::ByAll));
+        }
+        let text = write_tokens(&lines)
+            .map_err(|error| TokensError::Text { path: shown(&self.path), error })?;
+        replace(&self.path, TOKENS_PART, &text)?;
+        drop(alone);
+        let taken = old.map_or(Taken::ByAll, |old| old.wait_until_let_go());
+        Ok((answer, taken))
+    }
+
+    /// Makes the file if it is not there, so that there is one to keep a lock on.
+    pub(super) fn make(&self) -> Result<(), TokensError> {
+        match self.open()? {
+            Some(_) => Ok(()),
+            None => self.change(|_| Ok(())).map(|((), _)| ()),
+        }
+    }
+
+    /// Excludes other writers until it is dropped.
+    fn alone(&self) -> Result<File, TokensError> {
+        let path = self.state.join("tokens.lock");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(TokensError::system("open", &path))?;
+        file.lock().map_err(TokensError::system("lock", &path))?;
+        Ok(file)
+    }
+
+    /// Opens it, if it is there.
+    pub(super) fn open(&self) -> Result<Option<Opened>, TokensError> {
+        open_private(&self.path)
+    }
+}
+
+/// A file that only its owner can get at.
+#[derive(Debug)]
+pub(super) struct Opened {
+    file: File,
+    metadata: Metadata,
+}
+
+/// Opens a file of the state directory, if it is there.
+pub(super) fn open_private(path: &Path) -> Result<Option<Opened>, TokensError> {
+    let mut options = OpenOptions::new();
+    // So that a FIFO of that name does not keep us waiting.
+    options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(TokensError::system("open", path))?,
+    };
+    let metadata = file.metadata().map_err(TokensError::system("look at", path))?;
+    if !metadata.is_file() {
+        return Err(TokensError::NotAFile { path: shown(path) });
+    }
+    // What is read is no secret, but who could write it could let himself in; and a file that others
+    // read is a sign that something went wrong, as ssh has it with its keys.
+    check_mode(path, &metadata, 0o077)?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let above = directory.metadata().map_err(TokensError::system("look at", directory))?;
+    check_mode(directory, &above, 0o022)?;
+    Ok(Some(Opened { file, metadata }))
+}
+
+fn check_mode(path: &Path, metadata: &Metadata, wrong: u32) -> Result<(), TokensError> {
+    let mode = metadata.permissions().mode() & 0o777;
+    match mode & wrong {
+        0 => Ok(()),
+        _ => Err(TokensError::Open { path: shown(path), mode }),
+    }
+}
+
+/// Replaces a file of the state directory, durably.
+pub(super) fn replace(path: &Path, part: u64, text: &[u8]) -> Result<(), TokensError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let write = || {
+        let mut landing = Landing::create(Native, directory, part)?;
+        if let Err(error) = landing.write(text) {
+            landing.discard();
+            return Err(error);
+        }
+        let (mode, now) = (Mode::new(0o600), file_time(SystemTime::now()));
+        landing.publish(name, mode, now, Replace::Yes, Durability::Full)
+    };
+    write().map_err(TokensError::system("write", path))
+}
+
+impl Opened {
+    pub(super) fn text(&self, path: &Path) -> Result<Vec<u8>, TokensError> {
+        let mut text = Vec::new();
+        let mut limited = (&self.file).take(FILE_BYTES_MAX.saturating_add(1));
+        limited.read_to_end(&mut text).map_err(TokensError::system("read", path))?;
+        match text.len() as u64 > FILE_BYTES_MAX {
+            true => Err(TokensError::TooLarge { path: shown(path) }),
+            false => Ok(text),
+        }
+    }
+
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<Line>, TokensError> {
+        parse_tokens(&self.text(path)?)
+            .map_err(|error| TokensError::Text { path: shown(path), error })
+    }
+
+    pub(super) fn version(&self) -> FileVersion {
+        FileVersion::of(&self.metadata)
+    }
+
+    /// Says that what is in it is used, until it is dropped. Not when it is being replaced.
+    pub(super) fn hold(&self) -> Holds {
+        match self.file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Holds::No,
+            // Where a file system has no locks, a writer does not wait.
+            Ok(()) | Err(TryLockError::Error(_)) => Holds::Yes,
+        }
+    }
+
+    /// Waits until nobody uses what is in it. Not for ever: a server may hang.
+    fn wait_until_let_go(&self) -> Taken {
+        let end = Instant::now() + TAKE_UP;
+        loop {
+            match self.file.try_lock() {
+                Ok(()) => return Taken::ByAll,
+                Err(TryLockError::Error(_)) => return Taken::NotYet,
+                Err(TryLockError::WouldBlock) if Instant::now() >= end => return Taken::NotYet,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+}
+
+/// Whether a file is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    Yes,
+    No,
+}
+
+/// What changes when a file changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileVersion {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileVersion {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether the file may have changed since without a trace: the clock of a file system is
+    /// coarse.
+    pub(super) fn youth(&self) -> Youth {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanos) = self.changed;
+        let changed =
+            Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
+        match now.checked_sub(changed) {
+            Some(past) if past >= COARSE_CLOCK => Youth::Settled,
+            Some(_) | None => Youth::Young,
+        }
+    }
+}
+
+/// Whether a file's version can be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Youth {
+    Young,
+    Settled,
 }

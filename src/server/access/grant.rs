@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use ftx_protocol::ids::Owner;
-use ftx_protocol::{Code, Condition, Name, Refusal};
+use ftx_protocol::{Code, Condition, Name, Owner, Refusal};
 
 use super::principal::{Member, gone};
 use super::rights::Rights;

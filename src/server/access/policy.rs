@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ftx_protocol::token::Token;
-use ftx_protocol::{Code, Refusal};
+use ftx_protocol::{Code, Refusal, Token};
 
 use super::principal::Principal;
 use super::rights::Rights;

@@ -1,30 +1,44 @@
-//! The tokens that a running server knows: what the file says, at most 50 ms ago.
+//! The tokens that a running server knows: what their file said a moment ago.
+//!
+//! A thread looks at the file's stat twenty times a second, and reads it where that has changed: a
+//! decision never waits for a disk. A file that cannot be read or understood is one without tokens.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use ftx_protocol::ids::Owner;
-use ftx_protocol::token::Token;
-use ftx_protocol::{Code, Name, Refusal};
+use ftx_protocol::{Code, Name, Owner, Refusal, Token};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::clock::Clock;
-use super::file::{TokenName, TokensError};
+use super::file::{FileVersion, Holds, Opened, TokensError, TokensFile, Youth};
+use super::line::{Line, TokenName, system_time, token_digest};
 use super::principal::Member;
 use super::rights::Rights;
 use super::usage::{Account, Share};
+use super::usage_file::{UsageFile, Used};
 
-/// A line of the tokens file.
+/// Unfinished uploads of a token that does not say how many: a client has one for each file that
+/// it sends at a time, and a few that broke off.
+pub const TOKEN_PARTIALS: u32 = 64;
+
+/// How often a file that is being replaced is opened anew at one look.
+const OPENS_MAX: usize = 4;
+
+/// What the file says of one token.
 #[derive(Debug)]
 pub(in crate::server) struct Known {
     pub(super) id: Owner,
     pub(super) name: TokenName,
     pub(super) rights: Rights,
     pub(super) under: Option<Name>,
-    pub(super) expires: Option<SystemTime>,
-    pub(super) max_bytes: Option<u64>,
-    pub(super) max_partials: u32,
-    pub(super) account: Arc<Account>,
+    expires: Option<SystemTime>,
+    max_bytes: Option<u64>,
+    max_partials: u32,
+    account: Arc<Account>,
 }
 
 impl Known {
@@ -45,44 +59,235 @@ impl Known {
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
 pub(in crate::server) struct Tokens {
+    file: TokensFile,
+    usage: UsageFile,
     clock: Clock,
+    table: Mutex<Arc<Table>>,
+    generation: AtomicU64,
+    looking: Mutex<Looking>,
+}
+
+/// What one state of the file says, to look up in.
+#[derive(Default)]
+struct Table {
+    digests: Vec<([u8; 32], Arc<Known>)>,
+    by_id: HashMap<Owner, Arc<Known>>,
+}
+
+/// What was last seen of the file, and what became of it.
+struct Looking {
+    seen: Seen,
+    lines: Vec<Line>,
+    /// The accounts of all tokens that there were since the start: a file that is unreadable for a
+    /// while forgives nobody.
+    accounts: HashMap<Owner, Arc<Account>>,
+    written: Used,
+}
+
+/// What was last seen of the file.
+enum Seen {
+    Nothing,
+    /// It could not be understood, or not even be looked at.
+    Bad {
+        why: String,
+    },
+    /// It was taken up, and is held until the next one is.
+    Good {
+        version: FileVersion,
+        _held: Opened,
+    },
+}
+
+/// What a look at the file brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looked {
+    Same,
+    Changed,
 }
 
 impl Tokens {
-    /// Reads the tokens in a state directory; makes an empty file if there is none.
-    pub(in crate::server) fn open(_state: &Path) -> Result<Arc<Self>, TokensError> {
-        Ok(Arc::new(Self { clock: Clock::new() }))
-    }
-
-    /// Keeps the tokens as the file has them until the answer is dropped.
-    pub(in crate::server) fn watch(self: &Arc<Self>) -> std::io::Result<Watch> {
-        Ok(Watch {})
+    /// Reads the tokens in a state directory; makes a file of none if there is no file.
+    ///
+    /// # Errors
+    /// When what is there cannot be read or understood.
+    pub(in crate::server) fn open(state: &Path) -> Result<Arc<Self>, TokensError> {
+        let (file, usage) = (TokensFile::of_state(state), UsageFile::of_state(state));
+        file.make()?;
+        // What is wrong with it is an error here, and a closed gate later on.
+        file.read()?;
+        let written = usage.read()?;
+        let accounts =
+            written.iter().map(|(&id, &bytes)| (id, Arc::new(Account::with(bytes)))).collect();
+        let tokens = Self {
+            file,
+            usage,
+            clock: Clock::new(),
+            table: Mutex::default(),
+            generation: AtomicU64::new(0),
+            looking: Mutex::new(Looking {
+                seen: Seen::Nothing,
+                lines: Vec::new(),
+                accounts,
+                written,
+            }),
+        };
+        tokens.look();
+        Ok(Arc::new(tokens))
     }
 
     pub(in crate::server) fn now(&self) -> SystemTime {
         self.clock.now()
     }
 
-    /// Rises whenever the tokens change.
+    /// Rises when the tokens change.
     pub(in crate::server) fn generation(&self) -> u64 {
-        0
+        self.generation.load(Ordering::Acquire)
     }
 
-    pub(super) fn find(&self, _id: Owner) -> Option<Arc<Known>> {
-        None
+    /// What is known of a token.
+    pub(super) fn find(&self, id: Owner) -> Option<Arc<Known>> {
+        self.table().by_id.get(&id).cloned()
     }
 
+    /// Whose token this is.
     pub(super) fn login(
         self: &Arc<Self>,
-        _token: &Token,
-        _now: SystemTime,
+        token: &Token,
+        now: SystemTime,
     ) -> Result<Member, Refusal> {
-        Err(Code::LoginFailed.into())
+        // First the number, then the table: at worst it is looked up once more.
+        let generation = self.generation();
+        let table = self.table();
+        let digest = token_digest(token).bytes;
+        // Every digest is compared whole, so that the time tells nothing.
+        let mut place = u64::MAX;
+        for ((known, _), number) in table.digests.iter().zip(0..) {
+            place.conditional_assign(&number, known.ct_eq(&digest));
+        }
+        let found = usize::try_from(place).ok().and_then(|place| table.digests.get(place));
+        let (_, known) = found.ok_or(Code::LoginFailed)?;
+        known.check_time(now)?;
+        Ok(Member { tokens: Arc::clone(self), known: Arc::clone(known), generation })
+    }
+
+    /// Looks whether the file has changed, and goes by what it says.
+    pub(super) fn look(&self) -> Looked {
+        let mut looking = lock(&self.looking);
+        if let Seen::Good { version, .. } = &looking.seen
+            && self.file.path().metadata().is_ok_and(|now| FileVersion::of(&now) == *version)
+            && version.youth() == Youth::Settled
+        {
+            return Looked::Same;
+        }
+        match self.take_up() {
+            Ok((opened, lines)) => {
+                let looked = self.apply(&mut looking, lines);
+                let had = std::mem::replace(
+                    &mut looking.seen,
+                    Seen::Good { version: opened.version(), _held: opened },
+                );
+                if let Seen::Bad { .. } = had {
+                    tracing::info!("the tokens file is good again");
+                }
+                looked
+            }
+            Err(why) => {
+                let looked = self.apply(&mut looking, Vec::new());
+                let is_news = !matches!(&looking.seen, Seen::Bad { why: said } if *said == why);
+                if is_news {
+                    tracing::error!(
+                        "{why}: until then no token is known, and nobody is let in by one"
+                    );
+                }
+                looking.seen = Seen::Bad { why };
+                looked
+            }
+        }
+    }
+
+    /// Opens the file that is there now, holds it and reads it.
+    fn take_up(&self) -> Result<(Opened, Vec<Line>), String> {
+        let path = self.file.path();
+        for _ in 0..OPENS_MAX {
+            let opened = self.file.open().map_err(|error| error.to_string())?;
+            let Some(opened) = opened else {
+                return Err(format!("{} is gone", super::file::shown(path)));
+            };
+            // Only one that is held, and has its name after that, is sure to be waited for.
+            let named = path.metadata().map(|metadata| FileVersion::of(&metadata));
+            if opened.hold() == Holds::Yes && named.is_ok_and(|named| named == opened.version()) {
+                let lines = opened.read(path).map_err(|error| error.to_string())?;
+                return Ok((opened, lines));
+            }
+        }
+        Err(format!("{} changes all the time", super::file::shown(path)))
+    }
+
+    fn apply(&self, looking: &mut Looking, lines: Vec<Line>) -> Looked {
+        if lines == looking.lines && !matches!(looking.seen, Seen::Nothing) {
+            return Looked::Same;
+        }
+        let mut table = Table::default();
+        for line in &lines {
+            let account = looking.accounts.entry(line.id).or_default();
+            let known = Arc::new(known(line, Arc::clone(account)));
+            table.digests.push((line.digest.bytes, Arc::clone(&known)));
+            table.by_id.insert(line.id, known);
+        }
+        looking.lines = lines;
+        *lock(&self.table) = Arc::new(table);
+        self.generation.fetch_add(1, Ordering::Release);
+        Looked::Changed
+    }
+
+    /// Writes down what was used, if that is more than was written.
+    pub(super) fn save_usage(&self) {
+        let mut looking = lock(&self.looking);
+        if !matches!(looking.seen, Seen::Good { .. }) {
+            return;
+        }
+        let used: Used = looking
+            .lines
+            .iter()
+            .filter_map(|line| Some((line.id, looking.accounts.get(&line.id)?.settled())))
+            .filter(|&(_, bytes)| bytes > 0)
+            .collect();
+        if used == looking.written {
+            return;
+        }
+        match self.usage.write(&used) {
+            Ok(()) => looking.written = used,
+            Err(error) => tracing::error!("{error}: a restart would forget what tokens have used"),
+        }
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&lock(&self.table))
     }
 }
 
-/// The thread that looks at the file. Ends when it is dropped, and writes down what was used.
-#[derive(Debug)]
-pub(in crate::server) struct Watch {}
+/// Says nothing of what it knows.
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").finish_non_exhaustive()
+    }
+}
+
+fn known(line: &Line, account: Arc<Account>) -> Known {
+    Known {
+        id: line.id,
+        name: line.name.clone(),
+        rights: line.can,
+        under: line.under.clone(),
+        expires: line.expires.map(system_time),
+        max_bytes: line.max_bytes,
+        max_partials: line.max_partials.unwrap_or(TOKEN_PARTIALS),
+        account,
+    }
+}
+
+/// Each holder leaves what it guards whole.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,52 @@
+//! The thread that looks at the tokens file, and writes down what was used.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::tokens::Tokens;
+
+/// How often it looks: a stat costs a few microseconds.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How often it writes down what was used: each time costs a sync.
+const SAVE: Duration = Duration::from_secs(5);
+
+/// Keeps the tokens as the file has them, until it is dropped.
+#[derive(Debug)]
+pub(in crate::server) struct Watch {
+    /// Hung up to end the thread.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(in crate::server) fn start(tokens: &Arc<Tokens>) -> io::Result<Self> {
+        let (end, ended) = mpsc::channel();
+        let tokens = Arc::clone(tokens);
+        let thread = std::thread::Builder::new().name("tokens".into()).spawn(move || {
+            let mut saved = Instant::now();
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
+                tokens.look();
+                if saved.elapsed() >= SAVE {
+                    tokens.save_usage();
+                    saved = Instant::now();
+                }
+            }
+            tokens.save_usage();
+        })?;
+        Ok(Self { end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // A thread that failed has said so.
+            let _ = thread.join();
+        }
+    }
+}
