@@ -15,7 +15,9 @@ mod report;
 mod serve;
 mod shell;
 mod size;
+mod state;
 mod sum;
+mod token;
 mod transfer;
 mod tree;
 
@@ -51,6 +53,7 @@ enum Command {
     Shell(shell::Shell),
     Partials(partials::Partials),
     Ping(ask::Ping),
+    Token(token::Token),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Ping(ping) => ping.run(&Clients::new()),
         Command::Shell(shell) => shell.run(Clients::new().keeping()),
         Command::Partials(partials) => partials.run(),
+        Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };

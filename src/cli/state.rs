@@ -1,0 +1,304 @@
+//! Where the state of a served directory is: its tokens and its key.
+//!
+//! A directory of its own that nobody but its owner can get at, never inside the served directory
+//! nor around it: what is in it must not be fetched, and not be replaced by a put.
+
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, Metadata};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use clap::Args;
+use ftx::server::access::file_time;
+use ftx_disk::landing::{Landing, Replace};
+use ftx_disk::sys::Native;
+use ftx_protocol::{Durability, Escaped, Mode};
+use rustix::process::{Uid, geteuid};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// The file in a state directory that says which directory is served with it.
+const SERVED: &str = "served";
+
+/// The number in the name of its part file.
+const SERVED_PART: u64 = 3;
+
+/// Which state a command is about.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
+    /// The served directory. Without it and --state: the only one that has been served, or has
+    /// tokens
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "state")]
+    of: Option<PathBuf>,
+
+    /// The directory that the server keeps its tokens and its key in, as ftx serve --state has it
+    #[arg(long, value_name = "DIR", global = true)]
+    state: Option<PathBuf>,
+}
+
+/// The state of a served directory.
+#[derive(Debug, Clone)]
+pub struct State {
+    path: PathBuf,
+}
+
+/// There is no state to use.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The environment does not say.
+    #[error(
+        "neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME says where to keep tokens and keys: \
+         say --state DIR"
+    )]
+    Nowhere,
+    /// One of the two would be inside the other.
+    #[error(
+        "{inner} is inside {outer}: the directory that is served must not have the server's tokens \
+         and keys in it, nor be among them. Say --state DIR, with a directory elsewhere"
+    )]
+    Nested { inner: String, outer: String },
+    /// It belongs to another user.
+    #[error(
+        "{path} belongs to another user: run this as that user, such as with sudo -u '#{owner}'"
+    )]
+    NotOurs { path: String, owner: u32 },
+    /// Others can get at it.
+    #[error(
+        "{path} is open to others (mode {mode:03o}), and the server's tokens and keys are in it: \
+         chmod 700 {path} (in a unit of systemd: StateDirectoryMode=0700)"
+    )]
+    Open { path: String, mode: u32 },
+    /// The system refuses.
+    #[error("cannot {step} {path}: {error}")]
+    System { step: &'static str, path: String, error: io::Error },
+    /// Nothing was served yet.
+    #[error(
+        "nothing has been served here yet, and no token was made: say which directory it is about, \
+         with --of DIR or --state DIR"
+    )]
+    None,
+    /// Which one?
+    #[error("several directories have been served here: say --of DIR with one of {}", .0.join(", "))]
+    Several(Vec<String>),
+}
+
+impl StateError {
+    fn system(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = shown(path);
+        move |error| Self::System { step, path, error }
+    }
+}
+
+impl State {
+    /// The state for a directory that is served, which exists; made if it is not there. `asked` is
+    /// what `--state` says, `user` who the server is going to be.
+    ///
+    /// # Errors
+    /// When there is no place for it, or the place is not safe. [`StateError::Nowhere`] and
+    /// [`StateError::Nested`] without `asked` are no obstacle for a server that needs no state.
+    pub fn of(served: &Path, asked: Option<&Path>, user: Uid) -> Result<Self, StateError> {
+        let served = canonical(served)?;
+        let path = match asked.map(Path::to_owned).or_else(of_systemd) {
+            Some(path) => path,
+            None => states()?.join(key(&served)),
+        };
+        keep_apart(&path, &served)?;
+        make(&path)?;
+        let path = canonical(&path)?;
+        keep_apart(&path, &served)?;
+        check(&path, user)?;
+        let state = Self { path };
+        state.note(&served)?;
+        Ok(state)
+    }
+
+    /// The state that `ftx token` is about; made if it is not there, and is told by its path or by
+    /// what is served.
+    ///
+    /// # Errors
+    /// When there is none, or several, or it is not safe.
+    pub fn to_change(place: &Place) -> Result<Self, StateError> {
+        match (&place.of, &place.state) {
+            (Some(served), _) => Self::of(served, None, geteuid()),
+            (None, Some(path)) => {
+                make(path)?;
+                Self::there(path)
+            }
+            (None, None) => Self::to_look_at(place),
+        }
+    }
+
+    /// As [`State::to_change`], but nothing is made.
+    ///
+    /// # Errors
+    /// Those, and when it is not there.
+    pub fn to_look_at(place: &Place) -> Result<Self, StateError> {
+        let path = place.state.clone().or_else(of_systemd);
+        match (&place.of, path) {
+            (_, Some(path)) => Self::there(&path),
+            (Some(served), None) => Self::there(&states()?.join(key(&canonical(served)?))),
+            (None, None) => Self::there(&the_only_one()?),
+        }
+    }
+
+    fn there(path: &Path) -> Result<Self, StateError> {
+        match path.canonicalize() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StateError::None),
+            result => {
+                let path = result.map_err(StateError::system("find", path))?;
+                check(&path, geteuid())?;
+                Ok(Self { path })
+            }
+        }
+    }
+
+    /// The directory: tokens and what they have used are in it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory in it for the key that clients know the server by, and its certificate.
+    #[allow(dead_code, reason = "until serve makes one")]
+    pub fn identity(&self) -> PathBuf {
+        self.path.join("identity")
+    }
+
+    /// Notes which directory is served with it, for those who ask without saying which.
+    fn note(&self, served: &Path) -> Result<(), StateError> {
+        let served = served.as_os_str().as_bytes();
+        if std::fs::read(self.path.join(SERVED)).is_ok_and(|noted| noted == served) {
+            return Ok(());
+        }
+        let write = || {
+            let mut landing = Landing::create(Native, &self.path, SERVED_PART)?;
+            landing.write(served)?;
+            let (mode, now) = (Mode::new(0o600), file_time(SystemTime::now()));
+            landing.publish(SERVED.as_bytes(), mode, now, Replace::Yes, Durability::Full)
+        };
+        write().map_err(StateError::system("write to", &self.path))
+    }
+}
+
+/// What systemd gives its service; the first, if there are several.
+fn of_systemd() -> Option<PathBuf> {
+    let paths = std::env::var_os("STATE_DIRECTORY")?;
+    let first = paths.as_bytes().split(|&byte| byte == b':').next()?;
+    Some(PathBuf::from(OsStr::from_bytes(first))).filter(|path| path.is_absolute())
+}
+
+/// The directory that has the state of each served directory of this user.
+fn states() -> Result<PathBuf, StateError> {
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|state| state.join("ftx/serve"))
+        .ok_or(StateError::Nowhere)
+}
+
+/// The name of a served directory's state: 16 digits of a hash of its path.
+fn key(served: &Path) -> String {
+    let hash: [u8; 32] = Sha256::digest(served.as_os_str().as_bytes()).into();
+    data_encoding::HEXLOWER.encode(hash.first_chunk::<8>().unwrap_or(&[0; 8]))
+}
+
+/// The state of the one directory that has some, of those that are still there.
+fn the_only_one() -> Result<PathBuf, StateError> {
+    let states = states()?;
+    let entries = match std::fs::read_dir(&states) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StateError::None),
+        result => result.map_err(StateError::system("list", &states))?,
+    };
+    let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(StateError::system("list", &states))?.path();
+        let Ok(served) = std::fs::read(path.join(SERVED)) else { continue };
+        let served = PathBuf::from(std::ffi::OsString::from_vec(served));
+        if served.is_dir() {
+            found.push((served, path));
+        }
+    }
+    found.sort();
+    match found.as_slice() {
+        [] => Err(StateError::None),
+        [(_, path)] => Ok(path.clone()),
+        several => {
+            Err(StateError::Several(several.iter().map(|(served, _)| shown(served)).collect()))
+        }
+    }
+}
+
+/// Neither may be inside the other, nor both the same. Compared are directories, not their names:
+/// a bind mount is seen through as well.
+fn keep_apart(state: &Path, served: &Path) -> Result<(), StateError> {
+    let state = std::path::absolute(state).map_err(StateError::system("find", state))?;
+    // What of it is there already; the rest is not made before this is sure.
+    let there = state.ancestors().find_map(|path| path.canonicalize().ok());
+    let Some(there) = there else { return Ok(()) };
+    let nested = |inner: &Path, outer: &Path| {
+        Err(StateError::Nested { inner: shown(inner), outer: shown(outer) })
+    };
+    if is_inside(&there, served)? {
+        return nested(&state, served);
+    }
+    match state.is_dir() && is_inside(served, &there)? {
+        true => nested(served, &state),
+        false => Ok(()),
+    }
+}
+
+fn is_inside(inner: &Path, outer: &Path) -> Result<bool, StateError> {
+    let look = |path: &Path| path.metadata().map_err(StateError::system("look at", path));
+    let same =
+        |one: &Metadata, other: &Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+    let outer = look(outer)?;
+    for path in inner.ancestors() {
+        if same(&look(path)?, &outer) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes a directory and those above it, durably.
+fn make(path: &Path) -> Result<(), StateError> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(StateError::system("make", path))?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+        let above = above.unwrap_or(Path::new("."));
+        File::open(above)
+            .and_then(|directory| directory.sync_all())
+            .map_err(StateError::system("sync", above))?;
+    }
+    Ok(())
+}
+
+/// Nobody but the user who is, or will be, the server may get at it.
+fn check(path: &Path, user: Uid) -> Result<(), StateError> {
+    let metadata = path.metadata().map_err(StateError::system("look at", path))?;
+    let owner = Uid::from_raw(metadata.uid());
+    if owner != user && owner != geteuid() {
+        return Err(StateError::NotOurs { path: shown(path), owner: metadata.uid() });
+    }
+    let mode = metadata.permissions().mode() & 0o777;
+    match mode & 0o077 {
+        0 => Ok(()),
+        _ => Err(StateError::Open { path: shown(path), mode }),
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, StateError> {
+    path.canonicalize().map_err(StateError::system("find", path))
+}
+
+fn shown(path: &Path) -> String {
+    Escaped(path.as_os_str().as_bytes()).to_string()
+}

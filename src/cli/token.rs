@@ -1,0 +1,337 @@
+//! `ftx token`: who may do what with a directory that is served from here.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::io::Write as _;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, SystemTime};
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use ftx::server::access::{
+    Line, Right, Rights, Taken, TokenName, TokensError, TokensFile, UsageFile, Used, file_time,
+    system_time, token_digest,
+};
+use ftx_client::{Class, Failure, JsonName};
+use ftx_protocol::{Name, Owner, Token as Secret};
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use super::exit::Exit;
+use super::remote::{Tally, print, run, wrong};
+use super::report::say;
+use super::size::Size;
+use super::state::{Place, State, StateError};
+
+/// Give out tokens for a directory that is served from here, and take them back.
+///
+/// A token is what somebody on another machine logs in with; it allows what is said here and nothing
+/// else. A change holds when the command has returned: a running server is not started again.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ftx token add alice --can read,list
+  ftx token add camera --can drop --under inbox/ --expires 30d --max-bytes 10G
+  ftx token rm alice")]
+pub struct Token {
+    #[command(subcommand)]
+    act: Act,
+
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    Add(Add),
+    Ls(Ls),
+    Rm(Rm),
+}
+
+/// Make a token, and print it, this one time.
+#[derive(Debug, Args)]
+struct Add {
+    /// What to call it, such as whose it is
+    name: TokenName,
+
+    /// What it allows: of read, list, write, replace and delete some, with commas between them; or
+    /// drop, a box into which files are put, and nothing in it is seen or replaced
+    #[arg(long, value_name = "WORDS", value_parser = rights)]
+    can: Rights,
+
+    /// Hold it to what is in this directory
+    #[arg(long, value_name = "DIR/", value_parser = OsStringValueParser::new().try_map(scope))]
+    under: Option<Name>,
+
+    /// Let it end after this time, such as 7d
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    expires: Option<Duration>,
+
+    /// Let it bring no more bytes than this in all, such as 10G
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    max_bytes: Option<NonZeroU64>,
+
+    /// Let it have no more unfinished uploads than this at once [default: 64]
+    #[arg(long, value_name = "N")]
+    max_partials: Option<NonZeroU32>,
+}
+
+/// List the tokens; the secrets themselves are not kept.
+#[derive(Debug, Args)]
+struct Ls {
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Take a token back. What is under way with it ends.
+#[derive(Debug, Args)]
+struct Rm {
+    /// What it is called
+    name: TokenName,
+}
+
+impl Token {
+    pub fn run(self) -> Exit {
+        run(|| {
+            let place = &self.place;
+            match self.act {
+                Act::Add(add) => add.run(&State::to_change(place).map_err(of_state)?),
+                Act::Ls(ls) => ls.run(&State::to_look_at(place).map_err(of_state)?),
+                Act::Rm(rm) => rm.run(&State::to_look_at(place).map_err(of_state)?),
+            }
+        })
+    }
+}
+
+/// What a change of the tokens fails of.
+enum Refused {
+    Tokens(TokensError),
+    Failure(Failure),
+}
+
+impl From<TokensError> for Refused {
+    fn from(error: TokensError) -> Self {
+        Self::Tokens(error)
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Tokens(error) => local(&error.to_string()),
+            Refused::Failure(failure) => failure,
+        }
+    }
+}
+
+impl Add {
+    fn run(self, state: &State) -> Result<Exit, Failure> {
+        if self.can.has(Right::Replace) && !self.can.has(Right::Write) {
+            return Err(wrong("replace by itself allows nothing: say write,replace"));
+        }
+        let secret = Secret::new(random()?);
+        let line = self.line(&secret)?;
+        let file = TokensFile::of_state(state.path());
+        let ((), taken) = file.change(|lines| {
+            if lines.iter().any(|other| other.name == line.name) {
+                let why = format!(
+                    "there is a token {} already: take it back with ftx token rm {0}, or choose \
+                     another name",
+                    line.name
+                );
+                return Err(Refused::Failure(local(&why)));
+            }
+            lines.push(line.clone());
+            Ok(())
+        })?;
+        let told = print(secret.text().as_bytes()).and_then(|()| std::io::stdout().flush());
+        if let Err(error) = told {
+            // Nobody has it, and nobody ever will.
+            remove(&file, &line.name)?;
+            return Err(local(&format!("cannot print the token, so it was taken back: {error}")));
+        }
+        let server = match taken {
+            Taken::ByAll => "",
+            Taken::NotYet => "; a server has not taken it up yet",
+        };
+        say(&format!(
+            "{} may {}{server}. It is not shown again; with it: ftx login ADDRESS, where ADDRESS is \
+             what ftx serve prints",
+            line.name,
+            allowed(&line),
+        ));
+        Ok(Exit::Done)
+    }
+
+    fn line(&self, secret: &Secret) -> Result<Line, Failure> {
+        let now = SystemTime::now();
+        let expires = match self.expires {
+            Some(lifetime) => {
+                let end = now.checked_add(lifetime);
+                Some(end.ok_or_else(|| wrong("it would end later than can be said"))?)
+            }
+            None => None,
+        };
+        Ok(Line {
+            id: Owner(random()?),
+            name: self.name.clone(),
+            digest: token_digest(secret),
+            can: self.can,
+            under: self.under.clone(),
+            made: file_time(now),
+            expires: expires.map(file_time),
+            max_bytes: self.max_bytes.map(NonZeroU64::get),
+            max_partials: self.max_partials.map(NonZeroU32::get),
+        })
+    }
+}
+
+impl Ls {
+    fn run(self, state: &State) -> Result<Exit, Failure> {
+        let lines = TokensFile::of_state(state.path()).read().map_err(Refused::Tokens)?;
+        let used = UsageFile::of_state(state.path()).read().map_err(Refused::Tokens)?;
+        let width = lines.iter().map(|line| line.name.as_str().len()).max().unwrap_or(0);
+        let now = SystemTime::now();
+        let mut tally = Tally::default();
+        for line in &lines {
+            let bytes = used_by(line, &used);
+            let text = match self.json {
+                true => as_json(line, bytes, now).to_string(),
+                false => as_text(line, bytes, width, now),
+            };
+            tally.done();
+            tally.printed(print(text.as_bytes()));
+        }
+        Ok(tally.exit())
+    }
+}
+
+impl Rm {
+    fn run(self, state: &State) -> Result<Exit, Failure> {
+        match remove(&TokensFile::of_state(state.path()), &self.name)? {
+            Taken::ByAll => Ok(Exit::Done),
+            Taken::NotYet => Err(local(&format!(
+                "{} was taken back, but a server has not answered and may still let it in: it will \
+                 know when it looks again, or stop it",
+                self.name
+            ))),
+        }
+    }
+}
+
+fn remove(file: &TokensFile, name: &TokenName) -> Result<Taken, Failure> {
+    let ((), taken) = file.change(|lines| {
+        let before = lines.len();
+        lines.retain(|line| line.name != *name);
+        match lines.len() < before {
+            true => Ok(()),
+            false => {
+                let why = format!("there is no token {name}; ftx token ls shows those there are");
+                Err(Refused::Failure(local(&why)))
+            }
+        }
+    })?;
+    Ok(taken)
+}
+
+/// What a token allows, in words: "may …".
+fn allowed(line: &Line) -> String {
+    let mut words = line.can.to_string();
+    if let Some(scope) = &line.under {
+        let _ = write!(words, " in {scope}/");
+    }
+    if let Some(end) = line.expires {
+        let _ = write!(words, " until {}", humantime::format_rfc3339_seconds(system_time(end)));
+    }
+    words
+}
+
+fn as_text(line: &Line, used: u64, width: usize, now: SystemTime) -> String {
+    let Line { name, can, under, expires, max_bytes, .. } = line;
+    let mut text = format!("{name:width$}  {can}");
+    // To write to a string does not fail.
+    if let Some(scope) = under {
+        let _ = write!(text, "  in {scope}/");
+    }
+    if let Some(end) = expires {
+        let end = system_time(*end);
+        let word = if end <= now { "ended" } else { "until" };
+        let _ = write!(text, "  {word} {}", humantime::format_rfc3339_seconds(end));
+    }
+    match max_bytes {
+        Some(max) => {
+            let _ = write!(text, "  brought {} of {}", HumanBytes(used), HumanBytes(*max));
+        }
+        None if used > 0 => {
+            let _ = write!(text, "  brought {}", HumanBytes(used));
+        }
+        None => {}
+    }
+    text
+}
+
+fn as_json(line: &Line, used: u64, now: SystemTime) -> serde_json::Value {
+    json!({
+        "name": line.name,
+        "id": line.id,
+        "can": line.can,
+        "under": line.under.as_ref().map(|scope| JsonName(scope.as_bytes())),
+        "made": line.made,
+        "expires": line.expires,
+        "ended": line.expires.is_some_and(|end| system_time(end) <= now),
+        "used_bytes": used,
+        "max_bytes": line.max_bytes,
+        "max_partials": line.max_partials,
+    })
+}
+
+fn used_by(line: &Line, used: &Used) -> u64 {
+    used.get(&line.id).copied().unwrap_or(0)
+}
+
+fn random<const BYTES: usize>() -> Result<[u8; BYTES], Failure> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| local(&format!("the system gives no random bytes: {error}")))?;
+    Ok(bytes)
+}
+
+fn rights(words: &str) -> Result<Rights, String> {
+    Rights::from_words(words.split(',').map(str::trim)).map_err(|error| error.to_string())
+}
+
+fn scope(text: OsString) -> Result<Name, String> {
+    let bytes = text.as_bytes();
+    Name::parse(bytes.strip_suffix(b"/").unwrap_or(bytes)).map_err(|error| error.to_string())
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it would have ended already".to_owned()),
+        Ok(lifetime) => Ok(lifetime),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn bytes(text: &str) -> Result<NonZeroU64, String> {
+    let size: Size = text.parse()?;
+    NonZeroU64::new(size.bytes()).ok_or_else(|| "it could bring nothing".to_owned())
+}
+
+fn local(message: &str) -> Failure {
+    Failure::new(Class::Local, message)
+}
+
+fn of_state(error: StateError) -> Failure {
+    match error {
+        StateError::Nowhere | StateError::None | StateError::Several(_) => {
+            wrong(&error.to_string())
+        }
+        StateError::Nested { .. }
+        | StateError::NotOurs { .. }
+        | StateError::Open { .. }
+        | StateError::System { .. } => local(&error.to_string()),
+    }
+}
