@@ -208,3 +208,133 @@ pub fn system_time(time: FileTime) -> SystemTime {
     let since = Duration::new(u64::try_from(time.seconds()).unwrap_or(0), time.nanoseconds());
     SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::access::rights::Right;
+
+    const ALICE: &str = concat!(
+        r#"{"id":"00112233445566ff","name":"alice","digest":"sha256:"#,
+        "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+        r#"","can":["write","list"],"under":"photos","made":[1700000000,0],"#,
+        r#""expires":[1800000000,5],"max_bytes":10,"max_partials":3}"#
+    );
+
+    fn why(text: &str) -> String {
+        parse_tokens(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let text = format!("{HEADER}\n{ALICE}\n");
+        let lines = parse_tokens(text.as_bytes()).unwrap();
+        let [line] = lines.as_slice() else { panic!("one line") };
+        assert_eq!(line.name.as_str(), "alice");
+        assert!(line.can.has(Right::Write) && line.can.has(Right::List));
+        assert!(!line.can.has(Right::Read) && !line.can.is_drop());
+        assert_eq!(parse_tokens(&write_tokens(&lines).unwrap()), Ok(lines));
+        assert_eq!(parse_tokens(HEADER.as_bytes()), Ok(Vec::new()));
+        assert_eq!(write_tokens(&[]).unwrap(), format!("{HEADER}\n").into_bytes());
+    }
+
+    #[test]
+    fn what_is_not_understood_opens_nothing() {
+        for (from, to, expected) in [
+            ("\"list\"", "\"admin\"", "none of read"),
+            ("\"list\"", "\"write\"", "twice"),
+            ("\"list\"", "\"drop\"", "drop stands alone"),
+            ("[\"write\",\"list\"]", "[]", "at least one"),
+            ("[\"write\",\"list\"]", "null", "invalid type"),
+            ("\"max_bytes\":10", "\"max_bytes\":-10", "invalid"),
+            ("\"max_bytes\":10", "\"max_byte\":10", "unknown field"),
+            ("\"max_bytes\":10", "\"max_bytes\":10,\"max_bytes\":11", "duplicate"),
+            ("\"under\":\"photos\"", "\"under\":\"../photos\"", "bad name"),
+            ("\"under\":\"photos\"", "\"under\":\"\"", "bad name"),
+            ("\"alice\"", "\"al ice\"", "a token's name"),
+            ("\"alice\"", "\"local\"", "the log"),
+            ("sha256:", "blake3:", "SHA-256"),
+            ("00112233445566ff", "0011", "an owner"),
+            ("\"name\":\"alice\",", "", "missing field"),
+            ("}", "} {}", "trailing"),
+            ("\"name\":\"alice\"", "\"na\\u001bme\":1", "na\\x1bme"),
+        ] {
+            let text = format!("{HEADER}\n{}\n", ALICE.replacen(from, to, 1));
+            let said = why(&text);
+            assert!(said.starts_with("line 2: ") && said.contains(expected), "{from}: {said}");
+        }
+        for bad in ["", "\n", "{}", "{\"ftx_tokens\":2}", "{\"ftx_tokens\": 1}", ALICE] {
+            assert!(why(bad).starts_with("line 1: "), "{bad}");
+        }
+        assert!(why(&format!("{HEADER}\n\n{ALICE}\n")).starts_with("line 2: "), "no empty lines");
+        assert!(why(&format!("{HEADER}\n{ALICE}\n\n")).starts_with("line 3: "));
+    }
+
+    #[test]
+    fn no_two_lines_are_of_one_token() {
+        let other = ALICE.replace("66ff", "6600").replace("alice", "bob").replace("2cf2", "0000");
+        assert!(parse_tokens(format!("{HEADER}\n{ALICE}\n{other}").as_bytes()).is_ok());
+        for (from, to) in [("6600", "66ff"), ("bob", "alice"), ("0000", "2cf2")] {
+            let twice = other.replacen(from, to, 1);
+            let said = why(&format!("{HEADER}\n{ALICE}\n{twice}\n"));
+            assert!(said.contains("earlier line"), "{from}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_was_put_into_the_file_is_not_repeated() {
+        let secret = Token::new([7; 32]).text();
+        for field in ["name", "digest", "expires"] {
+            let line = ALICE.replacen(
+                &format!("\"{field}\":"),
+                &format!("\"{field}\":\"{secret}\",\"x\":"),
+                1,
+            );
+            let said = why(&format!("{HEADER}\n{line}\n"));
+            assert!(!said.contains("BwcH"), "{field}: {said}");
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_it() {
+        let line = parse_tokens(format!("{HEADER}\n{ALICE}").as_bytes()).unwrap().remove(0);
+        let mut lines: Vec<Line> = (0..=TOKENS_MAX as u64)
+            .map(|number| {
+                let id = Owner(number.to_be_bytes());
+                let mut digest = line.digest;
+                digest.bytes[..8].copy_from_slice(&number.to_be_bytes());
+                let name = format!("token-{number}").parse().unwrap();
+                Line { id, name, digest, ..line.clone() }
+            })
+            .collect();
+        assert!(write_tokens(&lines).is_err());
+        lines.pop();
+        let mut text = write_tokens(&lines).unwrap();
+        assert_eq!(parse_tokens(&text).unwrap(), lines);
+        text.extend_from_slice(format!("{ALICE}\n").as_bytes());
+        assert!(parse_tokens(&text).is_err());
+        let long = Name::parse(["n".repeat(255); 15].join("/").as_bytes()).unwrap();
+        lines.iter_mut().for_each(|line| line.under = Some(long.clone()));
+        assert!(write_tokens(&lines).is_err(), "8 MiB");
+    }
+
+    #[test]
+    fn a_name_can_be_typed_and_stands_in_a_log() {
+        for good in ["alice", "a", "A-1_2.x", &"x".repeat(64)] {
+            assert_eq!(good.parse::<TokenName>().unwrap().to_string(), good);
+        }
+        for bad in
+            ["", "-x", "a b", "é", "a\n", "a/b", &"x".repeat(65), "local", "public", "nobody"]
+        {
+            assert!(bad.parse::<TokenName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn times_of_the_file_are_times_of_the_system() {
+        let time = SystemTime::UNIX_EPOCH + Duration::new(1_764_000_000, 5);
+        assert_eq!(system_time(file_time(time)), time);
+        let early = FileTime::new(-5, 0).unwrap();
+        assert_eq!(system_time(early), SystemTime::UNIX_EPOCH, "has ended");
+    }
+}

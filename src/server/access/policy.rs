@@ -151,3 +151,79 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: [&str; 4] = ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"];
+    const EXPOSED: [&str; 5] =
+        ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1", "[::ffff:10.0.0.1]:1"];
+
+    fn all(options: PolicyOptions, addresses: &[&str], expected: (Transport, WithoutToken)) {
+        for address in addresses {
+            let Policy { transport, without_token } =
+                Policy::of(&options, address.parse().unwrap());
+            assert_eq!((transport, without_token), expected, "{options:?} {address}");
+        }
+    }
+
+    #[test]
+    fn what_others_reach_is_locked_unless_it_was_said_otherwise() {
+        use Transport::{PlainOrTls, Tls};
+        use WithoutToken::{Local, Nothing, Public};
+        let (default, reading) = (PolicyOptions::default(), Some(Rights::READING));
+        all(default, &LOOPBACK, (PlainOrTls, Local));
+        all(default, &EXPOSED, (Tls, Nothing));
+
+        let locked = PolicyOptions { loopback: Loopback::Locked, ..default };
+        all(locked, &LOOPBACK, (Tls, Nothing));
+        all(locked, &EXPOSED, (Tls, Nothing));
+
+        let plain = PolicyOptions { exposed: Exposed::PlainToo, ..default };
+        all(plain, &LOOPBACK, (PlainOrTls, Local));
+        all(plain, &EXPOSED, (PlainOrTls, Nothing));
+
+        let public = PolicyOptions { public: reading, ..default };
+        all(public, &LOOPBACK, (PlainOrTls, Public(Rights::READING)));
+        all(public, &EXPOSED, (Tls, Public(Rights::READING)));
+
+        let anyone = PolicyOptions { anyone: Some(Rights::ALL), ..default };
+        all(anyone, &LOOPBACK, (PlainOrTls, Local));
+        all(anyone, &EXPOSED, (Tls, Public(Rights::ALL)));
+
+        let both = PolicyOptions { public: Some(Rights::DROP), ..anyone };
+        all(both, &EXPOSED, (Tls, Public(Rights::DROP)));
+        all(both, &LOOPBACK, (PlainOrTls, Public(Rights::DROP)));
+    }
+
+    #[test]
+    fn without_a_token_one_is_who_the_address_says_and_a_token_comes_inside_tls() {
+        let gate = Gate::default();
+        let (token, now) = (Token::new([1; 32]), SystemTime::now());
+        let code = |token, transport, without_token, over| {
+            let policy = Policy { transport, without_token };
+            gate.admit(token, policy, over, now).map_err(|refusal| refusal.code)
+        };
+        let (plain, tls) = (Transport::PlainOrTls, Transport::Tls);
+        let reading = WithoutToken::Public(Rights::READING);
+        for over in [Channel::Plain, Channel::Tls] {
+            let local = code(None, plain, WithoutToken::Local, over);
+            assert!(matches!(local, Ok(Principal::Local)));
+            let public = code(None, plain, reading, over);
+            assert!(matches!(public, Ok(Principal::Public(Rights::READING))));
+            let nobody = code(None, plain, WithoutToken::Nothing, over);
+            assert!(matches!(nobody, Err(Code::LoginRequired)));
+        }
+        for without in [WithoutToken::Local, reading, WithoutToken::Nothing] {
+            for token in [None, Some(&token)] {
+                let refused = code(token, tls, without, Channel::Plain);
+                assert!(matches!(refused, Err(Code::TlsRequired)), "even if all may come in");
+            }
+            let seen = code(Some(&token), plain, without, Channel::Plain);
+            assert!(matches!(seen, Err(Code::TlsRequired)));
+            let unknown = code(Some(&token), plain, without, Channel::Tls);
+            assert!(matches!(unknown, Err(Code::LoginFailed)), "no way round by a wrong token");
+        }
+    }
+}

@@ -161,3 +161,29 @@ impl<'de> Deserialize<'de> for Rights {
         Self::from_words(words.iter().map(String::as_str)).map_err(de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_said_as_they_are_read() {
+        for (words, shown) in [
+            ("read", "read"),
+            ("delete,write,list", "list,write,delete"),
+            ("read,list,write,replace,delete", "read,list,write,replace,delete"),
+            ("drop", "drop"),
+        ] {
+            let rights = Rights::from_words(words.split(',')).unwrap();
+            assert_eq!(rights.to_string(), shown);
+            assert_eq!(Rights::from_words(shown.split(',')), Ok(rights));
+        }
+        assert_eq!(Rights::ALL.to_string(), "read,list,write,replace,delete");
+        assert_eq!(Rights::READING.to_string(), "read,list");
+        for bad in ["", "read,", "Read", "read,read", "drop,drop", "drop,list", "write,drop", "all"]
+        {
+            assert!(Rights::from_words(bad.split(',')).is_err(), "{bad:?}");
+        }
+        assert_eq!(Rights::from_words([]), Err(RightsError::None));
+    }
+}

@@ -144,3 +144,107 @@ impl Drop for Reservation {
         counts.reserved = counts.reserved.saturating_sub(self.reserved);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(max_bytes: Option<u64>) -> Share {
+        Share { account: Arc::default(), max_bytes, max_partials: 2 }
+    }
+
+    fn counts(share: &Share) -> (u64, u64) {
+        let Counts { settled, reserved } = *share.account.lock();
+        (settled, reserved)
+    }
+
+    #[test]
+    fn a_put_that_is_refused_or_fails_gives_back_what_it_reserved() {
+        let share = share(Some(100));
+        let put = share.reserve(0, Some(60)).unwrap();
+        assert_eq!(counts(&share), (0, 60));
+        assert_eq!(share.reserve(0, Some(41)).unwrap_err().code, Code::Quota);
+        assert_eq!(counts(&share), (0, 60), "the refused one took nothing");
+        drop(put);
+        assert_eq!(counts(&share), (0, 0));
+        share.reserve(0, Some(100)).unwrap().keep();
+        assert_eq!(counts(&share), (100, 0));
+        assert!(share.reserve(0, Some(1)).is_err() && share.reserve(0, Some(0)).is_ok());
+    }
+
+    #[test]
+    fn a_put_of_unknown_size_counts_as_it_grows() {
+        let share = share(Some(100));
+        let mut put = share.reserve(0, None).unwrap();
+        put.reached(40).unwrap();
+        assert_eq!(counts(&share), (40, 0));
+        put.reached(90).unwrap();
+        let refusal = put.reached(101).unwrap_err();
+        assert_eq!((refusal.code, counts(&share)), (Code::Quota, (90, 0)));
+        put.discard();
+        assert_eq!(counts(&share), (0, 0), "what was stored is gone");
+    }
+
+    #[test]
+    fn what_is_durable_of_a_put_that_broke_off_is_counted_once() {
+        let share = share(Some(100));
+        let mut first = share.reserve(0, Some(80)).unwrap();
+        first.reached(30).unwrap();
+        assert_eq!(counts(&share), (30, 50));
+        drop(first);
+        assert_eq!(counts(&share), (30, 0));
+        let mut second = share.reserve(30, Some(80)).unwrap();
+        assert_eq!(counts(&share), (30, 50));
+        second.reached(60).unwrap();
+        second.reached(60).unwrap();
+        assert_eq!(counts(&share), (60, 20));
+        second.keep();
+        assert_eq!(counts(&share), (80, 0));
+        share.reserve(80, Some(80)).unwrap();
+        assert_eq!(counts(&share), (80, 0), "said once more, nothing comes back");
+        let mut third = share.reserve(0, Some(20)).unwrap();
+        third.reached(10).unwrap();
+        drop(third);
+        share.reserve(10, Some(20)).unwrap().discard();
+        assert_eq!(counts(&share), (80, 0), "both attempts");
+    }
+
+    #[test]
+    fn numbers_of_any_size_neither_wrap_nor_open_anything() {
+        let share = share(Some(u64::MAX));
+        let first = share.reserve(0, Some(u64::MAX)).unwrap();
+        assert!(share.reserve(0, Some(1)).is_err());
+        drop(first);
+        share.reserve(u64::MAX, Some(0)).unwrap().discard();
+        assert_eq!(counts(&share), (0, 0));
+    }
+
+    #[test]
+    fn puts_at_the_same_time_share_what_there_is() {
+        let share = share(Some(1_000));
+        let kept: u64 = std::thread::scope(|scope| {
+            let put = || {
+                (0..1_000)
+                    .filter(|_| {
+                        share.reserve(0, Some(7)).is_ok_and(|put| {
+                            put.keep();
+                            true
+                        })
+                    })
+                    .count() as u64
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(put)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        // One that is refused holds nothing, so nothing is refused that would fit.
+        assert_eq!((kept * 7, counts(&share)), (994, (994, 0)));
+    }
+
+    #[test]
+    fn unfinished_uploads_are_counted() {
+        let share = share(None);
+        assert!(share.check_partials(1).is_ok());
+        assert_eq!(share.check_partials(2).unwrap_err().code, Code::Quota);
+        share.reserve(0, Some(u64::MAX)).unwrap().keep();
+    }
+}
