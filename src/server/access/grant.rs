@@ -2,21 +2,13 @@
 
 use std::sync::Arc;
 
+use ftx_disk::store::Naming;
 use ftx_protocol::{Code, Condition, Name, Owner, Refusal};
 
 use super::principal::{Member, gone};
 use super::rights::Rights;
 use super::tokens::{Known, Tokens};
 use super::usage::Share;
-
-/// Which name a put takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum Naming {
-    /// The one that it has.
-    AsAsked,
-    /// That one, or where something has it, one with a number.
-    Numbered,
-}
 
 /// What was granted. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(parse_tokens(&text).unwrap(), lines);
         text.extend_from_slice(format!("{ALICE}\n").as_bytes());
         assert!(parse_tokens(&text).is_err());
-        let long = Name::parse(["n".repeat(255); 15].join("/").as_bytes()).unwrap();
+        let long = Name::parse(vec!["n".repeat(255); 15].join("/").as_bytes()).unwrap();
         lines.iter_mut().for_each(|line| line.under = Some(long.clone()));
         assert!(write_tokens(&lines).is_err(), "8 MiB");
     }

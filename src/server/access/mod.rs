@@ -19,7 +19,6 @@
 //! names and rights alone, never from what there is on the disk.
 
 #![allow(dead_code, unused_imports, reason = "until the server asks here")]
-#![allow(dead_code, unused_imports, reason = "until the server asks here")]
 
 mod clock;
 mod file;
@@ -35,7 +34,7 @@ mod usage_file;
 mod watch;
 
 pub use file::{Taken, TokensError, TokensFile};
-pub(super) use grant::{Grant, Lease, Naming};
+pub(super) use grant::{Grant, Lease};
 pub use line::{
     BadText, Line, TOKENS_MAX, TokenName, TokenNameError, file_time, parse_tokens, system_time,
     token_digest, write_tokens,

@@ -3,11 +3,12 @@
 
 use std::time::SystemTime;
 
+use ftx_disk::store::Naming;
 use ftx_protocol::message::Change;
 use ftx_protocol::server::Command;
 use ftx_protocol::{Code, Condition, Name, Refusal};
 
-use super::grant::{Grant, Lease, Naming};
+use super::grant::{Grant, Lease};
 use super::principal::Principal;
 use super::rights::{Right, Rights};
 

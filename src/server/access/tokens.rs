@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use super::principal::Member;
 use super::rights::Rights;
 use super::usage::{Account, Share};
 use super::usage_file::{UsageFile, Used};
+use super::watch::Watch;
 
 /// Unfinished uploads of a token that does not say how many: a client has one for each file that
 /// it sends at a time, and a few that broke off.
@@ -134,6 +136,14 @@ impl Tokens {
         };
         tokens.look();
         Ok(Arc::new(tokens))
+    }
+
+    /// Keeps them as the file has them, and what was used written down, until the watch is dropped.
+    ///
+    /// # Errors
+    /// When the system starts no thread.
+    pub(in crate::server) fn watch(self: &Arc<Self>) -> io::Result<Watch> {
+        Watch::start(Arc::clone(self))
     }
 
     pub(in crate::server) fn now(&self) -> SystemTime {

@@ -23,9 +23,8 @@ pub(in crate::server) struct Watch {
 }
 
 impl Watch {
-    pub(in crate::server) fn start(tokens: &Arc<Tokens>) -> io::Result<Self> {
+    pub(super) fn start(tokens: Arc<Tokens>) -> io::Result<Self> {
         let (end, ended) = mpsc::channel();
-        let tokens = Arc::clone(tokens);
         let thread = std::thread::Builder::new().name("tokens".into()).spawn(move || {
             let mut saved = Instant::now();
             while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
