@@ -23,7 +23,7 @@ use ftx_protocol::message::{
 };
 use ftx_protocol::{
     Algorithm, Code, Condition, Depth, Digest, Durability, Kind, Mode, Name, Parents, RequestId,
-    Time, TransferId,
+    Time, Token, TransferId,
 };
 
 use crate::script::{Script, Step};
@@ -96,7 +96,7 @@ enum Given {
 impl Talk {
     fn new() -> Self {
         let mut out = Vec::new();
-        let client = Client::new("fuzz", None, &mut out, Time(0));
+        let client = Client::new("fuzz", Some(Token::new([7; 32])), &mut out, Time(0));
         let (asked, stage) = (BTreeMap::new(), Stage::Greet);
         Self { client, now: Time(0), asked, body: None, out, stage }
     }

@@ -9,6 +9,7 @@
 //! | `w` `o`n | everything is written, or n bytes |
 //! | `t`n `T` | time passes; the machine's deadline comes |
 //! | `s` `b` | there is nothing to read; nothing can be written |
+//! | `l` | whoever says `hello` from here on is turned away |
 //! | `D` `F` | the server stops; the driver ends the connection |
 //! | `a`mn `r`m | storage answers question m in the n-th way; refuses it |
 //! | `k`n `p` | bytes of the open put are durable; it is refused |
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use ftx_protocol::limits::{LINE_BYTES, REPLY_QUEUE_BYTES, REQUEST_BYTES};
 use ftx_protocol::message::Limits;
-use ftx_protocol::server::{Event, Output, Reads, Reason, Server, Settings};
+use ftx_protocol::server::{Command, Event, Output, Reads, Reason, Server, Settings};
 use ftx_protocol::{Code, Time};
 
 use crate::script::{Script, Step};
@@ -36,7 +37,8 @@ const ANSWER_BYTES: usize = 4 * 1024;
 const ANSWERED_PER_BYTE: usize = 64;
 
 /// Runs a script. Whatever is in it: nothing panics, commands are such as a storage can rely on, what is
-/// said is the protocol, no request has two final replies, what is held is bounded; and if storage answers
+/// said is the protocol, no request has two final replies, what is held is bounded; who is turned away
+/// has done nothing and hears nothing but that; and if storage answers
 /// what it is asked, the connection comes to its end, and every request to its reply.
 pub fn server_machine(script: &[u8]) {
     let mut talk = Talk::new();
@@ -61,6 +63,7 @@ struct Talk {
     unread: Vec<u8>,
     /// The peer's sending direction.
     peer: Peer,
+    door: Door,
     arrived_bytes: usize,
     answers: usize,
 }
@@ -71,13 +74,23 @@ enum Peer {
     Finished,
 }
 
+/// What is said to a peer that says who it is.
+#[derive(PartialEq, Eq)]
+enum Door {
+    Open,
+    Shut,
+}
+
+/// Few, so that a script has room for more.
+const REQUESTS_TOTAL: u64 = 40;
+
 impl Talk {
     fn new() -> Self {
         let settings = Settings {
             agent: "fuzz".to_owned(),
             features: vec!["sha256".to_owned()],
             limits: Limits { file: 1 << 40, ..Limits::default() },
-            requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
+            requests_total_max: REQUESTS_TOTAL,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
         };
@@ -89,6 +102,7 @@ impl Talk {
             storage: Storage::default(),
             unread: Vec::new(),
             peer: Peer::Sends,
+            door: Door::Open,
             arrived_bytes: 0,
             answers: 0,
         }
@@ -110,6 +124,7 @@ impl Talk {
                     self.server.blocked(self.now);
                 }
             }
+            b'l' => self.door = Door::Shut,
             b'D' => self.server.shut_down(self.now),
             b'F' => self.server.fail(Code::Busy.into(), self.now),
             b'a' => {
@@ -186,6 +201,13 @@ impl Talk {
 
     fn take_commands(&mut self, input: usize) {
         while let Some(command) = self.server.poll_command() {
+            if matches!(command, Command::Login(_)) && self.door == Door::Shut {
+                self.server.refuse_login(Code::LoginFailed.into(), self.now);
+                self.said.turn_away();
+                self.storage.turn_away();
+                assert_eq!(self.server.requests(), 0);
+                continue;
+            }
             self.storage.carry_out(command, &self.asked, input);
         }
     }

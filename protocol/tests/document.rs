@@ -13,7 +13,8 @@ use std::fmt::Debug;
 
 use ftx_protocol::edges::{CONNECTION, REQUEST};
 use ftx_protocol::message::{ClientMessage, Limits, ServerMessage};
-use ftx_protocol::{Code, Digest, Name, NameError, limits, line};
+use ftx_protocol::token::TOKEN_PREFIX;
+use ftx_protocol::{Code, Digest, Name, NameError, Token, limits, line};
 use sha2::{Digest as _, Sha256};
 
 const DOCUMENT: &str = include_str!("../../protocol.md");
@@ -120,6 +121,8 @@ fn the_table_of_limits_is_the_one_in_the_code() {
         Some(limits::ALIVE_EVERY.as_secs()),
         Some(limits::SILENCE.as_secs()),
         Some(limits::PART_BYTES_PER_SECOND_MIN),
+        Some(limits::READ_BYTES_PER_SECOND_MIN),
+        Some(limits::CANCELLED.into()),
         Some(limits::LINGER.as_secs()),
         Some(limits::LINGER_BYTES),
     ];
@@ -139,6 +142,9 @@ fn the_numbers_in_the_rules_are_those_of_the_limits() {
     ] {
         assert!(rule_text(rule).contains(&format!("{number} MiB")), "{rule}");
     }
+    assert!(rule_text("4.12").contains(&format!("{} s", limits::CANCELLED_WITHIN.as_secs())));
+    let characters = Token::new([0; 32]).text().len() - TOKEN_PREFIX.len();
+    assert!(rule_text("14.5").contains(&format!("`{TOKEN_PREFIX}` and {characters} characters")));
     assert!(rule_text("10.1").contains(&format!("{} s", limits::ALIVE_EVERY.as_secs())));
     assert!(rule_text("10.2").contains(&format!("{} s", limits::SILENCE.as_secs())));
     assert_eq!(Name::parse(&[b'a'; 256]), Err(NameError::PartTooLong));
@@ -289,21 +295,33 @@ fn the_examples_are_true_to_the_last_byte() {
 #[test]
 fn a_server_machine_says_what_the_examples_say() {
     use ftx_protocol::Time;
-    use ftx_protocol::message::{List, Okay};
+    use ftx_protocol::message::{List, Okay, Welcome};
     use ftx_protocol::server::{Command, Event, Output, Server, Settings};
     use std::time::Duration;
     for example in DOCUMENT.split("```transcript\n").skip(1) {
         let example = example.split("```").next().unwrap();
         let said = read(example);
-        let Some(Said::Server(ServerMessage::Welcome(welcome))) =
-            said.iter().find(|said| matches!(said, Said::Server(ServerMessage::Welcome(_))))
-        else {
-            panic!("no welcome");
-        };
+        let welcome = said.iter().find_map(|said| match said {
+            Said::Server(ServerMessage::Welcome(welcome)) => Some(welcome.clone()),
+            _ => None,
+        });
+        let turned_away = said.iter().find_map(|said| match said {
+            Said::Server(ServerMessage::Error(error)) if error.id.is_none() => {
+                Some(error.refusal())
+            }
+            _ => None,
+        });
+        assert!(welcome.is_some() != turned_away.is_some());
+        let welcome = welcome.unwrap_or_else(|| Welcome {
+            ftx: 1,
+            agent: String::new(),
+            features: Vec::new(),
+            limits: Limits::default(),
+        });
         let settings = Settings {
-            agent: welcome.agent.clone(),
-            features: welcome.features.clone(),
-            limits: welcome.limits.clone(),
+            agent: welcome.agent,
+            features: welcome.features,
+            limits: welcome.limits,
             requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
@@ -339,7 +357,15 @@ fn a_server_machine_says_what_the_examples_say() {
                     server.handle(entries.next().unwrap_or(complete), Time(2));
                     continue;
                 }
+                if let (Command::Login(_), Some(refusal)) = (&command, &turned_away) {
+                    server.refuse_login(refusal.clone(), Time(2));
+                    continue;
+                }
                 let answer = answers.iter().find_map(|message| match (&command, message) {
+                    (command, ServerMessage::Error(error)) if error.code == Code::Denied => {
+                        let id = command.id().filter(|id| error.id == Some(*id))?;
+                        Some(Event::Refused { id, refusal: error.refusal() })
+                    }
                     (Command::Finish(_), ServerMessage::Done(done)) => {
                         Some(Event::Stored(done.clone()))
                     }

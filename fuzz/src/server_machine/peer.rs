@@ -107,6 +107,8 @@ enum Stage {
     #[default]
     Greet,
     Talk,
+    /// The server is about to say its first, which is its last.
+    TurnedAway,
     /// The server has said its last.
     Over,
     /// It speaks the peer's language to refuse it.
@@ -122,6 +124,12 @@ struct Part {
 impl Said {
     pub(super) fn last_id(&self) -> Option<RequestId> {
         self.last_id
+    }
+
+    /// From here on nothing but one error may be said, and nothing was.
+    pub(super) fn turn_away(&mut self) {
+        assert!(self.stage == Stage::Greet && self.line.held_bytes() == 0);
+        self.stage = Stage::TurnedAway;
     }
 
     pub(super) fn has_answered(&self, id: RequestId) -> bool {

@@ -27,6 +27,8 @@ pub(super) struct Storage {
 enum Connection {
     #[default]
     Open,
+    /// Nobody may ask anything.
+    TurnedAway,
     HungUp,
 }
 
@@ -74,6 +76,8 @@ impl Storage {
     /// Remembers a command, and whether it is one that can be carried out.
     pub(super) fn carry_out(&mut self, command: Command, asked: &Asked, input: usize) {
         assert!(!self.is_hung_up(), "a command behind the last one: {command:?}");
+        let is_last = command == Command::HangUp;
+        assert!(is_last || self.connection == Connection::Open, "for nobody: {command:?}");
         let question = match command {
             Command::Login(_) => return,
             Command::Begin(put) => {
@@ -132,6 +136,11 @@ impl Storage {
             Some(Put::Open { at, .. }) => at,
             _ => panic!("the end of a put that is not open"),
         }
+    }
+
+    pub(super) fn turn_away(&mut self) {
+        assert!(self.connection == Connection::Open && self.puts.is_empty());
+        self.connection = Connection::TurnedAway;
     }
 
     pub(super) fn is_hung_up(&self) -> bool {
