@@ -28,6 +28,8 @@ mod operation;
 mod policy;
 mod principal;
 mod rights;
+#[cfg(test)]
+mod testing;
 mod tokens;
 mod usage;
 mod usage_file;

@@ -218,3 +218,341 @@ fn hold_to(scope: &Name, operation: &Operation<'_>) -> Result<(), Refusal> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::access::testing::{State, line, secret};
+    use ftx_protocol::message::{End, Get, List, Mkdir, Move, Put, Remove, Resume, Stat};
+    use ftx_protocol::{Algorithm, Digest, RequestId, Version};
+
+    fn name(text: &str) -> Name {
+        Name::parse(text.as_bytes()).unwrap()
+    }
+
+    fn member(rights: Rights, under: Option<&str>) -> Principal {
+        let state = State::new();
+        state.add(line(1, rights, under));
+        let member = state.tokens().login(&secret(1), SystemTime::now()).unwrap();
+        Principal::Token(member)
+    }
+
+    /// What somebody is answered: `Ok` with what the name may be taken on, or the code.
+    fn answer(
+        principal: &mut Principal,
+        operation: &Operation<'_>,
+    ) -> Result<(Option<Condition>, Naming), Code> {
+        authorize(principal, operation, SystemTime::now())
+            .map(|grant| (grant.condition, grant.naming))
+            .map_err(|refusal| refusal.code)
+    }
+
+    /// Which of these words let somebody do it. Exhaustive, as the decision itself.
+    fn needed(operation: &Operation<'_>) -> &'static [&'static [Right]] {
+        use Right::{Delete, List, Read, Replace, Write};
+        match operation {
+            Operation::Login | Operation::End | Operation::Continue => &[&[]],
+            Operation::Put { condition: Condition::Version(_), .. } => &[&[Write, Replace]],
+            Operation::Put { .. } | Operation::Resume | Operation::Mkdir(_) => &[&[Write]],
+            Operation::Stat(_) => &[&[Read], &[List]],
+            Operation::Sum(_) | Operation::Get(_) => &[&[Read]],
+            Operation::List(_) => &[&[List]],
+            Operation::Move { condition: Condition::Version(_), .. } => {
+                &[&[Write, Delete, Replace]]
+            }
+            Operation::Move { .. } => &[&[Write, Delete]],
+            Operation::Remove(_) => &[&[Delete]],
+        }
+    }
+
+    const VERSIONED: fn() -> Condition = || Condition::Version(Version::parse("v1").unwrap());
+
+    /// Calls for every operation, with every condition that it may have.
+    fn each_operation(mut look: impl FnMut(&Operation<'_>)) {
+        let (one, other) = (name("photos/a"), name("photos/b"));
+        for condition in [Condition::Always, Condition::Absent, VERSIONED()] {
+            look(&Operation::Put { name: &one, condition: &condition });
+            look(&Operation::Move { from: &one, to: &other, condition: &condition });
+        }
+        for operation in [
+            Operation::Login,
+            Operation::Resume,
+            Operation::Continue,
+            Operation::Stat(&one),
+            Operation::Sum(&one),
+            Operation::Get(&one),
+            Operation::List(Some(&one)),
+            Operation::List(None),
+            Operation::Mkdir(&one),
+            Operation::Remove(&one),
+            Operation::End,
+        ] {
+            look(&operation);
+        }
+    }
+
+    /// Every set of rights there is but the drop box.
+    fn each_set() -> impl Iterator<Item = Rights> {
+        (1u8..32).map(|bits| {
+            let of = Right::ALL.into_iter().enumerate();
+            let set = of.filter(|(place, _)| bits >> place & 1 == 1).map(|(_, right)| right);
+            set.map(Rights::of).fold(Rights::NONE, Rights::with)
+        })
+    }
+
+    #[test]
+    fn every_operation_needs_its_right() {
+        for rights in each_set() {
+            let mut who = [member(rights, None), Principal::Public(rights)];
+            each_operation(|operation| {
+                let has = |set: &&[Right]| set.iter().all(|&right| rights.has(right));
+                let may = needed(operation).iter().any(has);
+                for principal in &mut who {
+                    let answer = answer(principal, operation);
+                    let expected = if may { None } else { Some(Code::Denied) };
+                    assert_eq!(answer.err(), expected, "{rights} {operation:?} {principal:?}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn without_the_right_to_replace_only_a_free_name_is_taken() {
+        for rights in each_set() {
+            let mut principal = member(rights, None);
+            each_operation(|operation| {
+                let (Operation::Put { condition, .. } | Operation::Move { condition, .. }) =
+                    operation
+                else {
+                    return;
+                };
+                let Ok((granted, naming)) = answer(&mut principal, operation) else { return };
+                let holds = granted.as_ref().unwrap_or(condition);
+                assert!(rights.has(Right::Replace) || *holds == Condition::Absent, "{operation:?}");
+                assert!(!rights.has(Right::Replace) || holds == *condition, "as it was asked");
+                assert_eq!(naming, Naming::AsAsked);
+            });
+        }
+    }
+
+    #[test]
+    fn a_drop_box_takes_files_and_does_nothing_else() {
+        for mut principal in [member(Rights::DROP, None), Principal::Public(Rights::DROP)] {
+            each_operation(|operation| {
+                let expected = match operation {
+                    Operation::Put { condition: Condition::Version(_), .. } => Err(Code::Denied),
+                    Operation::Put { .. } => Ok((Some(Condition::Absent), Naming::Numbered)),
+                    Operation::Resume | Operation::Login | Operation::Continue | Operation::End => {
+                        Ok((None, Naming::AsAsked))
+                    }
+                    Operation::Stat(_)
+                    | Operation::Sum(_)
+                    | Operation::Get(_)
+                    | Operation::List(_)
+                    | Operation::Mkdir(_)
+                    | Operation::Move { .. }
+                    | Operation::Remove(_) => Err(Code::Denied),
+                };
+                assert_eq!(answer(&mut principal, operation), expected, "{operation:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn nobody_may_do_nothing_and_who_is_on_this_machine_everything() {
+        each_operation(|operation| {
+            let open = matches!(operation, Operation::Login | Operation::End);
+            let expected = if open { None } else { Some(Code::LoginRequired) };
+            assert_eq!(answer(&mut Principal::Nobody, operation).err(), expected);
+            assert_eq!(answer(&mut Principal::Local, operation), Ok((None, Naming::AsAsked)));
+        });
+    }
+
+    #[test]
+    fn what_is_past_its_time_or_taken_back_is_over_but_for_letting_go() {
+        let hour = std::time::Duration::from_secs(3_700);
+        let mut expired = member(Rights::ALL, None);
+        let state = State::new();
+        state.add(line(1, Rights::ALL, None));
+        let tokens = state.tokens();
+        let mut gone = Principal::Token(tokens.login(&secret(1), SystemTime::now()).unwrap());
+        let _watch = tokens.watch().unwrap();
+        state.change(|lines| lines.clear());
+        each_operation(|operation| {
+            let open = matches!(operation, Operation::Login | Operation::End);
+            let code = |code| if open { None } else { Some(code) };
+            let late = authorize(&mut expired, operation, SystemTime::now() + hour);
+            assert_eq!(late.err().map(|refusal| refusal.code), code(Code::Expired));
+            assert_eq!(answer(&mut gone, operation).err(), code(Code::Denied));
+        });
+    }
+
+    #[test]
+    fn a_scope_is_a_directory_and_not_the_beginning_of_a_word() {
+        let mut principal = member(Rights::ALL, Some("photos/2026"));
+        let mut may = |operation: Operation<'_>| answer(&mut principal, &operation).is_ok();
+        let always = &Condition::Always;
+        let (inside, scope) = (name("photos/2026/a"), name("photos/2026"));
+        for outside in ["photos", "photos/2026b", "photos/202", "photos/2026 /a", "a/photos/2026"] {
+            let outside = name(outside);
+            assert!(!may(Operation::Get(&outside)), "{outside}");
+            assert!(!may(Operation::Move { from: &inside, to: &outside, condition: always }));
+            assert!(!may(Operation::Move { from: &outside, to: &inside, condition: always }));
+        }
+        assert!(may(Operation::Move { from: &inside, to: &inside, condition: always }));
+        assert!(!may(Operation::List(None)));
+        for (operation, expected) in [
+            (Operation::Mkdir(&scope), true),
+            (Operation::List(Some(&scope)), true),
+            (Operation::Stat(&scope), true),
+            (Operation::Put { name: &scope, condition: always }, false),
+            (Operation::Remove(&scope), false),
+            (Operation::Move { from: &scope, to: &inside, condition: always }, false),
+            (Operation::Move { from: &inside, to: &scope, condition: always }, false),
+        ] {
+            assert_eq!(may(operation), expected, "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn a_scope_is_told_to_whom_it_holds_and_a_refusal_says_what_is_allowed() {
+        let said = |mut principal: Principal, operation: &Operation<'_>| {
+            authorize(&mut principal, operation, SystemTime::now()).unwrap_err().message
+        };
+        let ls = said(member(Rights::ALL, Some("photos/new\nline")), &Operation::List(None));
+        assert_eq!(ls, "the token is for what is in photos/new\\nline/ only");
+        let name = name("x");
+        let rm = said(member(Rights::READING, None), &Operation::Remove(&name));
+        assert_eq!(rm, "the token may not take names away: it may read,list");
+        let public = said(Principal::Public(Rights::READING), &Operation::Mkdir(&name));
+        assert!(public.contains("without a token") && public.contains("ftx login"), "{public}");
+    }
+
+    /// Random numbers from a seed.
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, count: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % count as u64) as usize
+        }
+
+        /// A name of few letters, so that beginnings of names meet often.
+        fn name(&mut self) -> Name {
+            const PARTS: [&[u8]; 9] =
+                [b"photos", b"photos2", b"photo", b"photos ", b"p", b"...", b"\xff", b"\n", b"P"];
+            let count = 1 + self.below(4);
+            let parts: Vec<&[u8]> = (0..count).map(|_| PARTS[self.below(PARTS.len())]).collect();
+            Name::parse(&parts.join(&b'/')).unwrap()
+        }
+    }
+
+    #[test]
+    fn no_operation_is_granted_names_outside_the_scope() {
+        let seed = getrandom::u64().unwrap() | 1;
+        println!("seed {seed}");
+        let mut chance = Chance(seed);
+        let mut granted = [0u32; 2];
+        for _ in 0..50 {
+            let scope = chance.name();
+            let state = State::new();
+            let scoped = crate::server::access::Line {
+                under: Some(scope.clone()),
+                ..line(1, Rights::ALL, None)
+            };
+            state.add(scoped);
+            let member = state.tokens().login(&secret(1), SystemTime::now()).unwrap();
+            let mut principal = Principal::Token(member);
+            let prefix = [scope.as_bytes(), b"/"].concat();
+            for _ in 0..2_000 {
+                let (one, other) = (chance.name(), chance.name());
+                let condition = Condition::Always;
+                let operation = match chance.below(9) {
+                    0 => Operation::Put { name: &one, condition: &condition },
+                    1 => Operation::Stat(&one),
+                    2 => Operation::Sum(&one),
+                    3 => Operation::Get(&one),
+                    4 => Operation::List(Some(&one)),
+                    5 => Operation::Mkdir(&one),
+                    6 => Operation::Remove(&one),
+                    7 => Operation::List(None),
+                    _ => Operation::Move { from: &one, to: &other, condition: &condition },
+                };
+                let names: &[&Name] = match operation {
+                    Operation::List(None) => &[],
+                    Operation::Move { .. } => &[&one, &other],
+                    _ => &[&one],
+                };
+                let below = |name: &&&Name| name.as_bytes().starts_with(&prefix);
+                let inside = |name: &&&Name| below(name) || **name == &scope;
+                let grant = authorize(&mut principal, &operation, SystemTime::now());
+                granted[usize::from(grant.is_ok())] += 1;
+                match grant {
+                    Ok(grant) => {
+                        let all = !names.is_empty() && names.iter().all(|name| inside(&name));
+                        assert!(all, "{scope} {operation:?} seed {seed}");
+                        assert_eq!(grant.within.as_ref(), Some(&scope));
+                        assert_eq!(grant.owner, Some(ftx_protocol::Owner([1; 8])));
+                    }
+                    Err(refusal) => {
+                        let all = !names.is_empty() && names.iter().all(|name| below(&name));
+                        assert!(!all, "{scope} {operation:?} seed {seed}");
+                        assert_eq!(refusal.code, Code::Denied);
+                    }
+                }
+            }
+        }
+        assert!(granted.iter().all(|&count| count > 1_000), "both answers: {granted:?}");
+    }
+
+    #[test]
+    fn commands_are_the_operations_that_they_are() {
+        let (id, one, other) = (RequestId(1), name("a"), name("b"));
+        let digest = Digest { algorithm: Algorithm::Sha256, bytes: [0; 32] };
+        let transfer = ftx_protocol::TransferId([0; 16]);
+        let json = |kind: &str, more: &str| format!(r#"{{"id":1,"name":"{kind}"{more}}}"#);
+        let put: Put = serde_json::from_str(&json(
+            "a",
+            r#","digest":"sha256","transfer":"00112233445566778899aabbccddeeff","if":"absent""#,
+        ))
+        .unwrap();
+        let get: Get = serde_json::from_str(&json("a", r#","digest":"sha256""#)).unwrap();
+        let stat: Stat = serde_json::from_str(&json("a", "")).unwrap();
+        let list: List = serde_json::from_str(&json("a", "")).unwrap();
+        let root: List = serde_json::from_str(r#"{"id":1}"#).unwrap();
+        let mkdir: Mkdir = serde_json::from_str(&json("a", "")).unwrap();
+        let moving: Move = serde_json::from_str(&json("a", r#","to":"b""#)).unwrap();
+        let remove: Remove = serde_json::from_str(&json("a", "")).unwrap();
+        let resume = Resume { id, transfer, need: Vec::new() };
+        let end = End { id, size: 0, digest, spent: None };
+        let (absent, always) = (&Condition::Absent, &Condition::Always);
+        for (command, operation) in [
+            (Command::Login(None), Operation::Login),
+            (Command::Begin(put), Operation::Put { name: &one, condition: absent }),
+            (Command::Write { id, at: 0, bytes: 0..1 }, Operation::Continue),
+            (Command::Finish(end), Operation::Continue),
+            (Command::Discard(id), Operation::End),
+            (Command::Suspend(id), Operation::End),
+            (Command::Resume(resume), Operation::Resume),
+            (Command::Stat(stat.clone()), Operation::Stat(&one)),
+            (Command::Sum(stat), Operation::Sum(&one)),
+            (Command::List(list), Operation::List(Some(&one))),
+            (Command::List(root), Operation::List(None)),
+            (Command::More(id), Operation::Continue),
+            (Command::Change(Change::Mkdir(mkdir)), Operation::Mkdir(&one)),
+            (
+                Command::Change(Change::Move(moving)),
+                Operation::Move { from: &one, to: &other, condition: always },
+            ),
+            (Command::Change(Change::Remove(remove)), Operation::Remove(&one)),
+            (Command::Open(get), Operation::Get(&one)),
+            (Command::Digest(id), Operation::Continue),
+            (Command::Close(id), Operation::End),
+            (Command::HangUp, Operation::End),
+        ] {
+            assert_eq!(Operation::of(&command), operation, "{command:?}");
+        }
+    }
+}

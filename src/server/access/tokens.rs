@@ -301,3 +301,215 @@ fn known(line: &Line, account: Arc<Account>) -> Known {
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::server::access::file::Taken;
+    use crate::server::access::testing::{State, line, secret};
+
+    fn code<T>(result: Result<T, Refusal>) -> Option<Code> {
+        result.err().map(|refusal| refusal.code)
+    }
+
+    fn login(tokens: &Arc<Tokens>, number: u8) -> Option<Code> {
+        code(tokens.login(&secret(number), SystemTime::now()))
+    }
+
+    #[test]
+    fn a_token_is_whose_digest_it_has_and_lasts_as_long_as_it_says() {
+        let state = State::new();
+        (1..=9).for_each(|number| state.add(line(number, Rights::READING, None)));
+        let tokens = state.tokens();
+        for number in 1..=9 {
+            let member = tokens.login(&secret(number), SystemTime::now()).unwrap();
+            assert_eq!(member.known.id, Owner([number; 8]));
+        }
+        assert_eq!(login(&tokens, 10), Some(Code::LoginFailed));
+        let digest = Token::new(token_digest(&secret(1)).bytes);
+        let with_digest = tokens.login(&digest, SystemTime::now());
+        assert_eq!(code(with_digest), Some(Code::LoginFailed), "the file lets nobody in");
+        let late = SystemTime::now() + Duration::from_secs(3_601);
+        assert_eq!(code(tokens.login(&secret(1), late)), Some(Code::Expired));
+        assert_eq!(format!("{tokens:?}"), "Tokens { .. }");
+    }
+
+    #[test]
+    fn what_is_not_as_it_should_be_lets_nobody_in_and_is_refused_at_the_start() {
+        type Break = fn(&Path);
+        let breaks: [(&str, Break); 6] = [
+            ("garbage", |file| std::fs::write(file, "garbage").unwrap()),
+            ("unknown field", |file| {
+                let text = std::fs::read_to_string(file).unwrap();
+                std::fs::write(file, text.replace("\"made\"", "\"may\":1,\"made\"")).unwrap();
+            }),
+            ("mode", |file| {
+                std::fs::set_permissions(file, PermissionsExt::from_mode(0o644)).unwrap();
+            }),
+            ("mode of the directory", |file| {
+                let directory = file.parent().unwrap();
+                std::fs::set_permissions(directory, PermissionsExt::from_mode(0o770)).unwrap();
+                // It is looked at when the file has changed.
+                let text = std::fs::read(file).unwrap();
+                std::fs::write(file, text).unwrap();
+            }),
+            ("a directory", |file| {
+                std::fs::remove_file(file).unwrap();
+                std::fs::create_dir(file).unwrap();
+            }),
+            ("too large", |file| {
+                let opened = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+                opened.set_len(9 << 20).unwrap();
+            }),
+        ];
+        for (what, break_it) in breaks {
+            let state = State::new();
+            state.add(line(1, Rights::ALL, None));
+            let tokens = state.tokens();
+            let mut member = tokens.login(&secret(1), SystemTime::now()).unwrap();
+            let path = state.directory.path().join("tokens");
+            break_it(&path);
+            assert_eq!(tokens.look(), Looked::Changed, "{what}");
+            assert_eq!(login(&tokens, 1), Some(Code::LoginFailed), "{what}");
+            assert_eq!(code(member.renew(SystemTime::now())), Some(Code::Denied), "{what}");
+            assert_eq!(tokens.look(), Looked::Same, "{what}");
+            assert!(Tokens::open(state.directory.path()).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_lets_nobody_in_until_it_is_back() {
+        let state = State::new();
+        state.add(line(1, Rights::ALL, None));
+        let tokens = state.tokens();
+        let (path, away) =
+            (state.directory.path().join("tokens"), state.directory.path().join("x"));
+        std::fs::rename(&path, &away).unwrap();
+        tokens.look();
+        assert_eq!(login(&tokens, 1), Some(Code::LoginFailed));
+        std::fs::rename(&away, &path).unwrap();
+        tokens.look();
+        assert_eq!(login(&tokens, 1), None);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        tokens.look();
+        assert_eq!(login(&tokens, 1), Some(Code::LoginFailed));
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).unwrap();
+        tokens.look();
+        assert_eq!(login(&tokens, 1), None);
+    }
+
+    #[test]
+    fn a_change_holds_when_it_has_returned() {
+        let state = State::new();
+        let tokens = state.tokens();
+        let _watch = tokens.watch().unwrap();
+        for round in 0..20 {
+            state.add(line(1, Rights::READING, None));
+            assert_eq!(login(&tokens, 1), None, "{round}");
+            state.add(line(2, Rights::READING, None));
+            let generation = tokens.generation();
+            let act = |lines: &mut Vec<Line>| -> Result<(), TokensError> {
+                lines.clear();
+                Ok(())
+            };
+            assert_eq!(state.file().change(act).unwrap().1, Taken::ByAll);
+            assert_eq!(login(&tokens, 1), Some(Code::LoginFailed), "{round}");
+            assert!(tokens.generation() > generation);
+        }
+    }
+
+    #[test]
+    fn a_change_waits_for_everybody_who_goes_by_the_tokens() {
+        let state = State::new();
+        state.add(line(1, Rights::READING, None));
+        let (quick, slow) = (state.tokens(), state.tokens());
+        let _watch = quick.watch().unwrap();
+        std::thread::scope(|scope| {
+            let began = Instant::now();
+            let change = scope.spawn(|| state.change(|lines| lines.clear()));
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!change.is_finished(), "the slow one has not looked");
+            slow.look();
+            change.join().unwrap();
+            assert!(began.elapsed() < Duration::from_secs(4));
+        });
+        assert_eq!(login(&slow, 1), Some(Code::LoginFailed));
+    }
+
+    #[test]
+    fn a_change_in_place_is_seen_however_soon_it_comes() {
+        let state = State::new();
+        state.add(line(1, Rights::READING, None));
+        let tokens = state.tokens();
+        let path = state.directory.path().join("tokens");
+        // The same size, and perhaps the same times.
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("token-1", "token-x").replace("0101", "0202")).unwrap();
+        tokens.look();
+        assert!(tokens.find(Owner([1; 8])).is_none() && tokens.find(Owner([2; 8])).is_some());
+    }
+
+    #[test]
+    fn a_lease_ends_with_the_rights_it_was_given_by() {
+        let lease = |rights: Rights, change: fn(&mut Line)| {
+            let state = State::new();
+            state.add(line(1, Rights::ALL, Some("a")));
+            state.add(line(2, Rights::ALL, None));
+            let tokens = state.tokens();
+            let member = tokens.login(&secret(1), SystemTime::now()).unwrap();
+            let lease = crate::server::access::Lease::of(&member, rights);
+            assert_eq!(lease.check(), Ok(()));
+            let _watch = tokens.watch().unwrap();
+            state.change(|lines| change(&mut lines[0]));
+            code(lease.check())
+        };
+        let write = Rights::of(crate::server::access::Right::Write);
+        let past = |line: &mut Line| line.expires = Some(line.made);
+        assert_eq!(lease(write, |_| {}), None);
+        assert_eq!(lease(write, |line| line.max_bytes = Some(5)), None);
+        assert_eq!(lease(write, |line| line.can = Rights::READING), Some(Code::Denied));
+        assert_eq!(lease(Rights::READING, |line| line.can = Rights::READING), None);
+        assert_eq!(lease(write, |line| line.under = None), Some(Code::Denied));
+        assert_eq!(lease(write, past), Some(Code::Expired));
+        let renamed = |line: &mut Line| line.id = Owner([3; 8]);
+        assert_eq!(lease(write, renamed), Some(Code::Denied), "the name again, another token");
+    }
+
+    #[test]
+    fn what_was_used_outlives_the_server_and_a_file_that_was_unreadable() {
+        let state = State::new();
+        let limited = |number| Line { max_bytes: Some(100), ..line(number, Rights::ALL, None) };
+        state.add(limited(1));
+        state.add(limited(2));
+        let share = |tokens: &Tokens, number: u8| tokens.find(Owner([number; 8])).unwrap().share();
+        let tokens = state.tokens();
+        let watch = tokens.watch().unwrap();
+        share(&tokens, 1).reserve(0, Some(70)).unwrap().keep();
+        let path = state.directory.path().join("tokens");
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "garbage").unwrap();
+        tokens.look();
+        tokens.save_usage();
+        std::fs::write(&path, &text).unwrap();
+        tokens.look();
+        assert_eq!(code(share(&tokens, 1).reserve(0, Some(31))), Some(Code::Quota));
+        let running = share(&tokens, 2).reserve(0, Some(50)).unwrap();
+        drop(watch);
+        drop(running);
+        drop(tokens);
+        let tokens = state.tokens();
+        let _watch = tokens.watch().unwrap();
+        assert_eq!(code(share(&tokens, 1).reserve(0, Some(31))), Some(Code::Quota));
+        assert!(share(&tokens, 1).reserve(0, Some(30)).is_ok());
+        assert!(share(&tokens, 2).reserve(0, Some(100)).is_ok(), "what ran counts for nothing");
+        state.change(|lines| drop(lines.remove(0)));
+        state.add(Line { id: Owner([3; 8]), ..limited(1) });
+        assert!(share(&tokens, 3).reserve(0, Some(100)).is_ok(), "another token of that name");
+        std::fs::write(state.directory.path().join("usage"), "garbage").unwrap();
+        assert!(Tokens::open(state.directory.path()).is_err());
+    }
+}
