@@ -10,6 +10,7 @@ mod name;
 mod saved_state;
 mod script;
 mod server_machine;
+mod tokens_file;
 
 pub use address::address;
 pub use client_machine::client_machine;
@@ -18,12 +19,13 @@ pub use line::line;
 pub use name::name;
 pub use saved_state::saved_state;
 pub use server_machine::server_machine;
+pub use tokens_file::tokens_file;
 
 /// A target, by its name: the directory of its corpus is called the same.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("address", address),
     ("client_machine", client_machine),
     ("journal", journal),
@@ -31,4 +33,5 @@ pub const TARGETS: [Target; 7] = [
     ("name", name),
     ("saved_state", saved_state),
     ("server_machine", server_machine),
+    ("tokens_file", tokens_file),
 ];

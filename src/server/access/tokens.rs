@@ -407,7 +407,7 @@ mod tests {
         let state = State::new();
         let tokens = state.tokens();
         let _watch = tokens.watch().unwrap();
-        for round in 0..20 {
+        for round in 0..5 {
             state.add(line(1, Rights::READING, None));
             assert_eq!(login(&tokens, 1), None, "{round}");
             state.add(line(2, Rights::READING, None));
