@@ -24,6 +24,8 @@ mod naming;
 mod numbering;
 #[cfg(test)]
 mod on_disk;
+#[cfg(test)]
+mod owned;
 mod private;
 #[cfg(test)]
 mod races;
@@ -32,6 +34,8 @@ mod record;
 mod recover;
 mod room;
 mod scope;
+#[cfg(test)]
+mod scoped;
 mod transfers;
 mod trash;
 mod upload;

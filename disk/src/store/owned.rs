@@ -1,0 +1,211 @@
+//! Whose a transfer is: what its owner is told and may go on with, and nobody else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ftx_protocol::limits::GRID_BYTES;
+use ftx_protocol::{
+    Algorithm, Code, Condition, Digest, Durability, Name, Owner, Refusal, Replay, TransferId,
+};
+
+use super::{
+    Access, Completeness, Counts, Finished, Held, Memory, Naming, Options, Put, Settled, Step,
+    Store, Stored, Upload,
+};
+use crate::hash::Running;
+use crate::log::write_all;
+use crate::sim::Sim;
+use crate::sys::{Disk, Want};
+
+const BIG_BYTES: usize = GRID_BYTES as usize + 100;
+const SMALL: &[u8] = b"first";
+const ALICE: Owner = Owner([1; 8]);
+const BOB: Owner = Owner([2; 8]);
+const EVERYBODY: [Option<Owner>; 3] = [None, Some(ALICE), Some(BOB)];
+
+/// What a store wrote, before transfers had owners: of a small put that is complete, and of the
+/// first 8 MiB of a large one.
+const JOURNAL_WITHOUT_OWNER: &str = include_str!("journal_without_owner");
+
+fn open(sim: &Sim) -> Store<Sim> {
+    let options = Options {
+        access: Access::ReadWrite,
+        durability: Durability::Full,
+        memory: Memory::Puts,
+        size_max_bytes: 1 << 40,
+        free_min_bytes: 0,
+    };
+    Store::open(sim.clone(), Path::new("/"), options).unwrap().0
+}
+
+fn id(number: u8) -> TransferId {
+    TransferId([number; 16])
+}
+
+fn put(name: &str, number: u8, size: usize, at: u64, owner: Option<Owner>) -> Put {
+    Put {
+        name: Name::parse(name.as_bytes()).unwrap(),
+        algorithm: Algorithm::Sha256,
+        size: Some(size as u64),
+        at,
+        transfer: id(number),
+        condition: Condition::Always,
+        durability: Durability::Full,
+        modified: None,
+        mode: None,
+        owner,
+        within: None,
+        naming: Naming::AsAsked,
+    }
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    let mut running = Running::new(Algorithm::Sha256);
+    running.update(bytes);
+    running.digest()
+}
+
+fn commit(store: &Store<Sim>, finished: Finished<Sim>) -> Stored {
+    match store.commit(vec![Step::Put(finished)]).remove(0).unwrap() {
+        Settled::Stored(stored) => stored,
+        Settled::Changed(_) => panic!("nothing was to be changed"),
+    }
+}
+
+fn end(store: &Store<Sim>, upload: Upload<Sim>, bytes: &[u8]) -> Stored {
+    let mut finished = upload.finish(store, bytes.len() as u64, digest(bytes)).unwrap();
+    store.sync(&mut finished).unwrap();
+    commit(store, finished)
+}
+
+/// Puts a small file, and the first part of a large one.
+fn store_both(store: &Store<Sim>, owner: Option<Owner>) {
+    let mut upload = store.begin(put("a/b/small", 1, SMALL.len(), 0, owner)).unwrap();
+    upload.write(SMALL).unwrap();
+    end(store, upload, SMALL);
+    let mut upload = store.begin(put("big", 2, BIG_BYTES, 0, owner)).unwrap();
+    let checkpoint = upload.write(&vec![7; GRID_BYTES as usize + 10]).unwrap().unwrap();
+    store.make_durable(checkpoint).unwrap();
+    store.suspend(upload);
+}
+
+fn is_nothing(held: &Held) -> bool {
+    *held == Held { at: 0, digest: None, complete: Completeness::Partial }
+}
+
+fn code(begun: Result<Upload<Sim>, Refusal>) -> Option<Code> {
+    begun.err().map(|refusal| refusal.code)
+}
+
+/// Whoever has not begun them is told nothing, gets nothing, and changes nothing; then the owner
+/// hears the one again, and ends the other.
+fn check_owned(sim: &Sim, store: &Store<Sim>, owner: Option<Owner>) {
+    for stranger in EVERYBODY.into_iter().filter(|stranger| *stranger != owner) {
+        for number in [1, 2] {
+            assert!(is_nothing(&store.held(&id(number), stranger.as_ref())));
+        }
+        for (name, number, size) in [("a/b/small", 1, SMALL.len()), ("big", 2, BIG_BYTES)] {
+            for (size, at) in [(size, 0), (size, size as u64), (size, GRID_BYTES), (3, 0)] {
+                let begun = store.begin(put(name, number, size, at, stranger));
+                assert_eq!(code(begun), Some(Code::TransferMismatch), "{name} {at}");
+            }
+        }
+        assert_eq!(store.partials_of(stranger.as_ref()), 0);
+    }
+    assert_eq!(store.partials_of(owner.as_ref()), 1);
+    let held = store.held(&id(1), owner.as_ref());
+    assert_eq!((held.at, held.complete), (SMALL.len() as u64, Completeness::Complete));
+    let again = store.begin(put("a/b/small", 1, SMALL.len(), held.at, owner)).unwrap();
+    assert_eq!(end(store, again, SMALL).replayed, Some(Replay::Same));
+    let held = store.held(&id(2), owner.as_ref());
+    assert_eq!((held.at, held.complete), (GRID_BYTES, Completeness::Partial));
+    let mut upload = store.begin(put("big", 2, BIG_BYTES, held.at, owner)).unwrap();
+    upload.write(&[7; BIG_BYTES - GRID_BYTES as usize]).unwrap();
+    let big = vec![7; BIG_BYTES];
+    assert_eq!(end(store, upload, &big).replayed, None);
+    assert!(sim.content("big") == Some(big));
+    assert_eq!(store.partials_of(owner.as_ref()), 0);
+    assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+}
+
+#[test]
+fn takeover_and_replay_need_the_owner_before_and_after_a_restart() {
+    for owner in EVERYBODY {
+        for restarts in 0..3 {
+            let sim = Sim::new();
+            let mut store = open(&sim);
+            store_both(&store, owner);
+            for _ in 0..restarts {
+                drop(store);
+                store = open(&sim);
+            }
+            check_owned(&sim, &store, owner);
+        }
+    }
+}
+
+#[test]
+fn journal_without_owner_still_resumes() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    store_both(&store, None);
+    drop(store);
+    // Who has no token writes what was always written: an older server reads it, too.
+    let written = String::from_utf8(sim.content(".ftx/journal").unwrap()).unwrap();
+    assert_eq!(written, JOURNAL_WITHOUT_OWNER);
+    let root = sim.open_root(Path::new("/")).unwrap();
+    let private = sim.open_part(&root, b".ftx", Want::Directory).unwrap();
+    sim.remove(&private, b"journal").unwrap();
+    let journal = sim.create(&private, b"journal", ftx_protocol::Mode::new(0o600)).unwrap();
+    write_all(&sim, &journal, JOURNAL_WITHOUT_OWNER.as_bytes(), 0).unwrap();
+    let store = open(&sim);
+    check_owned(&sim, &store, None);
+}
+
+/// A stranger takes nothing away from an upload that is going on, either.
+#[test]
+fn no_stranger_disturbs_an_upload_that_goes_on() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let mut upload = store.begin(put("big", 2, BIG_BYTES, 0, Some(ALICE))).unwrap();
+    let big = vec![7; BIG_BYTES];
+    let checkpoint = upload.write(&big[..GRID_BYTES as usize]).unwrap().unwrap();
+    assert!(is_nothing(&store.held(&id(2), Some(&BOB))));
+    assert_eq!(code(store.begin(put("other", 2, 3, 0, None))), Some(Code::TransferMismatch));
+    assert_eq!(store.make_durable(checkpoint).unwrap(), GRID_BYTES);
+    upload.write(&big[GRID_BYTES as usize..]).unwrap();
+    end(&store, upload, &big);
+    // And to the owner it is taken over, as always.
+    let upload = store.begin(put("big2", 3, BIG_BYTES, 0, Some(ALICE))).unwrap();
+    store.held(&id(3), Some(&ALICE));
+    let finished = upload.finish(&store, 0, digest(b"")).err().unwrap();
+    assert_eq!(finished.code, Code::TakenOver);
+}
+
+#[test]
+fn unfinished_uploads_are_counted_for_each_owner_until_they_are_over() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let count = || EVERYBODY.map(|owner| store.partials_of(owner.as_ref()));
+    let begin = |number, owner| store.begin(put("big", number, BIG_BYTES, 0, owner)).unwrap();
+    let [first, second] = [1, 2].map(|number| begin(number, Some(ALICE)));
+    let third = begin(3, Some(BOB));
+    let mut fourth = begin(4, None);
+    // What cannot be resumed leaves nothing behind, and is not counted.
+    store.discard(store.begin(put("small", 5, 5, 0, Some(BOB))).unwrap());
+    assert_eq!(count(), [1, 2, 1]);
+    store.discard(first);
+    store.suspend(third);
+    assert_eq!(count(), [1, 1, 0]);
+    let checkpoint = fourth.write(&vec![7; GRID_BYTES as usize]).unwrap().unwrap();
+    store.make_durable(checkpoint).unwrap();
+    store.suspend(fourth);
+    assert_eq!(count(), [1, 1, 0]);
+    // Held, and of nobody who comes back.
+    for seconds in [0, 100] {
+        store.expire(Duration::from_secs(50), Duration::from_secs(seconds));
+    }
+    assert_eq!(count(), [0, 1, 0]);
+    store.discard(second);
+    assert_eq!(count(), [0, 0, 0]);
+}
