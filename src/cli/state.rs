@@ -23,9 +23,6 @@ use thiserror::Error;
 /// The file in a state directory that says which directory is served with it.
 const SERVED: &str = "served";
 
-/// The number in the name of its part file.
-const SERVED_PART: u64 = 3;
-
 /// Which state a command is about.
 #[derive(Debug, Clone, Args)]
 pub struct Place {
@@ -172,8 +169,9 @@ impl State {
         if std::fs::read(self.path.join(SERVED)).is_ok_and(|noted| noted == served) {
             return Ok(());
         }
-        let write = || {
-            let mut landing = Landing::create(Native, &self.path, SERVED_PART)?;
+        let write = || -> io::Result<()> {
+            // Several may note it at the same time.
+            let mut landing = Landing::create(Native, &self.path, getrandom::u64()?)?;
             landing.write(served)?;
             let (mode, now) = (Mode::new(0o600), file_time(SystemTime::now()));
             landing.publish(SERVED.as_bytes(), mode, now, Replace::Yes, Durability::Full)

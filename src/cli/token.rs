@@ -128,9 +128,6 @@ impl From<Refused> for Failure {
 
 impl Add {
     fn run(self, state: &State) -> Result<Exit, Failure> {
-        if self.can.has(Right::Replace) && !self.can.has(Right::Write) {
-            return Err(wrong("replace by itself allows nothing: say write,replace"));
-        }
         let secret = Secret::new(random()?);
         let line = self.line(&secret)?;
         let file = TokensFile::of_state(state.path());
@@ -299,7 +296,12 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES], Failure> {
 }
 
 fn rights(words: &str) -> Result<Rights, String> {
-    Rights::from_words(words.split(',').map(str::trim)).map_err(|error| error.to_string())
+    match Rights::from_words(words.split(',').map(str::trim)) {
+        Ok(rights) if rights.has(Right::Replace) && !rights.has(Right::Write) => {
+            Err("replace by itself allows nothing: say write,replace".to_owned())
+        }
+        result => result.map_err(|error| error.to_string()),
+    }
 }
 
 fn scope(text: OsString) -> Result<Name, String> {

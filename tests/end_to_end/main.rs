@@ -28,6 +28,7 @@ mod shell;
 mod silence;
 mod talk;
 mod threads;
+mod token;
 mod transcripts;
 mod transfer;
 mod trees;
