@@ -3,16 +3,22 @@
 //! Knows no file: a download's bytes go from storage to the socket without passing here. Never
 //! waits: it works until the socket blocks or its turn is over, and says which.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
-use ftx_protocol::server::{Command, Output, Reads, Reason, Server as Machine, Settings};
-use ftx_protocol::{Code, Time};
-use mio::net::TcpStream;
+use ftx_protocol::message::Change;
+use ftx_protocol::server::{Command, Event, Output, Reads, Reason, Server as Machine, Settings};
+use ftx_protocol::token::Token;
+use ftx_protocol::{Code, Refusal, Time};
+use tracing::debug;
 
+use super::access::{self, Channel, Operation, Principal, Transport, Who};
 use super::buffers::{Buffer, Piece, Pool};
-use super::storage::{Claim, Job, Lane, Outcome, SendEnd};
+use super::guest::Guest;
+use super::storage::{Claim, Granted, Job, Lane, Outcome, SendEnd, audit};
+use super::stream::{Stream, TLS_FIRST_BYTE};
 
 /// Bytes of bodies that one connection may have with storage and not yet stored: a worker has enough to
 /// do while the selector hears of what was stored and reads more; one slow disk does not get the whole pool.
@@ -25,6 +31,10 @@ const LENT_BUFFERS: usize = 8;
 /// How much is read when lines are expected: they are short, and a body that follows is read into
 /// a buffer of its own.
 const LINES_BYTES: usize = 64 * 1024;
+
+/// Reads of a TLS connection in one step: records may hold a byte each, and then a buffer takes many
+/// times its size of them to fill. After so many the others have their turn.
+const TLS_READS: usize = 8;
 
 /// Whether a connection may take a buffer now, or others have waited longer for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +70,37 @@ enum Sender {
     Worker,
 }
 
+/// Whether it is known what is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Face {
+    /// Not before the first byte.
+    Unknown,
+    Known,
+}
+
+/// How far the end of what this side says has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Saying {
+    /// It goes on.
+    On,
+    /// The socket did not take all that was written. Only inside TLS.
+    Held,
+    /// All was said, and that it was.
+    Ended,
+}
+
 /// One connection.
 pub(super) struct Connection {
-    socket: Arc<TcpStream>,
+    stream: Stream,
+    /// None: in plain from this machine, which may do everything.
+    guest: Option<Box<Guest>>,
     machine: Machine,
     lane: Lane,
     readable: bool,
     writable: bool,
+    face: Face,
     sender: Sender,
-    shut_down: bool,
+    saying: Saying,
     unstored_bytes: usize,
     /// Bytes that have passed the socket since somebody asked.
     moved_bytes: u64,
@@ -80,19 +112,22 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(
-        socket: Arc<TcpStream>,
+        stream: Stream,
+        guest: Guest,
         lane: Lane,
         settings: Arc<Settings>,
         now: Time,
     ) -> Self {
         Self {
-            socket,
+            stream,
+            guest: Some(Box::new(guest)),
             machine: Machine::new(settings, now),
             lane,
             readable: true,
             writable: true,
+            face: Face::Unknown,
             sender: Sender::Selector,
-            shut_down: false,
+            saying: Saying::On,
             unstored_bytes: 0,
             moved_bytes: 0,
             lent: Vec::new(),
@@ -137,8 +172,13 @@ impl Connection {
 
     /// The time has come that [`Connection::deadline`] named.
     pub(super) fn on_time(&mut self, now: Time) {
-        self.machine.on_time(now);
-        self.carry_out(None);
+        if self.stream.is_ready() {
+            self.machine.on_time(now);
+        } else {
+            // It cannot even be told: the two sides have not agreed on how.
+            self.machine.broken();
+        }
+        self.carry_out(None, now);
     }
 
     pub(super) fn peer(&self) -> SocketAddr {
@@ -146,32 +186,33 @@ impl Connection {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.machine.deadline()
+        let leaving = self.guest.as_ref().and_then(|guest| guest.deadline());
+        [self.machine.deadline(), leaving].into_iter().flatten().min()
     }
 
     /// Finishes what runs and takes no more.
     pub(super) fn shut_down(&mut self, now: Time) {
         self.machine.shut_down(now);
-        self.carry_out(None);
+        self.carry_out(None, now);
     }
 
     /// Ends the connection with an error.
     pub(super) fn fail(&mut self, code: Code, now: Time) {
         self.machine.fail(code.into(), now);
-        self.carry_out(None);
+        self.carry_out(None, now);
     }
 
     /// Ends the connection without a word.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self, now: Time) {
         self.machine.broken();
-        self.carry_out(None);
+        self.carry_out(None, now);
     }
 
     /// Lets the peer see the end now: a worker that still sends may hold the socket open for a
     /// while. Its registration goes when it is closed; events until then find nobody.
     pub(super) fn close(&self) {
         // A socket that is gone already is what this would bring about.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = self.stream.shut_down();
     }
 
     /// Bytes outside the pool that this connection makes the server hold.
@@ -193,13 +234,13 @@ impl Connection {
         turn_bytes: usize,
         now: Time,
     ) -> TurnEnd {
-        self.carry_out(None);
+        self.carry_out(None, now);
         let mut moved_bytes: usize = 0;
         loop {
             let written = self.write(turn_bytes, now);
             let read = self.read(pool, spare, turn, turn_bytes, now);
             if let Some(reason) = self.machine.closed() {
-                return TurnEnd::Close(reason);
+                return self.leave(reason, now);
             }
             moved_bytes = match (written, read) {
                 (Moved::Nothing, Moved::Nothing) => {
@@ -231,6 +272,9 @@ impl Connection {
         turn_bytes: usize,
         now: Time,
     ) -> Moved {
+        if self.face == Face::Unknown && self.meet(now) == Face::Unknown {
+            return Moved::Nothing;
+        }
         self.lent.retain(|buffer| buffer.strong_count() > 0);
         if self.unstored_bytes >= UNSTORED_BYTES
             || self.lent.len() >= LENT_BUFFERS.min(pool.share())
@@ -263,12 +307,15 @@ impl Connection {
                 let input = buffer.filled(*count);
                 self.machine.receive(input, now);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.machine.starving(now);
             }
-            Err(_) => self.machine.broken(),
+            Err(error) => {
+                debug!(peer = %self.peer(), %error, "the connection broke");
+                self.machine.broken();
+            }
         }
-        self.carry_out(Some(&buffer));
+        self.carry_out(Some(&buffer), now);
         // A buffer that no job took is as good as new for the next connection.
         let lent = Arc::downgrade(&buffer);
         match Arc::into_inner(buffer) {
@@ -276,6 +323,10 @@ impl Connection {
             None => self.lent.push(lent),
         }
         match filled {
+            // Its records took as many reads as there are in a turn.
+            Ok(count) if count < limit && self.readable && self.stream.plain().is_none() => {
+                Moved::Bytes(turn_bytes.max(1))
+            }
             Ok(count) => Moved::Bytes(count.max(1)),
             Err(_) => Moved::Nothing,
         }
@@ -284,16 +335,22 @@ impl Connection {
     /// Reads until the buffer is full or the socket is empty: fewer, larger jobs.
     fn fill(&mut self, buffer: &mut [u8], limit: usize) -> io::Result<usize> {
         let limit = limit.min(buffer.len());
+        let mut reads = match self.stream.channel() {
+            Channel::Plain => usize::MAX,
+            Channel::Tls => TLS_READS,
+        };
         let mut filled: usize = 0;
         while let Some(room) = buffer.get_mut(filled..limit)
             && !room.is_empty()
+            && reads > 0
         {
-            match (&*self.socket).read(room) {
+            reads = reads.saturating_sub(1);
+            match (&self.stream).read(room) {
                 Ok(0) if filled > 0 => break,
                 Ok(0) => return Ok(0),
                 Ok(count) => filled = filled.saturating_add(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.readable = false;
                     if filled > 0 {
                         break;
@@ -314,30 +371,23 @@ impl Connection {
         }
         let output = self.machine.output(now);
         let result = match output {
-            Output::Nothing => return Moved::Nothing,
-            Output::Shutdown => {
-                if !self.shut_down {
-                    self.shut_down = true;
-                    // A socket that is gone already is what this would bring about.
-                    let _ = self.socket.shutdown(Shutdown::Write);
-                }
-                return Moved::Nothing;
-            }
+            Output::Nothing => return self.flush(now),
+            Output::Shutdown => return self.end_saying(),
             _ if !self.writable => return Moved::Nothing,
             Output::File { id, at, size } => {
                 self.sender = Sender::Worker;
                 // Set again by an event that comes while the worker sends.
                 self.writable = false;
                 let size = size.min(turn_bytes as u64);
-                let socket = Arc::clone(&self.socket);
-                self.lane.submit(vec![Job::Send { id, at, size, socket }]);
+                let stream = self.stream.clone();
+                self.submit(vec![Job::Send { id, at, size, stream }]);
                 return Moved::Nothing;
             }
-            Output::Bytes(bytes) => (&*self.socket).write(bytes),
+            Output::Bytes(bytes) => (&self.stream).write(bytes),
             Output::Zeros(count) => {
                 const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
                 let count = usize::try_from(count).unwrap_or(usize::MAX).min(ZEROS.len());
-                (&*self.socket).write(ZEROS.get(..count).unwrap_or_default())
+                (&self.stream).write(ZEROS.get(..count).unwrap_or_default())
             }
         };
         match result {
@@ -345,50 +395,207 @@ impl Connection {
                 self.moved_bytes = self.moved_bytes.saturating_add(count as u64);
                 self.machine.wrote(count as u64, now);
                 self.claim.shrink_to(self.machine.held_bytes());
-                self.carry_out(None);
+                self.carry_out(None, now);
                 Moved::Bytes(count)
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Moved::Bytes(1),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Moved::Bytes(1),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.writable = false;
                 self.machine.blocked(now);
                 Moved::Nothing
             }
             Err(_) => {
                 self.machine.broken();
-                self.carry_out(None);
+                self.carry_out(None, now);
                 Moved::Nothing
             }
         }
     }
 
-    /// Turns the machine's commands into jobs.
-    fn carry_out(&mut self, input: Option<&Arc<Buffer>>) {
+    /// Has the socket take what was written, as far as it does.
+    fn flush(&mut self, now: Time) -> Moved {
+        if self.stream.plain().is_some() || !self.writable {
+            return Moved::Nothing;
+        }
+        match self.stream.flush() {
+            Ok(()) if self.saying == Saying::Held => {
+                self.saying = Saying::On;
+                // The peer has read: it is not waited for any more.
+                self.machine.wrote(0, now);
+                self.carry_out(None, now);
+            }
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.writable = false;
+                self.saying = Saying::Held;
+                self.machine.blocked(now);
+            }
+            Err(_) => {
+                self.machine.broken();
+                self.carry_out(None, now);
+            }
+        }
+        Moved::Nothing
+    }
+
+    /// Says that nothing more will be said, behind what was written.
+    fn end_saying(&mut self) -> Moved {
+        let can_say = self.writable || self.stream.plain().is_some();
+        if self.saying != Saying::Ended && can_say {
+            match self.stream.shut_down_sending() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                // A socket that is gone already is what this would bring about.
+                Ok(()) | Err(_) => self.saying = Saying::Ended,
+            }
+        }
+        Moved::Nothing
+    }
+
+    /// The machine is done. What it said may not be out yet, inside TLS: the last acknowledgement
+    /// must not be lost, and a peer that does not read is not waited for without end.
+    fn leave(&mut self, reason: Reason, now: Time) -> TurnEnd {
+        let is_out = reason == Reason::PeerGone
+            || self.saying == Saying::Ended
+            || self.stream.plain().is_some()
+            || !self.stream.is_ready();
+        match &mut self.guest {
+            Some(guest) if !is_out => match guest.leaves_at(now) {
+                until if now < until => TurnEnd::Wait,
+                _ => TurnEnd::Close(reason),
+            },
+            _ => TurnEnd::Close(reason),
+        }
+    }
+
+    /// Finds out from its first byte what a connection speaks. The byte stays where it is.
+    fn meet(&mut self, now: Time) -> Face {
+        let Some(guest) = &self.guest else { return Face::Known };
+        if !self.readable {
+            self.machine.starving(now);
+            return Face::Unknown;
+        }
+        match (self.stream.first_byte(), guest.transport(), guest.tls()) {
+            (Ok(Some(TLS_FIRST_BYTE)), _, Some(tls)) => match self.stream.inside_tls(tls) {
+                Ok(stream) => self.stream = stream,
+                Err(error) => {
+                    debug!(peer = %self.peer(), %error, "cannot speak TLS");
+                    self.machine.broken();
+                }
+            },
+            (Ok(Some(b'{')), Transport::Tls, _) => self.fail(Code::TlsRequired, now),
+            // It is done, or speaks something else, which the machine sees.
+            (Ok(_), _, _) => {}
+            (Err(error), _, _) if error.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                self.machine.starving(now);
+                return Face::Unknown;
+            }
+            (Err(error), _, _) if error.kind() == ErrorKind::Interrupted => return self.meet(now),
+            (Err(_), _, _) => self.machine.broken(),
+        }
+        self.face = Face::Known;
+        Face::Known
+    }
+
+    /// Turns the machine's commands into jobs, as far as they are allowed.
+    fn carry_out(&mut self, input: Option<&Arc<Buffer>>, now: Time) {
         let mut jobs = Vec::new();
         while let Some(command) = self.machine.poll_command() {
-            jobs.push(match command {
-                Command::Login(_) => continue,
-                Command::Begin(put) => Job::Begin(put),
-                Command::Write { id, bytes, .. } => {
-                    let Some(buffer) = input else { continue };
-                    self.unstored_bytes = self.unstored_bytes.saturating_add(bytes.len());
-                    Job::Write { id, piece: Piece::new(buffer, bytes) }
+            if let Command::Login(token) = &command {
+                self.log_in(token.as_ref(), now);
+                continue;
+            }
+            match self.authorize(&Operation::of(&command)) {
+                Ok(granted) => jobs.extend(self.job(command, granted, input)),
+                Err(refusal) => {
+                    audit::denied(self.peer(), &self.who(), &Operation::of(&command), &refusal);
+                    if let Some(id) = command.id() {
+                        self.machine.handle(Event::Refused { id, refusal }, now);
+                    }
                 }
-                Command::Finish(end) => Job::Finish(end),
-                Command::Discard(id) => Job::Discard(id),
-                Command::Suspend(id) => Job::Suspend(id),
-                Command::Resume(resume) => Job::Resume(resume),
-                Command::Stat(stat) => Job::Stat(stat),
-                Command::Sum(stat) => Job::Sum(stat),
-                Command::List(list) => Job::List(list),
-                Command::More(id) => Job::More(id),
-                Command::Change(change) => Job::Change(change),
-                Command::Open(get) => Job::Open(get),
-                Command::Digest(id) => Job::Digest(id),
-                Command::Close(id) => Job::Close(id),
-                Command::HangUp => Job::HangUp,
-            });
+            }
         }
-        self.lane.submit(jobs);
+        self.submit(jobs);
+    }
+
+    fn log_in(&mut self, token: Option<&Token>, now: Time) {
+        let Some(guest) = &mut self.guest else { return };
+        match guest.log_in(token, self.stream.channel(), now) {
+            Ok(()) if guest.is_at_home() && self.stream.plain().is_some() => self.guest = None,
+            Ok(()) => {
+                if token.is_some() {
+                    audit::logged_in(self.lane.peer(), &guest.who());
+                }
+            }
+            Err(refusal) => {
+                audit::not_admitted(self.lane.peer(), &refusal);
+                self.machine.refuse_login(refusal, now);
+            }
+        }
+    }
+
+    fn authorize(&mut self, operation: &Operation<'_>) -> Result<Granted, Refusal> {
+        match (&mut self.guest, operation) {
+            // What was granted travels with what goes on, and is asked for its part by storage.
+            (_, Operation::Continue) => Ok(Granted::default()),
+            (Some(guest), operation) => guest.authorize(operation),
+            (None, operation) => {
+                // It has no time that could be over.
+                let now = SystemTime::UNIX_EPOCH;
+                access::authorize(&mut Principal::Local, operation, now).map(Granted::new)
+            }
+        }
+    }
+
+    fn who(&self) -> Who {
+        self.guest.as_ref().map_or(Who::Local, |guest| guest.who())
+    }
+
+    fn submit(&mut self, jobs: Vec<Job>) {
+        if !jobs.is_empty() {
+            let who = self.who();
+            self.lane.submit(jobs, &who);
+        }
+    }
+
+    fn job(
+        &mut self,
+        command: Command,
+        mut granted: Granted,
+        input: Option<&Arc<Buffer>>,
+    ) -> Option<Job> {
+        Some(match command {
+            Command::Login(_) => return None,
+            Command::Begin(mut put) => {
+                if let Some(condition) = granted.condition() {
+                    put.condition = condition;
+                }
+                Job::Begin(put, granted)
+            }
+            Command::Write { id, bytes, .. } => {
+                let buffer = input?;
+                self.unstored_bytes = self.unstored_bytes.saturating_add(bytes.len());
+                Job::Write { id, piece: Piece::new(buffer, bytes) }
+            }
+            Command::Finish(end) => Job::Finish(end),
+            Command::Discard(id) => Job::Discard(id),
+            Command::Suspend(id) => Job::Suspend(id),
+            Command::Resume(resume) => Job::Resume(resume, granted),
+            Command::Stat(stat) => Job::Stat(stat, granted),
+            Command::Sum(stat) => Job::Sum(stat, granted),
+            Command::List(list) => Job::List(list, granted),
+            Command::More(id) => Job::More(id),
+            Command::Change(mut change) => {
+                if let (Change::Move(moving), Some(condition)) = (&mut change, granted.condition())
+                {
+                    moving.condition = condition;
+                }
+                Job::Change(change, granted)
+            }
+            Command::Open(get) => Job::Open(get, granted),
+            Command::Digest(id) => Job::Digest(id),
+            Command::Close(id) => Job::Close(id),
+            Command::HangUp => Job::HangUp,
+        })
     }
 }

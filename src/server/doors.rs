@@ -247,6 +247,11 @@ impl Address {
 }
 
 impl Pass {
+    /// Whether the connection counts for nobody.
+    pub(super) fn is_free(&self) -> bool {
+        self.address.is_none()
+    }
+
     /// The connection has logged in, if it had to.
     pub(super) fn greeted(&mut self) {
         if self.greeted == Greeted::No {

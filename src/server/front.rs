@@ -16,6 +16,9 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Waker};
 use tracing::warn;
 
+use super::Options;
+use super::access::Policy;
+use super::doors::{Doors, Pass};
 use super::listen::Listening;
 use super::mailbox::{self, Mailbox};
 use super::token;
@@ -44,6 +47,8 @@ pub(super) enum Order {
 pub(super) struct Arrival {
     pub(super) socket: TcpStream,
     pub(super) peer: SocketAddr,
+    pub(super) policy: Policy,
+    pub(super) pass: Pass,
 }
 
 /// How many connections each selector has, and how many all may have.
@@ -105,6 +110,7 @@ impl Seats {
 pub(super) struct Front {
     listeners: Vec<Listening>,
     seats: Arc<Seats>,
+    doors: Doors,
     /// Of the other selectors.
     others: Vec<Arc<Mailbox<Order>>>,
     /// Not before this time: the process was out of descriptors.
@@ -121,17 +127,18 @@ impl Front {
         mut listeners: Vec<Listening>,
         seats: Arc<Seats>,
         others: Vec<Arc<Mailbox<Order>>>,
-        partial_ttl: Duration,
+        options: &Options,
     ) -> io::Result<Self> {
         listeners.truncate(token::LISTENERS_MAX);
         for (place, listening) in listeners.iter_mut().enumerate() {
             let token = token::listener(place);
             registry.register(&mut listening.listener, token, Interest::READABLE)?;
         }
-        let expire_every = (partial_ttl / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY);
+        let expire_every = (options.partial_ttl / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY);
         Ok(Self {
             listeners,
             seats,
+            doors: Doors::new(options.doors.clone(), options.connections_max),
             others,
             accept_after: None,
             accept_more: true,
@@ -159,6 +166,7 @@ impl Front {
         let must = self.expire_at <= now;
         if must {
             self.expire_at = now.after(self.expire_every);
+            self.doors.sweep(now);
         }
         must
     }
@@ -180,20 +188,27 @@ impl Front {
             return own;
         }
         let mut more = false;
-        for Listening { listener, .. } in &self.listeners {
+        let Self { listeners, seats, doors, others, accept_after, .. } = self;
+        for Listening { listener, policy, .. } in &*listeners {
             for taken in 0..=ACCEPT_BATCH {
-                if taken == ACCEPT_BATCH || self.seats.are_taken() {
+                if taken == ACCEPT_BATCH || seats.are_taken() {
                     more = true;
                     break;
                 }
                 match listener.accept() {
-                    Ok((socket, peer)) => self.seat(Arrival { socket, peer }, &mut own),
+                    // Who is not let in is gone with the socket, before anything is made for it.
+                    Ok((socket, peer)) => {
+                        if let Ok(pass) = doors.enter(peer.ip(), now) {
+                            let arrival = Arrival { socket, peer, policy: *policy, pass };
+                            seat(seats, others, arrival, &mut own);
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) if is_of_one_peer(&error) => {}
                     Err(error) => {
                         // Out of descriptors or memory. What waits gives no new event.
                         warn!(%error, "cannot accept connections; trying again shortly");
-                        self.accept_after = Some(now.after(ACCEPT_PAUSE));
+                        *accept_after = Some(now.after(ACCEPT_PAUSE));
                         more = true;
                         break;
                     }
@@ -202,14 +217,6 @@ impl Front {
         }
         self.accept_more = more;
         own
-    }
-
-    fn seat(&self, arrival: Arrival, own: &mut Vec<Arrival>) {
-        let other = self.seats.take().checked_sub(1).and_then(|place| self.others.get(place));
-        match other {
-            Some(orders) => orders.push([Order::Serve(arrival)]),
-            None => own.push(arrival),
-        }
     }
 
     /// Takes no more connections. The other selectors are told after the last that they get.
@@ -222,6 +229,14 @@ impl Front {
         for orders in &self.others {
             orders.push([Order::Stop]);
         }
+    }
+}
+
+/// Gives a connection to the selector that has the fewest.
+fn seat(seats: &Seats, others: &[Arc<Mailbox<Order>>], arrival: Arrival, own: &mut Vec<Arrival>) {
+    match seats.take().checked_sub(1).and_then(|place| others.get(place)) {
+        Some(orders) => orders.push([Order::Serve(arrival)]),
+        None => own.push(arrival),
     }
 }
 

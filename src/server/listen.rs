@@ -9,7 +9,7 @@ use mio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
-use super::access::{Policy, PolicyOptions, Transport};
+use super::access::{Policy, PolicyOptions};
 
 /// Connections that the kernel may hold for us before they are accepted. mio's own 128 is less
 /// than one burst of clients; the kernel cuts this to its own limit.
@@ -27,11 +27,10 @@ pub enum Listen {
 /// An address cannot be listened on.
 #[derive(Debug, Error)]
 pub enum ListenError {
-    /// The address can be reached by others, and that was not allowed.
+    /// The address is spoken to inside TLS only, and the server has nothing to show there.
     #[error(
-        "{0} can be reached from other machines, and ftx does not ask anybody who they are yet: \
-         whoever reaches it could read and replace every file. Listen on 127.0.0.1 and use an ssh \
-         tunnel, or say --allow-anyone if that is what you want"
+        "{0} can be reached from other machines, and the server has no identity to be known by there. \
+         Listen on 127.0.0.1, or say --allow-anyone if nobody is to be asked who they are"
     )]
     Exposed(SocketAddr),
     /// It was handed over, and is of another kind.
@@ -61,8 +60,8 @@ pub(super) fn open(listen: Listen, policy: &PolicyOptions) -> Result<Vec<Listeni
     match listen {
         Listen::At(addresses) => {
             let bound = addresses.into_iter().map(|address| {
-                let policy = allowed(address, policy)?;
-                bind(address, policy).map_err(|error| ListenError::Bind { address, error })
+                bind(address, Policy::of(policy, address))
+                    .map_err(|error| ListenError::Bind { address, error })
             });
             bound.collect()
         }
@@ -72,18 +71,10 @@ pub(super) fn open(listen: Listen, policy: &PolicyOptions) -> Result<Vec<Listeni
     }
 }
 
-fn allowed(address: SocketAddr, policy: &PolicyOptions) -> Result<Policy, ListenError> {
-    let policy = Policy::of(policy, address);
-    match policy.transport {
-        Transport::Tls => Err(ListenError::Exposed(address)),
-        Transport::PlainOrTls => Ok(policy),
-    }
-}
-
 fn take_over(socket: Socket, policy: &PolicyOptions) -> Result<Listening, ListenError> {
     let address = socket.local_addr().map_err(ListenError::HandedOver)?;
     let address = address.as_socket().ok_or(ListenError::NotTcp)?;
-    let policy = allowed(address, policy)?;
+    let policy = Policy::of(policy, address);
     listener(socket, policy).map_err(ListenError::HandedOver)
 }
 
@@ -111,52 +102,46 @@ fn listener(socket: Socket, policy: Policy) -> io::Result<Listening> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::access::{Exposed, Rights};
+    use crate::server::access::{Exposed, Loopback, Rights, Transport};
 
     fn anyone() -> PolicyOptions {
         let anyone = Some(Rights::ALL);
         PolicyOptions { exposed: Exposed::PlainToo, anyone, ..PolicyOptions::default() }
     }
 
-    fn at(address: &str, policy: PolicyOptions) -> Result<Vec<Listening>, ListenError> {
-        open(Listen::At(vec![address.parse().unwrap()]), &policy)
+    fn at(address: &str, policy: PolicyOptions) -> Transport {
+        let listening = open(Listen::At(vec![address.parse().unwrap()]), &policy).unwrap();
+        assert_ne!(listening[0].address.port(), 0);
+        listening[0].policy.transport
     }
 
     #[test]
-    fn an_address_that_others_can_reach_needs_a_word() {
-        for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
-            let error = at(address, PolicyOptions::default()).err().unwrap();
-            assert!(matches!(error, ListenError::Exposed(_)), "{address}");
-            assert!(error.to_string().contains("--allow-anyone"));
-        }
-        let bound = at("127.0.0.1:0", PolicyOptions::default()).unwrap();
-        assert_ne!(bound[0].address.port(), 0);
-        assert!(at("0.0.0.0:0", anyone()).is_ok());
+    fn an_address_that_others_can_reach_is_spoken_to_inside_tls_only_unless_that_is_said() {
+        assert_eq!(at("0.0.0.0:0", PolicyOptions::default()), Transport::Tls);
+        assert_eq!(at("0.0.0.0:0", anyone()), Transport::PlainOrTls);
+        assert_eq!(at("127.0.0.1:0", PolicyOptions::default()), Transport::PlainOrTls);
+        let locked = PolicyOptions { loopback: Loopback::Locked, ..PolicyOptions::default() };
+        assert_eq!(at("127.0.0.1:0", locked), Transport::Tls);
     }
 
     #[test]
     fn a_socket_that_is_handed_over_is_under_the_same_rule() {
         use std::net::{TcpListener, UdpSocket};
-        let on = |socket: OwnedFd, policy| open(Listen::On(vec![socket]), &policy);
+        let on = |socket: OwnedFd| open(Listen::On(vec![socket]), &PolicyOptions::default());
         let bound = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = bound.local_addr().unwrap();
-        let listening = on(bound.into(), PolicyOptions::default()).unwrap();
+        let listening = on(bound.into()).unwrap();
         assert_eq!(listening[0].address, address);
-        let exposed = || OwnedFd::from(TcpListener::bind("0.0.0.0:0").unwrap());
-        let error = on(exposed(), PolicyOptions::default()).err().unwrap();
-        assert!(matches!(error, ListenError::Exposed(_)));
-        assert!(on(exposed(), anyone()).is_ok());
+        assert_eq!(listening[0].policy.transport, Transport::PlainOrTls);
+        let exposed = on(TcpListener::bind("0.0.0.0:0").unwrap().into()).unwrap();
+        assert_eq!(exposed[0].policy.transport, Transport::Tls);
         let unbound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let error = on(unbound.into(), PolicyOptions::default()).err().unwrap();
-        assert!(matches!(error, ListenError::Exposed(_)));
+        assert_eq!(on(unbound.into()).unwrap()[0].policy.transport, Transport::Tls);
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let error = on(one.into(), PolicyOptions::default()).err().unwrap();
-        assert!(matches!(error, ListenError::NotTcp));
+        assert!(matches!(on(one.into()).err(), Some(ListenError::NotTcp)));
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let error = on(datagrams.into(), PolicyOptions::default()).err().unwrap();
-        assert!(matches!(error, ListenError::HandedOver(_)));
+        assert!(matches!(on(datagrams.into()).err(), Some(ListenError::HandedOver(_))));
         let file = std::fs::File::open("/dev/null").unwrap();
-        let error = on(file.into(), PolicyOptions::default()).err().unwrap();
-        assert!(matches!(error, ListenError::HandedOver(_)));
+        assert!(matches!(on(file.into()).err(), Some(ListenError::HandedOver(_))));
     }
 }

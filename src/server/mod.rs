@@ -10,6 +10,7 @@
 //!   mailbox     what other threads have to say to one selector
 //!   token       what an event is for
 //!   connection  one socket and its machine; moves bytes between the two and storage
+//!   guest       who is at the other end of a connection
 //!   stream      what lies between the bytes of ftx and a socket: nothing, or TLS
 //!   rate        how fast all connections together may move bytes
 //!   buffers     the one pool of memory for bodies
@@ -22,6 +23,7 @@ mod buffers;
 mod connection;
 mod doors;
 mod front;
+mod guest;
 mod listen;
 mod mailbox;
 mod rate;
@@ -44,9 +46,10 @@ use ftx_disk::sys::{Disk, Native};
 use ftx_protocol::Durability;
 use thiserror::Error;
 
-use access::{Policy, PolicyOptions, Tokens, TokensError, Watch};
+use access::{Gate, Policy, PolicyOptions, Tokens, TokensError, Transport, Watch};
 pub use doors::{DoorOptions, OwnMachine};
 pub use ftx_disk::store::Access;
+use guest::House;
 use listen::Listening;
 pub use listen::{Listen, ListenError};
 pub use selector::Stopper;
@@ -153,7 +156,10 @@ impl Prepared {
     pub fn open(self) -> Result<Server, StartError> {
         let addresses = self.addresses.into_iter().map(|(address, _)| address).collect();
         let watch = self.tokens.as_ref().map(Tokens::watch).transpose()?;
-        let selectors = Selectors::new(self.sockets, &self.options)?;
+        let identity = self.options.identity.as_ref();
+        let tls = identity.map(ftx_channel::server_config).transpose()?;
+        let house = House { gate: Gate::new(self.tokens), tls };
+        let selectors = Selectors::new(self.sockets, house, &self.options)?;
         Ok(Server { selectors, addresses, _watch: watch })
     }
 }
@@ -185,6 +191,12 @@ impl Server {
         let sockets = listen::open(listen, &options.policy)?;
         let addresses =
             sockets.iter().map(|listening| (listening.address, listening.policy)).collect();
+        if options.identity.is_none()
+            && let Some(silent) =
+                sockets.iter().find(|listening| listening.policy.transport == Transport::Tls)
+        {
+            return Err(ListenError::Exposed(silent.address).into());
+        }
         let made_directory = make_directory(&options)?;
         let root = Native.open_root(&options.directory).map_err(|error| OpenError::Root {
             path: options.directory.display().to_string(),

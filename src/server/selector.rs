@@ -20,9 +20,11 @@ use super::Options;
 use super::buffers::{BUFFERS, Buffer, Pool};
 use super::connection::{BufferTurn, Connection, TurnEnd};
 use super::front::{Arrival, Front, Order, Seats};
+use super::guest::{Guest, House};
 use super::mailbox::Mailbox;
 use super::rate::Rate;
 use super::storage::{Directory, Outcomes};
+use super::stream::Stream;
 use super::token::{self, ConnectionKey, Source};
 
 /// Readiness events taken in one go.
@@ -99,6 +101,7 @@ pub(super) struct Selector {
     directory: Arc<Directory>,
     outcomes: Arc<Outcomes>,
     settings: Arc<Settings>,
+    house: Arc<House>,
     drain_timeout: Duration,
     started: Instant,
     connections: Slab<Entry>,
@@ -124,6 +127,7 @@ pub(super) struct Common {
     pub(super) outcomes: Arc<Outcomes>,
     /// Of each connection.
     pub(super) settings: Arc<Settings>,
+    pub(super) house: Arc<House>,
 }
 
 /// A waker for this poll; there can be only one.
@@ -149,6 +153,7 @@ impl Selector {
             directory: Arc::clone(&common.directory),
             outcomes: Arc::clone(&common.outcomes),
             settings: Arc::clone(&common.settings),
+            house: Arc::clone(&common.house),
             drain_timeout: options.drain_timeout,
             started: Instant::now(),
             connections: Slab::new(),
@@ -352,7 +357,8 @@ impl Selector {
         }
     }
 
-    fn admit(&mut self, Arrival { mut socket, peer }: Arrival, now: Time) {
+    fn admit(&mut self, arrival: Arrival, now: Time) {
+        let Arrival { mut socket, peer, policy, pass } = arrival;
         // Replies are small and waited for.
         if let Err(error) = socket.set_nodelay(true) {
             debug!(%peer, %error, "cannot set TCP_NODELAY");
@@ -367,8 +373,9 @@ impl Selector {
             return;
         }
         let lane = self.directory.lane(key, peer);
-        let socket = Arc::new(socket);
-        let connection = Connection::new(socket, lane, Arc::clone(&self.settings), now);
+        let guest = Guest::new(Arc::clone(&self.house), policy, pass);
+        let settings = Arc::clone(&self.settings);
+        let connection = Connection::new(Stream::new(socket), guest, lane, settings, now);
         entry.insert(Entry {
             connection,
             key,
@@ -443,7 +450,7 @@ impl Selector {
                 entry.connection.fail(Code::Busy, now);
                 // What it has not read until now it will not read to get at the error.
                 if entry.connection.held_bytes() > LAST_WORDS_BYTES {
-                    entry.connection.give_up();
+                    entry.connection.give_up(now);
                 }
             }
             self.queue(key);

@@ -11,6 +11,7 @@ use mio::Poll;
 use tracing::info;
 
 use super::front::{Front, Order, Seats};
+use super::guest::House;
 use super::listen::Listening;
 use super::mailbox::Mailbox;
 use super::selector::{self, Common, Selector, Stopper};
@@ -26,7 +27,11 @@ pub(super) struct Selectors {
 }
 
 impl Selectors {
-    pub(super) fn new(listeners: Vec<Listening>, options: &Options) -> Result<Self, StartError> {
+    pub(super) fn new(
+        listeners: Vec<Listening>,
+        house: House,
+        options: &Options,
+    ) -> Result<Self, StartError> {
         let first_poll = Poll::new()?;
         let other_polls =
             (1..count(options)).map(|_| Poll::new()).collect::<io::Result<Vec<Poll>>>()?;
@@ -48,11 +53,18 @@ impl Selectors {
             listeners,
             Arc::clone(&seats),
             other_orders.clone(),
-            options.partial_ttl,
+            options,
         )?;
         let settings = Arc::new(settings(options));
-        let common =
-            Common { selectors, seats, directory: Arc::clone(&directory), outcomes, settings };
+        let house = Arc::new(house);
+        let common = Common {
+            selectors,
+            seats,
+            directory: Arc::clone(&directory),
+            outcomes,
+            settings,
+            house,
+        };
         let others = other_polls.into_iter().zip(other_orders).enumerate();
         let others = others
             .map(|(place, (poll, orders))| {

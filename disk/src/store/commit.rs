@@ -376,6 +376,16 @@ impl<D: Disk> Store<D> {
         stored(committed, found.as_ref(), Some(replay))
     }
 
+    /// Ends a put that is whole and is not to have its name. Waits for the disk, if it was promised
+    /// anything.
+    pub fn give_up(&self, finished: Finished<D>) {
+        if let (FinishedBody::Staged { committed, .. }, Ok(private)) =
+            (&finished.body, self.writable())
+        {
+            self.abandon(private, committed);
+        }
+    }
+
     /// Ends a put that is whole and cannot have its name: its record is taken back, durably,
     /// before its staged file goes, so that no restart takes the absence from staging for success.
     /// If that cannot be done the file stays, for the next start to decide.

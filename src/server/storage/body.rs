@@ -1,6 +1,6 @@
 //! Bytes of an open file: read, or moved to a socket by the kernel. Knows nothing of gets.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use mio::net::TcpStream;
 
 use super::Reading;
 use super::directory::Shared;
+use crate::server::stream::Stream;
 
 /// Bytes that the kernel is asked to move in one call.
 const SEND_FILE_BYTES: usize = 1024 * 1024;
@@ -32,8 +33,45 @@ pub(super) fn timed<T>(spent: &mut Duration, act: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Sends bytes of the file that need not be looked at: by the kernel alone where that can be.
+pub(super) fn send(
+    reading: &Reading,
+    at: u64,
+    left: u64,
+    stream: &Stream,
+    scratch: &mut [u8],
+    spent: &mut Duration,
+) -> Step {
+    if let Some(socket) = stream.plain() {
+        return timed(spent, || send_file(reading, at, left, socket));
+    }
+    match read_to_grid(reading, at, left, scratch, spent) {
+        Ok(bytes) => match timed(spent, || write(stream, bytes)) {
+            Ok(count) => Step::Sent(count as u64),
+            Err(error) => Step::Socket(error),
+        },
+        Err(refusal) => Step::Short(refusal),
+    }
+}
+
+/// Writes as much as is taken: inside TLS it is taken in steps, and to read the rest of what is here
+/// once more would cost as much as to send it.
+pub(super) fn write(mut stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
+    let mut written: usize = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match stream.write(rest) {
+            Ok(0) => break,
+            Ok(count) => written = written.saturating_add(count),
+            // What was taken counts; the error comes again.
+            Err(_) if written > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}
+
 /// Has the kernel move bytes from the file to the socket.
-pub(super) fn send_file(reading: &Reading, at: u64, left: u64, socket: &TcpStream) -> Step {
+fn send_file(reading: &Reading, at: u64, left: u64, socket: &TcpStream) -> Step {
     let limit = usize::try_from(left).unwrap_or(usize::MAX).min(SEND_FILE_BYTES);
     match sys::send_file(socket.as_fd(), reading.handle(), at, limit) {
         Ok(0) => Step::Short(ended_early()),

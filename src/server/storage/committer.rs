@@ -11,14 +11,13 @@ use ftx_disk::store::{self, Settled};
 use ftx_protocol::message::{self, Done, Kept, Spent};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Durability, Name, Refusal};
-use tracing::info;
 
 use super::sweeper::Sweeper;
 use super::transfers::{Slot, Transfers};
 use super::workers::lock;
 use super::{
-    Checkpoint, ConnectionKey, Finished, Origin, Outcome, Outcomes, Step, Store, Turn,
-    WORTH_TELLING, log_refused,
+    Checkpoint, ConnectionKey, Finished, Granted, Origin, Outcome, Outcomes, Step, Store, Turn,
+    WORTH_TELLING, audit,
 };
 
 /// Threads that sync puts which are whole. A sync waits for the disk, which does several at once faster than one
@@ -79,12 +78,23 @@ pub(super) fn microseconds(time: Duration) -> u64 {
 pub(super) struct Changing {
     pub(super) origin: Origin,
     pub(super) change: message::Change,
+    pub(super) granted: Granted,
+    pub(super) began: Instant,
 }
 
 /// What a round is made of.
 enum Item {
     Put(Whole),
     Change(Changing),
+}
+
+impl Item {
+    fn granted(&self) -> &Granted {
+        match self {
+            Self::Put(whole) => &whole.slot.granted,
+            Self::Change(changing) => &changing.granted,
+        }
+    }
 }
 
 /// A queue that threads wait at.
@@ -229,7 +239,8 @@ impl Bench {
 
     fn make_durable(&self, slot: &Slot, checkpoint: Checkpoint) {
         let name = checkpoint.name().clone();
-        match self.store.make_durable(checkpoint) {
+        let durable = self.store.make_durable(checkpoint);
+        match durable.and_then(|at| slot.reached(at).map(|()| at)) {
             Ok(at) => {
                 let event = Event::Kept(Kept { id: slot.id, at });
                 self.outcomes.push_event(slot.origin.key, event);
@@ -237,12 +248,13 @@ impl Bench {
             // The put is past this, or somebody else's.
             Err(refusal) if refusal.code == Code::TakenOver => {}
             Err(refusal) => {
-                log_refused(slot.origin, "put", &name, &refusal);
+                audit::refused(&slot.origin, "put", &name, &refusal, None);
                 // First: whoever works on it finds it gone after this, and the reason is this one.
                 let event = Event::Refused { id: slot.id, refusal };
                 self.outcomes.push_event(slot.origin.key, event);
                 if let Some(upload) = slot.condemn() {
                     self.store.discard(*upload);
+                    slot.give_back();
                     self.transfers.release(slot);
                 }
             }
@@ -255,44 +267,60 @@ impl Bench {
         }
     }
 
-    /// Makes a round, and tells everybody what became of it.
+    /// Makes a round, and tells everybody what became of it. Who has lost the right to it meanwhile is
+    /// not in it.
     fn make(&self, turn: Turn<'_>, round: Vec<Item>) {
         let mut told = Vec::with_capacity(round.len());
         let mut steps = Vec::with_capacity(round.len());
+        let mut outcomes = Vec::with_capacity(round.len());
         for item in round {
-            match item {
-                Item::Put(Whole { slot, finished, course }) => {
+            match (item.granted().check(), item) {
+                (Ok(()), Item::Put(Whole { slot, finished, course })) => {
                     told.push(Told::Put { slot, name: finished.name().clone(), course });
                     steps.push(Step::Put(*finished));
                 }
-                Item::Change(changing) => {
+                (Ok(()), Item::Change(changing)) => {
                     let change = to_store(&changing.change);
-                    steps.push(Step::Change { change, within: None });
+                    let within = changing.granted.within().cloned();
+                    steps.push(Step::Change { change, within });
                     told.push(Told::Change(changing));
                 }
+                (Err(refusal), Item::Put(Whole { slot, finished, course })) => {
+                    let name = finished.name().clone();
+                    self.store.give_up(*finished);
+                    outcomes.push(self.end(&slot, &name, course, Err(refusal)));
+                }
+                (Err(refusal), Item::Change(changing)) => {
+                    outcomes.push(self.changed(&changing, Err(refusal)));
+                }
             }
         }
-        let mut outcomes = Vec::with_capacity(told.len());
         for (told, result) in told.iter().zip(self.store.commit_in(turn, steps)) {
-            match (told, result) {
-                (Told::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
-                    outcomes.push(self.end(slot, name, *course, Ok(stored)));
-                }
-                (Told::Put { slot, name, course }, Err(refusal)) => {
-                    outcomes.push(self.end(slot, name, *course, Err(refusal)));
-                }
-                (Told::Change(changing), Ok(Settled::Changed(durability))) => {
-                    outcomes.push(self.changed(changing, Ok(durability)));
-                }
-                (Told::Change(changing), Err(refusal)) => {
-                    outcomes.push(self.changed(changing, Err(refusal)));
-                }
-                // The store answers what it was asked.
-                (Told::Put { .. }, Ok(Settled::Changed(_)))
-                | (Told::Change(_), Ok(Settled::Stored(_))) => {}
-            }
+            outcomes.extend(self.tell(told, result));
         }
         self.outcomes.push_all(outcomes);
+    }
+
+    fn tell(
+        &self,
+        told: &Told,
+        result: Result<Settled, Refusal>,
+    ) -> Option<(ConnectionKey, Outcome)> {
+        Some(match (told, result) {
+            (Told::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
+                self.end(slot, name, *course, Ok(stored))
+            }
+            (Told::Put { slot, name, course }, Err(refusal)) => {
+                self.end(slot, name, *course, Err(refusal))
+            }
+            (Told::Change(changing), Ok(Settled::Changed(durability))) => {
+                self.changed(changing, Ok(durability))
+            }
+            (Told::Change(changing), Err(refusal)) => self.changed(changing, Err(refusal)),
+            // The store answers what it was asked.
+            (Told::Put { .. }, Ok(Settled::Changed(_)))
+            | (Told::Change(_), Ok(Settled::Stored(_))) => return None,
+        })
     }
 
     fn changed(
@@ -300,19 +328,19 @@ impl Bench {
         changing: &Changing,
         result: Result<Durability, Refusal>,
     ) -> (ConnectionKey, Outcome) {
-        let Changing { origin, change } = changing;
+        let Changing { origin, change, began, .. } = changing;
         let (name, _) = change.names();
         let id = change.id();
         let event = match result {
             Ok(durability) => {
-                log_changed(*origin, change, durability);
+                audit::changed(origin, change, durability, *began);
                 if let message::Change::Remove(_) = change {
                     self.sweeper.sweep();
                 }
                 Event::Ok(message::Okay { id, durability: Some(durability) })
             }
             Err(refusal) => {
-                log_refused(*origin, word(change), name, &refusal);
+                audit::refused(origin, audit::word(change), name, &refusal, Some(*began));
                 Event::Refused { id, refusal }
             }
         };
@@ -326,23 +354,16 @@ impl Bench {
         course: Course,
         result: Result<ftx_disk::store::Stored, Refusal>,
     ) -> (ConnectionKey, Outcome) {
+        match &result {
+            Ok(_) => slot.settle(),
+            Err(_) => slot.give_back(),
+        }
         // Before the answer: whoever has read it may resume the transfer at once.
         self.transfers.release(slot);
         let event = match result {
             Ok(stored) => {
                 let spent = course.spent();
-                info!(
-                    peer = %slot.origin.peer,
-                    %name,
-                    bytes = stored.size,
-                    digest = %stored.digest,
-                    durability = %stored.durability,
-                    milliseconds = course.began.elapsed().as_millis(),
-                    disk_us = spent.disk,
-                    hash_us = spent.hash,
-                    sync_us = spent.sync,
-                    "stored"
-                );
+                audit::stored(&slot.origin, name, &stored, course.began, spent);
                 Event::Stored(Done {
                     id: slot.id,
                     size: stored.size,
@@ -352,12 +373,12 @@ impl Bench {
                     mtime: stored.modified,
                     mode: stored.mode,
                     replayed: stored.replayed,
-                    name: None,
+                    name: stored.name,
                     spent: course.is_worth_telling().then_some(spent),
                 })
             }
             Err(refusal) => {
-                log_refused(slot.origin, "put", name, &refusal);
+                audit::refused(&slot.origin, "put", name, &refusal, Some(course.began));
                 Event::Refused { id: slot.id, refusal }
             }
         };
@@ -392,29 +413,6 @@ fn to_store(change: &message::Change) -> store::Change {
             depth: remove.depth,
             durability: remove.durability,
         },
-    }
-}
-
-fn word(change: &message::Change) -> &'static str {
-    match change {
-        message::Change::Mkdir(_) => "mkdir",
-        message::Change::Move(_) => "move",
-        message::Change::Remove(_) => "remove",
-    }
-}
-
-fn log_changed(origin: Origin, change: &message::Change, durability: Durability) {
-    let peer = origin.peer;
-    match change {
-        message::Change::Mkdir(mkdir) => {
-            info!(%peer, name = %mkdir.name, %durability, "made the directory");
-        }
-        message::Change::Move(moving) => {
-            info!(%peer, name = %moving.name, to = %moving.to, %durability, "moved");
-        }
-        message::Change::Remove(remove) => {
-            info!(%peer, name = %remove.name, %durability, "removed");
-        }
     }
 }
 

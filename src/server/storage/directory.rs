@@ -17,7 +17,7 @@ use super::lane::{Entrance, Lane};
 use super::room::Room;
 use super::transfers::Transfers;
 use super::workers::Workers;
-use super::{ConnectionKey, Origin, Outcomes, Store};
+use super::{ConnectionKey, Granted, Origin, Outcomes, Store};
 use crate::server::{Options, StartError};
 
 /// A served directory, open.
@@ -39,8 +39,8 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Says what a name stands for.
-    pub(super) fn stat(&self, origin: Origin, id: RequestId, name: &Name) {
-        let event = match self.store.stat(name, None) {
+    pub(super) fn stat(&self, origin: &Origin, id: RequestId, name: &Name, granted: &Granted) {
+        let event = match self.store.stat(name, granted.within()) {
             Ok(found) => Event::Info(Info {
                 id,
                 kind: found.kind,
@@ -98,8 +98,7 @@ impl Directory {
 
     /// A new connection's way in.
     pub(in crate::server) fn lane(&self, key: ConnectionKey, peer: SocketAddr) -> Lane {
-        let origin = Origin { key, peer };
-        Lane::new(Arc::clone(&self.entrance), origin)
+        Lane::new(Arc::clone(&self.entrance), key, peer)
     }
 
     /// Drops uploads that nobody has touched for their time to live. On a thread of its own, because

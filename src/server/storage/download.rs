@@ -5,7 +5,7 @@
 //! whole when it is opened, and answered with all that there is to say of it.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,15 +15,15 @@ use ftx_protocol::limits::WHOLE_BYTES;
 use ftx_protocol::message::{Cache, File, Get, Info, List, Spent, Stat};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
-use mio::net::TcpStream;
-use tracing::{error, info};
+use tracing::error;
 
-use super::body::{Step, ended_early, read_to_grid, remember, send_file, timed};
+use super::body::{Step, ended_early, read_to_grid, remember, send, timed, write};
 use super::committer::microseconds;
 use super::directory::Shared;
-use super::listing::OpenList;
+use super::listing::{self, OpenList};
 use super::workers::{Hand, Worked};
-use super::{Job, Origin, Outcome, Reading, SendEnd, WORTH_TELLING, log_refused};
+use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, WORTH_TELLING, audit};
+use crate::server::stream::Stream;
 
 /// Bytes hashed without sending, before the other strands have their turn.
 const HASH_TURN_BYTES: u64 = 64 * 1024 * 1024;
@@ -41,6 +41,7 @@ pub(super) struct Fetch {
 /// A get whose file is open.
 struct Open {
     name: Name,
+    granted: Granted,
     reading: Reading,
     algorithm: Algorithm,
     cache: Cache,
@@ -71,22 +72,22 @@ impl Fetch {
         Self { shared, origin, gets: HashMap::new(), lists: HashMap::new(), opened: Vec::new() }
     }
 
-    fn open(&mut self, get: &Get, scratch: &mut [u8]) {
-        let outcome = self.try_open(get).and_then(|(file, mut open)| {
+    fn open(&mut self, get: &Get, granted: Granted, scratch: &mut [u8]) {
+        let outcome = self.try_open(get, granted).and_then(|(file, mut open)| {
             let left = file.size.saturating_sub(file.at);
             if !open.is_read_whole(file.at, left) {
                 return Ok(self.keep(file, open));
             }
             match self.shared.room.claim(usize::try_from(left).unwrap_or(usize::MAX)) {
                 Some(claim) => {
-                    let event = open.read_whole(&self.shared, self.origin, file, scratch)?;
+                    let event = open.read_whole(&self.shared, &self.origin, file, scratch)?;
                     Ok(Outcome::Whole { event, claim })
                 }
                 None => Ok(self.keep(file, open)),
             }
         });
         let outcome = outcome.unwrap_or_else(|refusal| {
-            log_refused(self.origin, "get", &get.name, &refusal);
+            audit::refused(&self.origin, "get", &get.name, &refusal, None);
             Outcome::Event(Event::Refused { id: get.id, refusal })
         });
         self.opened.push(outcome);
@@ -104,8 +105,8 @@ impl Fetch {
         }
     }
 
-    fn try_open(&self, get: &Get) -> Result<(File, Open), Refusal> {
-        let reading = self.shared.store.open_file(&get.name, None)?;
+    fn try_open(&self, get: &Get, granted: Granted) -> Result<(File, Open), Refusal> {
+        let reading = self.shared.store.open_file(&get.name, granted.within())?;
         let version = reading.version();
         if get.version.as_ref().is_some_and(|asked| *asked != version) {
             return Err(Code::VersionMismatch.into());
@@ -125,6 +126,7 @@ impl Fetch {
         };
         let open = Open {
             name: get.name.clone(),
+            granted,
             reading,
             algorithm: get.digest,
             cache: get.cache,
@@ -149,32 +151,33 @@ impl Fetch {
     }
 
     /// Says what a name stands for, with the digest of a file.
-    fn sum(&mut self, stat: Stat) -> Worked {
+    fn sum(&mut self, stat: Stat, granted: Granted) -> Worked {
         let Stat { id, name, digest, cache, .. } = stat;
-        let (reading, algorithm) = match (self.shared.store.open_file(&name, None), digest) {
-            (Ok(reading), Some(algorithm)) => (reading, algorithm),
-            // A directory, or nothing at all.
-            _ => {
-                self.shared.stat(self.origin, id, &name);
-                return Worked::Done;
-            }
-        };
+        let (reading, algorithm) =
+            match (self.shared.store.open_file(&name, granted.within()), digest) {
+                (Ok(reading), Some(algorithm)) => (reading, algorithm),
+                // A directory, or nothing at all.
+                _ => {
+                    self.shared.stat(&self.origin, id, &name, &granted);
+                    return Worked::Done;
+                }
+            };
         let hash = self.hash(&reading, algorithm, cache);
         let (purpose, began, spent) = (Purpose::Sum, Instant::now(), store::Spent::default());
-        let open = Open { name, reading, algorithm, cache, hash, purpose, began, spent };
+        let open = Open { name, granted, reading, algorithm, cache, hash, purpose, began, spent };
         self.gets.insert(id, open);
         Worked::Unfinished(Job::Digest(id))
     }
 
-    fn list(&mut self, list: &List) {
-        match self.shared.store.list(list.name.as_ref(), list.depth, None) {
+    fn list(&mut self, list: List, granted: Granted) {
+        match self.shared.store.list(list.name.as_ref(), list.depth, granted.within()) {
             Ok(listing) => {
-                self.lists.insert(list.id, OpenList::new(listing));
+                self.lists.insert(list.id, OpenList::new(list.name, granted, listing));
                 self.more(list.id);
             }
             Err(refusal) => {
-                let shown = list.name.as_ref().map_or(String::from("/"), ToString::to_string);
-                log_refused(self.origin, "list", &shown, &refusal);
+                let shown = listing::shown(list.name.as_ref());
+                audit::refused(&self.origin, "list", &shown, &refusal, None);
                 let event = Event::Refused { id: list.id, refusal };
                 self.shared.outcomes.push_event(self.origin.key, event);
             }
@@ -183,23 +186,27 @@ impl Fetch {
 
     fn more(&mut self, id: RequestId) {
         if let Some(list) = self.lists.get_mut(&id) {
-            self.shared.outcomes.push_event(self.origin.key, list.next(id));
+            self.shared.outcomes.push_event(self.origin.key, list.next(id, &self.origin));
         }
     }
 
-    fn send(&mut self, id: RequestId, at: u64, size: u64, socket: &TcpStream, scratch: &mut [u8]) {
+    fn send(&mut self, id: RequestId, at: u64, size: u64, stream: &Stream, scratch: &mut [u8]) {
         let mut count: u64 = 0;
+        let refusal = self.gets.get(&id).and_then(|open| open.granted.check().err());
         let end = loop {
+            if let Some(refusal) = refusal {
+                self.refuse(id, refusal);
+                break SendEnd::Short;
+            }
             let left = size.saturating_sub(count);
             if left == 0 {
                 break SendEnd::Complete;
             }
             let Some(open) = self.gets.get_mut(&id) else { break SendEnd::Short };
-            match open.step(&self.shared, at.saturating_add(count), left, socket, scratch) {
+            match open.step(&self.shared, at.saturating_add(count), left, stream, scratch) {
                 Step::Sent(sent) => count = count.saturating_add(sent),
                 Step::Short(refusal) => {
-                    let name = open.name.clone();
-                    self.refuse(id, "get", &name, refusal);
+                    self.refuse(id, refusal);
                     break SendEnd::Short;
                 }
                 Step::Socket(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -214,10 +221,11 @@ impl Fetch {
 
     fn digest(&mut self, id: RequestId, scratch: &mut [u8]) -> Worked {
         let Some(open) = self.gets.get_mut(&id) else { return Worked::Done };
-        match open.finish_hash(&self.shared, scratch) {
+        let hashed = open.granted.check().and_then(|()| open.finish_hash(&self.shared, scratch));
+        match hashed {
             Ok(None) => return Worked::Unfinished(Job::Digest(id)),
             Ok(Some(digest)) => {
-                open.log(self.origin, digest);
+                open.log(&self.origin, digest);
                 let event = match open.purpose {
                     Purpose::Get => Event::Digest { id, digest, spent: open.spent_worth_telling() },
                     Purpose::Sum => Event::Info(open.info(id, digest)),
@@ -225,8 +233,7 @@ impl Fetch {
                 self.shared.outcomes.push_event(self.origin.key, event);
             }
             Err(refusal) => {
-                let (what, name) = (open.purpose.word(), open.name.clone());
-                self.refuse(id, what, &name, refusal);
+                self.refuse(id, refusal);
             }
         }
         // Nobody closes what was opened only for its digest.
@@ -236,24 +243,28 @@ impl Fetch {
         Worked::Done
     }
 
-    fn refuse(&self, id: RequestId, what: &str, name: &Name, refusal: Refusal) {
-        log_refused(self.origin, what, name, &refusal);
+    /// An open file cannot be read, or not any more.
+    fn refuse(&self, id: RequestId, refusal: Refusal) {
+        if let Some(open) = self.gets.get(&id) {
+            let (op, began) = (open.purpose.word(), open.began);
+            audit::refused(&self.origin, op, &open.name, &refusal, Some(began));
+        }
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
     }
 }
 
 impl Hand for Fetch {
     fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked {
-        if !matches!(job, Job::Open(_)) {
+        if !matches!(job, Job::Open(..)) {
             // It may take long, and nothing has to wait for it.
             self.say_opened();
         }
         match job {
-            Job::Open(get) => self.open(&get, scratch),
-            Job::Send { id, at, size, socket } => self.send(id, at, size, &socket, scratch),
+            Job::Open(get, granted) => self.open(&get, granted, scratch),
+            Job::Send { id, at, size, stream } => self.send(id, at, size, &stream, scratch),
             Job::Digest(id) => return self.digest(id, scratch),
-            Job::Sum(stat) => return self.sum(stat),
-            Job::List(list) => self.list(&list),
+            Job::Sum(stat, granted) => return self.sum(stat, granted),
+            Job::List(list, granted) => self.list(list, granted),
             Job::More(id) => self.more(id),
             Job::Close(id) => {
                 self.gets.remove(&id);
@@ -263,14 +274,14 @@ impl Hand for Fetch {
                 self.gets.clear();
                 self.lists.clear();
             }
-            Job::Begin(_)
+            Job::Begin(..)
             | Job::Write { .. }
             | Job::Finish(_)
             | Job::Discard(_)
             | Job::Suspend(_)
-            | Job::Resume(_)
-            | Job::Stat(_)
-            | Job::Change(_) => {}
+            | Job::Resume(..)
+            | Job::Stat(..)
+            | Job::Change(..) => {}
         }
         Worked::Done
     }
@@ -304,22 +315,10 @@ impl Open {
         (self.began.elapsed() >= WORTH_TELLING).then(|| self.spent())
     }
 
-    fn log(&self, origin: Origin, digest: Digest) {
-        let spent = self.spent();
-        info!(
-            peer = %origin.peer,
-            name = %self.name,
-            bytes = self.reading.size(),
-            %digest,
-            milliseconds = self.began.elapsed().as_millis(),
-            disk_us = spent.disk,
-            hash_us = spent.hash,
-            "{}",
-            match self.purpose {
-                Purpose::Get => "sent",
-                Purpose::Sum => "summed",
-            }
-        );
+    fn log(&self, origin: &Origin, digest: Digest) {
+        let op = self.purpose.word();
+        let what = (self.reading.size(), digest);
+        audit::read(origin, op, &self.name, what, self.began, self.spent());
     }
 
     /// Whether so many bytes from `at` on, which are the rest, are read here and now, and then
@@ -336,7 +335,7 @@ impl Open {
     fn read_whole(
         &mut self,
         shared: &Shared,
-        origin: Origin,
+        origin: &Origin,
         file: File,
         scratch: &mut [u8],
     ) -> Result<Event, Refusal> {
@@ -378,31 +377,30 @@ impl Open {
         shared: &Shared,
         at: u64,
         left: u64,
-        mut socket: &TcpStream,
+        stream: &Stream,
         scratch: &mut [u8],
     ) -> Step {
+        let (reading, disk) = (&self.reading, &mut self.spent.disk);
         let running = match &mut self.hash {
             Hash::Running(running) if running.offset() == at => running,
             Hash::Running(running) if running.offset() > at => {
                 let hashed = running.offset().saturating_sub(at);
-                return timed(&mut self.spent.disk, || {
-                    send_file(&self.reading, at, left.min(hashed), socket)
-                });
+                return send(reading, at, left.min(hashed), stream, scratch, disk);
             }
             Hash::Running(_) | Hash::Known(_) => {
-                return timed(&mut self.spent.disk, || send_file(&self.reading, at, left, socket));
+                return send(reading, at, left, stream, scratch, disk);
             }
         };
-        let bytes = match read_to_grid(&self.reading, at, left, scratch, &mut self.spent.disk) {
+        let bytes = match read_to_grid(reading, at, left, scratch, disk) {
             Ok(bytes) => bytes,
             Err(refusal) => return Step::Short(refusal),
         };
-        match timed(&mut self.spent.disk, || socket.write(bytes)) {
+        match timed(disk, || write(stream, bytes)) {
             Ok(count) => {
                 // Only what was sent: the rest is read again when the socket takes more.
                 let sent = bytes.get(..count).unwrap_or_default();
                 timed(&mut self.spent.hash, || running.update(sent));
-                remember(shared, &self.reading, running);
+                remember(shared, reading, running);
                 Step::Sent(count as u64)
             }
             Err(error) => Step::Socket(error),

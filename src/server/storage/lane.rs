@@ -7,7 +7,8 @@ use super::directory::Shared;
 use super::download::Fetch;
 use super::upload::Bring;
 use super::workers::{Hand, Line, Strand};
-use super::{Job, Origin};
+use super::{ConnectionKey, Job, Origin};
+use crate::server::access::Who;
 
 /// What all lanes lead to.
 pub(super) struct Entrance {
@@ -19,19 +20,20 @@ pub(super) struct Entrance {
 /// made for its first job, and goes when the connection is idle.
 pub(in crate::server) struct Lane {
     entrance: Arc<Entrance>,
-    origin: Origin,
+    key: ConnectionKey,
+    peer: SocketAddr,
     bring: Option<Arc<Strand>>,
     fetch: Option<Arc<Strand>>,
 }
 
 impl Lane {
-    pub(super) fn new(entrance: Arc<Entrance>, origin: Origin) -> Self {
-        Self { entrance, origin, bring: None, fetch: None }
+    pub(super) fn new(entrance: Arc<Entrance>, key: ConnectionKey, peer: SocketAddr) -> Self {
+        Self { entrance, key, peer, bring: None, fetch: None }
     }
 
     /// Whose it is.
     pub(in crate::server) fn peer(&self) -> SocketAddr {
-        self.origin.peer
+        self.peer
     }
 
     /// Lets go of strands that have nothing to do and nothing open; one that a worker has in hand stays.
@@ -43,8 +45,8 @@ impl Lane {
         }
     }
 
-    /// Hands jobs over, those for one strand together. Never waits.
-    pub(in crate::server) fn submit(&mut self, jobs: Vec<Job>) {
+    /// Hands the jobs of somebody over, those for one strand together. Never waits.
+    pub(in crate::server) fn submit(&mut self, jobs: Vec<Job>, who: &Who) {
         let (mut brought, mut fetched) = (Vec::new(), Vec::new());
         for job in jobs {
             match side(&job) {
@@ -60,14 +62,15 @@ impl Lane {
                 }
             }
         }
-        let Self { entrance, origin, bring, fetch } = self;
+        let Self { entrance, key, peer, bring, fetch } = self;
         let shared = || Arc::clone(&entrance.shared);
+        let origin = || Origin { key: *key, peer: *peer, who: who.clone() };
         if !brought.is_empty() {
-            let bring = bring.get_or_insert_with(|| strand(Bring::new(shared(), *origin)));
+            let bring = bring.get_or_insert_with(|| strand(Bring::new(shared(), origin())));
             entrance.line.submit(bring, brought);
         }
         if !fetched.is_empty() {
-            let fetch = fetch.get_or_insert_with(|| strand(Fetch::new(shared(), *origin)));
+            let fetch = fetch.get_or_insert_with(|| strand(Fetch::new(shared(), origin())));
             entrance.line.submit(fetch, fetched);
         }
     }
@@ -82,19 +85,19 @@ enum Side {
 
 fn side(job: &Job) -> Side {
     match job {
-        Job::Begin(_)
+        Job::Begin(..)
         | Job::Write { .. }
         | Job::Finish(_)
         | Job::Discard(_)
         | Job::Suspend(_)
-        | Job::Resume(_)
-        | Job::Stat(_)
-        | Job::Change(_) => Side::Bring,
-        Job::Open(_)
+        | Job::Resume(..)
+        | Job::Stat(..)
+        | Job::Change(..) => Side::Bring,
+        Job::Open(..)
         | Job::Send { .. }
         | Job::Digest(_)
-        | Job::Sum(_)
-        | Job::List(_)
+        | Job::Sum(..)
+        | Job::List(..)
         | Job::More(_)
         | Job::Close(_) => Side::Fetch,
         Job::HangUp => Side::Both,

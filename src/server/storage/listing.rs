@@ -1,5 +1,7 @@
 //! Lists that a connection has open, and the messages that are made of what they come upon.
 
+use std::time::Instant;
+
 use ftx_disk::store::Listed;
 use ftx_disk::sys::{FileKind, Stat};
 use ftx_protocol::limits::LINE_BYTES;
@@ -7,7 +9,7 @@ use ftx_protocol::message::{Entries, Entry, Okay, Unread};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Kind, Name, RequestId};
 
-use super::Listing;
+use super::{Granted, Listing, Origin, audit};
 
 /// What one message holds at most: a turn of a worker, and a line.
 const ENTRIES_MAX: usize = 512;
@@ -20,18 +22,29 @@ const MESSAGE_BYTES: usize = 200;
 
 /// One list.
 pub(super) struct OpenList {
+    /// None: the root.
+    name: Option<Name>,
+    granted: Granted,
     listing: Listing,
     /// What did not fit the last message.
     left_over: Option<Listed>,
+    entries: u64,
+    began: Instant,
 }
 
 impl OpenList {
-    pub(super) fn new(listing: Listing) -> Self {
-        Self { listing, left_over: None }
+    pub(super) fn new(name: Option<Name>, granted: Granted, listing: Listing) -> Self {
+        let began = Instant::now();
+        Self { name, granted, listing, left_over: None, entries: 0, began }
     }
 
     /// The next message: entries as far as they fit a line, or that there are no more.
-    pub(super) fn next(&mut self, id: RequestId) -> Event {
+    pub(super) fn next(&mut self, id: RequestId, origin: &Origin) -> Event {
+        if let Err(refusal) = self.granted.check() {
+            let name = shown(self.name.as_ref());
+            audit::refused(origin, "list", &name, &refusal, Some(self.began));
+            return Event::Refused { id, refusal };
+        }
         let mut message = Entries { id, entries: Vec::new(), unread: Vec::new() };
         let mut room_bytes = LINE_BYTES.saturating_sub(ENTRY_BYTES);
         for _ in 0..ENTRIES_MAX {
@@ -51,10 +64,17 @@ impl OpenList {
             }
         }
         if message.entries.is_empty() && message.unread.is_empty() {
+            audit::listed(origin, &shown(self.name.as_ref()), self.entries, self.began);
             return Event::Ok(Okay { id, durability: None });
         }
+        self.entries = self.entries.saturating_add(message.entries.len() as u64);
         Event::Entries(message)
     }
+}
+
+/// A directory, for the log.
+pub(super) fn shown(name: Option<&Name>) -> String {
+    name.map_or_else(|| "/".to_owned(), ToString::to_string)
 }
 
 /// What it takes on the line, at most.
@@ -105,9 +125,15 @@ mod tests {
             free_min_bytes: 0,
         };
         let (store, _) = Store::open(ftx_disk::sys::Native, dir.path(), options).unwrap();
-        let mut list = OpenList::new(store.list(None, Depth::All, None).unwrap());
+        let mut list =
+            OpenList::new(None, Granted::default(), store.list(None, Depth::All, None).unwrap());
+        let origin = Origin {
+            key: crate::server::token::ConnectionKey::new(0, 0, 0),
+            peer: "127.0.0.1:1".parse().unwrap(),
+            who: crate::server::access::Who::Local,
+        };
         let mut entries = 0;
-        while let Event::Entries(message) = list.next(RequestId(u64::MAX >> 11)) {
+        while let Event::Entries(message) = list.next(RequestId(u64::MAX >> 11), &origin) {
             entries += message.entries.len();
             assert!(message.unread.is_empty());
             let mut line = Vec::new();

@@ -3,10 +3,12 @@
 //! No descriptor, path or error number of a disk passes it. Whoever stands behind it (today a
 //! [`Directory`]) may wait for disks; whoever stands before it never waits for an answer.
 
+pub(super) mod audit;
 mod body;
 mod committer;
 mod directory;
 mod download;
+mod granted;
 mod lane;
 mod listing;
 mod room;
@@ -20,16 +22,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_disk::sys::Native;
+use ftx_protocol::RequestId;
 use ftx_protocol::message::{Change, End, Get, List, Put, Resume, Stat};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, RequestId};
-use mio::net::TcpStream;
 
+use super::access::Who;
 use super::buffers::Piece;
 use super::mailbox::Mailbox;
+use super::stream::Stream;
 use super::token::ConnectionKey;
 
 pub(super) use directory::Directory;
+pub(super) use granted::Granted;
 pub(super) use lane::Lane;
 pub(super) use room::Claim;
 
@@ -47,7 +51,7 @@ type Turn<'a> = ftx_disk::store::Turn<'a, Native>;
 #[derive(Debug)]
 pub(super) enum Job {
     /// Begin, or go on with, a put.
-    Begin(Put),
+    Begin(Put, Granted),
     /// Take the next bytes of a put.
     Write { id: RequestId, piece: Piece },
     /// Check, make durable and name a put.
@@ -57,21 +61,21 @@ pub(super) enum Job {
     /// The body of a put broke off.
     Suspend(RequestId),
     /// Take a transfer over.
-    Resume(Resume),
+    Resume(Resume, Granted),
     /// Say what a name stands for.
-    Stat(Stat),
+    Stat(Stat, Granted),
     /// Change names.
-    Change(Change),
+    Change(Change, Granted),
     /// Say what a file is, and its digest.
-    Sum(Stat),
+    Sum(Stat, Granted),
     /// Open a directory and say what is in it.
-    List(List),
+    List(List, Granted),
     /// Say more of what is in an open directory.
     More(RequestId),
     /// Open a file to send it.
-    Open(Get),
+    Open(Get, Granted),
     /// Send so many bytes of an open file, from this offset, until the socket blocks.
-    Send { id: RequestId, at: u64, size: u64, socket: Arc<TcpStream> },
+    Send { id: RequestId, at: u64, size: u64, stream: Stream },
     /// Say the digest of an open file.
     Digest(RequestId),
     /// Close an open file or directory.
@@ -150,24 +154,9 @@ impl Outcomes {
 }
 
 /// Who a job is for, for outcomes and for the log.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Origin {
     key: ConnectionKey,
     peer: SocketAddr,
-}
-
-/// A put that is not told to the peer any more has only the log.
-fn log_refused(
-    origin: Origin,
-    what: &str,
-    name: &dyn std::fmt::Display,
-    refusal: &ftx_protocol::Refusal,
-) {
-    let (peer, code) = (origin.peer, refusal.code);
-    match code.fault() {
-        ftx_protocol::Fault::Server if code != Code::ShuttingDown => {
-            tracing::warn!(%peer, %name, %code, message = refusal.message, "{what} failed");
-        }
-        _ => tracing::info!(%peer, %name, %code, message = refusal.message, "{what} refused"),
-    }
+    who: Who,
 }

@@ -10,15 +10,18 @@ use std::sync::{Arc, Mutex};
 use ftx_disk::store;
 use ftx_protocol::message::{Held, HeldState, Resume};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, RequestId, TransferId};
+use ftx_protocol::{Code, Owner, Refusal, RequestId, TransferId};
 
 use super::workers::lock;
-use super::{ConnectionKey, Origin, Outcomes, Store, Upload};
+use super::{ConnectionKey, Granted, Origin, Outcomes, Store, Upload};
+use crate::server::access::Reservation;
 
 /// One put on its way, shared by the strand that feeds it and whoever wants to take it over.
 pub(super) struct Slot {
     pub(super) origin: Origin,
     pub(super) id: RequestId,
+    /// What the put was granted.
+    pub(super) granted: Granted,
     transfer: TransferId,
     inside: Mutex<Inside>,
 }
@@ -27,6 +30,8 @@ struct Inside {
     state: State,
     /// The request that takes the transfer over as soon as it is free.
     successor: Option<Successor>,
+    /// What it counts for of a token's share.
+    reservation: Option<Box<Reservation>>,
 }
 
 enum State {
@@ -45,6 +50,7 @@ enum State {
 struct Successor {
     key: ConnectionKey,
     id: RequestId,
+    owner: Option<Owner>,
 }
 
 /// What becomes of the bytes of a transfer that a slot lets go of.
@@ -68,22 +74,31 @@ impl Transfers {
         Self { store, outcomes, slots: Mutex::default() }
     }
 
-    /// Makes a slot for a put that is about to begin. `None` when another put has the transfer: it
-    /// has to be resumed first.
+    /// Makes a slot for a put that is about to begin.
+    ///
+    /// # Errors
+    /// When another put has the transfer: it has to be resumed first, and whoever has another token
+    /// than it was begun with is not told that there is such a one.
     pub(super) fn claim(
         &self,
         transfer: TransferId,
-        origin: Origin,
+        origin: &Origin,
         id: RequestId,
-    ) -> Option<Arc<Slot>> {
+        granted: Granted,
+    ) -> Result<Arc<Slot>, Refusal> {
         let mut slots = lock(&self.slots);
-        if slots.contains_key(&transfer) {
-            return None;
+        if let Some(slot) = slots.get(&transfer) {
+            if slot.granted.owner() != granted.owner() {
+                return Err(Code::TransferMismatch.into());
+            }
+            let message = "this transfer is being worked on; ask with resume first";
+            return Err(Refusal::new(Code::BadOffset, message));
         }
-        let inside = Mutex::new(Inside { state: State::Working, successor: None });
-        let slot = Arc::new(Slot { origin, id, transfer, inside });
+        let inside =
+            Mutex::new(Inside { state: State::Working, successor: None, reservation: None });
+        let slot = Arc::new(Slot { origin: origin.clone(), id, granted, transfer, inside });
         slots.insert(transfer, Arc::clone(&slot));
-        Some(slot)
+        Ok(slot)
     }
 
     /// The put is over, or gone from its connection: the transfer is free for another slot.
@@ -93,6 +108,8 @@ impl Transfers {
         let successor = {
             let mut inside = lock(&slot.inside);
             inside.state = State::Gone;
+            // What it reserved and did not use is free for the token's next put.
+            inside.reservation = None;
             inside.successor.take()
         };
         if slots.get(&slot.transfer).is_some_and(|current| std::ptr::eq(&raw const **current, slot))
@@ -108,9 +125,12 @@ impl Transfers {
     /// Takes a transfer away from whoever works on it, tells them, and then answers what is held
     /// of it: at once, or when the job that is being done has ended. Of two that wait, the later one
     /// gets it: the earlier one is the one that may be dead.
-    pub(super) fn resume(&self, resume: &Resume, key: ConnectionKey) {
-        let successor = Successor { key, id: resume.id };
-        let Some(slot) = lock(&self.slots).get(&resume.transfer).cloned() else {
+    ///
+    /// To whoever has another token than it was begun with it is unknown, and goes on undisturbed.
+    pub(super) fn resume(&self, resume: &Resume, key: ConnectionKey, owner: Option<&Owner>) {
+        let successor = Successor { key, id: resume.id, owner: owner.copied() };
+        let slot = lock(&self.slots).get(&resume.transfer).cloned();
+        let Some(slot) = slot.filter(|slot| slot.granted.owner() == owner) else {
             return self.say_held(successor, &resume.transfer);
         };
         let mut inside = lock(&slot.inside);
@@ -146,7 +166,7 @@ impl Transfers {
     }
 
     fn say_held(&self, successor: Successor, transfer: &TransferId) {
-        let held = self.store.held(transfer, None);
+        let held = self.store.held(transfer, successor.owner.as_ref());
         let (state, ranges) = match (held.complete, held.at) {
             (store::Completeness::Complete, at) => (HeldState::Complete, vec![(0, at)]),
             (store::Completeness::Partial, 0) => (HeldState::Nothing, Vec::new()),
@@ -158,6 +178,49 @@ impl Transfers {
 }
 
 impl Slot {
+    /// Takes what the put will bring out of the share of its token, if there is one.
+    ///
+    /// # Errors
+    /// When that is used up.
+    pub(super) fn reserve(&self, at: u64, size: Option<u64>) -> Result<(), Refusal> {
+        if let Some(share) = self.granted.share() {
+            lock(&self.inside).reservation = Some(Box::new(share.reserve(at, size)?));
+        }
+        Ok(())
+    }
+
+    /// So much of the put is durable, or whole.
+    ///
+    /// # Errors
+    /// When its size was not announced and the share is used up.
+    pub(super) fn reached(&self, at: u64) -> Result<(), Refusal> {
+        match self.granted.share() {
+            None => Ok(()),
+            Some(_) => match &mut lock(&self.inside).reservation {
+                Some(reservation) => reservation.reached(at),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The put took effect: what it brought counts from now on.
+    pub(super) fn settle(&self) {
+        if self.granted.share().is_some()
+            && let Some(reservation) = lock(&self.inside).reservation.take()
+        {
+            reservation.keep();
+        }
+    }
+
+    /// Nothing of what the put brought is left.
+    pub(super) fn give_back(&self) {
+        if self.granted.share().is_some()
+            && let Some(reservation) = lock(&self.inside).reservation.take()
+        {
+            reservation.discard();
+        }
+    }
+
     /// Takes the upload out to work on it. `None` when it was taken away.
     pub(super) fn take(&self) -> Option<Box<Upload>> {
         let state = &mut lock(&self.inside).state;

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ftx_disk::store;
+use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Name, Refusal, RequestId};
+use ftx_protocol::{Name, Refusal, RequestId};
 
 use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Hand, Worked};
-use super::{Job, Origin, Outcome, Upload, log_refused};
+use super::{Granted, Job, Origin, Outcome, Upload, audit};
 
 /// The connection hears of so many stored bytes while there are more to store, so that it reads on meanwhile. To
 /// tell of each piece costs more than it gains; to tell when all are stored leaves both sides waiting in turns.
@@ -41,31 +42,42 @@ impl Bring {
         Self { shared, origin, puts: HashMap::new(), taken_bytes: 0, whole: Vec::new() }
     }
 
-    fn begin(&mut self, put: Put) {
-        let id = put.id;
-        let name = put.name.clone();
-        let Some(slot) = self.shared.transfers.claim(put.transfer, self.origin, id) else {
-            let message = "this transfer is being worked on; ask with resume first";
-            return self.refuse(id, &name, Refusal::new(Code::BadOffset, message));
+    fn begin(&mut self, put: Put, granted: Granted) {
+        let (id, name, began) = (put.id, put.name.clone(), Instant::now());
+        let transfers = &self.shared.transfers;
+        let slot = match transfers.claim(put.transfer, &self.origin, id, granted) {
+            Ok(slot) => slot,
+            Err(refusal) => return self.refuse(id, &name, refusal, began),
         };
-        let began = Instant::now();
-        match self.shared.store.begin(beginning(put)) {
+        match self.try_begin(put, &slot) {
             Ok(upload) => {
                 self.puts.insert(id, Open { slot: Arc::clone(&slot), name, began });
                 self.keep(id, &slot, Box::new(upload));
             }
             Err(refusal) => {
                 self.shared.transfers.release(&slot);
-                self.refuse(id, &name, refusal);
+                self.refuse(id, &name, refusal, began);
             }
         }
+    }
+
+    fn try_begin(&self, put: Put, slot: &Slot) -> Result<Upload, Refusal> {
+        let granted = &slot.granted;
+        if let Some(share) = granted.share()
+            && put.at == 0
+            && put.size.is_none_or(|size| size >= RESUMABLE_BYTES)
+        {
+            share.check_partials(self.shared.store.partials_of(granted.owner()))?;
+        }
+        slot.reserve(put.at, put.size)?;
+        self.shared.store.begin(beginning(put, granted))
     }
 
     fn write(&mut self, id: RequestId, bytes: &[u8]) {
         let Some(open) = self.puts.get(&id) else { return };
         let slot = Arc::clone(&open.slot);
         let Some(mut upload) = slot.take() else { return self.lost(id) };
-        match upload.write(bytes) {
+        match slot.granted.check().and_then(|()| upload.write(bytes)) {
             Ok(checkpoint) => {
                 if let Some(checkpoint) = checkpoint {
                     let slot = Arc::clone(&slot);
@@ -81,6 +93,9 @@ impl Bring {
         let Some(open) = self.puts.get(&end.id) else { return };
         let (slot, name, began) = (Arc::clone(&open.slot), open.name.clone(), open.began);
         let Some(upload) = slot.take() else { return self.lost(end.id) };
+        if let Err(refusal) = slot.granted.check().and_then(|()| slot.reached(end.size)) {
+            return self.fail(end.id, *upload, refusal);
+        }
         let course = Course { began, spent: upload.spent(), ended: Instant::now() };
         match upload.finish(&self.shared.store, end.size, end.digest) {
             Ok(finished) => {
@@ -89,8 +104,9 @@ impl Bring {
             }
             Err(refusal) => {
                 self.puts.remove(&end.id);
+                slot.give_back();
                 self.shared.transfers.release(&slot);
-                self.refuse(end.id, &name, refusal);
+                self.refuse(end.id, &name, refusal, began);
             }
         }
     }
@@ -126,14 +142,17 @@ impl Bring {
     fn fail(&mut self, id: RequestId, upload: Upload, refusal: Refusal) {
         if let Some(open) = self.puts.remove(&id) {
             self.let_go(&open.slot, upload, Ending::Discard);
-            self.refuse(id, &open.name, refusal);
+            self.refuse(id, &open.name, refusal, open.began);
         }
     }
 
     fn let_go(&self, slot: &Slot, upload: Upload, ending: Ending) {
         match ending {
             Ending::Suspend => self.shared.store.suspend(upload),
-            Ending::Discard => self.shared.store.discard(upload),
+            Ending::Discard => {
+                self.shared.store.discard(upload);
+                slot.give_back();
+            }
         }
         self.shared.transfers.release(slot);
     }
@@ -147,8 +166,8 @@ impl Bring {
         }
     }
 
-    fn refuse(&self, id: RequestId, name: &Name, refusal: Refusal) {
-        log_refused(self.origin, "put", name, &refusal);
+    fn refuse(&self, id: RequestId, name: &Name, refusal: Refusal, began: Instant) {
+        audit::refused(&self.origin, "put", name, &refusal, Some(began));
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
     }
 }
@@ -156,7 +175,7 @@ impl Bring {
 impl Hand for Bring {
     fn work(&mut self, job: Job, _scratch: &mut [u8]) -> Worked {
         match job {
-            Job::Begin(put) => self.begin(put),
+            Job::Begin(put, granted) => self.begin(put, granted),
             Job::Write { id, piece } => {
                 self.write(id, &piece);
                 self.taken_bytes = self.taken_bytes.saturating_add(piece.len());
@@ -169,12 +188,17 @@ impl Hand for Bring {
             Job::Finish(end) => self.finish(&end),
             Job::Discard(id) => self.end(id, Ending::Discard),
             Job::Suspend(id) => self.end(id, Ending::Suspend),
-            Job::Resume(resume) => self.shared.transfers.resume(&resume, self.origin.key),
-            Job::Stat(stat) => self.shared.stat(self.origin, stat.id, &stat.name),
-            Job::Change(change) => {
+            Job::Resume(resume, granted) => {
+                self.shared.transfers.resume(&resume, self.origin.key, granted.owner());
+            }
+            Job::Stat(stat, granted) => {
+                self.shared.stat(&self.origin, stat.id, &stat.name, &granted);
+            }
+            Job::Change(change, granted) => {
                 // In the order of the requests.
                 self.commit();
-                self.shared.committer.change(Changing { origin: self.origin, change });
+                let (origin, began) = (self.origin.clone(), Instant::now());
+                self.shared.committer.change(Changing { origin, change, granted, began });
             }
             Job::HangUp => {
                 let ids: Vec<RequestId> = self.puts.keys().copied().collect();
@@ -182,11 +206,11 @@ impl Hand for Bring {
                     self.end(id, Ending::Suspend);
                 }
             }
-            Job::Open(_)
+            Job::Open(..)
             | Job::Send { .. }
             | Job::Digest(_)
-            | Job::Sum(_)
-            | Job::List(_)
+            | Job::Sum(..)
+            | Job::List(..)
             | Job::More(_)
             | Job::Close(_) => {}
         }
@@ -203,7 +227,7 @@ impl Hand for Bring {
     }
 }
 
-fn beginning(put: Put) -> store::Put {
+fn beginning(put: Put, granted: &Granted) -> store::Put {
     store::Put {
         name: put.name,
         algorithm: put.digest,
@@ -214,8 +238,8 @@ fn beginning(put: Put) -> store::Put {
         durability: put.durability,
         modified: put.mtime,
         mode: put.mode,
-        owner: None,
-        within: None,
-        naming: store::Naming::AsAsked,
+        owner: granted.owner().copied(),
+        within: granted.within().cloned(),
+        naming: granted.naming(),
     }
 }

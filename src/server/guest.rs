@@ -1,0 +1,114 @@
+//! Who is at the other end of a connection: from its first byte, when that is nobody, to its last.
+//!
+//! Owns what a connection has for that. One in plain from this machine, which may do everything and
+//! is not counted, has nothing of it once it has said hello. Knows no socket and no message.
+
+use std::sync::Arc;
+
+use ftx_channel::ServerConfig;
+use ftx_protocol::limits::LINGER;
+use ftx_protocol::token::Token;
+use ftx_protocol::{Code, Refusal, Time};
+
+use super::access::{self, Channel, Gate, Operation, Policy, Principal, Transport, Who};
+use super::doors::Pass;
+use super::storage::Granted;
+
+/// What all connections come into.
+pub(super) struct House {
+    pub(super) gate: Gate,
+    /// How TLS is spoken, if it is.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+}
+
+/// See the module.
+pub(super) struct Guest {
+    house: Arc<House>,
+    policy: Policy,
+    pass: Pass,
+    principal: Principal,
+    leaving: Leaving,
+}
+
+/// Whether what was said last is out. Inside TLS it may not be, though all of it was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// The connection is over but for that.
+    Until(Time),
+}
+
+impl Guest {
+    pub(super) fn new(house: Arc<House>, policy: Policy, pass: Pass) -> Self {
+        Self { house, policy, pass, principal: Principal::Nobody, leaving: Leaving::No }
+    }
+
+    pub(super) fn tls(&self) -> Option<&Arc<ServerConfig>> {
+        self.house.tls.as_ref()
+    }
+
+    /// Whether it may speak in plain.
+    pub(super) fn transport(&self) -> Transport {
+        self.policy.transport
+    }
+
+    /// Finds out who it is.
+    ///
+    /// # Errors
+    /// When it is not admitted: it is nobody after that, too.
+    pub(super) fn log_in(
+        &mut self,
+        token: Option<&Token>,
+        over: Channel,
+        now: Time,
+    ) -> Result<(), Refusal> {
+        let gate = &self.house.gate;
+        match gate.admit(token, self.policy, over, gate.now()) {
+            Ok(principal) => {
+                self.principal = principal;
+                self.pass.greeted();
+                Ok(())
+            }
+            Err(refusal) => {
+                // Who has no token, or one whose time is over, does not guess.
+                if refusal.code == Code::LoginFailed {
+                    self.pass.failed(now);
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Whether it is held to nothing and counted nowhere.
+    pub(super) fn is_at_home(&self) -> bool {
+        matches!(self.principal, Principal::Local) && self.pass.is_free()
+    }
+
+    pub(super) fn who(&self) -> Who {
+        self.principal.who()
+    }
+
+    pub(super) fn authorize(&mut self, operation: &Operation<'_>) -> Result<Granted, Refusal> {
+        let now = self.house.gate.now();
+        access::authorize(&mut self.principal, operation, now).map(Granted::new)
+    }
+
+    /// Until when the connection, which is over, waits for what was said to be out.
+    pub(super) fn leaves_at(&mut self, now: Time) -> Time {
+        match self.leaving {
+            Leaving::Until(time) => time,
+            Leaving::No => {
+                let until = now.after(LINGER);
+                self.leaving = Leaving::Until(until);
+                until
+            }
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        match self.leaving {
+            Leaving::No => None,
+            Leaving::Until(time) => Some(time),
+        }
+    }
+}

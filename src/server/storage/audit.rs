@@ -1,0 +1,169 @@
+//! The line in the log that each operation leaves which ended or was refused: who did what, to which
+//! name, how much of it, how it ended and how long it took.
+//!
+//! Its target is `audit`, so that `RUST_LOG=audit=info` has these lines and no others. Names are
+//! escaped. There is never a token in it, and never the id of a transfer, which would be enough to
+//! take it over.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use ftx_disk::store::Stored;
+use ftx_protocol::message::{Change, Spent};
+use ftx_protocol::{Code, Digest, Durability, Fault, Name, Refusal};
+use tracing::{info, warn};
+
+use super::Origin;
+use crate::server::access::{Operation, Who};
+
+/// A put took effect.
+pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Instant, spent: Spent) {
+    let Origin { peer, who, .. } = origin;
+    info!(
+        target: "audit",
+        %who,
+        token = who.token(),
+        %peer,
+        op = "put",
+        %name,
+        numbered = stored.name.as_ref().map(tracing::field::display),
+        bytes = stored.size,
+        digest = %stored.digest,
+        durability = %stored.durability,
+        result = "ok",
+        ms = began.elapsed().as_millis(),
+        disk_us = spent.disk,
+        hash_us = spent.hash,
+        sync_us = spent.sync,
+        "stored"
+    );
+}
+
+/// A file was sent, or its digest was.
+pub(super) fn read(
+    origin: &Origin,
+    op: &'static str,
+    name: &Name,
+    (bytes, digest): (u64, Digest),
+    began: Instant,
+    spent: Spent,
+) {
+    let Origin { peer, who, .. } = origin;
+    info!(
+        target: "audit",
+        %who,
+        token = who.token(),
+        %peer,
+        op,
+        %name,
+        bytes,
+        %digest,
+        result = "ok",
+        ms = began.elapsed().as_millis(),
+        disk_us = spent.disk,
+        hash_us = spent.hash,
+        "{}",
+        if op == "get" { "sent" } else { "summed" }
+    );
+}
+
+/// A list is complete.
+pub(super) fn listed(origin: &Origin, name: &dyn Display, entries: u64, began: Instant) {
+    let Origin { peer, who, .. } = origin;
+    let ms = began.elapsed().as_millis();
+    info!(
+        target: "audit", %who, token = who.token(), %peer, op = "list", %name, entries, result = "ok", ms,
+        "listed"
+    );
+}
+
+/// Names were changed.
+pub(super) fn changed(origin: &Origin, change: &Change, durability: Durability, began: Instant) {
+    let Origin { peer, who, .. } = origin;
+    let (name, to) = change.names();
+    let message = match change {
+        Change::Mkdir(_) => "made the directory",
+        Change::Move(_) => "moved",
+        Change::Remove(_) => "removed",
+    };
+    info!(
+        target: "audit",
+        %who,
+        token = who.token(),
+        %peer,
+        op = word(change),
+        %name,
+        to = to.map(tracing::field::display),
+        %durability,
+        result = "ok",
+        ms = began.elapsed().as_millis(),
+        "{message}"
+    );
+}
+
+/// Something was begun and failed, or was refused by what there is.
+pub(super) fn refused(
+    origin: &Origin,
+    op: &'static str,
+    name: &dyn Display,
+    refusal: &Refusal,
+    began: Option<Instant>,
+) {
+    let Origin { peer, who, .. } = origin;
+    let Refusal { code: result, message, .. } = refusal;
+    let token = who.token();
+    let ms = began.map(|began| began.elapsed().as_millis());
+    match result.fault() {
+        Fault::Server if *result != Code::ShuttingDown => {
+            warn!(target: "audit", %who, token, %peer, op, %name, %result, message, ms, "{op} failed");
+        }
+        _ => {
+            info!(target: "audit", %who, token, %peer, op, %name, %result, message, ms, "{op} refused");
+        }
+    }
+}
+
+/// Somebody may not do something: it was refused before anything was looked at.
+pub(in crate::server) fn denied(
+    peer: SocketAddr,
+    who: &Who,
+    operation: &Operation<'_>,
+    refusal: &Refusal,
+) {
+    let (op, name, to) = match operation {
+        Operation::Put { name, .. } => ("put", Some(*name), None),
+        Operation::Get(name) => ("get", Some(*name), None),
+        Operation::Stat(name) => ("stat", Some(*name), None),
+        Operation::Sum(name) => ("sum", Some(*name), None),
+        Operation::List(name) => ("list", *name, None),
+        Operation::Mkdir(name) => ("mkdir", Some(*name), None),
+        Operation::Move { from, to, .. } => ("move", Some(*from), Some(*to)),
+        Operation::Remove(name) => ("remove", Some(*name), None),
+        Operation::Resume => ("resume", None, None),
+        Operation::Login | Operation::Continue | Operation::End => ("connection", None, None),
+    };
+    let (name, to) = (name.map(tracing::field::display), to.map(tracing::field::display));
+    let Refusal { code: result, message, .. } = refusal;
+    info!(target: "audit", %who, token = who.token(), %peer, op, name, to, %result, message, "{op} refused");
+}
+
+/// Somebody with a token logged in.
+pub(in crate::server) fn logged_in(peer: SocketAddr, who: &Who) {
+    info!(target: "audit", %who, token = who.token(), %peer, op = "login", result = "ok", "logged in");
+}
+
+/// Somebody was not admitted.
+pub(in crate::server) fn not_admitted(peer: SocketAddr, refusal: &Refusal) {
+    let result = refusal.code;
+    info!(target: "audit", who = "nobody", %peer, op = "login", %result, "login refused");
+}
+
+/// What a change of names is called.
+pub(super) fn word(change: &Change) -> &'static str {
+    match change {
+        Change::Mkdir(_) => "mkdir",
+        Change::Move(_) => "move",
+        Change::Remove(_) => "remove",
+    }
+}
