@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 
 use ftx::server::Access;
 use rustix::fs::Mode;
@@ -47,16 +48,28 @@ pub fn let_nobody_else_write() {
     rustix::process::umask(umask | Mode::WGRP | Mode::WOTH);
 }
 
+/// What a server needs besides the directory that it serves.
+#[derive(Debug, Default)]
+pub struct Outside {
+    /// The state directory, to read and to write: tokens change while it runs.
+    pub state: Option<PathBuf>,
+    /// Where certificates are renewed, to read. A renewed one is a new file, so it is the directory
+    /// that counts.
+    pub certificates: Vec<PathBuf>,
+}
+
 /// Gives up what serving this directory does not need.
-pub fn give_up(root: BorrowedFd<'_>, access: Access) -> GivenUp {
+pub fn give_up(root: BorrowedFd<'_>, access: Access, outside: &Outside) -> GivenUp {
     GivenUp::Rights {
         privileges: system::no_new_privileges(),
-        landlock: system::stay(root, access),
+        landlock: system::stay(root, access, outside),
     }
 }
 
 #[cfg(target_os = "linux")]
 mod system {
+    use std::path::Path;
+
     use super::*;
     use ftx_disk::sys::READ_OUTSIDE;
     use landlock::{
@@ -75,11 +88,11 @@ mod system {
 
     /// Opens nothing outside the directory from here on, whatever a fault in the program may ask for,
     /// connects to nobody, and signals nobody.
-    pub fn stay(root: BorrowedFd<'_>, access: Access) -> Result<Abi, String> {
+    pub fn stay(root: BorrowedFd<'_>, access: Access, outside: &Outside) -> Result<Abi, String> {
         let renaming = renaming()
             .map_err(|_| "no landlock here that lets files be renamed between directories")?;
-        let status =
-            restrict(renaming, root, access).map_err(|error| format!("landlock fails: {error}"))?;
+        let status = restrict(renaming, root, access, outside)
+            .map_err(|error| format!("landlock fails: {error}"))?;
         match (status.ruleset, status.landlock) {
             (
                 RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced,
@@ -101,13 +114,15 @@ mod system {
         rules: Ruleset,
         root: BorrowedFd<'_>,
         access: Access,
+        outside: &Outside,
     ) -> Result<RestrictionStatus, RulesetError> {
         let all = AccessFs::from_all(KNOWN);
+        // Devices, FIFOs and symlinks too: what is removed is renamed into the trash, and a rename
+        // counts as making.
+        let change = all & !(AccessFs::Execute | AccessFs::IoctlDev);
         let kept = match access {
             Access::ReadOnly => AccessFs::ReadFile | AccessFs::ReadDir,
-            // Devices, FIFOs and symlinks too: what is removed is renamed into the trash, and a
-            // rename counts as making.
-            Access::ReadWrite => all & !(AccessFs::Execute | AccessFs::IoctlDev),
+            Access::ReadWrite => change,
         };
         let mut rules = rules
             .set_compatibility(CompatLevel::BestEffort)
@@ -116,10 +131,15 @@ mod system {
             .scope(Scope::from_all(KNOWN))?
             .create()?
             .add_rule(PathBeneath::new(root, kept))?;
-        for path in READ_OUTSIDE {
+        let outside = outside.state.iter().map(|state| (state.as_path(), change)).chain(
+            outside.certificates.iter().map(|path| (path.as_path(), AccessFs::ReadFile.into())),
+        );
+        let for_the_disk =
+            READ_OUTSIDE.iter().map(|path| (Path::new(path), AccessFs::ReadFile.into()));
+        for (path, kept) in for_the_disk.chain(outside) {
             // What cannot be opened now could not be read before.
             if let Ok(path) = PathFd::new(path) {
-                rules = rules.add_rule(PathBeneath::new(path, AccessFs::ReadFile))?;
+                rules = rules.add_rule(PathBeneath::new(path, kept))?;
             }
         }
         rules.restrict_self()
@@ -134,7 +154,7 @@ mod system {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub fn stay(_: BorrowedFd<'_>, _: Access) -> Result<Abi, String> {
+    pub fn stay(_: BorrowedFd<'_>, _: Access, _: &Outside) -> Result<Abi, String> {
         Err("this system has no landlock".into())
     }
 }
@@ -151,10 +171,19 @@ mod tests {
 
     /// A thread that is confined to a directory does something, and is over.
     fn confined(directory: &Path, access: Access, act: impl FnOnce() + Send) {
+        confined_with(directory, access, &Outside::default(), act);
+    }
+
+    fn confined_with(
+        directory: &Path,
+        access: Access,
+        outside: &Outside,
+        act: impl FnOnce() + Send,
+    ) {
         let root = File::open(directory);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let given_up = give_up(root.as_ref().unwrap().as_fd(), access);
+                let given_up = give_up(root.as_ref().unwrap().as_fd(), access, outside);
                 match given_up {
                     GivenUp::Rights { privileges: Ok(()), landlock: Ok(_) } => act(),
                     other => eprintln!("NOT TESTED, because of this kernel: {other:?}"),
@@ -188,9 +217,11 @@ mod tests {
             };
             in_vain();
             std::thread::scope(|scope| scope.spawn(in_vain).join().unwrap());
-            if let GivenUp::Rights { landlock: Ok(abi), .. } =
-                give_up(File::open(&served).unwrap().as_fd(), Access::ReadWrite)
-                && abi.parse::<u32>().unwrap() >= 4
+            if let GivenUp::Rights { landlock: Ok(abi), .. } = give_up(
+                File::open(&served).unwrap().as_fd(),
+                Access::ReadWrite,
+                &Outside::default(),
+            ) && abi.parse::<u32>().unwrap() >= 4
             {
                 assert_denied(TcpStream::connect(address));
                 assert_denied(TcpListener::bind("127.0.0.1:0"));
@@ -235,6 +266,30 @@ mod tests {
             assert_denied(fs::rename(&file, home.path().join("new")));
             assert_denied(fs::remove_file(&file));
             assert_denied(fs::create_dir(home.path().join("new")));
+        });
+    }
+
+    #[test]
+    fn the_state_can_be_changed_and_certificates_can_be_read() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        for directory in ["served", "state", "certificates"] {
+            fs::create_dir(at(directory)).unwrap();
+        }
+        fs::write(at("certificates/cert.pem"), "old").unwrap();
+        let outside = Outside { state: Some(at("state")), certificates: vec![at("certificates")] };
+        let mut renew = fs::File::create(at("certificates/new.pem")).unwrap();
+        confined_with(&at("served"), Access::ReadOnly, &outside, || {
+            fs::create_dir(at("state/identity")).unwrap();
+            fs::write(at("state/new"), "tokens").unwrap();
+            fs::rename(at("state/new"), at("state/tokens")).unwrap();
+            fs::read(at("certificates/cert.pem")).unwrap();
+            // Whoever renews them is another program; here it has the file open already.
+            std::io::Write::write_all(&mut renew, b"new").unwrap();
+            assert_eq!(fs::read(at("certificates/new.pem")).unwrap(), b"new");
+            assert_denied(fs::write(at("certificates/cert.pem"), "evil"));
+            assert_denied(fs::write(at("served/file"), "read only"));
+            assert_denied(fs::read_dir(home.path()));
         });
     }
 }

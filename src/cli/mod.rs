@@ -1,10 +1,12 @@
 //! The command line: the only part that sees both the server and the client.
 
 mod activation;
+mod admission;
 mod ask;
 mod change;
 mod confine;
 mod exit;
+mod identity;
 mod job;
 mod list;
 mod log;
@@ -20,6 +22,7 @@ mod sum;
 mod token;
 mod transfer;
 mod tree;
+mod user;
 
 use std::process::ExitCode;
 

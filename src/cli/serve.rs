@@ -1,33 +1,42 @@
 //! `ftx serve`: the options of a server, its log, and its end.
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use ftx::server::access::{Exposed, PolicyOptions, Rights};
-use ftx::server::{
-    Access, DoorOptions, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper,
-};
+use ftx::server::{Access, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper};
 use ftx_client::DEFAULT_PORT;
 use ftx_protocol::limits::INTEGER_MAX;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::activation;
+use super::admission::{Admission, Settled, reach};
 use super::confine::{self, GivenUp};
+use super::identity::{Kept, Reloaded};
 use super::log::{Guard, Log};
 use super::size::Size;
+use super::user::User;
 
 /// Serve a directory: take files with `put`, hand them out with `get`.
 ///
-/// Prints "listening on ADDRESS" for each address when it is ready. Ctrl-C or SIGTERM lets what
-/// runs finish, or end so that it can be resumed; a second one quits at once.
+/// Whoever is on this machine may use it as it is. On addresses that others reach it speaks inside
+/// TLS only, and wants a token, which "ftx token add" makes.
+///
+/// Prints "listening on ADDRESS" for each address when it is ready, and how others log in. Ctrl-C or
+/// SIGTERM lets what runs finish, or end so that it can be resumed; a second one quits at once.
+/// SIGHUP reads the certificate anew.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  ftx serve ./dir --max-size 10G --min-free 1G")]
+#[command(after_help = "\
+Examples:
+  ftx serve ./dir --max-size 10G --min-free 1G
+  ftx serve ./dir --listen 0.0.0.0:7389
+  ftx token --of ./dir add alice --can read,list")]
 pub struct Serve {
     /// The directory. It is made if its parent exists
     directory: PathBuf,
@@ -88,15 +97,18 @@ pub struct Serve {
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 
-    /// Listen on addresses that other machines can reach, although nobody is asked who they are:
-    /// whoever reaches the port can read and replace every file
-    #[arg(long)]
-    allow_anyone: bool,
+    /// Be this user once the port and the directories are there, when started as root. The log and
+    /// the served files are this user's then; the group is the user's own, and no other
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
 
     /// Keep the rights that serving the directory does not need: to open what is outside it, to
     /// connect to others, to gain privileges. For systems on which it does not work otherwise
     #[arg(long)]
     unconfined: bool,
+
+    #[command(flatten)]
+    admission: Admission,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -116,27 +128,39 @@ impl Serve {
     pub fn run(mut self) -> Result<()> {
         confine::let_nobody_else_write();
         let descriptors = self.fit_connections();
-        let (directory, log_format) = (self.directory.clone(), self.log_format);
-        let (access, unconfined) = (self.access(), self.unconfined);
+        let (log_format, access, unconfined) = (self.log_format, self.access(), self.unconfined);
+        let user = self.user.as_deref().map(User::find).transpose()?;
+        let directory = self.directory.clone();
         let listen = self.listen()?;
-        let prepared = Server::prepare(self.options(), listen)?;
-        let given_up =
-            if unconfined { GivenUp::Nothing } else { confine::give_up(prepared.root(), access) };
+        let made = ftx::server::make_directory(&directory, access)?;
+        if let (Some(user), MadeDirectory::New) = (&user, made) {
+            user.take_over(&directory)?;
+        }
+        let who = user.as_ref().map_or_else(rustix::process::geteuid, User::uid);
+        let settled = self.admission.settle(&directory, reach(&listen), who)?;
+        let prepared = Server::prepare(self.options(&settled), listen)?;
+        if let Some(user) = &user {
+            hand_over(user, &settled)?;
+        }
+        let given_up = match unconfined {
+            true => GivenUp::Nothing,
+            false => confine::give_up(prepared.root(), access, &settled.outside()),
+        };
         let _log = start_log(log_format)?;
         descriptors.log();
         given_up.log();
-        if prepared.made_directory() == MadeDirectory::New {
+        settled.log();
+        if let Some(user) = &user {
+            tracing::info!(user = user.name(), "runs as this user");
+        }
+        if made == MadeDirectory::New {
             tracing::info!(directory = %directory.display(), "made the directory");
         }
+        let introductions = settled.introductions(&prepared);
         let server = prepared.open()?;
         // Before it says that it is ready: whoever has read that may send a signal.
-        stop_on_signal(server.stopper())?;
-        let mut stdout = std::io::stdout().lock();
-        for address in server.addresses() {
-            writeln!(stdout, "listening on {address}").context("cannot say where it listens")?;
-        }
-        stdout.flush().ok();
-        drop(stdout);
+        take_signals(server.stopper(), settled.identity)?;
+        introduce(server.addresses(), &introductions).context("cannot say where it listens")?;
         server.run().context("the selector failed")
     }
 
@@ -176,22 +200,14 @@ impl Serve {
         if self.read_only { Access::ReadOnly } else { Access::ReadWrite }
     }
 
-    fn options(self) -> Options {
+    fn options(self, settled: &Settled) -> Options {
         let access = self.access();
         Options {
             directory: self.directory,
-            policy: if self.allow_anyone {
-                PolicyOptions {
-                    exposed: Exposed::PlainToo,
-                    anyone: Some(Rights::ALL),
-                    ..PolicyOptions::default()
-                }
-            } else {
-                PolicyOptions::default()
-            },
-            identity: None,
-            tokens: None,
-            doors: DoorOptions::default(),
+            policy: self.admission.policy(),
+            identity: settled.identity.as_ref().map(|kept| Arc::clone(&kept.identity)),
+            tokens: settled.state.as_ref().map(|state| state.path().to_owned()),
+            doors: self.admission.doors(),
             access,
             durability: match self.durability {
                 Durability::Full => ftx_protocol::Durability::Full,
@@ -214,7 +230,7 @@ impl Serve {
 enum Descriptors {
     Enough,
     Few { limit: u64, connections: usize },
-    NotRaised(std::io::Error),
+    NotRaised(io::Error),
 }
 
 impl Descriptors {
@@ -241,13 +257,13 @@ fn threads(word: &str) -> Result<usize, String> {
 /// Starts the log on stderr.
 fn start_log(format: LogFormat) -> Result<Guard> {
     use tracing_subscriber::EnvFilter;
-    let (log, guard) = Log::start(std::io::stderr()).context("cannot start a thread")?;
+    let (log, guard) = Log::start(io::stderr()).context("cannot start a thread")?;
     let writer = move || log.clone();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Text => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
+            let colours = io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             builder.with_target(false).with_ansi(colours).init();
         }
@@ -256,22 +272,78 @@ fn start_log(format: LogFormat) -> Result<Guard> {
     Ok(guard)
 }
 
-/// The first SIGTERM or SIGINT stops the server in order, the second at once.
-fn stop_on_signal(stopper: Stopper) -> Result<()> {
+/// Gives the state, which may have been made as root, to the user that the process then is.
+fn hand_over(user: &User, settled: &Settled) -> Result<()> {
+    if let Some(state) = &settled.state {
+        user.take_over_all(state.path())?;
+    }
+    user.become_it()?;
+    if let Some(state) = &settled.state {
+        let cannot =
+            || format!("{} cannot use {}: say --state", user.name(), state.path().display());
+        std::fs::read_dir(state.path()).with_context(cannot)?;
+    }
+    Ok(())
+}
+
+/// Says where the server is, once it is there.
+fn introduce(addresses: &[SocketAddr], introductions: &[String]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for address in addresses {
+        writeln!(stdout, "listening on {address}")?;
+    }
+    // Whoever has read the first line may want no more.
+    for introduction in introductions {
+        let _ = writeln!(stdout, "to connect: {introduction}");
+    }
+    let _ = stdout.flush();
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT stops the server in order, the second at once. SIGHUP brings a renewed
+/// certificate; if it came because the terminal is gone, it is as SIGTERM.
+fn take_signals(stopper: Stopper, kept: Option<Kept>) -> Result<()> {
     /// As a shell says it of a program that SIGINT ended.
     const QUIT: i32 = 130;
-    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot take signals")?;
+    enum Stage {
+        Serving,
+        Stopping,
+    }
+    let had_terminal = io::stderr().is_terminal();
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot take signals")?;
+    let listen = move || {
+        let mut stage = Stage::Serving;
+        for signal in signals.forever() {
+            let hung_up = had_terminal && !io::stderr().is_terminal();
+            stage = match stage {
+                stage if signal == SIGHUP && !hung_up => {
+                    reload(kept.as_ref());
+                    stage
+                }
+                Stage::Serving => {
+                    stopper.stop();
+                    Stage::Stopping
+                }
+                Stage::Stopping => std::process::exit(QUIT),
+            };
+        }
+    };
     std::thread::Builder::new()
         .name("signals".into())
-        .spawn(move || {
-            let mut asked = signals.forever();
-            if asked.next().is_some() {
-                stopper.stop();
-            }
-            if asked.next().is_some() {
-                std::process::exit(QUIT);
-            }
-        })
+        .spawn(listen)
         .context("cannot start a thread")?;
     Ok(())
+}
+
+fn reload(kept: Option<&Kept>) {
+    match kept.map(Kept::reload) {
+        None => tracing::info!("SIGHUP: there is no certificate to read anew"),
+        Some(Ok(Reloaded::SameKey(key))) => tracing::info!(%key, "read the certificate anew"),
+        Some(Ok(Reloaded::OtherKey(key))) => {
+            tracing::warn!(%key, "read the certificate anew, and the key is another one now");
+        }
+        Some(Err(error)) => {
+            tracing::error!("cannot read the certificate anew, the one before stays: {error:#}");
+        }
+    }
 }

@@ -94,14 +94,10 @@ impl State {
     /// what `--state` says, `user` who the server is going to be.
     ///
     /// # Errors
-    /// When there is no place for it, or the place is not safe. [`StateError::Nowhere`] and
-    /// [`StateError::Nested`] without `asked` are no obstacle for a server that needs no state.
+    /// When there is no place for it, or the place is not safe.
     pub fn of(served: &Path, asked: Option<&Path>, user: Uid) -> Result<Self, StateError> {
         let served = canonical(served)?;
-        let path = match asked.map(Path::to_owned).or_else(of_systemd) {
-            Some(path) => path,
-            None => states()?.join(key(&served)),
-        };
+        let path = place(&served, asked)?;
         keep_apart(&path, &served)?;
         make(&path)?;
         let path = canonical(&path)?;
@@ -110,6 +106,18 @@ impl State {
         let state = Self { path };
         state.note(&served)?;
         Ok(state)
+    }
+
+    /// The same if it is there already: a server that needs none leaves nothing behind.
+    ///
+    /// # Errors
+    /// When it is there, and is not safe.
+    pub fn if_there(served: &Path, user: Uid) -> Result<Option<Self>, StateError> {
+        match place(&canonical(served)?, None) {
+            Ok(path) if path.exists() => Self::of(served, None, user).map(Some),
+            Ok(_) | Err(StateError::Nowhere) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The state that `ftx token` is about; made if it is not there, and is told by its path or by
@@ -177,6 +185,14 @@ impl State {
             landing.publish(SERVED.as_bytes(), mode, now, Replace::Yes, Durability::Full)
         };
         write().map_err(StateError::system("write to", &self.path))
+    }
+}
+
+/// Where the state for a served directory belongs.
+fn place(served: &Path, asked: Option<&Path>) -> Result<PathBuf, StateError> {
+    match asked.map(Path::to_owned).or_else(of_systemd) {
+        Some(path) => Ok(path),
+        None => Ok(states()?.join(key(served))),
     }
 }
 

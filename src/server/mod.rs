@@ -130,15 +130,9 @@ pub struct Prepared {
     addresses: Vec<(SocketAddr, Policy)>,
     tokens: Option<Arc<Tokens>>,
     root: OwnedFd,
-    made_directory: MadeDirectory,
 }
 
 impl Prepared {
-    /// Whether the served directory had to be made.
-    pub fn made_directory(&self) -> MadeDirectory {
-        self.made_directory
-    }
-
     /// The addresses with their real ports, and what each of them allows.
     pub fn addresses(&self) -> &[(SocketAddr, Policy)] {
         &self.addresses
@@ -197,13 +191,13 @@ impl Server {
         {
             return Err(ListenError::Exposed(silent.address).into());
         }
-        let made_directory = make_directory(&options)?;
+        make_directory(&options.directory, options.access)?;
         let root = Native.open_root(&options.directory).map_err(|error| OpenError::Root {
             path: options.directory.display().to_string(),
             error,
         })?;
         let tokens = options.tokens.as_deref().map(Tokens::open).transpose()?;
-        Ok(Prepared { options, sockets, addresses, tokens, root, made_directory })
+        Ok(Prepared { options, sockets, addresses, tokens, root })
     }
 
     /// All of it: [`Server::prepare`], then [`Prepared::open`].
@@ -233,15 +227,18 @@ impl Server {
     }
 }
 
-fn make_directory(options: &Options) -> Result<MadeDirectory, StartError> {
-    if options.access == Access::ReadOnly {
+/// Makes the directory that is to be served, durably, if it is not there and may be written to.
+///
+/// # Errors
+/// When it cannot be made; its parent must be there.
+pub fn make_directory(path: &Path, access: Access) -> Result<MadeDirectory, StartError> {
+    if access == Access::ReadOnly {
         return Ok(MadeDirectory::Old);
     }
-    let path = &options.directory;
     match std::fs::create_dir(path).and_then(|()| sync_parent(path)) {
         Ok(()) => Ok(MadeDirectory::New),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(MadeDirectory::Old),
-        Err(error) => Err(StartError::Make { path: options.directory.clone(), error }),
+        Err(error) => Err(StartError::Make { path: path.to_owned(), error }),
     }
 }
 

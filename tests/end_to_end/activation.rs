@@ -12,6 +12,7 @@ fn handed(world: &World, socket: impl Into<OwnedFd>, announced: &str, options: &
     let mut command = Command::new("sh");
     let script = format!("{announced} exec \"$@\" 3<&0 0</dev/null");
     command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_ftx"), "serve", "--min-free", "0"]);
+    command.env("XDG_STATE_HOME", world.home.path().join("state-of-the-server"));
     command.arg(world.served()).args(options).stdin(Stdio::from(socket.into()));
     command
 }

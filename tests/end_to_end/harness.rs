@@ -153,6 +153,7 @@ pub struct Server {
     pub child: Child,
     pub address: SocketAddr,
     log: Arc<Mutex<String>>,
+    said: Arc<Mutex<String>>,
 }
 
 impl Server {
@@ -162,7 +163,9 @@ impl Server {
             .arg("serve")
             .arg(directory)
             .args(["--listen", listen, "--min-free", "0"])
-            .args(options);
+            .args(options)
+            // Not the one of whoever runs the tests.
+            .env("XDG_STATE_HOME", directory.with_file_name("state-of-the-server"));
         Self::spawn(command)
     }
 
@@ -175,22 +178,17 @@ impl Server {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let writing = Arc::clone(&log);
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            while let Ok(1..) = stderr.read_line(&mut line) {
-                writing.lock().unwrap().push_str(&line);
-                line.clear();
-            }
-        });
+        collect(BufReader::new(child.stderr.take().unwrap()), &log);
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let said = Arc::default();
+        collect(stdout, &said);
         let Some(address) = line.trim().strip_prefix("listening on ") else {
             let _ = child.wait();
             panic!("the server said {line:?} and {}", log.lock().unwrap());
         };
-        Self { address: address.parse().unwrap(), child, log }
+        Self { address: address.parse().unwrap(), child, log, said }
     }
 
     /// Kills it, and starts another one on the same directory and address.
@@ -208,6 +206,11 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// What it said on stdout behind the first line.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
     /// Sends a signal, named as kill(1) has it.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
@@ -218,6 +221,18 @@ impl Server {
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
+}
+
+/// Takes line after line into a text, in a thread of its own.
+fn collect(mut from: impl BufRead + Send + 'static, into: &Arc<Mutex<String>>) {
+    let into = Arc::clone(into);
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while let Ok(1..) = from.read_line(&mut line) {
+            into.lock().unwrap().push_str(&line);
+            line.clear();
+        }
+    });
 }
 
 impl Drop for Server {

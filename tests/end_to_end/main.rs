@@ -17,6 +17,7 @@ mod fairness;
 mod faulty_disk;
 mod harness;
 mod hostile_trees;
+mod identity;
 mod injection;
 mod kill;
 mod leaks;

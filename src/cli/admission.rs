@@ -1,0 +1,213 @@
+//! The options of `ftx serve` that say who may use it and how it is known: from words to a policy, a
+//! state directory and an identity.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use ftx::server::access::{Exposed, Loopback, PolicyOptions, Rights, Transport};
+use ftx::server::{DoorOptions, Listen, OwnMachine, Prepared};
+use rustix::process::Uid;
+
+use super::confine::Outside;
+use super::identity::{Kept, Source};
+use super::state::State;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Who may use it")]
+pub struct Admission {
+    /// Where the server keeps its tokens and its key; never in the served directory. Made if it is
+    /// not there [default: $STATE_DIRECTORY, or one below $XDG_STATE_HOME/ftx/serve]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+
+    /// Where the server's key and certificate are, if not in the state directory. Made if they are
+    /// not there
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["cert", "key"])]
+    identity: Option<PathBuf>,
+
+    /// A certificate that others vouch for, with those that lead to its root behind it (PEM). Read
+    /// anew on SIGHUP
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+
+    /// The key of --cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+
+    /// Want TLS and a token on addresses that only this machine reaches, too
+    #[arg(long, conflicts_with_all = ["allow_anyone", "public", "drop"])]
+    require_token: bool,
+
+    /// Want no token on addresses that other machines reach: whoever reaches the port can read and
+    /// replace every file
+    #[arg(long)]
+    allow_anyone: bool,
+
+    /// Take what comes without encryption on addresses that other machines reach: whoever is on the
+    /// way reads and changes everything. Tokens are taken inside TLS only
+    #[arg(long)]
+    allow_plaintext: bool,
+
+    /// What everybody may do without a token, on every address: read, or several of read, list,
+    /// write, replace and delete with commas between them
+    #[arg(long, value_name = "RIGHTS", value_parser = public, conflicts_with = "drop")]
+    public: Option<Rights>,
+
+    /// Be a drop box for everybody without a token: they can bring files, and see, replace or remove
+    /// none
+    #[arg(long)]
+    drop: bool,
+
+    /// Connections of one address at once; those of this machine are not counted
+    #[arg(long, value_name = "N", default_value_t = DoorOptions::default().connections_per_address,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections_per_address: u32,
+
+    /// Logins of one address that may fail before it has to wait, longer each time
+    #[arg(long, value_name = "N", default_value_t = DoorOptions::default().failed_logins,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    max_failed_logins: u32,
+
+    /// For tests: addresses of this machine are counted as all others are
+    #[arg(long, hide = true)]
+    count_loopback: bool,
+}
+
+/// Who reaches what is listened on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    OwnMachine,
+    Others,
+}
+
+/// What is there for it.
+#[derive(Debug)]
+pub struct Settled {
+    pub state: Option<State>,
+    pub identity: Option<Kept>,
+}
+
+impl Admission {
+    pub fn policy(&self) -> PolicyOptions {
+        PolicyOptions {
+            loopback: if self.require_token { Loopback::Locked } else { Loopback::Trusted },
+            exposed: if self.allow_plaintext { Exposed::PlainToo } else { Exposed::Encrypted },
+            public: self.public.or(self.drop.then_some(Rights::DROP)),
+            anyone: self.allow_anyone.then_some(Rights::ALL),
+        }
+    }
+
+    pub fn doors(&self) -> DoorOptions {
+        DoorOptions {
+            connections_per_address: self.max_connections_per_address,
+            failed_logins: self.max_failed_logins,
+            own_machine: match self.count_loopback {
+                true => OwnMachine::Counted,
+                false => OwnMachine::Free,
+            },
+        }
+    }
+
+    /// Finds the state directory and the identity; makes them where they are needed. `user` is who
+    /// the server is going to be.
+    pub fn settle(&self, served: &Path, reach: Reach, user: Uid) -> Result<Settled> {
+        let needed = reach == Reach::Others || self.require_token;
+        // Whoever is on this machine needs no token, and gets no state unless there is one.
+        let state = match needed || self.state.is_some() {
+            true => Some(State::of(served, self.state.as_deref(), user)?),
+            false => State::if_there(served, user)?,
+        };
+        let identity = match self.source(state.as_ref()) {
+            Some(source) => {
+                keep_out(served, &source)?;
+                match needed || self.identity.is_some() {
+                    true => Some(source.make_and_load()?),
+                    false if source.exists() => Some(source.load()?),
+                    false => None,
+                }
+            }
+            None => None,
+        };
+        Ok(Settled { state, identity })
+    }
+
+    fn source(&self, state: Option<&State>) -> Option<Source> {
+        match (&self.cert, &self.key, &self.identity, state) {
+            (Some(certificate), Some(key), ..) => {
+                Some(Source::Given { certificate: certificate.clone(), key: key.clone() })
+            }
+            (.., Some(directory), _) => Some(Source::Own(directory.clone())),
+            (.., Some(state)) => Some(Source::Own(state.identity())),
+            (.., None) => None,
+        }
+    }
+}
+
+impl Settled {
+    /// What the server goes on to need of it, once it has given up all else.
+    pub fn outside(&self) -> Outside {
+        Outside {
+            state: self.state.as_ref().map(|state| state.path().to_owned()),
+            certificates: self.identity.as_ref().map(Kept::directories).unwrap_or_default(),
+        }
+    }
+
+    /// How the server is reached, for each address that needs more than the address.
+    pub fn introductions(&self, prepared: &Prepared) -> Vec<String> {
+        let addresses = prepared.addresses().iter();
+        let locked = addresses.filter(|(address, policy)| {
+            policy.transport == Transport::Tls || is_for_others(*address)
+        });
+        let identity = self.identity.iter();
+        identity
+            .flat_map(|identity| locked.clone().map(|(at, _)| identity.introduction(*at)))
+            .collect()
+    }
+
+    pub fn log(&self) {
+        let Some(kept) = &self.identity else { return };
+        tracing::info!(key = %kept.identity.pin(), "known to clients by this key");
+        if let Err(error) = kept.reload() {
+            tracing::warn!("SIGHUP cannot bring another certificate: {error:#}");
+        }
+    }
+}
+
+/// Who reaches what is listened on. What was handed over and is no socket of the internet is refused
+/// later, with the reason.
+pub fn reach(listen: &Listen) -> Reach {
+    let address = |socket| SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok();
+    let reached = match listen {
+        Listen::At(addresses) => addresses.iter().any(|&address| is_for_others(address)),
+        Listen::On(sockets) => sockets.iter().filter_map(address).any(is_for_others),
+    };
+    if reached { Reach::Others } else { Reach::OwnMachine }
+}
+
+fn is_for_others(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// Whoever may read what is served would read the key.
+fn keep_out(served: &Path, source: &Source) -> Result<()> {
+    let key = source.key();
+    let served = served.canonicalize();
+    let served = served.context("cannot find the directory")?;
+    let absolute = std::path::absolute(&key).context("cannot find the key")?;
+    // What of it is there already; the rest will be made in it.
+    let there = absolute.ancestors().find_map(|path| path.canonicalize().ok());
+    if there.is_some_and(|there| there.starts_with(&served)) || absolute.starts_with(&served) {
+        bail!("the key, {}, must not be in the directory that is served", key.display());
+    }
+    Ok(())
+}
+
+fn public(words: &str) -> Result<Rights, String> {
+    // Whoever may read everything may know what there is.
+    if words == "read" {
+        return Ok(Rights::READING);
+    }
+    Rights::from_words(words.split(',')).map_err(|error| error.to_string())
+}

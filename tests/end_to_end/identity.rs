@@ -1,0 +1,279 @@
+//! What a server shows of itself inside TLS: where it comes from, how it is renewed, and who the
+//! server is to its own system.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use ftx_channel::{Identity, Pin, Sight, Tls, Trust, client_config};
+use rcgen::{CertificateParams, KeyPair};
+
+use crate::harness::{PATIENCE, Server, World, not_tested, text, until};
+
+/// The key that a server shows; to ask for it ends the connection.
+fn shown(server: SocketAddr) -> Pin {
+    let sight = Sight::default();
+    let tls = Tls::connect(&client_config(Trust::Ask, &sight).unwrap(), "ftx").unwrap();
+    let mut socket = TcpStream::connect(server).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let error = tls.read(&mut socket, &mut [0]).unwrap_err();
+    sight.found().unwrap_or_else(|| panic!("the server showed nothing: {error}")).pin
+}
+
+/// A connection that knows the server by its key.
+struct Inside {
+    tls: Tls,
+    socket: TcpStream,
+}
+
+impl Inside {
+    fn greeted(server: SocketAddr, pin: Pin) -> Self {
+        let config = client_config(Trust::Pin(pin), &Sight::default()).unwrap();
+        let tls = Tls::connect(&config, "ftx").unwrap();
+        let socket = TcpStream::connect(server).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut inside = Self { tls, socket };
+        // The handshake, until the socket has nothing more to say.
+        inside.socket.set_read_timeout(Some(std::time::Duration::from_millis(10))).unwrap();
+        until("the handshake is over", || {
+            let read = inside.tls.read(&mut inside.socket, &mut [0]);
+            assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+            inside.tls.is_ready()
+        });
+        inside.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(inside.ask("{\"hello\":{\"ftx\":1}}\n").contains("welcome"));
+        inside
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        self.tls.write(&mut self.socket, line.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\n") {
+            let mut room = [0; 4_096];
+            let count = self.tls.read(&mut self.socket, &mut room).unwrap();
+            assert_ne!(count, 0, "the connection has ended");
+            answer.extend_from_slice(&room[..count]);
+        }
+        text(&answer)
+    }
+}
+
+/// A certificate, its key, and what clients know it by.
+fn new_certificate() -> (String, String, Pin) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["files.example".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    let key = key.serialize_pem();
+    let pin = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap().pin();
+    (certificate, key, pin)
+}
+
+fn refused(world: &World, options: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
+    command.arg("serve").arg(world.served()).args(["--listen", "127.0.0.1:0"]).args(options);
+    let output: Output =
+        command.env("XDG_STATE_HOME", world.home.path().join("elsewhere")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{options:?}: {}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn word(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// As a program that renews certificates leaves them: links in one directory, files in another.
+#[test]
+fn certificate_is_reloaded_on_sighup() {
+    let world = World::new();
+    let at = |name: &str| world.home.path().join("tls").join(name);
+    fs::create_dir_all(at("live")).unwrap();
+    fs::create_dir_all(at("archive")).unwrap();
+    let renew = |number: u32, certificate: &str, key: &str| {
+        for (name, content) in [("cert", certificate), ("key", key)] {
+            fs::write(at("archive").join(format!("{name}{number}.pem")), content).unwrap();
+            symlink(format!("../archive/{name}{number}.pem"), at("live/new")).unwrap();
+            fs::rename(at("live/new"), at("live").join(format!("{name}.pem"))).unwrap();
+        }
+    };
+    let (certificate, key, first) = new_certificate();
+    renew(1, &certificate, &key);
+    let (cert, key) = (at("live/cert.pem"), at("live/key.pem"));
+    let server = world.serve_with(&["--cert", word(&cert), "--key", word(&key)]);
+    assert_eq!(shown(server.address), first);
+    let mut before = Inside::greeted(server.address, first);
+
+    let (certificate, key, second) = new_certificate();
+    renew(2, &certificate, &key);
+    assert_eq!(shown(server.address), first, "nobody has said that it is renewed");
+    server.signal("-HUP");
+    until("the new certificate is shown", || shown(server.address) == second);
+    assert!(server.log().contains("read the certificate anew"));
+
+    // Half of a pair, and half of a file.
+    for (number, certificate) in [(3, new_certificate().0), (4, certificate[..100].to_owned())] {
+        renew(number, &certificate, &key);
+        server.signal("-HUP");
+        let told = || server.log().matches("the one before stays").count();
+        until("it is said that this cannot be used", || told() == number as usize - 2);
+        assert_eq!(shown(server.address), second);
+    }
+    assert!(!server.log().contains("PRIVATE"));
+    // Who was connected is not disturbed.
+    assert!(before.ask("{\"ping\":{\"id\":1}}\n").contains("\"id\":1"));
+    Inside::greeted(server.address, second);
+}
+
+#[test]
+fn sighup_is_no_end_where_there_is_nothing_to_renew() {
+    let world = World::new();
+    let server = world.serve();
+    server.signal("-HUP");
+    until("it is said", || server.log().contains("there is no certificate"));
+    world.noise("a", 100);
+    world.run(server.address, &["put", "a"], 0);
+    assert!(!world.home.path().join("state-of-the-server").exists(), "state that nobody needs");
+}
+
+#[test]
+fn an_identity_is_made_once_for_nobody_else_to_read() {
+    let world = World::new();
+    let state = world.home.path().join("kept");
+    let options = ["--require-token", "--state", word(&state)];
+    let server = world.serve_with(&options);
+    let (identity, key) = (state.join("identity"), state.join("identity/key.pem"));
+    assert_eq!((mode(&state), mode(&identity), mode(&key)), (0o700, 0o700, 0o600));
+    let pin = shown(server.address);
+    until("it says how to connect", || server.said().ends_with('\n'));
+    let expected = format!("to connect: ftx login ftx://{}#{pin}\n", server.address);
+    assert_eq!(server.said(), expected);
+    drop(server);
+
+    // The certificate is made anew for the same key.
+    fs::remove_file(identity.join("cert.pem")).unwrap();
+    assert_eq!(shown(world.serve_with(&options).address), pin);
+    // Without --require-token, what is there is used.
+    assert_eq!(shown(world.serve_with(&options[1..]).address), pin);
+    assert_eq!(fs::read_dir(&identity).unwrap().count(), 2, "parts are left behind");
+
+    set_mode(&key, 0o640);
+    assert!(refused(&world, &options).contains("others can read"));
+    fs::remove_file(&key).unwrap();
+    assert!(refused(&world, &options).contains("key.pem is missing"));
+    assert!(!key.exists(), "another key was made");
+    // Nothing of it was ever in the directory that is served.
+    let served: Vec<_> = fs::read_dir(world.served()).unwrap().flatten().collect();
+    assert_eq!(served.len(), 1, "{served:?}");
+}
+
+#[test]
+fn a_key_in_the_served_directory_is_refused() {
+    let world = World::new();
+    let (certificate, key, _) = new_certificate();
+    let served = world.served();
+    fs::write(served.join("cert.pem"), certificate).unwrap();
+    fs::write(served.join("key.pem"), key).unwrap();
+    // By another name, too.
+    let other = world.home.path().join("other");
+    symlink(&served, &other).unwrap();
+    for directory in [&served, &other] {
+        let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+        let said = refused(&world, &["--cert", word(&cert), "--key", word(&key)]);
+        assert!(said.contains("must not be in the directory that is served"), "{said}");
+        let identity = directory.join("identity");
+        let said = refused(&world, &["--identity", word(&identity)]);
+        assert!(said.contains("must not be in the directory that is served"), "{said}");
+        let state = directory.join("state");
+        let said = refused(&world, &["--require-token", "--state", word(&state)]);
+        assert!(said.contains("inside"), "{said}");
+        assert!(!identity.exists() && !state.exists());
+    }
+}
+
+#[test]
+fn a_certificate_of_others_is_announced_without_a_key() {
+    let world = World::new();
+    let at = |name: &str| world.home.path().join(name);
+    let (certificate, key, _) = new_certificate();
+    fs::write(at("cert"), certificate).unwrap();
+    fs::write(at("key"), key).unwrap();
+    let (cert, key) = (at("cert"), at("key"));
+    let server = world.serve_with(&["--require-token", "--cert", word(&cert), "--key", word(&key)]);
+    until("it says how to connect", || server.said().ends_with('\n'));
+    let expected = format!("to connect: ftx login ftx://{}\n", server.address);
+    assert_eq!(server.said(), expected);
+    let said = refused(&world, &["--cert", word(&key), "--key", word(&key)]);
+    assert!(said.contains("the certificate"), "{said}");
+    let said = refused(&world, &["--cert", word(&cert), "--key", word(&at("none"))]);
+    assert!(said.contains("cannot read"), "{said}");
+}
+
+/// A server that is started as root is somebody else when it takes the first byte.
+#[test]
+fn user_is_who_serves() {
+    const USER: &str = "nobody";
+    if !rustix::process::geteuid().is_root() {
+        return not_tested("--user needs root");
+    }
+    let id = |option| Command::new("id").args([option, USER]).output().unwrap().stdout;
+    let number = |option| text(&id(option)).trim().parse::<u32>().unwrap();
+    let (uid, gid) = (number("-u"), number("-g"));
+    let world = World::new();
+    // A temporary directory is for its owner only.
+    set_mode(world.home.path(), 0o755);
+    let (new, state) = (world.home.path().join("new"), world.home.path().join("kept"));
+    let options = ["--user", USER, "--state", word(&state), "--identity"];
+    let identity = state.join("identity");
+    let options = [&options[..], &[word(&identity)]].concat();
+    let server = Server::start(&new, "127.0.0.1:0", &options);
+    world.noise("a", 10_000);
+    world.run(server.address, &["put", "a"], 0);
+    let pin = shown(server.address);
+
+    let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let line = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(line("Uid:"), vec![uid.to_string(); 4]);
+    assert_eq!(line("Gid:"), vec![gid.to_string(); 4]);
+    assert_eq!(line("Groups:"), Vec::<String>::new());
+    assert_eq!(line("CapEff:"), ["0000000000000000"]);
+    assert_eq!(line("CapPrm:"), ["0000000000000000"]);
+    let key = identity.join("key.pem");
+    for path in [&new, &new.join("a"), &state, &identity, &key] {
+        let metadata = fs::metadata(path).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (uid, gid), "{}", path.display());
+    }
+    assert_eq!(mode(&key), 0o600);
+    // What it needs while it runs, it can still do.
+    server.signal("-HUP");
+    until("the key is read again", || server.log().contains("read the certificate anew"));
+    drop(server);
+    // And so it is when it is started again.
+    assert_eq!(shown(Server::start(&new, "127.0.0.1:0", &options).address), pin);
+
+    // A link that the user has put there is not followed.
+    let secret = world.home.path().join("secret");
+    fs::write(&secret, "of root").unwrap();
+    symlink(&secret, state.join("usage.old")).unwrap();
+    fs::hard_link(&secret, state.join("other")).unwrap();
+    let _server = Server::start(&new, "127.0.0.1:0", &options);
+    assert_eq!(fs::metadata(&secret).unwrap().uid(), 0);
+}
+
+#[test]
+fn user_is_somebody_else_and_is_there() {
+    let world = World::new();
+    assert!(refused(&world, &["--user", "root"]).contains("else than root"));
+    assert!(refused(&world, &["--user", "no-such-user-here"]).contains("no user"));
+}
