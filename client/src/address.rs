@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ftx_channel::Pin;
 use ftx_protocol::Name;
 
 use crate::failure::{Class, Failure};
@@ -10,11 +11,15 @@ use crate::failure::{Class, Failure};
 /// The port when none is given.
 pub const DEFAULT_PORT: u16 = 7389;
 
-/// A host and a port.
+/// A host and a port, and the key that the server there has to have, where the user said it.
+///
+/// Two that differ in the key only are not equal: nobody goes on with a connection that another key
+/// was asked of. What is kept on disk about a server goes by host and port, as it is displayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerAddress {
     host: String,
     port: u16,
+    pin: Option<Pin>,
 }
 
 impl ServerAddress {
@@ -27,15 +32,40 @@ impl ServerAddress {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// The key that the server has to have, where the address says it.
+    pub fn pin(&self) -> Option<Pin> {
+        self.pin
+    }
+
+    /// The same place, with a key that the server there has to have.
+    #[must_use]
+    pub fn with_pin(self, pin: Pin) -> Self {
+        Self { pin: Some(pin), ..self }
+    }
+
+    /// Whether both lead to the same host and port, whatever they say of its key.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port
+    }
+
+    /// As it can be read again, with the key.
+    pub fn whole(&self) -> String {
+        match self.pin {
+            Some(pin) => format!("{self}#{pin}"),
+            None => self.to_string(),
+        }
+    }
 }
 
 impl Default for ServerAddress {
     fn default() -> Self {
-        Self { host: "127.0.0.1".to_owned(), port: DEFAULT_PORT }
+        Self { host: "127.0.0.1".to_owned(), port: DEFAULT_PORT, pin: None }
     }
 }
 
 impl fmt::Display for ServerAddress {
+    /// Host and port.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
@@ -48,15 +78,19 @@ impl fmt::Display for ServerAddress {
 impl FromStr for ServerAddress {
     type Err = Failure;
 
-    /// `host`, `host:port`, `[v6]`, `[v6]:port`, each with or without `ftx://` before it and one
-    /// `/` behind it.
+    /// `host`, `host:port`, `[v6]`, `[v6]:port`, each with or without `ftx://` before it, one `/`
+    /// behind it, and `#sha256:…` behind that.
     fn from_str(text: &str) -> Result<Self, Failure> {
         let wrong = || {
             let message =
                 format!("{text:?} is no server address; write host:port, such as 127.0.0.1:7389");
             Failure::new(Class::Usage, message)
         };
-        let bare = text.strip_prefix("ftx://").unwrap_or(text);
+        let (bare, pin) = match text.split_once('#') {
+            Some((bare, pin)) => (bare, Some(pin.parse().map_err(|_| wrong_pin(bare))?)),
+            None => (text, None),
+        };
+        let bare = bare.strip_prefix("ftx://").unwrap_or(bare);
         let bare = bare.strip_suffix('/').unwrap_or(bare);
         let (host, port) = match bare.strip_prefix('[') {
             Some(rest) => {
@@ -87,12 +121,21 @@ impl FromStr for ServerAddress {
             Some(_) => return Err(wrong()),
             None => DEFAULT_PORT,
         };
-        if fits { Ok(Self { host: host.to_owned(), port }) } else { Err(wrong()) }
+        if fits { Ok(Self { host: host.to_owned(), port, pin }) } else { Err(wrong()) }
     }
 }
 
+/// What stands behind the `#` is not shown: it may be a token in the wrong place.
+fn wrong_pin(before: &str) -> Failure {
+    let message = format!(
+        "what follows {before:?}# is no key of a server; that is sha256: and 64 hexadecimal digits, \
+         as ftx serve prints it"
+    );
+    Failure::new(Class::Usage, message)
+}
+
 /// A name on a server, as given on a command line: `name`, or `ftx://host:port/name` with percent
-/// escapes.
+/// escapes. A `#` in the name is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     /// The server, where the words name one.
@@ -181,6 +224,9 @@ mod tests {
             ("box]", None),
             ("box\u{1b}[2J", None),
             ("box\u{a0}", None),
+            ("box#", None),
+            ("box#sha256:00", None),
+            ("#sha256:00", None),
         ] {
             let read = text.parse::<ServerAddress>().ok().map(|address| address.to_string());
             assert_eq!(read.as_deref(), shown, "{text}");
@@ -188,10 +234,31 @@ mod tests {
     }
 
     #[test]
+    fn the_key_of_a_server_is_part_of_its_address_but_not_of_where_it_is() {
+        let pin = format!("sha256:{}", "5a".repeat(32));
+        let bare: ServerAddress = "[::1]:9".parse().unwrap();
+        for text in ["ftx://[::1]:9/#", "ftx://[::1]:9#", "[::1]:9#"] {
+            let address: ServerAddress = format!("{text}{pin}").parse().unwrap();
+            assert_eq!(address.pin(), pin.parse().ok());
+            assert_eq!(address.to_string(), "[::1]:9");
+            assert_eq!(address.whole(), format!("[::1]:9#{pin}"));
+            assert_eq!(address.whole().parse::<ServerAddress>().unwrap(), address);
+            assert!(address != bare && address.is_same_place(&bare));
+        }
+        let other =
+            format!("[::1]:9#{}", pin.replace("5a", "6a")).parse::<ServerAddress>().unwrap();
+        assert_ne!(other, bare.with_pin(pin.parse().unwrap()));
+        let secret = "ftx1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+        let failure = format!("box#{secret}").parse::<ServerAddress>().unwrap_err();
+        assert!(!failure.to_string().contains("AAEC"), "{failure}");
+    }
+
+    #[test]
     fn a_name_may_bring_its_server_and_any_byte() {
         let remote = Remote::parse(b"ftx://[::1]:9/a%20b/%ff%25").unwrap();
         assert_eq!(remote.server.unwrap().to_string(), "[::1]:9");
         assert_eq!(remote.name.as_bytes(), b"a b/\xff%");
+        assert_eq!(Remote::parse(b"ftx://box/a#b%23").unwrap().name.as_bytes(), b"a#b#");
         assert_eq!(Remote::parse(b"50%").unwrap().name.as_bytes(), b"50%");
         for bad in [
             &b"ftx://box"[..],

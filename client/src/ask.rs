@@ -85,15 +85,16 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached.
     pub fn ping(&self) -> Result<Duration, Failure> {
-        let asked = self.link().and_then(|link| {
-            let sent = Instant::now();
-            link.send(|machine, out, now| machine.ping(out, now))?;
-            let time =
-                wait(&link, |event| matches!(event, Event::Pong(_)).then(|| sent.elapsed()))?;
-            self.leave(&link);
-            Ok(time)
-        });
-        asked.map_err(|trouble| trouble.into_failure("ping", &self.server))
+        self.sign_of_life().map_err(|trouble| trouble.into_failure("ping", &self.server))
+    }
+
+    pub(crate) fn sign_of_life(&self) -> Result<Duration, Trouble> {
+        let link = self.link()?;
+        let sent = Instant::now();
+        link.send(|machine, out, now| machine.ping(out, now))?;
+        let time = wait(&link, |event| matches!(event, Event::Pong(_)).then(|| sent.elapsed()))?;
+        self.leave(&link);
+        Ok(time)
     }
 }
 

@@ -13,6 +13,8 @@ pub enum Class {
     Usage,
     /// The network, or no server there.
     Network,
+    /// The server is not known to be the right one, or is known not to be. Nothing was sent to it.
+    Untrusted,
     /// The server said no.
     Refused(Code),
     /// Bytes are not what they should be.
@@ -21,6 +23,23 @@ pub enum Class {
     Local,
     /// Nothing: somebody interrupted it.
     Interrupted,
+}
+
+impl Class {
+    /// Whether it is about the way to the server, and not about what was asked of it: the same can
+    /// be asked again, and what was begun goes on, once the way is free.
+    pub fn is_about_the_way(self) -> bool {
+        match self {
+            Self::Network | Self::Untrusted | Self::Interrupted => true,
+            Self::Refused(code) => code.retry() == Retry::Later || is_about_the_login(code),
+            Self::Usage | Self::Integrity | Self::Local => false,
+        }
+    }
+}
+
+/// Whether a refusal is about who is asking, whatever it is that was asked.
+pub(crate) fn is_about_the_login(code: Code) -> bool {
+    matches!(code, Code::TlsRequired | Code::LoginRequired | Code::LoginFailed | Code::Expired)
 }
 
 /// A failure: what was being done, on which side, why, and what to do next.
@@ -144,7 +163,11 @@ impl Trouble {
                 let message = refusal.message.trim_end().trim_end_matches('.');
                 let message = Escaped(message.as_bytes());
                 let text = format!("{what}: the server refused ({}): {message}", refusal.code);
-                Failure::new(Class::Refused(refusal.code), text)
+                let failure = Failure::new(Class::Refused(refusal.code), text);
+                match next_step(refusal.code, server) {
+                    Some(step) => failure.with_hint(&step),
+                    None => failure,
+                }
             }
             Self::Violation(violation) => {
                 let class = match &violation {
@@ -158,6 +181,25 @@ impl Trouble {
             Self::Interrupted => Failure::new(Class::Interrupted, format!("{what}: interrupted")),
         }
     }
+}
+
+/// What to do about a refusal that is about who is asking.
+fn next_step(code: Code, server: &dyn fmt::Display) -> Option<String> {
+    Some(match code {
+        Code::TlsRequired => format!(
+            "leave --plaintext out, and log in with the line that ftx serve printed: \
+             ftx login ftx://{server}#sha256:…"
+        ),
+        Code::LoginRequired => format!("log in with a token: ftx login {server}"),
+        Code::LoginFailed | Code::Expired => {
+            format!("ask for a new token, and log in with it: ftx login {server}")
+        }
+        Code::Denied => format!(
+            "who runs the server can make a token that may (ftx token add); then: ftx login {server}"
+        ),
+        Code::Quota => "who runs the server can make a token with a larger share".to_owned(),
+        _ => return None,
+    })
 }
 
 /// The system's words, without the number that std adds.
@@ -175,6 +217,27 @@ pub(crate) fn shown(path: &std::path::Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_about_the_login_says_what_to_do() {
+        for (code, step) in [
+            (Code::TlsRequired, Some("ftx login ftx://box:1#sha256:…")),
+            (Code::LoginRequired, Some("ftx login box:1")),
+            (Code::LoginFailed, Some("ftx login box:1")),
+            (Code::Expired, Some("ftx login box:1")),
+            (Code::Denied, Some("ftx login box:1")),
+            (Code::Quota, Some("larger share")),
+            (Code::NotFound, None),
+        ] {
+            let refused = Trouble::Refused(Refusal::new(code, "no"));
+            let said = refused.into_failure("get a", &"box:1").to_string();
+            let begin = format!("get a: the server refused ({code}): no");
+            let rest = said.strip_prefix(&begin).unwrap();
+            assert!(
+                step.map_or(rest.is_empty(), |step| rest.ends_with(step) || rest.contains(step))
+            );
+        }
+    }
 
     #[test]
     fn what_is_added_to_the_words_of_a_server_reads_on() {

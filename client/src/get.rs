@@ -11,7 +11,7 @@ use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{Cache, End, File, Get};
 use ftx_protocol::{Algorithm, Digest, Durability, Name, RequestId, Retry as Again};
 
-use crate::failure::{Failure, GOES_ON, Reached, Trouble, shown};
+use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, shown};
 use crate::hashing::Hashing;
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name};
@@ -222,7 +222,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn give_up(&mut self, trouble: Trouble) -> Failure {
         let may_go_on = match &trouble {
             Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => true,
-            Trouble::Refused(refusal) => refusal.code.retry() == Again::Later,
+            Trouble::Refused(refusal) => Class::Refused(refusal.code).is_about_the_way(),
+            Trouble::Final(failure) => failure.class == Class::Untrusted,
             _ => false,
         };
         // Without a state nobody would find the part file again.

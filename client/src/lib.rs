@@ -19,6 +19,7 @@
 
 mod address;
 mod ask;
+mod connect;
 mod failure;
 mod get;
 mod hashing;
@@ -30,19 +31,23 @@ mod partials;
 mod put;
 mod reading;
 mod retry;
+mod servers;
 mod sink;
 mod source;
 mod spent;
 mod state;
+mod stream;
 pub mod tree;
 
 pub use address::{DEFAULT_PORT, Remote, ServerAddress};
 pub use ask::{Answer, Ask, Session};
+pub use connect::{Introduce, Plaintext, Verdict};
 pub use failure::{Class, Failure};
+pub use ftx_channel::Pin;
 pub use ftx_disk::landing::Replace;
 pub use ftx_protocol::message::{Cache, Change, Entry, Info, Mkdir, Move, Remove, Stat, Unread};
 pub use ftx_protocol::{
-    Algorithm, Code, Condition, Depth, Digest, Durability, Kind, Name, Parents, Replay,
+    Algorithm, Code, Condition, Depth, Digest, Durability, Kind, Name, Parents, Replay, Token,
 };
 pub use get::{GetDone, GetOptions};
 pub use interrupt::Interrupt;
@@ -51,16 +56,23 @@ pub use link::Keeper;
 pub use partials::{About, Leftover, Working, leftovers};
 pub use put::{PutDone, PutOptions};
 pub use retry::Retry;
+pub use servers::{Changed, KnownServer, Servers, Trusted};
 pub use sink::Sink;
 pub use source::Source;
 pub use spent::{Part, Spent};
 #[doc(hidden)]
 pub use state::saved_in;
 
+use std::sync::Arc;
+
+use connect::{Login, NobodyThere};
 use pace::Pace;
 
 /// One server, as a client sees it. Each call makes its own connections, unless there is a
 /// [`Keeper`].
+///
+/// A server on another machine is spoken to inside TLS, once it is known to be the right one: by the
+/// key in its address, by the user's list of known servers, or by its certificate.
 #[derive(Debug, Clone)]
 pub struct Client {
     server: ServerAddress,
@@ -68,12 +80,42 @@ pub struct Client {
     interrupt: Interrupt,
     keeper: Option<Keeper>,
     pace: Option<Pace>,
+    plaintext: Plaintext,
+    login: Login,
+    introduction: Arc<dyn Introduce>,
 }
 
 impl Client {
     /// A client of a server. Nothing is connected yet.
     pub fn new(server: ServerAddress, retry: Retry) -> Self {
-        Self { server, retry, interrupt: Interrupt::default(), keeper: None, pace: None }
+        Self {
+            server,
+            retry,
+            interrupt: Interrupt::default(),
+            keeper: None,
+            pace: None,
+            plaintext: Plaintext::default(),
+            login: Login::AsKnown,
+            introduction: Arc::new(NobodyThere),
+        }
+    }
+
+    /// Says where a server that is not known may be spoken to without encryption.
+    #[must_use]
+    pub fn with_plaintext(self, plaintext: Plaintext) -> Self {
+        Self { plaintext, ..self }
+    }
+
+    /// Logs in with this token, whatever one is remembered.
+    #[must_use]
+    pub fn with_token(self, token: Token) -> Self {
+        Self { login: Login::Token(token), ..self }
+    }
+
+    /// Names somebody to ask about servers that are not known.
+    #[must_use]
+    pub fn with_introduction(self, introduction: Arc<dyn Introduce>) -> Self {
+        Self { introduction, ..self }
     }
 
     /// Lets an interruption end what it does.

@@ -1,27 +1,22 @@
-//! One connection: a blocking socket and the client's machine; and where one is kept between uses.
+//! One connection: the bytes to and from a server and the client's machine; and where one is kept between uses.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ftx_protocol::client::{Client as Machine, Event};
 use ftx_protocol::{Refusal, Time};
 
 use crate::Client;
 use crate::address::ServerAddress;
-use crate::failure::{Trouble, plain};
+use crate::connect::Connected;
+use crate::failure::Trouble;
 use crate::interrupt::Interrupt;
 use crate::pace::Pace;
-
-/// How long one attempt to connect to one address may take.
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// How often a read or write that waits looks at the machine's clock.
-const LOOK: Duration = Duration::from_millis(500);
+use crate::stream::Stream;
 
 /// Read at once: a part and its line fit.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
@@ -30,7 +25,7 @@ pub(crate) const READ_BYTES: usize = 256 * 1024;
 pub(crate) type Hear<'a> = dyn FnMut(Event, &[u8]) -> Result<(), Trouble> + 'a;
 
 pub(crate) struct Link {
-    socket: TcpStream,
+    stream: Stream,
     machine: Mutex<Machine>,
     started: Instant,
     /// Reading has ended: nothing that is written can be answered.
@@ -94,32 +89,14 @@ impl Client {
 impl Link {
     /// Connects, and says hello.
     fn open(client: &Client) -> Result<Self, Trouble> {
-        let server = &client.server;
-        let unreachable = |error: &io::Error| Trouble::Unreachable(plain(error));
-        let addresses = (server.host(), server.port())
-            .to_socket_addrs()
-            .map_err(|error| unreachable(&error))?;
-        let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(socket) => return Ok(Self::greet(socket, client)?),
-                Err(error) => last = error,
-            }
-        }
-        Err(unreachable(&last))
-    }
-
-    fn greet(socket: TcpStream, client: &Client) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(LOOK))?;
-        socket.set_write_timeout(Some(LOOK))?;
+        let Connected { stream, token } = client.connect()?;
         let started = Instant::now();
         let mut hello = Vec::new();
         let agent = concat!("ftx/", env!("CARGO_PKG_VERSION"));
-        let machine = Machine::new(agent, None, &mut hello, Time::default());
+        let machine = Machine::new(agent, token, &mut hello, Time::default());
         let ended = AtomicBool::new(false);
         let (interrupt, pace) = (client.interrupt.clone(), client.pace.clone());
-        let link = Self { socket, machine: Mutex::new(machine), started, ended, interrupt, pace };
+        let link = Self { stream, machine: Mutex::new(machine), started, ended, interrupt, pace };
         link.write(&hello)?;
         Ok(link)
     }
@@ -145,14 +122,7 @@ impl Link {
 
     /// Whether it stands, and the server has said nothing that nobody has read.
     fn is_quiet(&self) -> bool {
-        let peek = || {
-            self.socket.set_nonblocking(true)?;
-            let peeked = self.socket.peek(&mut [0]);
-            self.socket.set_nonblocking(false)?;
-            peeked
-        };
-        !self.ended.load(Ordering::Acquire)
-            && peek().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        !self.ended.load(Ordering::Acquire) && self.stream.is_quiet()
     }
 
     /// How much may be moved now; waits until it is something.
@@ -178,22 +148,32 @@ impl Link {
     /// Those of the socket; of kind `Interrupted` when somebody wants it to end.
     pub(crate) fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            if self.interrupt.is_set() {
-                return Err(ErrorKind::Interrupted.into());
-            }
             let piece = self.piece(bytes.len());
-            match (&self.socket).write(bytes.get(..piece).unwrap_or_default()) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => {
+            let piece = bytes.get(..piece).unwrap_or_default();
+            match self.step(|| self.stream.write(piece))? {
+                Some(0) => return Err(ErrorKind::WriteZero.into()),
+                Some(count) => {
                     self.moved(count);
                     bytes = bytes.get(count..).unwrap_or_default();
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if is_timeout(&error) && !self.ended.load(Ordering::Acquire) => {}
-                Err(error) => return Err(error),
+                None => {}
             }
         }
+        while self.step(|| self.stream.flush())?.is_none() {}
         Ok(())
+    }
+
+    /// Does a step of writing; nothing, when it could not be done yet and may be done later.
+    fn step<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<Option<T>> {
+        if self.interrupt.is_set() {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        match act() {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(None),
+            Err(error) if is_timeout(&error) && !self.ended.load(Ordering::Acquire) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads once, and hands over what the server said, with the input that the ranges in it refer
@@ -209,7 +189,7 @@ impl Link {
     fn receive_once(&self, buffer: &mut [u8], each: &mut Hear<'_>) -> Result<(), Trouble> {
         self.interrupt.check()?;
         let piece = self.piece(buffer.len());
-        match (&self.socket).read(buffer.get_mut(..piece).unwrap_or_default()) {
+        match self.stream.read(buffer.get_mut(..piece).unwrap_or_default()) {
             Ok(0) => {
                 self.machine().receive_end()?;
                 return Err(Trouble::Broken("the server closed the connection".to_owned()));
@@ -272,13 +252,20 @@ impl Link {
     /// Ends the sending direction: what was sent arrives, and the server knows that it was all.
     pub(crate) fn finish_sending(&self) {
         // A socket that is gone already is what this would bring about.
-        let _ = self.socket.shutdown(Shutdown::Write);
+        let _ = self.stream.finish_sending();
     }
 
     /// Ends both directions, so that whoever reads or writes stops.
     pub(crate) fn close(&self) {
         // A socket that is gone already is what this would bring about.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = self.stream.close();
+    }
+}
+
+/// A server that is not spoken to any more is told so, and does not have to take it for a cut.
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -51,6 +51,8 @@ pub struct PutDone {
     pub durability: Durability,
     /// There when the acknowledgement had been lost and was given again.
     pub replayed: Option<Replay>,
+    /// The name under which the server has stored it, if it is another one than was asked for.
+    pub stored_as: Option<Name>,
     /// What it cost.
     pub counts: Counts,
     /// Where its time went.
@@ -215,9 +217,12 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn give_up(&mut self, trouble: Trouble) -> Failure {
         let stays = match &trouble {
             Trouble::Refused(refusal) => {
-                refusal.code == Code::TakenOver || refusal.code.retry() == Again::Later
+                refusal.code == Code::TakenOver || Class::Refused(refusal.code).is_about_the_way()
             }
             Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => {
+                self.known == Known::Perhaps
+            }
+            Trouble::Final(failure) if failure.class == Class::Untrusted => {
                 self.known == Known::Perhaps
             }
             _ => false,
@@ -250,6 +255,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             digest: done.digest,
             durability: done.durability,
             replayed: done.replayed,
+            stored_as: done.name.clone(),
             counts: Counts {
                 read_bytes: self.reading.read_bytes,
                 read_again_bytes: self.reading.read_again_bytes,

@@ -330,7 +330,7 @@ pub(crate) fn prepared_directory() -> io::Result<PathBuf> {
 }
 
 /// `$XDG_STATE_HOME/ftx`, else `~/.local/state/ftx`.
-fn directory() -> Option<PathBuf> {
+pub(crate) fn directory() -> Option<PathBuf> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME")

@@ -117,7 +117,7 @@ impl Mv {
                 inside(None, &from.name)?
             } else {
                 let to = Remote::parse(trimmed(&self.to))?;
-                let other = to.server.clone().is_some_and(|server| server != *client.server());
+                let other = to.server.is_some_and(|server| !server.is_same_place(client.server()));
                 if other {
                     return Err(wrong("both names have to be on the same server"));
                 }

@@ -13,7 +13,8 @@ pub enum Exit {
     Serve = 1,
     /// The words of the command are wrong.
     Usage = 2,
-    /// No server could be reached, or the connection broke for too long.
+    /// No server could be reached, it is not known to be the right one, or the connection broke for
+    /// too long.
     Network = 3,
     /// The server refused.
     Refused = 4,
@@ -33,7 +34,8 @@ Exit codes:
   0  done
   1  the server could not start or had to end
   2  the words of the command are wrong
-  3  network: no server there, or the connection broke for too long
+  3  network: no server there, none that is known to be the right one, or the connection broke
+     for too long
   4  the server refused
   5  integrity: bytes are not what they should be; nothing was kept
   6  the local file, directory or output
@@ -45,7 +47,7 @@ impl From<Class> for Exit {
     fn from(class: Class) -> Self {
         match class {
             Class::Usage => Self::Usage,
-            Class::Network => Self::Network,
+            Class::Network | Class::Untrusted => Self::Network,
             Class::Refused(_) => Self::Refused,
             Class::Integrity => Self::Integrity,
             Class::Local => Self::Local,

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use ftx_client::tree::{TreeDone, TreeNotice};
 use ftx_client::{Class, Failure, JsonName};
-use ftx_protocol::{Escaped, Retry};
+use ftx_protocol::Escaped;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::exit::Exit;
 use super::report::{
     Form, WORTH_TELLING, class, counted, finished_line, limited_by, merge, rate, say, seconds,
-    shares, spent_json, terminal_columns,
+    shares, spent_json, stored_as_json, stored_as_line, terminal_columns,
 };
 
 /// What a job does, in the words of its summary.
@@ -119,16 +119,21 @@ impl JobReport {
                 self.bar.inc(bytes);
                 self.show(name);
             }
-            TreeNotice::File { name, bytes, digest } => {
+            TreeNotice::File { name, stored_as, bytes, digest } => {
                 self.handled();
+                if let Some(stored_as) = stored_as {
+                    self.say(&stored_as_line(name, stored_as));
+                }
                 match digest {
                     Some(digest) if self.form != Form::Json => {
+                        let name = stored_as.map_or(name, ftx_client::Name::as_bytes);
                         let line = finished_line(&digest, &self.whole(name));
                         self.result(&line);
                     }
                     Some(digest) => {
-                        let digest = digest.to_string();
-                        self.event("done", name, json!({"size": bytes, "digest": digest}));
+                        let mut more = json!({"size": bytes, "digest": digest.to_string()});
+                        merge(&mut more, stored_as_json(stored_as));
+                        self.event("done", name, more);
                     }
                     None if self.form != Form::Json => {
                         let line = format!("{} {}", self.words.done, Escaped(&self.whole(name)));
@@ -190,12 +195,7 @@ impl JobReport {
             Err(failure) => {
                 let text = failure.to_string();
                 // What was refused for good, or is wrong here, the same command does not mend.
-                let goes_on = match failure.class {
-                    Class::Network | Class::Interrupted => true,
-                    Class::Refused(code) => code.retry() == Retry::Later,
-                    Class::Usage | Class::Integrity | Class::Local => false,
-                };
-                if goes_on {
+                if failure.class.is_about_the_way() {
                     let text = text.strip_suffix(GOES_ON).unwrap_or(&text);
                     let done = match self.handled_files.saturating_sub(self.failed_files) {
                         0 => String::new(),

@@ -10,6 +10,7 @@ mod identity;
 mod job;
 mod list;
 mod log;
+mod login;
 mod manual;
 mod partials;
 mod remote;
@@ -19,6 +20,7 @@ mod shell;
 mod size;
 mod state;
 mod sum;
+mod terminal;
 mod token;
 mod transfer;
 mod tree;
@@ -42,6 +44,7 @@ struct Ftx {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Login(login::Login),
     Put(transfer::Put),
     Get(transfer::Get),
     Cat(transfer::Cat),
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
                 Exit::Serve
             }
         },
+        Command::Login(login) => login.run(&Clients::new()),
         Command::Put(put) => put.run(&Clients::new()),
         Command::Get(get) => get.run(&Clients::new()),
         Command::Cat(cat) => cat.run(&Clients::new()),

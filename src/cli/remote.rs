@@ -4,21 +4,24 @@
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use ftx_client::{
-    Class, Client, Failure, Interrupt, Keeper, Name, Remote, Retry, ServerAddress, Session,
+    Class, Client, Failure, Interrupt, Keeper, Name, Plaintext, Remote, Retry, ServerAddress,
+    Session,
 };
 use ftx_protocol::Escaped;
 use signal_hook::consts::SIGINT;
 
 use super::exit::Exit;
+use super::login::Person;
 use super::report::say;
-use super::transfer::{default_server, server_address, told};
+use super::transfer::told;
 
-/// Which server, and in which form it is told.
+/// Which server, and how it may be spoken to.
 #[derive(Debug, Clone, Args)]
-pub struct Where {
+pub struct At {
     /// The server: host or host:port. Without it, what FTX_SERVER says, else 127.0.0.1:7389
     #[arg(
         short,
@@ -28,7 +31,57 @@ pub struct Where {
         value_parser = server_address,
         hide_default_value = true
     )]
-    server: ServerAddress,
+    pub server: ServerAddress,
+
+    /// Speak without encryption to a server on another machine, unless it is known here: whoever is
+    /// on the way reads and changes everything; no token is sent. As FTX_PLAINTEXT=1
+    #[arg(long)]
+    plaintext: bool,
+}
+
+impl At {
+    /// A client of the server, or of another one that a name brought.
+    pub fn client(&self, clients: &Clients, other: Option<ServerAddress>, retry: Retry) -> Client {
+        let server = other.unwrap_or_else(|| self.server.clone());
+        let asked_for = self.plaintext || plaintext_by_environment();
+        let plaintext = if asked_for { Plaintext::Everywhere } else { Plaintext::OnThisMachine };
+        clients.make(server, plaintext, retry)
+    }
+
+    /// The words that say the same.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = vec!["--server".to_owned(), self.server.whole()];
+        if self.plaintext {
+            words.push("--plaintext".to_owned());
+        }
+        words
+    }
+}
+
+/// What FTX_SERVER says. Not by clap, which would show the option as one that has to be given.
+fn default_server() -> &'static str {
+    static SERVER: OnceLock<String> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let server = std::env::var_os("FTX_SERVER").unwrap_or_default();
+        server.to_string_lossy().into_owned()
+    })
+}
+
+/// An empty word, as of a variable that is set to nothing, is the default server.
+fn server_address(text: &str) -> Result<ServerAddress, Failure> {
+    if text.is_empty() { Ok(ServerAddress::default()) } else { text.parse() }
+}
+
+/// Anything else than a clear yes leaves everything encrypted.
+fn plaintext_by_environment() -> bool {
+    std::env::var_os("FTX_PLAINTEXT").is_some_and(|value| value == "1" || value == "yes")
+}
+
+/// Which server, and in which form it is told.
+#[derive(Debug, Clone, Args)]
+pub struct Where {
+    #[command(flatten)]
+    pub at: At,
 
     /// Print one JSON object a line
     #[arg(long)]
@@ -38,11 +91,11 @@ pub struct Where {
 impl Where {
     /// The server that a name is on.
     pub fn client(&self, clients: &Clients, server: Option<ServerAddress>) -> Client {
-        clients.make(server.unwrap_or_else(|| self.server.clone()), Retry::default())
+        self.at.client(clients, server, Retry::default())
     }
 
     pub fn server(&self) -> &ServerAddress {
-        &self.server
+        &self.at.server
     }
 
     /// Parses names, and gathers those that follow on each other and are on the same server.
@@ -89,13 +142,21 @@ impl Clients {
         Self { keeper: Some(Keeper::default()), ..self }
     }
 
-    /// A client of a server.
-    pub fn make(&self, server: ServerAddress, retry: Retry) -> Client {
-        let client = Client::new(server, retry).with_interrupt(self.interrupt.clone());
+    /// A client of a server. Whoever sits here is asked about one that is not known.
+    pub fn make(&self, server: ServerAddress, plaintext: Plaintext, retry: Retry) -> Client {
+        let client = Client::new(server, retry)
+            .with_plaintext(plaintext)
+            .with_introduction(Arc::new(self.person()))
+            .with_interrupt(self.interrupt.clone());
         match &self.keeper {
             Some(keeper) => client.with_keeper(keeper.clone()),
             None => client,
         }
+    }
+
+    /// Who sits here, if anybody does.
+    pub fn person(&self) -> Person {
+        Person::new(self.interrupt.clone())
     }
 
     /// What was interrupted has ended; something new may begin.

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Notice, Part, Spent};
+use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Name, Notice, Part, Spent};
 use ftx_protocol::Escaped;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -53,6 +53,8 @@ pub struct Report {
     /// `put` or `get`.
     action: &'static str,
     name: Vec<u8>,
+    /// The name under which it was stored, if it is another one.
+    stored_as: Option<Name>,
     bar: ProgressBar,
     /// Bytes of the whole, if known.
     size: Option<u64>,
@@ -71,7 +73,14 @@ impl Report {
         };
         bar.set_message(Escaped(name).to_string());
         let began = Instant::now();
-        Self { form, results, action, name: name.to_vec(), bar, size: None, columns: 0, began }
+        let (name, stored_as) = (name.to_vec(), None);
+        Self { form, results, action, name, stored_as, bar, size: None, columns: 0, began }
+    }
+
+    /// The server has stored it under another name than was asked for.
+    pub fn stored_as(&mut self, name: &Name) {
+        self.say(&stored_as_line(&self.name, name));
+        self.stored_as = Some(name.clone());
     }
 
     /// Shows what happens.
@@ -152,10 +161,14 @@ impl Report {
             });
             merge(&mut event, spent_json(spent));
             merge(&mut event, more);
+            merge(&mut event, stored_as_json(self.stored_as.as_ref()));
             return self.event_line(event);
         }
         match self.results {
-            Results::Stdout => self.result(&finished_line(digest, &self.name)),
+            Results::Stdout => {
+                let name = self.stored_as.as_ref().map_or(self.name.as_slice(), Name::as_bytes);
+                self.result(&finished_line(digest, name))
+            }
             // Where the content itself is the result, the line is a courtesy.
             Results::Stderr if self.form == Form::Quiet => Ok(()),
             Results::Stderr => {
@@ -230,6 +243,16 @@ impl Report {
             Results::Stderr => std::io::stderr().write_all(&line),
         }
     }
+}
+
+/// What a person reads when a file has got another name.
+pub fn stored_as_line(asked: &[u8], name: &Name) -> String {
+    format!("{}: the name was taken; it is stored as {name}", Escaped(asked))
+}
+
+/// The same for a program.
+pub fn stored_as_json(name: Option<&Name>) -> serde_json::Value {
+    name.map_or_else(|| json!({}), |name| json!({"stored_as": name}))
 }
 
 /// `1 file`, `2 files`.
@@ -369,6 +392,7 @@ pub fn class(class: Class) -> &'static str {
     match class {
         Class::Usage => "usage",
         Class::Network => "network",
+        Class::Untrusted => "untrusted",
         Class::Refused(_) => "refused",
         Class::Integrity => "integrity",
         Class::Local => "local",

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
@@ -104,7 +105,7 @@ impl Shell {
         let client = self.at.client(&clients, None);
         // Says at once when there is no server.
         drop(client.session()?);
-        let there = There { clients, client, place: None };
+        let there = There { clients, client, words: self.at.at.words(), place: None };
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor: Editor<Names, DefaultHistory> =
             Editor::with_config(config).map_err(|error| terminal(&error))?;
@@ -159,7 +160,8 @@ fn history() -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")))?;
     let directory = state.join("ftx");
-    std::fs::create_dir_all(&directory).ok()?;
+    // Other things that are kept there are nobody else's business.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
     Some(directory.join("history"))
 }
 
@@ -167,6 +169,8 @@ fn history() -> Option<PathBuf> {
 struct There {
     clients: Clients,
     client: Client,
+    /// What makes a command one for the same server.
+    words: Vec<String>,
     /// `None` is the top.
     place: Option<Name>,
 }
@@ -209,7 +213,7 @@ impl There {
         let Some((command, rest)) = words.split_first() else { return Ok(None) };
         let mut whole = vec![command.clone()];
         if COMMANDS.contains(&command.as_str()) && !LOCAL.contains(&command.as_str()) {
-            whole.extend(["--server".to_owned(), self.client.server().to_string()]);
+            whole.extend(self.words.iter().cloned());
         }
         whole.extend(rest.iter().cloned());
         Line::try_parse_from(whole).map(Some).map_err(Unclear::Words)

@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -19,19 +18,14 @@ use rustix::fs::OFlags;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::remote::Clients;
+use super::remote::{At, Clients};
 use super::report::{Cost, Form, Report, Results, say};
 
 /// What put and get have in common.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The server: host or host:port. Without it, what FTX_SERVER says, else 127.0.0.1:7389
-    #[arg(
-        short,
-        long,
-        value_name = "HOST:PORT",
-        default_value = default_server(), value_parser = server_address, hide_default_value = true)]
-    server: ServerAddress,
+    #[command(flatten)]
+    at: At,
 
     /// How both sides compute the digest
     #[arg(long, value_enum, default_value = "sha256")]
@@ -165,20 +159,15 @@ pub struct Cat {
     #[arg(required = true, value_name = "NAME")]
     pub(super) names: Vec<OsString>,
 
-    /// The server: host or host:port. Without it, what FTX_SERVER says, else 127.0.0.1:7389
-    #[arg(
-        short,
-        long,
-        value_name = "HOST:PORT",
-        default_value = default_server(), value_parser = server_address, hide_default_value = true)]
-    server: ServerAddress,
+    #[command(flatten)]
+    at: At,
 }
 
 impl Cat {
     pub fn run(self, clients: &Clients) -> Exit {
-        let Self { names, server } = self;
+        let Self { names, at } = self;
         let common = Common {
-            server,
+            at,
             digest: DigestKind::Sha256,
             retry_for: Retry::default().without_progress,
             limit_rate: None,
@@ -228,6 +217,9 @@ impl Put {
         let put = client.put(source, &remote.name, &options, &mut |notice| report.notice(notice));
         match put {
             Ok(done) => {
+                if let Some(name) = &done.stored_as {
+                    report.stored_as(name);
+                }
                 if done.replayed == Some(Replay::Changed) {
                     report.notice(ftx_client::Notice::Warning(format!(
                         "{} was stored, and has been given another file since",
@@ -406,7 +398,7 @@ impl Get {
 impl Common {
     fn client(&self, clients: &Clients, server: Option<ServerAddress>) -> Client {
         let retry = Retry { without_progress: self.retry_for };
-        let client = clients.make(server.unwrap_or_else(|| self.server.clone()), retry);
+        let client = self.at.client(clients, server, retry);
         match self.limit_rate {
             Some(rate) => client.with_limit_rate(rate),
             None => client,
@@ -425,20 +417,6 @@ impl Common {
             (false, false, true) => Form::Verbose,
         }
     }
-}
-
-/// What FTX_SERVER says. Not by clap, which would show the option as one that has to be given.
-pub fn default_server() -> &'static str {
-    static SERVER: OnceLock<String> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let server = std::env::var_os("FTX_SERVER").unwrap_or_default();
-        server.to_string_lossy().into_owned()
-    })
-}
-
-/// An empty word, as of a variable that is set to nothing, is the default server.
-pub fn server_address(text: &str) -> Result<ServerAddress, Failure> {
-    if text.is_empty() { Ok(ServerAddress::default()) } else { text.parse() }
 }
 
 /// As humantime reads it, and a bare 0.

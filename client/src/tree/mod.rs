@@ -110,6 +110,8 @@ pub enum TreeNotice<'a> {
     File {
         /// Its name.
         name: &'a [u8],
+        /// The name under which the receiver has it, if it is another one than was asked for.
+        stored_as: Option<&'a ftx_protocol::Name>,
         /// Its bytes.
         bytes: u64,
         /// Equal on both sides; `None` where nothing is done.

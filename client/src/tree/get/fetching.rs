@@ -272,7 +272,8 @@ impl Job<'_, '_> {
     pub(super) fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
         self.drop_upload(id);
         let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
-        if refusal.code.retry() == Again::Later {
+        // What concerns all that is still to come ends the connection, or the job.
+        if Class::Refused(refusal.code).is_about_the_way() {
             return Err(Trouble::Refused(refusal));
         }
         let mut file = match work {

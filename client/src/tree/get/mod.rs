@@ -518,7 +518,7 @@ impl<'a, 'o> Job<'a, 'o> {
         self.done.files = self.done.files.saturating_add(1);
         self.done.bytes = self.done.bytes.saturating_add(file.entry.size);
         let (name, bytes) = (file.path.as_bytes(), file.entry.size);
-        (self.observer)(TreeNotice::File { name, bytes, digest });
+        (self.observer)(TreeNotice::File { name, stored_as: None, bytes, digest });
     }
 
     fn fail_here(&mut self, path: &Name, refusal: &Refusal) {

@@ -5,7 +5,7 @@ use ftx_protocol::message::{Done, Held, HeldState, Info, Put};
 use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again};
 
 use super::{File, Job, Sent, Work};
-use crate::failure::Trouble;
+use crate::failure::{Class, Trouble};
 use crate::put::new_id;
 use crate::tree::{TreeNotice, Update};
 
@@ -34,7 +34,7 @@ impl Job<'_, '_> {
         self.patience.progress();
         if let Some(Work::Put(file)) = self.under_way.remove(&done.id) {
             self.forget_bytes(file.stat.size);
-            self.succeed(&file, done.size, done.digest);
+            self.succeed(&file, done.name.as_ref(), done.size, done.digest);
         }
     }
 
@@ -42,7 +42,14 @@ impl Job<'_, '_> {
         self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_sub(bytes);
     }
 
-    pub(super) fn succeed(&mut self, file: &File, bytes: u64, digest: Digest) {
+    /// A file is at the server, perhaps under another name than was asked for.
+    pub(super) fn succeed(
+        &mut self,
+        file: &File,
+        stored_as: Option<&Name>,
+        bytes: u64,
+        digest: Digest,
+    ) {
         if let Some(log) = &mut self.log
             && let Err(error) = log.add_done(&file.mark(), self.options.durability)
         {
@@ -50,13 +57,20 @@ impl Job<'_, '_> {
             let message = format!("cannot keep the log for going on later: {error}");
             (self.observer)(TreeNotice::Warning(message));
         }
-        self.count(&file.name, bytes, Some(digest));
+        self.count(&file.name, stored_as, bytes, Some(digest));
     }
 
-    pub(super) fn count(&mut self, name: &Name, bytes: u64, digest: Option<Digest>) {
+    pub(super) fn count(
+        &mut self,
+        name: &Name,
+        stored_as: Option<&Name>,
+        bytes: u64,
+        digest: Option<Digest>,
+    ) {
         self.done.files = self.done.files.saturating_add(1);
         self.done.bytes = self.done.bytes.saturating_add(bytes);
-        (self.observer)(TreeNotice::File { name: name.as_bytes(), bytes, digest });
+        let name = name.as_bytes();
+        (self.observer)(TreeNotice::File { name, stored_as, bytes, digest });
     }
 
     /// The server has said what it has under the name of a file.
@@ -123,7 +137,8 @@ impl Job<'_, '_> {
 
     pub(super) fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
         let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
-        if refusal.code.retry() == Again::Later {
+        // What concerns all that is still to come ends the connection, or the job.
+        if Class::Refused(refusal.code).is_about_the_way() {
             self.under_way.insert(id, work);
             return Err(Trouble::Refused(refusal));
         }

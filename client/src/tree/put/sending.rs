@@ -9,7 +9,7 @@ use ftx_protocol::{Code, Digest, Name, RequestId};
 
 use super::{File, Job, Sent, Work};
 use crate::Notice;
-use crate::failure::{Class, Failure, Trouble};
+use crate::failure::{Class, Failure, Trouble, is_about_the_login};
 use crate::put::PutOptions;
 use crate::source::Source;
 use crate::spent::{Spent, timed};
@@ -26,7 +26,7 @@ impl Job<'_, '_> {
                 })
             }
             Work::Put(file) if self.options.mood == Mood::Tell => {
-                self.count(&file.name, file.stat.size, None);
+                self.count(&file.name, None, file.stat.size, None);
                 Ok(())
             }
             Work::Put(file) if file.stat.size >= RESUMABLE_BYTES => self.put_large(file),
@@ -199,16 +199,23 @@ impl Job<'_, '_> {
             Ok(done) => {
                 self.patience.progress();
                 self.done.spent.add_part(Spent { paced: Duration::ZERO, ..done.spent });
-                self.succeed(&file, done.size, done.digest);
+                self.succeed(&file, done.stored_as.as_ref(), done.size, done.digest);
                 Ok(())
             }
-            Err(failure) if matches!(failure.class, Class::Network | Class::Interrupted) => {
-                Err(Trouble::Final(failure))
-            }
+            Err(failure) if ends_the_job(failure.class) => Err(Trouble::Final(failure)),
             Err(failure) => {
                 self.fail(file.name.as_bytes(), &failure);
                 Ok(())
             }
         }
+    }
+}
+
+/// What would be the same with the next file. A server that had no time, or no room, for one may
+/// have some for another.
+fn ends_the_job(class: Class) -> bool {
+    match class {
+        Class::Refused(code) => is_about_the_login(code),
+        class => class.is_about_the_way(),
     }
 }

@@ -1,0 +1,413 @@
+//! Who is at the other end, before anything is said to it: which way a server is spoken to, by what
+//! it is known, and what happens when it is not, or is another one.
+//!
+//! An unknown server fails its handshake on purpose, and is connected to anew once it is known:
+//! there is no way on which one is talked to by mistake. Nothing falls back to plain.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use ftx_channel::{ByRoots, Found, Pin, Sight, Tls, TlsError, Trust, client_config};
+use ftx_protocol::Token;
+
+use crate::Client;
+use crate::address::ServerAddress;
+use crate::failure::{Class, Failure, Trouble, plain};
+use crate::servers::{KnownServer, Servers, Trusted};
+use crate::stream::Stream;
+
+/// How long one attempt to connect to one address may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Where a server that is not known is spoken to without encryption. One that is known never is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Plaintext {
+    /// Nowhere.
+    Never,
+    /// At an address that only this machine reaches, unless there is a token.
+    #[default]
+    OnThisMachine,
+    /// Everywhere. The token stays here.
+    Everywhere,
+}
+
+/// What a client asks of whoever runs it, where the list of known servers does not say it.
+pub trait Introduce: fmt::Debug + Send + Sync {
+    /// Whether this is the key of the server. A yes is remembered.
+    fn trusts(&self, server: &ServerAddress, pin: Pin) -> Verdict;
+
+    /// The token to log in to a server with; it goes before one that is remembered.
+    ///
+    /// # Errors
+    /// When there should be one, and it cannot be had. Then the server is not connected to.
+    fn token(&self, server: &ServerAddress) -> Result<Option<Token>, Failure>;
+}
+
+/// Whether a server has the right key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has.
+    Yes,
+    /// It has not.
+    No,
+    /// There is nobody who could know.
+    NobodyKnows,
+}
+
+/// Of a client that was not told whom to ask.
+#[derive(Debug)]
+pub(crate) struct NobodyThere;
+
+impl Introduce for NobodyThere {
+    fn trusts(&self, _: &ServerAddress, _: Pin) -> Verdict {
+        Verdict::NobodyKnows
+    }
+
+    fn token(&self, _: &ServerAddress) -> Result<Option<Token>, Failure> {
+        Ok(None)
+    }
+}
+
+/// As whom a client logs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// With the token that whoever runs it has, else the one that is remembered, else as nobody.
+    AsKnown,
+    Token(Token),
+    Nobody,
+}
+
+/// A way to a server that may be written to.
+pub(crate) struct Connected {
+    pub(crate) stream: Stream,
+    /// Only inside TLS.
+    pub(crate) token: Option<Token>,
+}
+
+/// What is known about a server before it is connected to.
+#[derive(Debug, Clone)]
+struct Known {
+    trusted: Option<Trusted>,
+    /// Where that is from, for messages.
+    by: By,
+    token: Option<Token>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Address,
+    List,
+}
+
+/// How it is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Plain,
+    Tls(Trust),
+}
+
+impl Known {
+    fn way(&self, address: &SocketAddr, plaintext: Plaintext) -> Way {
+        let is_here = address.ip().to_canonical().is_loopback();
+        match (self.trusted, plaintext) {
+            (Some(trusted), _) => Way::Tls(trusted.into()),
+            (None, Plaintext::Everywhere) => Way::Plain,
+            (None, Plaintext::OnThisMachine) if is_here && self.token.is_none() => Way::Plain,
+            (None, Plaintext::OnThisMachine | Plaintext::Never) => Way::Tls(Trust::Ask),
+        }
+    }
+}
+
+impl From<Trusted> for Trust {
+    fn from(trusted: Trusted) -> Self {
+        match trusted {
+            Trusted::Pin(pin) => Self::Pin(pin),
+            Trusted::Roots => Self::Roots,
+        }
+    }
+}
+
+/// Why there is no TLS with a server.
+enum Unproven {
+    /// Nobody knows it yet.
+    New(Found),
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for Unproven {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+impl Client {
+    /// Makes sure that the server is the right one, and says nothing to it. Returns by what it is
+    /// known.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or is not the right one.
+    pub fn meet(&self) -> Result<Trusted, Failure> {
+        let wary = Self { plaintext: Plaintext::Never, ..self.clone() };
+        let met = wary.known().and_then(|mut known| {
+            let _ = wary.reach(&mut known)?.stream.close();
+            Ok(known.trusted)
+        });
+        match met {
+            Ok(Some(trusted)) => Ok(trusted),
+            Ok(None) => Err(self.unknown()),
+            Err(trouble) => Err(trouble.into_failure("log in", &self.server)),
+        }
+    }
+
+    /// Tries a login, and remembers it. `trusted` is what [`Client::meet`] has returned.
+    ///
+    /// # Errors
+    /// When the server refuses the token, or wants one; then what is remembered stays as it was.
+    pub fn log_in(&self, trusted: Trusted, token: Option<Token>) -> Result<(), Failure> {
+        let servers = Servers::of_user().ok_or_else(nowhere)?;
+        let login = token.clone().map_or(Login::Nobody, Login::Token);
+        let client = Self { plaintext: Plaintext::Never, login, keeper: None, ..self.clone() };
+        client.sign_of_life().map_err(|trouble| trouble.into_failure("log in", &self.server))?;
+        servers.remember(&self.server, KnownServer { trusted, token })
+    }
+
+    /// Connects, to a server that is the right one.
+    pub(crate) fn connect(&self) -> Result<Connected, Trouble> {
+        self.reach(&mut self.known()?)
+    }
+
+    fn known(&self) -> Result<Known, Trouble> {
+        let entry = match Servers::of_user() {
+            Some(servers) => servers.find(&self.server)?,
+            None => None,
+        };
+        let (listed, remembered) =
+            entry.map_or((None, None), |entry| (Some(entry.trusted), entry.token));
+        let (trusted, by) = match (self.server.pin(), listed) {
+            (Some(said), Some(Trusted::Pin(pin))) if said != pin => {
+                return Err(self.two_keys(pin, said).into());
+            }
+            (Some(_), Some(Trusted::Pin(pin))) => (Some(Trusted::Pin(pin)), By::List),
+            (Some(said), _) => (Some(Trusted::Pin(said)), By::Address),
+            (None, listed) => (listed, By::List),
+        };
+        let token = match &self.login {
+            Login::Token(token) => Some(token.clone()),
+            Login::Nobody => None,
+            Login::AsKnown => self.introduction.token(&self.server)?.or(remembered),
+        };
+        Ok(Known { trusted, by, token })
+    }
+
+    /// Tries the addresses of the server, one after the other.
+    fn reach(&self, known: &mut Known) -> Result<Connected, Trouble> {
+        let unreachable = |error: &io::Error| Trouble::Unreachable(plain(error));
+        let addresses = (self.server.host(), self.server.port())
+            .to_socket_addrs()
+            .map_err(|error| unreachable(&error))?;
+        let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
+        for address in addresses {
+            self.interrupt.check()?;
+            match TcpStream::connect_timeout(&address, CONNECT) {
+                Ok(socket) => return self.speak(&address, socket, known),
+                Err(error) => last = error,
+            }
+        }
+        Err(unreachable(&last))
+    }
+
+    /// On a connection to an address: what is decided about it holds for that very address.
+    fn speak(
+        &self,
+        address: &SocketAddr,
+        socket: TcpStream,
+        known: &mut Known,
+    ) -> Result<Connected, Trouble> {
+        let token = known.token.clone();
+        let trust = match known.way(address, self.plaintext) {
+            Way::Plain => return Ok(Connected { stream: Stream::plain(socket)?, token: None }),
+            Way::Tls(trust) => trust,
+        };
+        let found = match self.secure(socket, trust, known.by) {
+            Ok(stream) => return Ok(Connected { stream, token }),
+            Err(Unproven::Trouble(trouble)) => return Err(trouble),
+            Err(Unproven::New(found)) => found,
+        };
+        let trusted = self.get_to_know(found)?;
+        known.trusted = Some(trusted);
+        let socket = TcpStream::connect_timeout(address, CONNECT)
+            .map_err(|error| Trouble::Unreachable(plain(&error)))?;
+        match self.secure(socket, trusted.into(), By::List) {
+            Ok(stream) => Ok(Connected { stream, token }),
+            Err(Unproven::Trouble(trouble)) => Err(trouble),
+            Err(Unproven::New(_)) => Err(self.unknown().into()),
+        }
+    }
+
+    /// Shakes hands, to the end.
+    fn secure(&self, socket: TcpStream, trust: Trust, by: By) -> Result<Stream, Unproven> {
+        let sight = Sight::default();
+        let tls = client_config(trust, &sight)
+            .and_then(|config| Tls::connect(&config, self.server.host()))
+            .map_err(|error| Trouble::Final(self.no_tls(&error)))?;
+        let error = match Stream::secured(socket, tls, &self.interrupt) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        Err(match (error.kind(), sight.found()) {
+            (ErrorKind::Interrupted, _) => Trouble::Interrupted.into(),
+            (_, Some(found)) if trust == Trust::Ask => Unproven::New(found),
+            (ErrorKind::InvalidData, Some(found)) => {
+                Trouble::Final(self.not_the_one(trust, by, found, &error)).into()
+            }
+            (ErrorKind::InvalidData, None) => Trouble::Final(self.speaks_no_tls(&error)).into(),
+            (ErrorKind::TimedOut, _) => {
+                Trouble::Unreachable("it did not say in time who it is".to_owned()).into()
+            }
+            (ErrorKind::UnexpectedEof, _) => {
+                Trouble::Unreachable("it hung up before it said who it is".to_owned()).into()
+            }
+            _ => Trouble::Unreachable(plain(&error)).into(),
+        })
+    }
+
+    /// Of a server that nobody knows here yet.
+    fn get_to_know(&self, found: Found) -> Result<Trusted, Failure> {
+        let servers = Servers::of_user();
+        let remember = |trusted| match &servers {
+            Some(servers) => servers.remember(&self.server, KnownServer { trusted, token: None }),
+            None => Err(nowhere()),
+        };
+        if found.by_roots == ByRoots::Good {
+            // Where it cannot be remembered the roots are asked each time.
+            let _ = remember(Trusted::Roots);
+            return Ok(Trusted::Roots);
+        }
+        match self.introduction.trusts(&self.server, found.pin) {
+            Verdict::Yes => {
+                let trusted = Trusted::Pin(found.pin);
+                remember(trusted)?;
+                Ok(trusted)
+            }
+            Verdict::No => Err(self.untrusted(
+                "is not the right one, as was said just now; nothing was sent to it".to_owned(),
+            )),
+            Verdict::NobodyKnows => Err(self.unknown()),
+        }
+    }
+}
+
+/// What a person reads when a server is not spoken to.
+impl Client {
+    fn untrusted(&self, why: String) -> Failure {
+        Failure::new(Class::Untrusted, format!("the server at {} {why}", self.server))
+    }
+
+    fn unknown(&self) -> Failure {
+        let server = &self.server;
+        Failure::new(
+            Class::Untrusted,
+            format!(
+                "cannot be sure that this is the right server: {server} is not known here; run: \
+                 ftx login ftx://{server}#sha256:… (take the line from the server, not from here)"
+            ),
+        )
+    }
+
+    fn two_keys(&self, listed: Pin, said: Pin) -> Failure {
+        let server = &self.server;
+        Failure::new(
+            Class::Untrusted,
+            format!(
+                "{server} is known here by the key {listed}, and the address says {said}: nothing was \
+                 sent. If you know why: ftx login --forget {server}, and log in with the new line"
+            ),
+        )
+    }
+
+    /// The server has shown a key, and is not the one that is meant.
+    fn not_the_one(&self, trust: Trust, by: By, found: Found, error: &io::Error) -> Failure {
+        let (server, now) = (&self.server, found.pin);
+        let anew = format!("ftx login --forget {server}, and log in with the new line");
+        match (trust, by) {
+            (Trust::Pin(pin), _) if pin == now => self.untrusted(format!(
+                "shows the right key and cannot prove that it is its own ({error}): somebody may be in \
+                 between. Nothing was sent"
+            )),
+            (Trust::Pin(pin), By::List) => Failure::new(
+                Class::Untrusted,
+                format!(
+                    "the key of {server} has CHANGED: it was {pin}, it is now {now}. Somebody may be in \
+                     between, or the server was set up anew. Nothing was sent. If you know why: {anew}"
+                ),
+            ),
+            (Trust::Pin(pin), By::Address) => self.untrusted(format!(
+                "has another key than its address says: that is {pin}, and it has {now}. Somebody may \
+                 be in between, or the server was set up anew. Nothing was sent. Take the line from the \
+                 server once more"
+            )),
+            (Trust::Roots | Trust::Ask, _) => self.untrusted(format!(
+                "has shown a good certificate before, and now one that this system does not accept \
+                 ({error}). Somebody may be in between, or its certificate was not renewed. Nothing was \
+                 sent. If it was set up anew: {anew}"
+            )),
+        }
+    }
+
+    fn speaks_no_tls(&self, error: &io::Error) -> Failure {
+        self.untrusted(format!(
+            "cannot be spoken to inside TLS ({error}). Nothing was sent, and nothing is without \
+             encryption. To one on this machine no token and no key is needed; to another: restart it \
+             with what ftx serve --help says, or accept the danger with --plaintext"
+        ))
+    }
+
+    fn no_tls(&self, error: &TlsError) -> Failure {
+        let class = match error {
+            TlsError::Host(_) => Class::Usage,
+            _ => Class::Untrusted,
+        };
+        Failure::new(class, format!("cannot speak to {}: {error}", self.server))
+    }
+}
+
+fn nowhere() -> Failure {
+    let message = "cannot remember the server: neither XDG_STATE_HOME nor HOME is set";
+    Failure::new(Class::Local, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_known_is_spoken_to_in_plain_and_only_where_that_is_said() {
+        let pin: Pin = format!("sha256:{}", "5a".repeat(32)).parse().unwrap();
+        let token = Token::new([7; 32]);
+        let here = ["127.0.0.1:1", "127.8.0.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"];
+        let there = ["10.0.0.1:1", "0.0.0.0:1", "[::]:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"];
+        let ways = |address: &str, trusted: Option<Trusted>, token: Option<&Token>| {
+            let known = Known { trusted, by: By::List, token: token.cloned() };
+            [Plaintext::Never, Plaintext::OnThisMachine, Plaintext::Everywhere]
+                .map(|plaintext| known.way(&address.parse().unwrap(), plaintext))
+        };
+        let ask = Way::Tls(Trust::Ask);
+        for address in here.into_iter().chain(there) {
+            for token in [None, Some(&token)] {
+                let by_pin = ways(address, Some(Trusted::Pin(pin)), token);
+                assert_eq!(by_pin, [Way::Tls(Trust::Pin(pin)); 3], "{address}");
+                let by_roots = ways(address, Some(Trusted::Roots), token);
+                assert_eq!(by_roots, [Way::Tls(Trust::Roots); 3], "{address}");
+            }
+            assert_eq!(ways(address, None, Some(&token)), [ask, ask, Way::Plain], "{address}");
+        }
+        for address in here {
+            assert_eq!(ways(address, None, None), [ask, Way::Plain, Way::Plain], "{address}");
+        }
+        for address in there {
+            assert_eq!(ways(address, None, None), [ask, ask, Way::Plain], "{address}");
+        }
+    }
+}
