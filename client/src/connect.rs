@@ -149,7 +149,8 @@ impl Client {
     /// # Errors
     /// When it cannot be reached, or is not the right one.
     pub fn meet(&self) -> Result<Trusted, Failure> {
-        let wary = Self { plaintext: Plaintext::Never, ..self.clone() };
+        // Whoever asks is of no matter yet.
+        let wary = Self { plaintext: Plaintext::Never, login: Login::Nobody, ..self.clone() };
         let met = wary.known().and_then(|mut known| {
             let _ = wary.reach(&mut known)?.stream.close();
             Ok(known.trusted)

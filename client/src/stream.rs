@@ -199,3 +199,173 @@ impl Secured {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use ftx_channel::{Identity, Sight, Trust, client_config, server_config};
+
+    /// A client of a server that does what it is told once the handshake is over.
+    fn connected(serve: impl FnOnce(TcpStream, &Tls) + Send + 'static) -> io::Result<Stream> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["ftx".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let key = key.serialize_pem();
+        let identity = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+        let identity = Arc::new(identity);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let trust = Trust::Pin(identity.pin());
+        std::thread::spawn(move || {
+            let tls = Tls::accept(&server_config(&identity).unwrap()).unwrap();
+            let (mut socket, _) = listener.accept().unwrap();
+            while !tls.is_ready() {
+                // The client's Finished is its last word; a byte of content would be too much.
+                assert!(matches!(tls.read(&mut Shy(&mut socket), &mut [0]), Ok(0) | Err(_)));
+            }
+            serve(socket, &tls);
+        });
+        let config = client_config(trust, &Sight::default()).unwrap();
+        let tls = Tls::connect(&config, "127.0.0.1").unwrap();
+        Stream::secured(TcpStream::connect(address).unwrap(), tls, &Interrupt::default())
+    }
+
+    /// A socket that blocks, but does not wait for what comes behind the handshake.
+    struct Shy<'a>(&'a mut TcpStream);
+
+    impl Read for Shy<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.set_read_timeout(Some(Duration::from_millis(20)))?;
+            let count = self.0.read(buffer);
+            self.0.set_read_timeout(None)?;
+            count
+        }
+    }
+
+    impl Write for Shy<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.flush()
+        }
+    }
+
+    fn all(stream: &Stream) -> (Vec<u8>, io::Result<()>) {
+        let mut bytes = Vec::new();
+        let mut room = [0; 3];
+        loop {
+            match stream.read(&mut room) {
+                Ok(0) => return (bytes, Ok(())),
+                Ok(count) => bytes.extend_from_slice(&room[..count]),
+                Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                Err(error) => return (bytes, Err(error)),
+            }
+        }
+    }
+
+    #[test]
+    fn an_end_is_one_only_if_the_server_says_so_and_nothing_of_what_it_said_is_lost() {
+        let said = connected(|mut socket, tls| {
+            tls.write(&mut socket, b"all of it").unwrap();
+            tls.close(&mut socket).unwrap();
+            // It stays open: its word is what counts.
+            std::thread::sleep(Duration::from_secs(5));
+        });
+        let (bytes, end) = all(&said.unwrap());
+        assert_eq!(bytes, b"all of it");
+        end.unwrap();
+        let cut = connected(|mut socket, tls| {
+            tls.write(&mut socket, b"some of it").unwrap();
+        });
+        let (bytes, end) = all(&cut.unwrap());
+        assert_eq!(bytes, b"some of it");
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn it_is_quiet_until_something_has_come() {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let stream = connected(move |mut socket, tls| {
+            wait.recv().unwrap();
+            tls.write(&mut socket, b"ab").unwrap();
+            let _ = wait.recv();
+        })
+        .unwrap();
+        assert!(stream.is_quiet());
+        let began = Instant::now();
+        assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(began.elapsed() >= LOOK / 2);
+        go.send(()).unwrap();
+        while stream.is_quiet() {}
+        let mut room = [0];
+        assert_eq!(stream.read(&mut room).unwrap(), 1);
+        assert!(!stream.is_quiet(), "a byte is still there, inside");
+        assert_eq!(stream.read(&mut room).unwrap(), 1);
+        assert!(stream.is_quiet());
+    }
+
+    #[test]
+    fn one_thread_sends_while_another_hears() {
+        const BYTES: usize = 8 * 1024 * 1024;
+        let stream = connected(|mut socket, tls| {
+            // Gives back what comes.
+            let mut room = vec![0; 50_000];
+            while let Ok(count @ 1..) = tls.read(&mut socket, &mut room) {
+                let mut rest = &room[..count];
+                while !rest.is_empty() {
+                    let count = tls.write(&mut socket, rest).unwrap();
+                    rest = &rest[count..];
+                }
+            }
+            tls.close(&mut socket).unwrap();
+        })
+        .unwrap();
+        let sent: Vec<u8> = (0..BYTES).map(|place| (place / 7) as u8).collect();
+        let again = |error: &io::Error| error.kind() == ErrorKind::TimedOut;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut rest = sent.as_slice();
+                while !rest.is_empty() {
+                    match stream.write(rest) {
+                        Ok(count) => rest = &rest[count..],
+                        Err(error) => assert!(again(&error), "{error}"),
+                    }
+                }
+                while stream.flush().is_err_and(|error| again(&error)) {}
+                stream.finish_sending().unwrap();
+            });
+            let (heard, end) = all(&stream);
+            end.unwrap();
+            assert!(heard == sent);
+        });
+    }
+
+    #[test]
+    fn a_server_that_never_says_who_it_is_is_not_waited_for_and_nor_is_an_interrupted_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = client_config(Trust::Ask, &Sight::default()).unwrap();
+        let wait = |interrupt: &Interrupt| {
+            let tls = Tls::connect(&config, "127.0.0.1").unwrap();
+            let socket = TcpStream::connect(address).unwrap();
+            Stream::secured(socket, tls, interrupt).err().unwrap().kind()
+        };
+        let interrupt = Interrupt::default();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait(&interrupt));
+            std::thread::sleep(Duration::from_millis(100));
+            interrupt.flag().store(true, std::sync::atomic::Ordering::Release);
+            let began = Instant::now();
+            assert_eq!(waiting.join().unwrap(), ErrorKind::Interrupted);
+            assert!(began.elapsed() < Duration::from_secs(5));
+        });
+        let began = Instant::now();
+        assert_eq!(wait(&Interrupt::default()), ErrorKind::TimedOut);
+        assert!(began.elapsed() >= HANDSHAKE);
+    }
+}
