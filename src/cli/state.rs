@@ -3,7 +3,7 @@
 //! A directory of its own that nobody but its owner can get at, never inside the served directory
 //! nor around it: what is in it must not be fetched, and not be replaced by a put.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -171,6 +171,11 @@ impl State {
         self.path.join("identity")
     }
 
+    /// The directory that is served with it, if that was noted.
+    pub fn served(&self) -> Option<PathBuf> {
+        std::fs::read(self.path.join(SERVED)).ok().map(|path| OsString::from_vec(path).into())
+    }
+
     /// Notes which directory is served with it, for those who ask without saying which.
     fn note(&self, served: &Path) -> Result<(), StateError> {
         let served = served.as_os_str().as_bytes();
@@ -229,10 +234,9 @@ fn the_only_one() -> Result<PathBuf, StateError> {
     let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
     for entry in entries {
         let path = entry.map_err(StateError::system("list", &states))?.path();
-        let Ok(served) = std::fs::read(path.join(SERVED)) else { continue };
-        let served = PathBuf::from(std::ffi::OsString::from_vec(served));
-        if served.is_dir() {
-            found.push((served, path));
+        let state = State { path };
+        if let Some(served) = state.served().filter(|served| served.is_dir()) {
+            found.push((served, state.path));
         }
     }
     found.sort();

@@ -1,10 +1,11 @@
 //! `ftx token`: who may do what with a directory that is served from here.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -14,7 +15,7 @@ use ftx::server::access::{
     system_time, token_digest,
 };
 use ftx_client::{Class, Failure, JsonName};
-use ftx_protocol::{Name, Owner, Token as Secret};
+use ftx_protocol::{Escaped, Name, Owner, Token as Secret};
 use indicatif::HumanBytes;
 use serde_json::json;
 
@@ -128,6 +129,10 @@ impl From<Refused> for Failure {
 
 impl Add {
     fn run(self, state: &State) -> Result<Exit, Failure> {
+        let scope = match (&self.under, state.served()) {
+            (Some(scope), Some(served)) => look_at(scope, &served)?,
+            (None, _) | (_, None) => Scope::There,
+        };
         let secret = Secret::new(random()?);
         let line = self.line(&secret)?;
         let file = TokensFile::of_state(state.path());
@@ -149,13 +154,17 @@ impl Add {
             remove(&file, &line.name)?;
             return Err(local(&format!("cannot print the token, so it was taken back: {error}")));
         }
+        let scope = match scope {
+            Scope::There => "",
+            Scope::NotYet => ", which is not there yet",
+        };
         let server = match taken {
             Taken::ByAll => "",
             Taken::NotYet => "; a server has not taken it up yet",
         };
         say(&format!(
-            "{} may {}{server}. It is not shown again; with it: ftx login ADDRESS, where ADDRESS is \
-             what ftx serve prints",
+            "{} may {}{scope}{server}. It is not shown again; with it: ftx login ADDRESS, where \
+             ADDRESS is what ftx serve prints",
             line.name,
             allowed(&line),
         ));
@@ -233,14 +242,44 @@ fn remove(file: &TokensFile, name: &TokenName) -> Result<Taken, Failure> {
     Ok(taken)
 }
 
+/// Whether there is something in a scope yet.
+enum Scope {
+    There,
+    /// The first put makes it.
+    NotYet,
+}
+
+/// Looks whether a token can be held to this: a server does not follow symlinks to a scope, or
+/// whoever can change them could widen it.
+fn look_at(scope: &Name, served: &Path) -> Result<Scope, Failure> {
+    let mut path = served.to_owned();
+    for part in scope.parts() {
+        path.push(OsStr::from_bytes(part));
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => {
+                let why = format!(
+                    "{} is not a directory, so nobody can be held to it",
+                    Escaped(path.as_os_str().as_bytes())
+                );
+                return Err(local(&why));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Scope::NotYet),
+            // The server is another user, perhaps.
+            Err(_) => return Ok(Scope::There),
+        }
+    }
+    Ok(Scope::There)
+}
+
 /// What a token allows, in words: "may …".
 fn allowed(line: &Line) -> String {
     let mut words = line.can.to_string();
-    if let Some(scope) = &line.under {
-        let _ = write!(words, " in {scope}/");
-    }
     if let Some(end) = line.expires {
         let _ = write!(words, " until {}", humantime::format_rfc3339_seconds(system_time(end)));
+    }
+    if let Some(scope) = &line.under {
+        let _ = write!(words, " in {scope}/");
     }
     words
 }

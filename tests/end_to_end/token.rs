@@ -74,7 +74,8 @@ fn a_token_is_made_shown_once_listed_and_taken_back() {
     assert_eq!((secret.len(), text(&output.stdout)), (48, format!("{secret}\n")), "alone");
     let hint = text(&output.stderr);
     assert_eq!(hint.lines().count(), 1);
-    assert!(hint.starts_with("ftx: alice may read,list in photos/. It is not shown"), "{hint}");
+    let expected = "ftx: alice may read,list in photos/, which is not there yet. It is not shown";
+    assert!(hint.starts_with(expected), "{hint}");
     assert!(hint.contains("ftx login ADDRESS") && !hint.contains(&secret));
 
     add(&world, &["bob", "--can", "drop", "--expires", "7d", "--max-bytes", "10G"]);
@@ -331,6 +332,21 @@ fn the_state_is_never_inside_what_is_served_nor_around_it() {
     assert_eq!(of(&served, &served).status.code(), Some(6), "nor both at once");
     set_mode(&around, 0o700);
     assert_eq!(of(&served, &around).status.code(), Some(0));
+}
+
+#[test]
+fn nobody_is_held_to_what_is_no_directory() {
+    let world = World::new();
+    fs::create_dir_all(world.served().join("photos/2026")).unwrap();
+    fs::write(world.served().join("file"), "").unwrap();
+    std::os::unix::fs::symlink("photos", world.served().join("link")).unwrap();
+    for scope in ["file", "link/", "link/2026", "file/x"] {
+        let said = text(&run(&world, &["add", "a", "--can", "read", "--under", scope], 6).stderr);
+        assert!(said.contains("is not a directory"), "{scope}: {said}");
+    }
+    let hint =
+        text(&run(&world, &["add", "a", "--can", "read", "--under", "photos/2026"], 0).stderr);
+    assert!(hint.starts_with("ftx: a may read in photos/2026/. "), "{hint}");
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl TokensFile {
 #[derive(Debug)]
 pub(super) struct Opened {
     file: File,
-    metadata: Metadata,
+    version: FileVersion,
 }
 
 /// Opens a file of the state directory, if it is there.
@@ -200,7 +200,7 @@ pub(super) fn open_private(path: &Path) -> Result<Option<Opened>, TokensError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let above = directory.metadata().map_err(TokensError::system("look at", directory))?;
     check_mode(directory, &above, 0o022)?;
-    Ok(Some(Opened { file, metadata }))
+    Ok(Some(Opened { file, version: FileVersion::of(&metadata) }))
 }
 
 fn check_mode(path: &Path, metadata: &Metadata, wrong: u32) -> Result<(), TokensError> {
@@ -243,8 +243,9 @@ impl Opened {
             .map_err(|error| TokensError::Text { path: shown(path), error })
     }
 
-    pub(super) fn version(&self) -> FileVersion {
-        FileVersion::of(&self.metadata)
+    /// What it was when it was opened.
+    pub(super) fn version(&self) -> &FileVersion {
+        &self.version
     }
 
     /// Says that what is in it is used, until it is dropped. Not when it is being replaced.
