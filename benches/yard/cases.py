@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from .peers import Ftx, Missing, Nginx, Relay, Rsync, Ssh, Tar
+from .peers import Ftx, LockedFtx, Missing, Nginx, Relay, Rsync, Ssh, Tar
 from .process import Cost, Wrong, find, run
 
 SMALL_FILE_BYTES = 4096
@@ -50,7 +50,7 @@ class Bench:
 
     CASES = (
         "get-known", "get-new", "put", "blake3-get-known", "blake3-get-new", "blake3-put",
-        "many-put", "many-get", "disk-put", "far-put",
+        "many-put", "many-get", "disk-put", "far-put", "locked-get-known", "locked-get-new", "locked-put", "locked-many-put",
     )
 
     def case(self, key):
@@ -129,20 +129,43 @@ class Bench:
         case.round_trip = ROUND_TRIP_SECONDS
         return case
 
+    # The same inside TLS, and with a token, against who encrypts as well.
+
+    def locked_get_known(self):
+        rivals = self.rivals((Ssh, "scp", self.get_by_scp, 3.0, None))
+        ours = self.get_by_ftx("big", [], self.locked_ftx)
+        return self.big("locked-get-known", "get inside TLS, digest known to the server", ours, rivals)
+
+    def locked_get_new(self):
+        rivals = self.rivals((Ssh, "scp", self.get_by_scp, 3.0, None))
+        ours = self.get_by_ftx(None, [], self.locked_ftx)
+        return self.big("locked-get-new", "get inside TLS, digest not yet known", ours, rivals)
+
+    def locked_put(self):
+        rivals = self.rivals((Ssh, "scp", self.put_by_scp, 3.0, None))
+        return self.big("locked-put", "put inside TLS", self.put_by_ftx([], self.locked_ftx), rivals)
+
+    def locked_many_put(self):
+        rivals = self.rivals((Rsync, "rsync daemon, plain", lambda turn: self.put_tree_by(self.rsync())))
+        ours = lambda turn: self.put_tree(self.locked_ftx(), ["--durability", "none"])
+        return self.many("locked-many-put", "put -r inside TLS, --durability none", ours, rivals)
+
     # Runs of big files.
 
-    def get_by_ftx(self, name, words):
+    def get_by_ftx(self, name, words, server=None):
+        server = server or self.ftx
+
         def once(turn):
             here = name or f"new-{turn}"
             if name is None:
-                shutil.copyfile(self.big_file(), self.ftx().root / here)
-            elif not (self.ftx().root / here).exists():
-                os.link(self.big_file(), self.ftx().root / here)
+                shutil.copyfile(self.big_file(), server().root / here)
+            elif not (server().root / here).exists():
+                os.link(self.big_file(), server().root / here)
             try:
-                return self.got(lambda ftx, target: ftx.get(here, target, *words), self.ftx())
+                return self.got(lambda ftx, target: ftx.get(here, target, *words), server())
             finally:
                 if name is None:
-                    (self.ftx().root / here).unlink()
+                    (server().root / here).unlink()
 
         return once
 
@@ -167,9 +190,10 @@ class Bench:
     def get_by_scp(self, _turn):
         return self.got(lambda ssh, target: ssh.get("big", target), self.ssh())
 
-    def put_by_ftx(self, words):
+    def put_by_ftx(self, words, server=None):
+        server = server or self.ftx
         return lambda turn: self.given(
-            self.ftx(), turn, lambda name: self.ftx().run("put", *words, self.big_file(), "--as", name)
+            server(), turn, lambda name: server().run("put", *words, self.big_file(), "--as", name)
         )
 
     def put_by_curl(self, turn):
@@ -257,6 +281,9 @@ class Bench:
 
     def ftx(self):
         return self.once("ftx", lambda: Ftx(self.scratch, self.binary, self.scratch.directory("ftx")))
+
+    def locked_ftx(self):
+        return self.once("locked-ftx", lambda: LockedFtx(self.scratch, self.binary, self.scratch.directory("locked-ftx")))
 
     def disk_ftx(self):
         return self.once("disk-ftx", lambda: Ftx(self.scratch, self.binary, self.disk.directory("ftx")))

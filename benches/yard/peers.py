@@ -24,11 +24,11 @@ class Ftx:
 
     name = "ftx"
 
-    def __init__(self, scratch, binary, root):
+    def __init__(self, scratch, binary, root, *words, home="state"):
         self.binary, self.root = binary, Path(root)
-        self.environment = dict(os.environ, XDG_STATE_HOME=str(scratch.directory("state")))
+        self.environment = dict(os.environ, XDG_STATE_HOME=str(scratch.directory(home)))
         self.server = scratch.start(
-            [binary, "serve", root, "--listen", "127.0.0.1:0"],
+            [binary, "serve", root, "--listen", "127.0.0.1:0", *words],
             log=scratch.path / "ftx.log",
             stdout=subprocess.PIPE,
         )
@@ -45,6 +45,19 @@ class Ftx:
     def get(self, name, target, *words):
         # By a relative path: an absolute one below /dev is a device to ftx, also below /dev/shm.
         return self.run("get", *words, name, "-o", target.name, cwd=target.parent)
+
+
+class LockedFtx(Ftx):
+    """As on an address that is not loopback: TLS, and a token that may do everything."""
+
+    def __init__(self, scratch, binary, root):
+        state = scratch.path / "locked-state"
+        add = [binary, "token", "--state", state, "add", "bench", "--can", "read,write,replace,delete,list"]
+        token = subprocess.run(add, check=True, capture_output=True, text=True).stdout
+        super().__init__(scratch, binary, root, "--require-token", "--state", state, home="locked-client")
+        # "to connect: ftx login ftx://HOST:PORT#sha256:..."
+        server = self.server.process.stdout.readline().decode().split()[-1]
+        subprocess.run([binary, "login", server], check=True, input=token, text=True, env=self.environment)
 
 
 class Nginx:
