@@ -317,9 +317,12 @@ fn is_found_out(ignored: fn(&str) -> bool) -> bool {
     faults.into_iter().any(|fault| run(fault, 6, Some(ignored)).is_err())
 }
 
+/// Whether the sync of what has such a label is left out.
+type Ignored = fn(&str) -> bool;
+
 #[test]
 fn control_without_a_sync_the_checks_of_a_box_fail() {
-    let ignored: [(&str, fn(&str) -> bool); 5] = [
+    let ignored: [(&str, Ignored); 5] = [
         ("the files", |label| label.contains('-')),
         ("the scope", |label| label == "in"),
         ("what is above the scope", |label| label == "box"),
