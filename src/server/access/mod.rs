@@ -18,8 +18,6 @@
 //! Touches no socket, and no file but its own, in the state directory. Decisions are made from
 //! names and rights alone, never from what there is on the disk.
 
-#![allow(dead_code, unused_imports, reason = "until the server asks here")]
-
 mod clock;
 mod file;
 mod grant;
