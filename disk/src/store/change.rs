@@ -22,6 +22,15 @@ use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
 
+/// What becomes of the permissions of a directory that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldMode {
+    /// It gets those that a new one would get.
+    Replaced,
+    /// It keeps its own: whoever may not replace anything could lock everybody else out of it.
+    Kept,
+}
+
 /// A change of names.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -37,6 +46,8 @@ pub enum Change {
         modified: Option<FileTime>,
         /// Permissions to give it.
         mode: Option<Mode>,
+        /// Whether they are for one that is there already too.
+        old_mode: OldMode,
         /// What the answer has to mean.
         durability: Durability,
     },
@@ -81,6 +92,18 @@ type Directory<D> = (Inode, Arc<<D as Disk>::Handle>);
 struct Given {
     modified: Option<FileTime>,
     mode: Option<Mode>,
+    old_mode: OldMode,
+}
+
+impl Given {
+    /// What of it is for one that was there already.
+    fn for_old(&self) -> Self {
+        let mode = match self.old_mode {
+            OldMode::Replaced => self.mode,
+            OldMode::Kept => None,
+        };
+        Self { mode, ..*self }
+    }
 }
 
 impl Change {
@@ -104,13 +127,15 @@ impl<D: Disk> Store<D> {
     ) -> Result<Changed<D>, Refusal> {
         let durability = self.given(change.durability())?;
         let directories = match change {
-            Change::MakeDirectory { name, parents, condition, modified, mode, .. } => {
+            Change::MakeDirectory {
+                name, parents, condition, modified, mode, old_mode, ..
+            } => {
                 check_reach(within, name)?;
                 let directory = match parents {
                     Parents::Make => self.parent_made(name, within, committing)?,
                     Parents::Require => self.parent(name, within)?,
                 };
-                let given = Given { modified: *modified, mode: *mode };
+                let given = Given { modified: *modified, mode: *mode, old_mode: *old_mode };
                 vec![self.make_one(&directory, name, condition, &given, committing)?]
             }
             Change::Move { name, to, condition, .. } => {
@@ -177,7 +202,7 @@ impl<D: Disk> Store<D> {
                 let found = self.disk.stat_part(parent, part).map_err(|error| failed(&error))?;
                 match (condition, found.kind) {
                     (Condition::Absent, _) => Err(Code::Exists.into()),
-                    (_, FileKind::Directory) => self.give(parent, part, given),
+                    (_, FileKind::Directory) => self.give(parent, part, &given.for_old()),
                     (_, _) => Err(Code::NotADirectory.into()),
                 }
             }

@@ -11,7 +11,7 @@ use ftx_protocol::{
 };
 use rustix::io::Errno;
 
-use super::{Access, Change, Memory, Naming, Options, Put, Settled, Step, Store, Swept};
+use super::{Access, Change, Memory, Naming, OldMode, Options, Put, Settled, Step, Store, Swept};
 use crate::hash::Running;
 use crate::sim::{Fault, Sim};
 
@@ -115,6 +115,7 @@ fn step(
         condition: Condition::Always,
         modified: None,
         mode: mode.map(Mode::new),
+        old_mode: OldMode::Replaced,
         durability,
     };
     let change = match ask {

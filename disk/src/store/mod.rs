@@ -65,7 +65,7 @@ use room::Room;
 use transfers::Transfers;
 
 pub use crate::digests::Remembered;
-pub use change::Change;
+pub use change::{Change, OldMode};
 pub use commit::{Settled, Step, Turn};
 #[doc(hidden)]
 pub use journal::JournalText;

@@ -12,8 +12,8 @@ use ftx_protocol::{
 
 use super::upload::FinishedBody;
 use super::{
-    Access, Change, Counts, Finished, Listed, Memory, Naming, Options, Put, Recovery, Settled,
-    Step, Store, Swept,
+    Access, Change, Counts, Finished, Listed, Memory, Naming, OldMode, Options, Put, Recovery,
+    Settled, Step, Store, Swept,
 };
 use crate::hash::Running;
 use crate::sys::{FileKind, Native};
@@ -49,6 +49,7 @@ fn make(path: &str, condition: Condition, mode: Option<u32>) -> Change {
         condition,
         modified: mode.map(|_| FileTime::new(1_764_000_000, 5).unwrap()),
         mode: mode.map(Mode::new),
+        old_mode: OldMode::Replaced,
         durability: Durability::Full,
     }
 }
@@ -190,6 +191,15 @@ fn a_directory_is_made_with_its_mode_and_time_and_one_that_is_there_takes_them()
         assert_eq!(metadata.mode() & 0o7777, mode & 0o777);
         assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1_764_000_000, 5));
     }
+    for (path, expected) in [("a", 0o711), ("new", 0o700)] {
+        let mut kept = make(path, Condition::Always, Some(0o700));
+        if let Change::MakeDirectory { old_mode, modified, .. } = &mut kept {
+            (*old_mode, *modified) = (OldMode::Kept, FileTime::new(1_765_000_000, 6));
+        }
+        change(&store, kept).unwrap();
+        let metadata = fs::metadata(dir.path().join(path)).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.mtime()), (expected, 1_765_000_000));
+    }
     assert_eq!(code(&change(&store, make("a", Condition::Absent, None))), Some(Code::Exists));
     let result = change(&store, make("b/c", Condition::Always, None));
     assert_eq!(code(&result), Some(Code::NotFound));
@@ -199,6 +209,7 @@ fn a_directory_is_made_with_its_mode_and_time_and_one_that_is_there_takes_them()
         condition: Condition::Always,
         modified: None,
         mode: None,
+        old_mode: OldMode::Replaced,
         durability: Durability::None,
     };
     assert_eq!(change(&store, parents).unwrap(), Durability::None);
@@ -479,6 +490,7 @@ fn a_tree_deeper_than_any_name_is_swept() {
             condition: Condition::Always,
             modified: None,
             mode: None,
+            old_mode: OldMode::Replaced,
             durability: Durability::None,
         };
         change(&store, parents).unwrap();

@@ -15,7 +15,8 @@ use ftx_protocol::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{
-    Access, Change, Finished, Listed, Memory, Naming, Options, Put, Settled, Step, Store, Stored,
+    Access, Change, Finished, Listed, Memory, Naming, OldMode, Options, Put, Settled, Step, Store,
+    Stored,
 };
 use crate::hash::Running;
 use crate::sys::Native;
@@ -93,6 +94,7 @@ fn make(path: &str, parents: Parents) -> Change {
         condition: Condition::Always,
         modified: Some(FileTime::new(1_764_000_000, 0).unwrap()),
         mode: Some(Mode::new(0o700)),
+        old_mode: OldMode::Replaced,
         durability: Durability::None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ftx_disk::store::Naming;
+use ftx_disk::store::{Naming, OldMode};
 use ftx_protocol::{Code, Condition, Name, Owner, Refusal};
 
 use super::principal::{Member, gone};
@@ -21,6 +21,8 @@ pub(in crate::server) struct Grant {
     pub(in crate::server) owner: Option<Owner>,
     /// Which name a put takes.
     pub(in crate::server) naming: Naming,
+    /// What becomes of the permissions of an old directory that is to be made.
+    pub(in crate::server) old_mode: OldMode,
     /// The share that a put counts for; without a token there is none.
     pub(in crate::server) share: Option<Share>,
     /// Whether it still holds.
@@ -35,6 +37,7 @@ impl Grant {
             within: None,
             owner: None,
             naming: Naming::AsAsked,
+            old_mode: OldMode::Replaced,
             share: None,
             lease: Lease::Always,
         }

@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use ftx_disk::store::Naming;
+use ftx_disk::store::{Naming, OldMode};
 use ftx_protocol::message::Change;
 use ftx_protocol::server::Command;
 use ftx_protocol::{Code, Condition, Name, Refusal};
@@ -85,6 +85,7 @@ pub(in crate::server) fn authorize(
             Ok(allowed) => Ok(Grant {
                 condition: allowed.condition,
                 naming: allowed.naming,
+                old_mode: allowed.old_mode,
                 ..Grant::of_anybody()
             }),
             Err(NotAllowed(what)) => Err(Refusal::new(
@@ -106,6 +107,7 @@ pub(in crate::server) fn authorize(
                 within: known.under.clone(),
                 owner: Some(known.id),
                 naming: allowed.naming,
+                old_mode: allowed.old_mode,
                 share: Some(known.share()),
                 lease: Lease::of(member, allowed.needs),
             })
@@ -119,6 +121,7 @@ struct Allowed {
     /// In place of the one that was asked for.
     condition: Option<Condition>,
     naming: Naming,
+    old_mode: OldMode,
 }
 
 /// What is not allowed, in words: "may not …".
@@ -126,7 +129,7 @@ struct NotAllowed(&'static str);
 
 impl Allowed {
     fn by(needs: Rights) -> Self {
-        Self { needs, condition: None, naming: Naming::AsAsked }
+        Self { needs, condition: None, naming: Naming::AsAsked, old_mode: OldMode::Replaced }
     }
 }
 
@@ -149,7 +152,15 @@ fn allow(rights: Rights, operation: &Operation<'_>) -> Result<Allowed, NotAllowe
         Operation::Stat(_) => with(Right::List, "see what names stand for").map(Allowed::by),
         Operation::Sum(_) | Operation::Get(_) => with(Right::Read, "read files").map(Allowed::by),
         Operation::List(_) => with(Right::List, "list directories").map(Allowed::by),
-        Operation::Mkdir(_) => with(Right::Write, "make directories").map(Allowed::by),
+        Operation::Mkdir(_) => {
+            let needs = with(Right::Write, "make directories")?;
+            // Whoever may not replace anything must not lock others out of what is there.
+            let old_mode = match rights.has(Right::Replace) {
+                true => OldMode::Replaced,
+                false => OldMode::Kept,
+            };
+            Ok(Allowed { old_mode, ..Allowed::by(needs) })
+        }
         Operation::Move { condition, .. } => {
             let write = with(Right::Write, "give names")?;
             let delete = with(Right::Delete, "take names away")?;
@@ -181,9 +192,9 @@ fn allow_drop(operation: &Operation<'_>) -> Result<Allowed, NotAllowed> {
     match operation {
         Operation::Login | Operation::End | Operation::Continue => Ok(Allowed::by(Rights::NONE)),
         Operation::Put { condition: Condition::Always | Condition::Absent, .. } => Ok(Allowed {
-            needs: Rights::DROP,
             condition: Some(Condition::Absent),
             naming: Naming::Numbered,
+            ..Allowed::by(Rights::DROP)
         }),
         Operation::Put { condition: Condition::Version(_), .. } => Err(NotAllowed("replace files")),
         Operation::Resume => Ok(Allowed::by(Rights::DROP)),
@@ -333,6 +344,24 @@ mod tests {
                 assert_eq!(naming, Naming::AsAsked);
             });
         }
+    }
+
+    #[test]
+    fn without_the_right_to_replace_nobody_is_locked_out_of_a_directory() {
+        let name = name("photos");
+        let old_mode = |principal: &mut Principal| {
+            let grant = authorize(principal, &Operation::Mkdir(&name), SystemTime::now());
+            grant.map(|grant| grant.old_mode)
+        };
+        for rights in each_set().filter(|rights| rights.has(Right::Write)) {
+            let expected = match rights.has(Right::Replace) {
+                true => OldMode::Replaced,
+                false => OldMode::Kept,
+            };
+            assert_eq!(old_mode(&mut member(rights, None)), Ok(expected), "{rights}");
+            assert_eq!(old_mode(&mut Principal::Public(rights)), Ok(expected), "{rights}");
+        }
+        assert_eq!(old_mode(&mut Principal::Local), Ok(OldMode::Replaced));
     }
 
     #[test]

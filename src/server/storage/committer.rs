@@ -280,7 +280,7 @@ impl Bench {
                     steps.push(Step::Put(*finished));
                 }
                 (Ok(()), Item::Change(changing)) => {
-                    let change = to_store(&changing.change);
+                    let change = to_store(&changing);
                     let within = changing.granted.within().cloned();
                     steps.push(Step::Change { change, within });
                     told.push(Told::Change(changing));
@@ -392,14 +392,15 @@ enum Told {
     Change(Changing),
 }
 
-fn to_store(change: &message::Change) -> store::Change {
-    match change.clone() {
+fn to_store(changing: &Changing) -> store::Change {
+    match changing.change.clone() {
         message::Change::Mkdir(mkdir) => store::Change::MakeDirectory {
             name: mkdir.name,
             parents: mkdir.parents,
             condition: mkdir.condition,
             modified: mkdir.mtime,
             mode: mkdir.mode,
+            old_mode: changing.granted.old_mode(),
             durability: mkdir.durability,
         },
         message::Change::Move(moving) => store::Change::Move {

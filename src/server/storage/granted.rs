@@ -1,6 +1,6 @@
 //! What was granted to a request, as storage heeds it.
 
-use ftx_disk::store::Naming;
+use ftx_disk::store::{Naming, OldMode};
 use ftx_protocol::{Condition, Name, Owner, Refusal};
 
 use crate::server::access::{Grant, Lease, Share};
@@ -12,9 +12,11 @@ pub(in crate::server) struct Granted(Option<Box<Grant>>);
 
 impl Granted {
     pub(in crate::server) fn new(grant: Grant) -> Self {
-        let Grant { condition, within, owner, naming, share, lease } = &grant;
-        match (condition, within, owner, naming, share, lease) {
-            (None, None, None, Naming::AsAsked, None, Lease::Always) => Self(None),
+        let Grant { condition, within, owner, naming, old_mode, share, lease } = &grant;
+        match (condition, within, owner, naming, old_mode, share, lease) {
+            (None, None, None, Naming::AsAsked, OldMode::Replaced, None, Lease::Always) => {
+                Self(None)
+            }
             _ => Self(Some(Box::new(grant))),
         }
     }
@@ -34,6 +36,10 @@ impl Granted {
 
     pub(super) fn naming(&self) -> Naming {
         self.0.as_ref().map_or(Naming::AsAsked, |grant| grant.naming)
+    }
+
+    pub(super) fn old_mode(&self) -> OldMode {
+        self.0.as_ref().map_or(OldMode::Replaced, |grant| grant.old_mode)
     }
 
     pub(super) fn share(&self) -> Option<&Share> {

@@ -1,7 +1,7 @@
 //! What the server lists, in the order in which it is walked here: directories entered and left,
 //! files found, and those that need not be fetched.
 
-use ftx_disk::store::Change;
+use ftx_disk::store::{Change, OldMode};
 use ftx_protocol::message::{Entry, Unread};
 use ftx_protocol::{Code, Condition, FileTime, Kind, Mode, Name, Parents, Refusal};
 
@@ -88,6 +88,7 @@ impl Job<'_, '_> {
             condition: Condition::Always,
             modified,
             mode: Some(mode),
+            old_mode: OldMode::Replaced,
             durability: self.tree.options.durability,
         }
     }
