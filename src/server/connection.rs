@@ -452,9 +452,10 @@ impl Connection {
     }
 
     /// The machine is done. What it said may not be out yet, inside TLS: the last acknowledgement
-    /// must not be lost, and a peer that does not read is not waited for without end.
+    /// must not be lost, and a peer that does not read is not waited for without end. One that was
+    /// told of an error has had its time to read it.
     fn leave(&mut self, reason: Reason, now: Time) -> TurnEnd {
-        let is_out = reason == Reason::PeerGone
+        let is_out = reason != Reason::Finished
             || self.saying == Saying::Ended
             || self.stream.plain().is_some()
             || !self.stream.is_ready();

@@ -1,0 +1,10 @@
+//! The server on a port that is locked, in this process, spoken to by hand: inside TLS, with tokens.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod doors;
+mod logins;
+mod peer;
+mod rights;
+mod world;
+
+mod transport;

@@ -1,0 +1,182 @@
+//! A server that is locked, with tokens.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use ftx::server::access::{Line, Loopback, PolicyOptions, Rights, TokensError, TokensFile};
+use ftx::server::access::{file_time, token_digest};
+use ftx::server::{Access, DoorOptions, Listen, Options, Server, Stopper};
+use ftx_channel::{Identity, Pin};
+use ftx_protocol::token::Token;
+use ftx_protocol::{Durability, Name, Owner};
+
+use crate::peer::Peer;
+
+pub const MIB: usize = 1024 * 1024;
+
+/// Nothing that a test waits for takes this long.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn noise(size: usize) -> Vec<u8> {
+    let mut number: u64 = size as u64 | 1;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+/// What a token of a test may do besides.
+#[derive(Default)]
+pub struct Terms {
+    pub under: Option<&'static str>,
+    pub expires: Option<Duration>,
+    pub max_bytes: Option<u64>,
+    pub max_partials: Option<u32>,
+}
+
+pub struct World {
+    home: tempfile::TempDir,
+    pub address: SocketAddr,
+    pub pin: Pin,
+    stopper: Stopper,
+    thread: Option<JoinHandle<()>>,
+    tokens: AtomicU8,
+}
+
+impl World {
+    /// Wants TLS and a token, also from this machine.
+    pub fn locked() -> Self {
+        Self::with(|options| options.policy.loopback = Loopback::Locked)
+    }
+
+    /// Takes both, and trusts this machine.
+    pub fn open() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let state = home.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&state, private).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["ftx".into()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let identity =
+            Identity::from_pem(certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+        let pin = identity.pin();
+        let mut options = Options {
+            directory: home.path().join("served"),
+            policy: PolicyOptions::default(),
+            identity: Some(Arc::new(identity)),
+            tokens: Some(state),
+            doors: DoorOptions::default(),
+            access: Access::ReadWrite,
+            durability: Durability::Full,
+            size_max_bytes: 1 << 40,
+            free_min_bytes: 0,
+            connections_max: 1_000,
+            threads: 2,
+            limit_rate: None,
+            header_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(5),
+            partial_ttl: Duration::from_secs(3_600),
+            drain_timeout: Duration::from_secs(1),
+        };
+        change(&mut options);
+        let at = Listen::At(vec!["127.0.0.1:0".parse().unwrap()]);
+        let server = Server::bind(options, at).unwrap();
+        let (address, stopper) = (server.addresses()[0], server.stopper());
+        let thread = Some(std::thread::spawn(move || server.run().unwrap()));
+        Self { home, address, pin, stopper, thread, tokens: AtomicU8::new(0) }
+    }
+
+    pub fn served(&self) -> PathBuf {
+        self.home.path().join("served")
+    }
+
+    pub fn stored(&self, name: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.served().join(name)).ok()
+    }
+
+    pub fn staged(&self) -> usize {
+        std::fs::read_dir(self.served().join(".ftx/staging")).unwrap().count()
+    }
+
+    fn tokens(&self) -> TokensFile {
+        TokensFile::of_state(&self.home.path().join("state"))
+    }
+
+    pub fn token(&self, can: &str) -> Token {
+        self.token_with(can, Terms::default())
+    }
+
+    /// Adds a token; it is good when this returns. It is called `t` and a number from 1.
+    pub fn token_with(&self, can: &str, terms: Terms) -> Token {
+        let number = self.tokens.fetch_add(1, Ordering::Relaxed) + 1;
+        let token = Token::new([number; 32]);
+        let line = Line {
+            id: Owner([number; 8]),
+            name: format!("t{number}").parse().unwrap(),
+            digest: token_digest(&token),
+            can: Rights::from_words(can.split(',')).unwrap(),
+            under: terms.under.map(|name| Name::parse(name.as_bytes()).unwrap()),
+            made: file_time(SystemTime::now()),
+            expires: terms.expires.map(|time| file_time(SystemTime::now() + time)),
+            max_bytes: terms.max_bytes,
+            max_partials: terms.max_partials,
+        };
+        self.change(|lines| lines.push(line));
+        token
+    }
+
+    /// Takes a token back; it is when this returns.
+    pub fn take_back(&self, number: u8) {
+        self.change(|lines| lines.retain(|line| line.id != Owner([number; 8])));
+    }
+
+    fn change(&self, act: impl FnOnce(&mut Vec<Line>)) {
+        let change = |lines: &mut Vec<Line>| {
+            act(lines);
+            Ok::<(), TokensError>(())
+        };
+        self.tokens().change(change).unwrap();
+    }
+
+    /// Inside TLS, with a token.
+    pub fn login(&self, token: &Token) -> Peer {
+        let mut peer = Peer::tls(self);
+        peer.hello(Some(token));
+        let welcome = peer.line();
+        assert!(welcome["welcome"].is_object(), "{welcome}");
+        peer
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        let end = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            end.unwrap().unwrap();
+        }
+    }
+}
