@@ -8,17 +8,22 @@ use ftx_disk::store;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Name, Refusal, RequestId};
+use ftx_protocol::{Code, Name, Refusal, RequestId};
 
 use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Upload, audit};
+use crate::server::access::Who;
 
 /// The connection hears of so many stored bytes while there are more to store, so that it reads on meanwhile. To
 /// tell of each piece costs more than it gains; to tell when all are stored leaves both sides waiting in turns.
 const TAKEN_BYTES: usize = 512 * 1024;
+
+/// Unfinished uploads that are kept of all who have no token, where others than this machine's users may be
+/// among them: staging must not grow without end. The oldest go when their time is over.
+const PARTIALS_OF_ANYONE: usize = 1_024;
 
 /// The hand of the strand.
 pub(super) struct Bring {
@@ -63,14 +68,24 @@ impl Bring {
 
     fn try_begin(&self, put: Put, slot: &Slot) -> Result<Upload, Refusal> {
         let granted = &slot.granted;
-        if let Some(share) = granted.share()
-            && put.at == 0
-            && put.size.is_none_or(|size| size >= RESUMABLE_BYTES)
-        {
-            share.check_partials(self.shared.store.partials_of(granted.owner()))?;
+        if put.at == 0 && put.size.is_none_or(|size| size >= RESUMABLE_BYTES) {
+            self.check_partials(granted)?;
         }
         slot.reserve(put.at, put.size)?;
         self.shared.store.begin(beginning(put, granted))
+    }
+
+    /// Whether one more unfinished upload may be kept.
+    fn check_partials(&self, granted: &Granted) -> Result<(), Refusal> {
+        let unfinished = || self.shared.store.partials_of(granted.owner());
+        match (granted.share(), &self.origin.who) {
+            (Some(share), _) => share.check_partials(unfinished()),
+            (None, Who::Public) if unfinished() >= PARTIALS_OF_ANYONE => {
+                let message = "there are as many unfinished uploads as may be kept without a token";
+                Err(Refusal::new(Code::Quota, message))
+            }
+            (None, _) => Ok(()),
+        }
     }
 
     fn write(&mut self, id: RequestId, bytes: &[u8]) {
