@@ -14,7 +14,7 @@ use ftx_protocol::{
 };
 
 use crate::ask::wait;
-use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble};
+use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, is_about_the_login};
 use crate::link::{Link, READ_BYTES};
 use crate::reading::Reading;
 use crate::retry::Patience;
@@ -215,6 +215,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// The end, unless the same command may still succeed where this one ended.
     fn give_up(&mut self, trouble: Trouble) -> Failure {
+        let about_login =
+            matches!(&trouble, Trouble::Refused(refusal) if is_about_the_login(refusal.code));
         let stays = match &trouble {
             Trouble::Refused(refusal) => {
                 refusal.code == Code::TakenOver || Class::Refused(refusal.code).is_about_the_way()
@@ -222,16 +224,17 @@ impl<'a, 'o> Transfer<'a, 'o> {
             Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => {
                 self.known == Known::Perhaps
             }
-            Trouble::Final(failure) if failure.class == Class::Untrusted => {
-                self.known == Known::Perhaps
+            Trouble::Final(failure) => {
+                failure.class == Class::Untrusted && self.known == Known::Perhaps
             }
-            _ => false,
+            Trouble::Violation(_) | Trouble::Corrupt(_) => false,
         };
         if !stays && let Some(state) = self.state.take() {
             state.remove();
         }
         let failure = self.failure(trouble);
-        if stays && self.state.is_some() {
+        // A server that asks for a login has not said that it has anything.
+        if stays && self.state.is_some() && !about_login {
             failure.with_hint(&format!("the server keeps what it has; {GOES_ON}"))
         } else {
             failure
