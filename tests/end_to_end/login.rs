@@ -160,7 +160,7 @@ fn what_was_cut_off_or_interrupted_goes_on_inside_tls() {
     let mut again = world.ftx(front.address, ["put", "large", "--json"]);
     let output = again.env("FTX_SERVER", front.line()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(done_event(&output)["moved_bytes"].as_u64().unwrap() < 40 * MIB as u64);
+    assert!(done_event(&output)["moved_bytes"].as_u64().unwrap() < big.len() as u64);
     assert!(world.stored("large") == big);
 }
 
