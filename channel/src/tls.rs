@@ -128,19 +128,29 @@ impl Tls {
         self.lock().spill.len()
     }
 
-    /// Content that came. `Ok(0)` is the peer's word that it is done; a connection that ended without
+    /// Content that came: all of it that there is room for, since each piece costs its reader more
+    /// than the bytes in it. `Ok(0)` is the peer's word that it is done; a connection that ended without
     /// it is `UnexpectedEof`, and what is no TLS, or not of the right server, is `InvalidData`.
     ///
     /// It carries the handshake on, and sends what that produces as far as the socket takes it.
     pub fn read<S: Read + Write>(&self, socket: &mut S, room: &mut [u8]) -> io::Result<usize> {
-        let mut inside = self.lock();
-        let count = inside.take_spill(room);
-        if count > 0 || room.is_empty() {
-            return Ok(count);
-        }
         let mut wire = WIRE.try_with(Cell::take).unwrap_or_default();
         wire.resize(WIRE_BYTES, 0);
-        let read = inside.read(socket, &mut wire, room);
+        let mut got: usize = 0;
+        let read = loop {
+            let free = room.get_mut(got..).unwrap_or_default();
+            if free.is_empty() {
+                break Ok(got);
+            }
+            // Whoever writes has its turn between two steps.
+            match self.lock().read(socket, &mut wire, free) {
+                Ok(0) => break Ok(got),
+                Ok(count) => got = got.saturating_add(count),
+                // What came before it is good; an end comes again.
+                Err(_) if got > 0 => break Ok(got),
+                Err(error) => break Err(error),
+            }
+        };
         // A thread that is ending has no use for it.
         let _ = WIRE.try_with(|kept| kept.set(wire));
         read
@@ -188,6 +198,10 @@ impl Inside {
         wire: &mut [u8],
         room: &mut [u8],
     ) -> io::Result<usize> {
+        let count = self.take_spill(room);
+        if count > 0 {
+            return Ok(count);
+        }
         loop {
             // Whoever waits for an answer must not have to write for it: a client's first words, an
             // answer of the handshake, an alert. If the socket takes no more, there may still be
