@@ -21,7 +21,7 @@ const NUMBER_MAX: u32 = 9_999;
 
 impl<D: Disk> Store<D> {
     /// Gives each put of a round that is to be numbered a name which nothing has, on the disk or
-    /// in the round before it. Where there is none, the put keeps its name, and is refused.
+    /// in the round before it. Where there is none, the put is refused when it takes its name.
     pub(super) fn number(&self, round: &mut [Step<D>]) {
         if !round.iter().any(is_numbered) {
             return;
@@ -46,8 +46,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// `None` when the name is free as it is, or no number helps. The lowest number, if there are
-    /// no gaps below it. The way there doubles and then halves, so that nobody makes a round long
+    /// `None` when the name is free as it is. The lowest number, if there are no gaps below it. The way there doubles and then halves, so that nobody makes a round long
     /// by filling a box.
     fn free_name(&self, committed: &Committed, taken: &HashSet<Name>) -> Option<Name> {
         let name = &committed.name;
@@ -69,11 +68,9 @@ impl<D: Disk> Store<D> {
         let (mut low, mut high) = (0, 1);
         let mut free = loop {
             let name = numbered(name, parent.as_ref(), high)?;
-            if !has(&name) {
+            // If that is taken, too, the rename says so.
+            if high == NUMBER_MAX || !has(&name) {
                 break name;
-            }
-            if high == NUMBER_MAX {
-                return None;
             }
             (low, high) = (high, high.saturating_mul(2).min(NUMBER_MAX));
         };

@@ -361,7 +361,7 @@ fn a_number_avoids_whatever_has_a_name_on_the_disk_or_in_the_round() {
             .create_new(true)
             .open(box_.join(format!("f-{number}")));
     }
-    assert_eq!(try_put(&store, numbered("box/f")), Err(Code::IsDirectory));
+    assert_eq!(try_put(&store, numbered("box/f")), Err(Code::Exists));
     assert_eq!(try_put(&store, numbered("box/free")).unwrap().name, Some(name("box/free-1")));
 }
 

@@ -1,4 +1,4 @@
-//! The transfers that the store knows: which can be resumed, and which are complete.
+//! The transfers that the store knows: which can be resumed, which are complete, and whose they are.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
