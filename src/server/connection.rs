@@ -3,21 +3,20 @@
 //! Knows no file: a download's bytes go from storage to the socket without passing here. Never
 //! waits: it works until the socket blocks or its turn is over, and says which.
 
+mod commands;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
 
-use ftx_protocol::message::Change;
-use ftx_protocol::server::{Command, Event, Output, Reads, Reason, Server as Machine, Settings};
-use ftx_protocol::token::Token;
-use ftx_protocol::{Code, Refusal, Time};
+use ftx_protocol::server::{Output, Reads, Reason, Server as Machine, Settings};
+use ftx_protocol::{Code, Time};
 use tracing::debug;
 
-use super::access::{self, Channel, Operation, Principal, Transport, Who};
-use super::buffers::{Buffer, Piece, Pool};
+use super::access::{Channel, Transport};
+use super::buffers::{Buffer, Pool};
 use super::guest::Guest;
-use super::storage::{Claim, Granted, Job, Lane, Outcome, SendEnd, audit};
+use super::storage::{Claim, Job, Lane, Outcome, SendEnd};
 use super::stream::{Stream, TLS_FIRST_BYTE};
 
 /// Bytes of bodies that one connection may have with storage and not yet stored: a worker has enough to
@@ -455,6 +454,9 @@ impl Connection {
     /// must not be lost, and a peer that does not read is not waited for without end. One that was
     /// told of an error has had its time to read it.
     fn leave(&mut self, reason: Reason, now: Time) -> TurnEnd {
+        if reason == Reason::Finished {
+            self.end_saying();
+        }
         let is_out = reason != Reason::Finished
             || self.saying == Saying::Ended
             || self.stream.plain().is_some()
@@ -496,107 +498,5 @@ impl Connection {
         }
         self.face = Face::Known;
         Face::Known
-    }
-
-    /// Turns the machine's commands into jobs, as far as they are allowed.
-    fn carry_out(&mut self, input: Option<&Arc<Buffer>>, now: Time) {
-        let mut jobs = Vec::new();
-        while let Some(command) = self.machine.poll_command() {
-            if let Command::Login(token) = &command {
-                self.log_in(token.as_ref(), now);
-                continue;
-            }
-            match self.authorize(&Operation::of(&command)) {
-                Ok(granted) => jobs.extend(self.job(command, granted, input)),
-                Err(refusal) => {
-                    audit::denied(self.peer(), &self.who(), &Operation::of(&command), &refusal);
-                    if let Some(id) = command.id() {
-                        self.machine.handle(Event::Refused { id, refusal }, now);
-                    }
-                }
-            }
-        }
-        self.submit(jobs);
-    }
-
-    fn log_in(&mut self, token: Option<&Token>, now: Time) {
-        let Some(guest) = &mut self.guest else { return };
-        match guest.log_in(token, self.stream.channel(), now) {
-            Ok(()) if guest.is_at_home() && self.stream.plain().is_some() => self.guest = None,
-            Ok(()) => {
-                if token.is_some() {
-                    audit::logged_in(self.lane.peer(), &guest.who());
-                }
-            }
-            Err(refusal) => {
-                audit::not_admitted(self.lane.peer(), &refusal);
-                self.machine.refuse_login(refusal, now);
-            }
-        }
-    }
-
-    fn authorize(&mut self, operation: &Operation<'_>) -> Result<Granted, Refusal> {
-        match (&mut self.guest, operation) {
-            // What was granted travels with what goes on, and is asked for its part by storage.
-            (_, Operation::Continue) => Ok(Granted::default()),
-            (Some(guest), operation) => guest.authorize(operation),
-            (None, operation) => {
-                // It has no time that could be over.
-                let now = SystemTime::UNIX_EPOCH;
-                access::authorize(&mut Principal::Local, operation, now).map(Granted::new)
-            }
-        }
-    }
-
-    fn who(&self) -> Who {
-        self.guest.as_ref().map_or(Who::Local, |guest| guest.who())
-    }
-
-    fn submit(&mut self, jobs: Vec<Job>) {
-        if !jobs.is_empty() {
-            let who = self.who();
-            self.lane.submit(jobs, &who);
-        }
-    }
-
-    fn job(
-        &mut self,
-        command: Command,
-        mut granted: Granted,
-        input: Option<&Arc<Buffer>>,
-    ) -> Option<Job> {
-        Some(match command {
-            Command::Login(_) => return None,
-            Command::Begin(mut put) => {
-                if let Some(condition) = granted.condition() {
-                    put.condition = condition;
-                }
-                Job::Begin(put, granted)
-            }
-            Command::Write { id, bytes, .. } => {
-                let buffer = input?;
-                self.unstored_bytes = self.unstored_bytes.saturating_add(bytes.len());
-                Job::Write { id, piece: Piece::new(buffer, bytes) }
-            }
-            Command::Finish(end) => Job::Finish(end),
-            Command::Discard(id) => Job::Discard(id),
-            Command::Suspend(id) => Job::Suspend(id),
-            Command::Resume(resume) => Job::Resume(resume, granted),
-            Command::Stat(stat) => Job::Stat(stat, granted),
-            Command::Sum(stat) => Job::Sum(stat, granted),
-            Command::List(list) => Job::List(list, granted),
-            Command::More(id) => Job::More(id),
-            Command::Change(mut change) => {
-                if let (Change::Move(moving), Some(condition)) = (&mut change, granted.condition())
-                {
-                    moving.condition = condition;
-                }
-                Job::Change(change, granted)
-            }
-            Command::Open(get) => Job::Open(get, granted),
-            Command::Digest(id) => Job::Digest(id),
-            Command::Close(id) => Job::Close(id),
-            Command::HangUp => Job::HangUp,
-        })
     }
 }

@@ -31,7 +31,9 @@ fn one_port_takes_both_and_the_first_byte_tells() {
     std::fs::write(world.served().join("new"), &large).unwrap();
     assert!(tls.get(10, "new") == large, "hashed while it is sent");
     tls.end();
+    let began = Instant::now();
     assert!(tls.line().is_null(), "it says that it is done, too");
+    assert!(began.elapsed() < Duration::from_secs(1), "and at once");
 }
 
 #[test]

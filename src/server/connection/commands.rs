@@ -1,0 +1,118 @@
+//! What the machine of a connection wants done: who it is found out, and what is allowed becomes a job.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ftx_protocol::message::Change;
+use ftx_protocol::server::{Command, Event};
+use ftx_protocol::token::Token;
+use ftx_protocol::{Refusal, Time};
+
+use super::Connection;
+use crate::server::access::{self, Operation, Principal, Who};
+use crate::server::buffers::{Buffer, Piece};
+use crate::server::storage::{Granted, Job, audit};
+
+impl Connection {
+    /// Turns the machine's commands into jobs, as far as they are allowed.
+    pub(super) fn carry_out(&mut self, input: Option<&Arc<Buffer>>, now: Time) {
+        let mut jobs = Vec::new();
+        while let Some(command) = self.machine.poll_command() {
+            if let Command::Login(token) = &command {
+                self.log_in(token.as_ref(), now);
+                continue;
+            }
+            match self.authorize(&Operation::of(&command)) {
+                Ok(granted) => jobs.extend(self.job(command, granted, input)),
+                Err(refusal) => {
+                    audit::denied(self.peer(), &self.who(), &Operation::of(&command), &refusal);
+                    if let Some(id) = command.id() {
+                        self.machine.handle(Event::Refused { id, refusal }, now);
+                    }
+                }
+            }
+        }
+        self.submit(jobs);
+    }
+
+    fn log_in(&mut self, token: Option<&Token>, now: Time) {
+        let Some(guest) = &mut self.guest else { return };
+        match guest.log_in(token, self.stream.channel(), now) {
+            Ok(()) if guest.is_at_home() && self.stream.plain().is_some() => self.guest = None,
+            Ok(()) => {
+                if token.is_some() {
+                    audit::logged_in(self.lane.peer(), &guest.who());
+                }
+            }
+            Err(refusal) => {
+                audit::not_admitted(self.lane.peer(), &refusal);
+                self.machine.refuse_login(refusal, now);
+            }
+        }
+    }
+
+    fn authorize(&mut self, operation: &Operation<'_>) -> Result<Granted, Refusal> {
+        match (&mut self.guest, operation) {
+            // What was granted travels with what goes on, and is asked for its part by storage.
+            (_, Operation::Continue) => Ok(Granted::default()),
+            (Some(guest), operation) => guest.authorize(operation),
+            (None, operation) => {
+                // It has no time that could be over.
+                let now = SystemTime::UNIX_EPOCH;
+                access::authorize(&mut Principal::Local, operation, now).map(Granted::new)
+            }
+        }
+    }
+
+    fn who(&self) -> Who {
+        self.guest.as_ref().map_or(Who::Local, |guest| guest.who())
+    }
+
+    pub(super) fn submit(&mut self, jobs: Vec<Job>) {
+        if !jobs.is_empty() {
+            let who = self.who();
+            self.lane.submit(jobs, &who);
+        }
+    }
+
+    fn job(
+        &mut self,
+        command: Command,
+        mut granted: Granted,
+        input: Option<&Arc<Buffer>>,
+    ) -> Option<Job> {
+        Some(match command {
+            Command::Login(_) => return None,
+            Command::Begin(mut put) => {
+                if let Some(condition) = granted.condition() {
+                    put.condition = condition;
+                }
+                Job::Begin(put, granted)
+            }
+            Command::Write { id, bytes, .. } => {
+                let buffer = input?;
+                self.unstored_bytes = self.unstored_bytes.saturating_add(bytes.len());
+                Job::Write { id, piece: Piece::new(buffer, bytes) }
+            }
+            Command::Finish(end) => Job::Finish(end),
+            Command::Discard(id) => Job::Discard(id),
+            Command::Suspend(id) => Job::Suspend(id),
+            Command::Resume(resume) => Job::Resume(resume, granted),
+            Command::Stat(stat) => Job::Stat(stat, granted),
+            Command::Sum(stat) => Job::Sum(stat, granted),
+            Command::List(list) => Job::List(list, granted),
+            Command::More(id) => Job::More(id),
+            Command::Change(mut change) => {
+                if let (Change::Move(moving), Some(condition)) = (&mut change, granted.condition())
+                {
+                    moving.condition = condition;
+                }
+                Job::Change(change, granted)
+            }
+            Command::Open(get) => Job::Open(get, granted),
+            Command::Digest(id) => Job::Digest(id),
+            Command::Close(id) => Job::Close(id),
+            Command::HangUp => Job::HangUp,
+        })
+    }
+}
