@@ -2,9 +2,9 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use crate::harness::{PATIENCE, Server, World, not_tested, text};
+use crate::harness::{PATIENCE, Peer, Server, World, not_tested, text, to_its_end, until};
 use crate::talk::{HELLO_DIGEST, Talk};
 
 /// A server that gets this socket as its descriptor 3, and words about it in its environment.
@@ -20,7 +20,9 @@ fn handed(world: &World, socket: impl Into<OwnedFd>, announced: &str, options: &
 const ANNOUNCED: &str = "LISTEN_FDS=1 LISTEN_PID=$$";
 
 fn refused(mut command: Command) -> String {
-    let output: Output = command.output().unwrap();
+    // Its stdin is the socket.
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = to_its_end(child);
     assert_eq!(output.status.code(), Some(1));
     text(&output.stderr)
 }
@@ -53,16 +55,25 @@ fn a_socket_that_is_handed_over_is_served_and_outlives_the_server() {
 }
 
 #[test]
-fn a_socket_that_others_can_reach_needs_the_same_word_as_an_address() {
+fn a_socket_that_others_can_reach_is_locked_as_such_an_address_is() {
     let world = World::new();
     let exposed = TcpListener::bind("0.0.0.0:0").unwrap();
-    let command = handed(&world, exposed.try_clone().unwrap(), ANNOUNCED, &[]);
-    let said = refused(command);
-    assert!(said.contains("can be reached from other machines"), "{said}");
-    assert!(!world.served().join(".ftx").exists());
-    let server =
-        Server::spawn_with_stdin(&mut handed(&world, exposed, ANNOUNCED, &["--allow-anyone"]));
-    puts_hello(([127, 0, 0, 1], server.address.port()).into(), 1, "a");
+    let near = SocketAddr::from(([127, 0, 0, 1], exposed.local_addr().unwrap().port()));
+    let mut command = handed(&world, exposed.try_clone().unwrap(), ANNOUNCED, &[]);
+    let server = Server::spawn_with_stdin(&mut command);
+    let mut peer = Peer::connect(near);
+    peer.send(b"{\"hello\":{\"ftx\":1}}\n");
+    assert_eq!(peer.error().as_deref(), Some("tls_required"));
+    let said = || server.said();
+    until("it says how to connect", || said().ends_with('\n'));
+    assert!(said().starts_with("to connect: ftx login ftx://"), "{}", said());
+    assert!(said().contains("#sha256:") && !said().contains("0.0.0.0"), "{}", said());
+    drop(server);
+    // As it was before there were locks; by two words.
+    let words = ["--allow-anyone", "--allow-plaintext"];
+    let server = Server::spawn_with_stdin(&mut handed(&world, exposed, ANNOUNCED, &words));
+    puts_hello(near, 1, "a");
+    drop(server);
 }
 
 #[test]

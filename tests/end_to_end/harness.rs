@@ -139,6 +139,19 @@ pub fn until(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
+/// What a program that is to end by itself says. One that does not end is killed, and is a failure.
+pub fn to_its_end(mut child: Child) -> Output {
+    let end = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            child.kill().unwrap();
+            panic!("it does not end: {}", text(&child.wait_with_output().unwrap().stderr));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().unwrap()
+}
+
 /// The last `done` event that a client printed with `--json`.
 pub fn done_event(output: &Output) -> serde_json::Value {
     text(&output.stdout)
