@@ -14,7 +14,7 @@ use ftx_protocol::{Code, Durability, Name, Refusal};
 
 use super::sweeper::Sweeper;
 use super::transfers::{Slot, Transfers};
-use super::workers::lock;
+use super::workers::{Ahead, lock};
 use super::{
     Checkpoint, ConnectionKey, Finished, Granted, Origin, Outcome, Outcomes, Step, Store, Turn,
     WORTH_TELLING, audit,
@@ -159,14 +159,18 @@ impl Committer {
         self.keep.push_all(vec![keep]);
     }
 
-    /// What has to wait for a disk waits in a thread that may; for the rest, another thread would
-    /// cost more than the work.
-    pub(super) fn commit(&self, whole: Vec<Whole>) {
+    /// What has to wait for a disk waits in a thread that may. The rest is made here, unless there is more to
+    /// do here meanwhile: then it is worth a thread of its own.
+    pub(super) fn commit(&self, whole: Vec<Whole>, ahead: Ahead) {
         let (waits, at_once): (Vec<Whole>, Vec<Whole>) =
             whole.into_iter().partition(|whole| whole.finished.durability() == Durability::Full);
         self.sync.push_all(waits);
         let synced = at_once.into_iter().filter_map(|whole| self.bench.sync_one(whole));
-        self.make_soon(synced.map(Item::Put).collect());
+        let items = synced.map(Item::Put).collect();
+        match ahead {
+            Ahead::Jobs => self.round.push_all(items),
+            Ahead::Nothing => self.make_soon(items),
+        }
     }
 
     /// Makes a round of what need not be synced here and now, if nobody makes one: then it waits for

@@ -21,7 +21,7 @@ use super::body::{Step, ended_early, read_to_grid, remember, send, timed, write}
 use super::committer::microseconds;
 use super::directory::Shared;
 use super::listing::{self, OpenList};
-use super::workers::{Hand, Worked};
+use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, WORTH_TELLING, audit};
 use crate::server::stream::Stream;
 
@@ -286,7 +286,7 @@ impl Hand for Fetch {
         Worked::Done
     }
 
-    fn pause(&mut self) {
+    fn pause(&mut self, _ahead: Ahead) {
         self.say_opened();
     }
 

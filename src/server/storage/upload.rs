@@ -13,7 +13,7 @@ use ftx_protocol::{Code, Name, Refusal, RequestId};
 use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
-use super::workers::{Hand, Worked};
+use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Upload, audit};
 use crate::server::access::Who;
 
@@ -127,9 +127,9 @@ impl Bring {
     }
 
     /// Hands the puts that are whole over.
-    fn commit(&mut self) {
+    fn commit(&mut self, ahead: Ahead) {
         let whole = std::mem::take(&mut self.whole);
-        self.shared.committer.commit(whole);
+        self.shared.committer.commit(whole, ahead);
     }
 
     fn say_taken(&mut self) {
@@ -210,8 +210,6 @@ impl Hand for Bring {
                 self.shared.stat(&self.origin, stat.id, &stat.name, &granted);
             }
             Job::Change(change, granted) => {
-                // In the order of the requests.
-                self.commit();
                 let (origin, began) = (self.origin.clone(), Instant::now());
                 self.shared.committer.change(Changing { origin, change, granted, began });
             }
@@ -232,8 +230,8 @@ impl Hand for Bring {
         Worked::Done
     }
 
-    fn pause(&mut self) {
-        self.commit();
+    fn pause(&mut self, ahead: Ahead) {
+        self.commit(ahead);
         self.say_taken();
     }
 

@@ -21,11 +21,20 @@ pub(super) trait Hand: Send {
     /// Does one job. `scratch` is the worker's own buffer, of [`BUFFER_BYTES`].
     fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked;
 
-    /// The strand lets go of the worker: says what it held back to say in one go.
-    fn pause(&mut self);
+    /// After a run of jobs: says what it held back to say in one go.
+    fn pause(&mut self, ahead: Ahead);
 
     /// Whether nothing of it would be missed.
     fn is_empty(&self) -> bool;
+}
+
+/// What is left to do when a strand pauses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// Jobs wait: what another thread can do meanwhile is gained.
+    Jobs,
+    /// Nothing, as far as can be seen.
+    Nothing,
 }
 
 /// How a job ended.
@@ -71,6 +80,10 @@ impl Strand {
 
     fn next(&self) -> Option<Job> {
         lock(&self.queue).jobs.pop_front()
+    }
+
+    fn ahead(&self) -> Ahead {
+        if lock(&self.queue).jobs.is_empty() { Ahead::Nothing } else { Ahead::Jobs }
     }
 
     /// Idle if there is nothing to do; else it has to stand in line again.
@@ -175,7 +188,7 @@ impl Line {
                         break;
                     }
                 }
-                hand.pause();
+                hand.pause(strand.ahead());
                 if strand.rest() == Place::Idle {
                     break;
                 }
