@@ -302,7 +302,9 @@ impl Sim {
         match world.fault {
             Fault::Once(nth, errno) if nth == number => Err(error(errno)),
             Fault::FromThenOn(nth, errno) if nth <= number => Err(error(errno)),
-            Fault::Full if matches!(what, "create" | "make_directory" | "write_at") => {
+            Fault::Full
+                if matches!(what, "create" | "create_nameless" | "make_directory" | "write_at") =>
+            {
                 Err(error(Errno::NOSPC))
             }
             _ => Ok(world),
@@ -502,6 +504,29 @@ impl Disk for Sim {
         world.node(dir.node)?.entries.insert(part.to_vec(), node);
         world.pending.push(Change::Add { dir: dir.node, part: part.to_vec(), node });
         Ok(self.handle(world, node))
+    }
+
+    fn create_nameless(&self, dir: &SimHandle, mode: Mode) -> io::Result<SimHandle> {
+        let mut world = self.call("create_nameless", "")?;
+        world.check_there(dir.node)?;
+        let node = world.make(FileKind::File, mode, dir.node, "nameless");
+        Ok(self.handle(world, node))
+    }
+
+    fn link_nameless(&self, file: &SimHandle, dir: &SimHandle, part: &[u8]) -> io::Result<()> {
+        let mut world = self.call("link_nameless", &shown(part))?;
+        if world.find(dir.node, part).is_ok() {
+            return Err(error(Errno::EXIST));
+        }
+        world.check_there(dir.node)?;
+        let now = world.tick();
+        let named = world.node(file.node)?;
+        named.links += 1;
+        named.changed = now;
+        named.label = shown(part);
+        world.node(dir.node)?.entries.insert(part.to_vec(), file.node);
+        world.pending.push(Change::Add { dir: dir.node, part: part.to_vec(), node: file.node });
+        Ok(())
     }
 
     fn make_directory(&self, dir: &SimHandle, part: &[u8], mode: Mode) -> io::Result<()> {

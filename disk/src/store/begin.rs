@@ -8,11 +8,11 @@ use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::{Code, Condition, Digest, Durability, Mode, Refusal};
 use rustix::io::Errno;
 
-use super::private::Private;
+use super::private::{Nameless, Private};
 use super::record::{Begun, Committed, Complete, Survival};
 use super::scope::check_reach;
 use super::transfers::{Kept, Partial, Use};
-use super::upload::{Body, Limit, Plan, Resume, Staged, StagedFile};
+use super::upload::{Body, Entry, Limit, Plan, Resume, Staged, StagedFile};
 use super::{Naming, Put, Spent, Store, Upload, lock};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
@@ -129,10 +129,16 @@ impl<D: Disk> Store<D> {
         let mode = if resumable { RESUMABLE_MODE } else { wanted };
         let part = self.new_staged_part();
         let failed = |error: &io::Error| refusal(Cause::Bytes, "making a file", error);
-        let file = self
-            .disk
-            .create(&private.staging, part.as_bytes(), mode)
-            .map_err(|error| failed(&error))?;
+        // What nobody comes back to after a crash needs no entry in staging.
+        let entry = match (plan.durability, private.nameless) {
+            (Durability::None, Nameless::Possible) if !resumable => Entry::Nowhere,
+            _ => Entry::InStaging,
+        };
+        let file = match entry {
+            Entry::InStaging => self.disk.create(&private.staging, part.as_bytes(), mode),
+            Entry::Nowhere => self.disk.create_nameless(&private.staging, mode),
+        };
+        let file = file.map_err(|error| failed(&error))?;
         let (inode, mode) = match self.disk.stat(&file) {
             Ok(stat) => (Inode::of(&stat), stat.mode),
             Err(error) => {
@@ -148,7 +154,7 @@ impl<D: Disk> Store<D> {
             self.remove_staged(&part, inode);
             return Err(refusal(Cause::Bytes, "making room for the file", &error));
         }
-        let file = Arc::new(StagedFile::new(file, mode));
+        let file = Arc::new(StagedFile::new(file, mode, entry));
         let resume = if resumable {
             let begun = Begun {
                 transfer: put.transfer,
@@ -207,7 +213,7 @@ impl<D: Disk> Store<D> {
             let error = freed.err().unwrap_or(error);
             return Err(refusal(Cause::Bytes, "making room for the file", &error));
         }
-        let file = Arc::new(StagedFile::new(file, mode));
+        let file = Arc::new(StagedFile::new(file, mode, Entry::InStaging));
         partial.epoch = partial.epoch.saturating_add(1);
         partial.use_ = Use::Busy;
         let resume = Resume::Yes {

@@ -12,10 +12,10 @@ use rustix::io::Errno;
 
 use super::change::{Change, Changed};
 use super::journal::Sync;
-use super::naming::Ground;
+use super::naming::{Ground, Origin};
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
-use super::upload::{Finished, FinishedBody, StagedFile, sync_for};
+use super::upload::{Entry, Finished, FinishedBody, StagedFile, sync_for};
 use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
@@ -330,7 +330,11 @@ impl<D: Disk> Store<D> {
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
     ) -> Result<Named<D>, Refusal> {
-        match self.take_name(private, &committed, committing, ground) {
+        let origin = match file.entry {
+            Entry::InStaging => Origin::Staging,
+            Entry::Nowhere => Origin::Handle(&file.handle),
+        };
+        match self.take_name(private, origin, &committed, committing, ground) {
             Ok((_, directory)) => Ok(Named { file, committed, directory }),
             Err(refusal) => {
                 self.abandon(private, &committed);

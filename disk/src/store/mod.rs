@@ -20,6 +20,8 @@ mod commit;
 mod faults;
 mod journal;
 mod list;
+#[cfg(test)]
+mod nameless_faults;
 mod naming;
 mod numbering;
 #[cfg(test)]

@@ -38,6 +38,15 @@ pub(super) struct Known<D: Disk> {
     inode: Inode,
 }
 
+/// What leads to a file that is to take its name.
+#[derive(Debug)]
+pub(super) enum Origin<'a, D: Disk> {
+    /// Its entry in staging.
+    Staging,
+    /// Nothing but this.
+    Handle(&'a D::Handle),
+}
+
 /// Where a directory comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Resolved {
@@ -57,6 +66,7 @@ impl<D: Disk> Store<D> {
     pub(super) fn take_name(
         &self,
         private: &Private<D>,
+        mut origin: Origin<'_, D>,
         committed: &Committed,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
@@ -64,7 +74,7 @@ impl<D: Disk> Store<D> {
         let (directory, inode, resolved) = self.directory_of(committed, committing, ground)?;
         // Before the rename: the name is seen by others before the call returns.
         self.reserved.release(committed.inode);
-        let Err(refusal) = self.rename_staged(private, committed, &directory) else {
+        let Err(refusal) = self.place_file(private, &mut origin, committed, &directory) else {
             ground.changed.entry(inode).or_insert_with(|| Arc::clone(&directory));
             return Ok((directory, inode));
         };
@@ -73,40 +83,63 @@ impl<D: Disk> Store<D> {
             // It is judged by the directory that has the name now.
             Resolved::Before if is_of_names(refusal.code) => {
                 ground.last = None;
-                self.take_name(private, committed, committing, ground)
+                self.take_name(private, origin, committed, committing, ground)
             }
             Resolved::Before | Resolved::Now => Err(refusal),
         }
     }
 
-    fn rename_staged(
+    /// Puts the file under its name in a directory.
+    fn place_file(
         &self,
         private: &Private<D>,
+        origin: &mut Origin<'_, D>,
         committed: &Committed,
         directory: &D::Handle,
     ) -> Result<(), Refusal> {
-        let (staged, part) = (committed.staged.as_bytes(), committed.name.last_part());
-        let failed = |error: std::io::Error| refusal(Cause::Naming, NAMING, &error);
+        let part = committed.name.last_part();
         // Most names are new: then there is nothing to look at.
         if check_absent(&committed.condition).is_ok() {
-            match self.disk.rename_new(&private.staging, staged, directory, part) {
+            match self.place_new_file(private, origin, committed, directory) {
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {}
-                result => return result.map_err(failed),
+                result => return result.map_err(not_named),
             }
         }
         self.check_taking(directory, part, &committed.condition)?;
         match committed.condition {
             // What has come since stays, whoever made it.
             Condition::Absent => {
-                let renamed = self.disk.rename_new(&private.staging, staged, directory, part);
-                renamed.map_err(|error| match Errno::from_io_error(&error) {
+                let placed = self.place_new_file(private, origin, committed, directory);
+                placed.map_err(|error| match Errno::from_io_error(&error) {
                     Some(Errno::EXIST) => Code::Exists.into(),
-                    _ => failed(error),
+                    _ => not_named(error),
                 })
             }
             Condition::Always | Condition::Version(_) => {
-                self.disk.rename(&private.staging, staged, directory, part).map_err(failed)
+                let staged = committed.staged.as_bytes();
+                if let Origin::Handle(file) = origin {
+                    // Only a rename replaces, and it needs a name to begin with.
+                    let linked = self.disk.link_nameless(file, &private.staging, staged);
+                    linked.map_err(not_named)?;
+                    *origin = Origin::Staging;
+                }
+                self.disk.rename(&private.staging, staged, directory, part).map_err(not_named)
             }
+        }
+    }
+
+    /// As [`Store::place_file`], where nothing has the name (`EEXIST`).
+    fn place_new_file(
+        &self,
+        private: &Private<D>,
+        origin: &Origin<'_, D>,
+        committed: &Committed,
+        directory: &D::Handle,
+    ) -> std::io::Result<()> {
+        let (staged, part) = (committed.staged.as_bytes(), committed.name.last_part());
+        match origin {
+            Origin::Staging => self.disk.rename_new(&private.staging, staged, directory, part),
+            Origin::Handle(file) => self.disk.link_nameless(file, directory, part),
         }
     }
 
@@ -174,6 +207,10 @@ impl<D: Disk> Store<D> {
         committing.made(&directory);
         Ok(directory)
     }
+}
+
+fn not_named(error: std::io::Error) -> Refusal {
+    refusal(Cause::Naming, NAMING, &error)
 }
 
 /// Whether a refusal follows from what names stand for now, and not from the disk.

@@ -31,6 +31,15 @@ pub(super) struct Private<D: Disk> {
     pub(super) _lock: D::Handle,
     /// Permissions that the process's umask leaves of 0o666.
     pub(super) default_mode: ftx_protocol::Mode,
+    pub(super) nameless: Nameless,
+}
+
+/// Whether files can be made without a name here, and be given one later: half of the price of an
+/// entry in staging, and nobody has to wait for the lock of that directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nameless {
+    Possible,
+    Impossible,
 }
 
 /// Refuses a name that is spelled as the store's own, before anything is looked up.

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 use super::commit::Committing;
 use super::journal::{Image, Journal};
-use super::naming::Ground;
-use super::private::{LOCK, PRIVATE, Private, STAGING, TRASH};
+use super::naming::{Ground, Origin};
+use super::private::{LOCK, Nameless, PRIVATE, Private, STAGING, TRASH};
 use super::record::{Committed, Complete, Outcome};
 use super::room::Room;
 use super::transfers::{Kept, Partial, Transfers, Use};
@@ -25,6 +25,9 @@ use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Permissions of what is the store's own: nobody else's business.
 const PRIVATE_MODE: Mode = Mode::new(0o700);
+
+/// What is made in staging to see how it goes.
+const PROBE: &[u8] = b"probe";
 
 /// Names in staging that are looked at at start. More were never there at once.
 const STAGED_MAX: usize = 10_000_000;
@@ -142,8 +145,9 @@ impl<D: Disk> Found<D> {
         let run = journal.image().run.saturating_add(1);
         let journal = Mutex::new(journal);
         let trash = Trash::open(disk, trash).map_err(step("list the trash"))?;
-        let default_mode = probe.mode;
-        let private = Private { directory, staging, trash, journal, _lock: own_lock, default_mode };
+        let (default_mode, nameless) = (probe.mode, probe_nameless(disk, &staging));
+        let _lock = own_lock;
+        let private = Private { directory, staging, trash, journal, _lock, default_mode, nameless };
         Ok(Self { private: Some(private), reserved, staged, torn_bytes, run })
     }
 }
@@ -193,7 +197,6 @@ fn open_lock<D: Disk>(disk: &D, directory: &D::Handle) -> Result<D::Handle, Open
 /// A new file in staging, as it looks: whose it is, on which file system, and what the process's
 /// umask leaves of 0o666. Asking for the umask would change it for a moment, for all threads.
 fn probe<D: Disk>(disk: &D, staging: &D::Handle) -> io::Result<Stat> {
-    const PROBE: &[u8] = b"probe";
     match disk.remove(staging, PROBE) {
         Err(error) if Errno::from_io_error(&error) != Some(Errno::NOENT) => return Err(error),
         _ => {}
@@ -202,6 +205,18 @@ fn probe<D: Disk>(disk: &D, staging: &D::Handle) -> io::Result<Stat> {
     let stat = disk.stat(&file)?;
     disk.remove(staging, PROBE)?;
     Ok(stat)
+}
+
+fn probe_nameless<D: Disk>(disk: &D, staging: &D::Handle) -> Nameless {
+    let probed = disk
+        .create_nameless(staging, PRIVATE_MODE)
+        .and_then(|file| disk.link_nameless(&file, staging, PROBE))
+        // What stays is swept at the next start.
+        .and_then(|()| disk.remove(staging, PROBE));
+    match probed {
+        Ok(()) => Nameless::Possible,
+        Err(_) => Nameless::Impossible,
+    }
 }
 
 impl<D: Disk> Store<D> {
@@ -284,8 +299,9 @@ impl<D: Disk> Store<D> {
         if is_staged {
             // Where the condition does not hold any more, or something is in the way, it is over.
             let ground = &mut Ground::default();
-            let (directory, _) =
-                self.take_name(private, committed, &mut committing, ground).ok()?;
+            let (directory, _) = self
+                .take_name(private, Origin::Staging, committed, &mut committing, ground)
+                .ok()?;
             recovery.finished = recovery.finished.saturating_add(1);
             self.sync_name(&mut committing, committed, &directory)?;
         } else {

@@ -83,7 +83,16 @@ pub(super) struct StagedFile<D: Disk> {
     pub(super) handle: D::Handle,
     /// Its permissions, until the commit gives it others.
     pub(super) mode: Mode,
+    pub(super) entry: Entry,
     syncs: Mutex<Syncs>,
+}
+
+/// How a file is found that waits for its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    InStaging,
+    /// Only its handle leads to it: after a crash it is gone.
+    Nowhere,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +102,8 @@ enum Syncs {
 }
 
 impl<D: Disk> StagedFile<D> {
-    pub(super) fn new(handle: D::Handle, mode: Mode) -> Self {
-        Self { handle, mode, syncs: Mutex::new(Syncs::Good) }
+    pub(super) fn new(handle: D::Handle, mode: Mode, entry: Entry) -> Self {
+        Self { handle, mode, entry, syncs: Mutex::new(Syncs::Good) }
     }
 
     /// Syncs it, unless an earlier sync failed.

@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_protocol::Name;
-use rustix::fs::{self, FallocateFlags, OFlags, ResolveFlags};
+use rustix::fs::{self, AtFlags, FallocateFlags, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::native::look_and_rename;
@@ -80,6 +80,16 @@ pub(super) fn rename_new(
         Err(Errno::INVAL | Errno::NOSYS) => look_and_rename(from, from_part, to, to_part),
         result => Ok(result?),
     }
+}
+
+pub(super) fn create_nameless(dir: &OwnedFd, mode: fs::Mode) -> io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(retry_on_intr(|| fs::openat(dir, c".", flags, mode))?)
+}
+
+/// Without a capability only since Linux 6.10, and only for whoever opened the file.
+pub(super) fn link_nameless(file: &OwnedFd, dir: &OwnedFd, part: &[u8]) -> io::Result<()> {
+    Ok(retry_on_intr(|| fs::linkat(file, c"", dir, part, AtFlags::EMPTY_PATH))?)
 }
 
 /// A tmpfs would make every page now, for as long as a fifth of the whole transfer takes, with

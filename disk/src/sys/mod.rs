@@ -62,6 +62,14 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// Makes a new empty file for reading and writing, never opening what is there (`EEXIST`).
     fn create(&self, dir: &Self::Handle, part: &[u8], mode: Mode) -> io::Result<Self::Handle>;
 
+    /// Makes a new empty file for reading and writing that is in no directory, on the file system of `dir`. It is
+    /// gone with its handle, unless it is given a name. `EOPNOTSUPP`, or another error, where there is no such thing.
+    fn create_nameless(&self, dir: &Self::Handle, mode: Mode) -> io::Result<Self::Handle>;
+
+    /// Gives a file that was made without a name its first one, where nothing may have it (`EEXIST`).
+    fn link_nameless(&self, file: &Self::Handle, dir: &Self::Handle, part: &[u8])
+    -> io::Result<()>;
+
     /// Makes a directory (`EEXIST` when the part is taken).
     fn make_directory(&self, dir: &Self::Handle, part: &[u8], mode: Mode) -> io::Result<()>;
 

@@ -60,6 +60,14 @@ impl Disk for Native {
         Ok(retry_on_intr(|| fs::openat(dir, part, flags, permissions(mode)))?)
     }
 
+    fn create_nameless(&self, dir: &OwnedFd, mode: Mode) -> io::Result<OwnedFd> {
+        platform::create_nameless(dir, permissions(mode))
+    }
+
+    fn link_nameless(&self, file: &OwnedFd, dir: &OwnedFd, part: &[u8]) -> io::Result<()> {
+        platform::link_nameless(file, dir, part)
+    }
+
     fn make_directory(&self, dir: &OwnedFd, part: &[u8], mode: Mode) -> io::Result<()> {
         Ok(retry_on_intr(|| fs::mkdirat(dir, part, permissions(mode)))?)
     }

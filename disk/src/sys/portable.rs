@@ -25,6 +25,14 @@ pub(super) fn rename_new(
     look_and_rename(from, from_part, to, to_part)
 }
 
+pub(super) fn create_nameless(_: &OwnedFd, _: rustix::fs::Mode) -> io::Result<OwnedFd> {
+    Err(Errno::OPNOTSUPP.into())
+}
+
+pub(super) fn link_nameless(_: &OwnedFd, _: &OwnedFd, _: &[u8]) -> io::Result<()> {
+    Err(Errno::OPNOTSUPP.into())
+}
+
 pub(super) fn reserve(_: &OwnedFd, _: u64) -> io::Result<()> {
     Err(Errno::OPNOTSUPP.into())
 }
