@@ -211,3 +211,74 @@ fn public(words: &str) -> Result<Rights, String> {
     }
     Rights::from_words(words.split(',')).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Words {
+        #[command(flatten)]
+        admission: Admission,
+    }
+
+    fn said(words: &str) -> Result<Admission, clap::Error> {
+        let words = ["serve"].into_iter().chain(words.split_whitespace());
+        Words::try_parse_from(words).map(|words| words.admission)
+    }
+
+    #[test]
+    fn words_become_a_policy() {
+        let none = PolicyOptions::default();
+        let drop = Some(Rights::DROP);
+        let writing = Rights::from_words(["write", "list"]).unwrap();
+        let cases = [
+            ("", none),
+            ("--require-token", PolicyOptions { loopback: Loopback::Locked, ..none }),
+            ("--allow-plaintext", PolicyOptions { exposed: Exposed::PlainToo, ..none }),
+            ("--allow-anyone", PolicyOptions { anyone: Some(Rights::ALL), ..none }),
+            ("--public read", PolicyOptions { public: Some(Rights::READING), ..none }),
+            ("--public list,write", PolicyOptions { public: Some(writing), ..none }),
+            ("--public drop", PolicyOptions { public: drop, ..none }),
+            ("--drop", PolicyOptions { public: drop, ..none }),
+        ];
+        for (words, policy) in cases {
+            assert_eq!(said(words).unwrap().policy(), policy, "{words}");
+        }
+    }
+
+    #[test]
+    fn words_that_say_two_things_or_nothing_are_refused() {
+        for words in [
+            "--require-token --allow-anyone",
+            "--require-token --public read",
+            "--require-token --drop",
+            "--public read --drop",
+            "--public drop,read",
+            "--public ,",
+            "--public all",
+            "--cert a",
+            "--key a",
+            "--identity a --cert b --key c",
+            "--max-connections-per-address 0",
+            "--max-failed-logins 0",
+        ] {
+            assert!(said(words).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn others_reach_what_is_no_loopback() {
+        let at = |addresses: &[&str]| {
+            reach(&Listen::At(addresses.iter().map(|text| text.parse().unwrap()).collect()))
+        };
+        for own in [&["127.0.0.1:1"][..], &["[::1]:1", "127.8.8.8:2"], &["[::ffff:127.0.0.1]:1"]] {
+            assert_eq!(at(own), Reach::OwnMachine, "{own:?}");
+        }
+        for others in [&["0.0.0.0:1"][..], &["[::]:1"], &["127.0.0.1:1", "10.0.0.1:1"]] {
+            assert_eq!(at(others), Reach::Others, "{others:?}");
+        }
+    }
+}

@@ -232,3 +232,64 @@ fn now() -> Result<FileTime> {
 fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(directory: &Path) -> Result<Kept> {
+        Source::Own(directory.to_owned()).make_and_load()
+    }
+
+    #[test]
+    fn two_that_are_made_at_once_are_the_same() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("identity");
+        let made = || own(&directory).unwrap().identity.pin();
+        let pins: Vec<Pin> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(made)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(pins.iter().all(|pin| *pin == pins[0]));
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn an_address_that_stands_for_all_is_told_by_the_name_of_the_machine() {
+        let home = tempfile::tempdir().unwrap();
+        let kept = own(&home.path().join("identity")).unwrap();
+        let pin = kept.identity.pin();
+        for address in ["10.0.0.1:7389", "[2001:db8::1]:7389"] {
+            let told = format!("ftx login ftx://{address}#{pin}");
+            assert_eq!(kept.introduction(address.parse().unwrap()), told);
+        }
+        for address in ["0.0.0.0:7389", "[::]:7389"] {
+            let told = kept.introduction(address.parse().unwrap());
+            let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            assert!(told.contains(&format!("ftx://{name}:7389#")), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_no_certificate() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("file");
+        std::fs::write(&file, vec![b'x'; PEM_BYTES_MAX as usize + 1]).unwrap();
+        let given = Source::Given { certificate: file.clone(), key: file };
+        assert!(given.load().unwrap_err().to_string().contains("too large"));
+    }
+
+    #[test]
+    fn where_links_lead_is_read_too() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().canonicalize().unwrap().join(name);
+        std::fs::create_dir(at("live")).unwrap();
+        std::fs::create_dir(at("archive")).unwrap();
+        std::fs::write(at("archive/cert1.pem"), "").unwrap();
+        std::os::unix::fs::symlink("../archive/cert1.pem", at("live/cert.pem")).unwrap();
+        let given = Source::Given { certificate: at("live/cert.pem"), key: at("key.pem") };
+        assert_eq!(given.directories(), [at("archive"), at("live"), at("")]);
+        let here = Source::Given { certificate: "cert.pem".into(), key: "key.pem".into() };
+        assert_eq!(here.directories(), [PathBuf::from(".")]);
+    }
+}

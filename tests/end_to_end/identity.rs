@@ -2,6 +2,7 @@
 //! server is to its own system.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -143,6 +144,28 @@ fn sighup_is_no_end_where_there_is_nothing_to_renew() {
     world.noise("a", 100);
     world.run(server.address, &["put", "a"], 0);
     assert!(!world.home.path().join("state-of-the-server").exists(), "state that nobody needs");
+}
+
+/// SIGHUP for another reason: nobody is left who could stop it by hand.
+#[test]
+fn a_terminal_that_is_gone_is_an_end() {
+    let world = World::new();
+    let serve = format!("exec {} serve served --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_ftx"));
+    let mut command = Command::new("script");
+    command.args(["-q", "-c", &serve, "/dev/null"]).current_dir(world.home.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let Ok(mut terminal) = command.spawn() else {
+        return not_tested("this needs the program script (the package bsdutils)");
+    };
+    let mut lines = BufReader::new(terminal.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let address = lines.find_map(|line| {
+        line.split("listening on ").nth(1).and_then(|address| address.trim().parse().ok())
+    });
+    let address: SocketAddr = address.unwrap();
+    drop(TcpStream::connect(address).unwrap());
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    until("the server is gone", || TcpStream::connect(address).is_err());
 }
 
 #[test]
