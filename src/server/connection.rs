@@ -21,7 +21,7 @@ use super::stream::{Stream, TLS_FIRST_BYTE};
 
 /// Bytes of bodies that one connection may have with storage and not yet stored: a worker has enough to
 /// do while the selector hears of what was stored and reads more; one slow disk does not get the whole pool.
-const UNSTORED_BYTES: usize = 2 * 1024 * 1024;
+const UNSTORED_BYTES: u32 = 2 * 1024 * 1024;
 
 /// Buffers of the pool that one connection may have with storage: a byte in a part of its own takes
 /// a whole one. Fewer where a pool is small.
@@ -100,9 +100,9 @@ pub(super) struct Connection {
     face: Face,
     sender: Sender,
     saying: Saying,
-    unstored_bytes: usize,
-    /// Bytes that have passed the socket since somebody asked.
-    moved_bytes: u64,
+    unstored_bytes: u32,
+    /// Bytes that have passed the socket since somebody asked, which is after each turn.
+    moved_bytes: u32,
     /// Buffers that storage has; those that it has given back are gone.
     lent: Vec<Weak<Buffer>>,
     /// Room of whole files that wait in the machine.
@@ -150,12 +150,13 @@ impl Connection {
                 self.machine.handle(event, now);
             }
             Outcome::Taken { bytes } => {
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 self.unstored_bytes = self.unstored_bytes.saturating_sub(bytes);
             }
             Outcome::Sent { count, end } => {
                 self.sender = Sender::Selector;
                 if count > 0 {
-                    self.moved_bytes = self.moved_bytes.saturating_add(count);
+                    self.moved(count);
                     self.machine.wrote(count, now);
                 }
                 match end {
@@ -221,7 +222,12 @@ impl Connection {
 
     /// Bytes that have passed the socket since this was last asked.
     pub(super) fn take_moved_bytes(&mut self) -> u64 {
-        std::mem::take(&mut self.moved_bytes)
+        std::mem::take(&mut self.moved_bytes).into()
+    }
+
+    fn moved(&mut self, bytes: u64) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.moved_bytes = self.moved_bytes.saturating_add(bytes);
     }
 
     /// Reads, carries out and writes until there is nothing to do or the turn is over.
@@ -302,7 +308,7 @@ impl Connection {
                 self.machine.receive_end(now);
             }
             Ok(count) => {
-                self.moved_bytes = self.moved_bytes.saturating_add(*count as u64);
+                self.moved(*count as u64);
                 let input = buffer.filled(*count);
                 self.machine.receive(input, now);
             }
@@ -391,7 +397,7 @@ impl Connection {
         };
         match result {
             Ok(count) => {
-                self.moved_bytes = self.moved_bytes.saturating_add(count as u64);
+                self.moved(count as u64);
                 self.machine.wrote(count as u64, now);
                 self.claim.shrink_to(self.machine.held_bytes());
                 self.carry_out(None, now);

@@ -91,7 +91,8 @@ impl Connection {
             }
             Command::Write { id, bytes, .. } => {
                 let buffer = input?;
-                self.unstored_bytes = self.unstored_bytes.saturating_add(bytes.len());
+                let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                self.unstored_bytes = self.unstored_bytes.saturating_add(count);
                 Job::Write { id, piece: Piece::new(buffer, bytes) }
             }
             Command::Finish(end) => Job::Finish(end),

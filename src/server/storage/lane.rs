@@ -1,6 +1,6 @@
 //! One connection's way into storage.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 
 use super::directory::Shared;
@@ -21,19 +21,41 @@ pub(super) struct Entrance {
 pub(in crate::server) struct Lane {
     entrance: Arc<Entrance>,
     key: ConnectionKey,
-    peer: SocketAddr,
+    peer: Peer,
     bring: Option<Arc<Strand>>,
     fetch: Option<Arc<Strand>>,
 }
 
+/// An address in half the room, for most of them: each idle connection has one.
+enum Peer {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl Peer {
+    fn of(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(address) => Self::V4(address),
+            SocketAddr::V6(address) => Self::V6(Box::new(address)),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::V4(address) => SocketAddr::V4(*address),
+            Self::V6(address) => SocketAddr::V6(**address),
+        }
+    }
+}
+
 impl Lane {
     pub(super) fn new(entrance: Arc<Entrance>, key: ConnectionKey, peer: SocketAddr) -> Self {
-        Self { entrance, key, peer, bring: None, fetch: None }
+        Self { entrance, key, peer: Peer::of(peer), bring: None, fetch: None }
     }
 
     /// Whose it is.
     pub(in crate::server) fn peer(&self) -> SocketAddr {
-        self.peer
+        self.peer.address()
     }
 
     /// Lets go of strands that have nothing to do and nothing open; one that a worker has in hand stays.
@@ -64,7 +86,7 @@ impl Lane {
         }
         let Self { entrance, key, peer, bring, fetch } = self;
         let shared = || Arc::clone(&entrance.shared);
-        let origin = || Origin { key: *key, peer: *peer, who: who.clone() };
+        let origin = || Origin { key: *key, peer: peer.address(), who: who.clone() };
         if !brought.is_empty() {
             let bring = bring.get_or_insert_with(|| strand(Bring::new(shared(), origin())));
             entrance.line.submit(bring, brought);
