@@ -24,6 +24,7 @@ mod kill;
 mod leaks;
 mod liars;
 mod limits;
+mod locked;
 mod login;
 mod names;
 mod resume;

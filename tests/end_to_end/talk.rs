@@ -11,14 +11,14 @@ use crate::harness::PATIENCE;
 pub const HELLO_DIGEST: &str =
     "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
 
-pub struct Talk {
-    reader: BufReader<TcpStream>,
+pub struct Talk<S = TcpStream> {
+    reader: BufReader<S>,
 }
 
 impl Talk {
     pub fn over(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { reader: BufReader::new(socket) }
+        Self::inside(socket)
     }
 
     /// Connects, says hello, and is welcome.
@@ -38,6 +38,18 @@ impl Talk {
     /// How long an answer is waited for, from now on.
     pub fn patience(&mut self, patience: Duration) {
         self.reader.get_mut().set_read_timeout(Some(patience)).unwrap();
+    }
+}
+
+impl<S: Read + Write> Talk<S> {
+    /// Over what carries the bytes. It has to give up by itself what takes too long.
+    pub fn inside(stream: S) -> Self {
+        Self { reader: BufReader::new(stream) }
+    }
+
+    /// What carries the bytes, to say there is no more to say.
+    pub fn stream(&mut self) -> &mut S {
+        self.reader.get_mut()
     }
 
     pub fn say(&mut self, message: Value) {

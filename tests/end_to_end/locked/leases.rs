@@ -1,0 +1,180 @@
+//! A right that is lost while it is used: at the next request, in mid body, and at the last moment
+//! before a name is taken.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::house::{House, Inside, introduced, put, word};
+use crate::harness::{MIB, until};
+use crate::injection::Injection;
+use crate::talk::HELLO_DIGEST;
+
+const ALL: &str = "read,list,write,replace,delete";
+
+/// Longer than it takes to take a token back.
+const HELD: Duration = Duration::from_millis(1_500);
+
+/// What a get is answered with in the end, when its file was found; and how many bytes of it came.
+fn rest_of_get(talk: &mut Inside) -> (String, u64) {
+    let mut came = 0;
+    loop {
+        let line = talk.line();
+        match word(&line).as_str() {
+            "file" => {}
+            "data" => {
+                let size = line["data"]["size"].as_u64().unwrap();
+                talk.raw(size);
+                came += size;
+            }
+            word => return (word.to_owned(), came),
+        }
+    }
+}
+
+#[test]
+fn right_lost_ends_at_next_request() {
+    let house = House::locked();
+    std::fs::write(house.world.served().join("file"), "content").unwrap();
+    let token = house.add("alice", ALL);
+    let mut talk = house.talk(&token);
+    let stat = |id: u64| json!({"stat": {"id": id, "name": "file"}});
+    talk.say(stat(1));
+    assert_eq!(word(&talk.line()), "info");
+    house.remove("alice");
+    // The command has returned, so it holds: not a moment later.
+    for message in [
+        stat(2),
+        json!({"get": {"id": 3, "name": "file", "digest": "sha256"}}),
+        json!({"list": {"id": 4}}),
+        json!({"mkdir": {"id": 5, "name": "made"}}),
+        json!({"move": {"id": 6, "name": "file", "to": "gone"}}),
+        json!({"remove": {"id": 7, "name": "file"}}),
+        json!({"resume": {"id": 8, "transfer": format!("{:032x}", 8)}}),
+    ] {
+        talk.say(message.clone());
+        assert_eq!(word(&talk.line()), "denied", "{message}");
+    }
+    talk.put_hello(9, "new", "none");
+    assert_eq!(word(&talk.line()), "denied");
+    assert_eq!(house.names(), ["file"]);
+    assert_eq!(house.hello(Some(&token)).1, "login_failed");
+}
+
+/// One right is taken away and the others stay, on a connection that goes on.
+#[test]
+fn a_token_that_may_do_less_does_less_and_no_more_is_lost() {
+    let house = House::locked();
+    std::fs::write(house.world.served().join("file"), "content").unwrap();
+    let mut talk = house.talk(&house.add("alice", ALL));
+    assert!(talk.is_answered(1));
+    house.change_tokens(|text| text.replace("\"write\",", ""));
+    let mut id = 1;
+    until("the file is read", || {
+        id += 1;
+        talk.say(json!({"mkdir": {"id": id, "name": "made"}}));
+        word(&talk.line()) == "denied"
+    });
+    talk.say(json!({"get": {"id": id + 1, "name": "file", "digest": "sha256"}}));
+    assert_eq!(rest_of_get(&mut talk), ("end".to_owned(), 7));
+    talk.say(json!({"remove": {"id": id + 2, "name": "file"}}));
+    assert_eq!(word(&talk.line()), "ok");
+    assert!(house.server.log().contains("the token may not make directories"));
+}
+
+#[test]
+fn right_lost_in_mid_body_of_a_put() {
+    let house = House::locked();
+    let mut talk = house.talk(&house.add("alice", "write"));
+    let part = vec![7; MIB];
+    talk.say(put(1, "big", 64 * MIB, 1));
+    for number in 0..9 {
+        talk.part(1, number * MIB, &part);
+    }
+    let kept = talk.line();
+    assert_eq!(kept["kept"]["at"], 8 * MIB, "{kept}");
+    house.remove("alice");
+    talk.part(1, 9 * MIB, &part);
+    assert_eq!(word(&talk.line()), "denied");
+    // Nothing of it is left, for nobody can go on with it.
+    until("staging is empty", || house.world.staged() == 0);
+    assert!(house.names().is_empty());
+    assert!(talk.is_answered(2), "the connection goes on");
+}
+
+#[test]
+fn right_lost_in_mid_body_of_a_get() {
+    let house = House::locked();
+    let size = 256 * MIB as u64;
+    // It takes no room: nobody has written it.
+    let file = std::fs::File::create(house.world.served().join("big")).unwrap();
+    file.set_len(size).unwrap();
+    let mut talk = house.talk(&house.add("alice", "read"));
+    talk.say(json!({"get": {"id": 1, "name": "big", "digest": "sha256"}}));
+    assert_eq!(talk.line()["file"]["size"], size);
+    let line = talk.line();
+    talk.raw(line["data"]["size"].as_u64().unwrap());
+    house.remove("alice");
+    let (end, came) = rest_of_get(&mut talk);
+    assert_eq!(end, "denied");
+    // What the sockets held, and one part.
+    assert!(came < 64 * MIB as u64, "{came} bytes came after the token was gone");
+    assert!(talk.is_answered(2), "the connection goes on");
+}
+
+/// The sync of a put is held; meanwhile its token is taken back. The name is not taken.
+#[test]
+fn right_lost_is_seen_at_commit() {
+    let house = House::locked();
+    let mut alice = house.talk(&house.add("alice", "write"));
+    let mut bob = house.talk(&house.add("bob", "write"));
+    let delay = format!("delay_enter={}", HELD.as_micros());
+    let Some(_injection) = Injection::into(&house.server, "fsync,fdatasync", None, &delay) else {
+        return;
+    };
+    alice.put_hello(1, "of-alice", "full");
+    bob.put_hello(2, "of-bob", "full");
+    // The bodies have come, and are with the disk.
+    assert!(alice.is_answered(2) && bob.is_answered(3));
+    let began = Instant::now();
+    house.remove("alice");
+    assert!(began.elapsed() < HELD, "too slow to tell");
+    assert_eq!(word(&alice.line()), "denied");
+    assert_eq!(word(&bob.line()), "done");
+    assert_eq!(house.names(), ["of-bob"]);
+    until("staging is empty", || house.world.staged() == 0);
+    // It was whole, and had been synced, when it was refused.
+    let log = house.server.log();
+    let refused = log.lines().find(|line| line.contains("put refused")).unwrap();
+    let ms = refused.split("ms=").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(ms.parse::<u128>().unwrap() >= HELD.as_millis(), "{refused}");
+}
+
+#[test]
+fn expiry_in_mid_transfer() {
+    const LIFE: Duration = Duration::from_secs(2);
+    let house = House::locked();
+    let size = 512 * MIB as u64;
+    let file = std::fs::File::create(house.world.served().join("big")).unwrap();
+    file.set_len(size).unwrap();
+    let began = Instant::now();
+    let token = house.add_with("alice", ALL, &["--expires", "2s"]);
+    let mut puts = house.talk(&token);
+    puts.say(put(1, "new", 5, 1));
+    puts.part(1, 0, b"hel");
+    let mut gets = house.talk(&token);
+    gets.say(json!({"get": {"id": 1, "name": "big", "digest": "sha256"}}));
+    assert_eq!(gets.line()["file"]["size"], size);
+    let mut idles = house.connected();
+    assert!(puts.is_answered(2), "it was not over yet");
+    std::thread::sleep((LIFE + Duration::from_millis(50)).saturating_sub(began.elapsed()));
+    puts.part(1, 3, b"lo");
+    puts.say(json!({"end": {"id": 1, "size": 5, "digest": HELLO_DIGEST}}));
+    assert_eq!(word(&puts.line()), "expired");
+    let (end, came) = rest_of_get(&mut gets);
+    assert_eq!(end, "expired");
+    assert!(came < 128 * MIB as u64, "{came} bytes came");
+    assert_eq!(introduced(&mut idles, Some(&token)), "expired");
+    assert_eq!(house.names(), ["big"]);
+    until("staging is empty", || house.world.staged() == 0);
+}

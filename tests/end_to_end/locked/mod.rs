@@ -1,0 +1,13 @@
+//! What a locked server promises: to those with a token, to those without one, and to whoever runs
+//! it.
+
+mod doors;
+mod drop_box;
+mod everything;
+mod house;
+mod leases;
+mod opening;
+mod ownership;
+mod quotas;
+mod rights;
+mod transport;

@@ -1,0 +1,119 @@
+//! The share of a token: bytes in all, and unfinished uploads.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::json;
+
+use super::house::{House, put, word};
+use crate::harness::{MIB, text, until};
+
+#[test]
+fn a_token_brings_so_many_bytes_and_no_more() {
+    let mut house = House::locked();
+    let token = house.add_with("alice", "write,replace", &["--max-bytes", "20M"]);
+    let other = house.add("bob", "write");
+    for (name, size) in [("a", 12 * MIB), ("b", 6 * MIB), ("c", 100)] {
+        house.world.noise(name, size);
+    }
+    let alice = Some(token.as_str());
+    house.run(alice, &["put", "a"], 0);
+    let output = house.run(alice, &["put", "a", "--as", "again"], 4);
+    assert!(text(&output.stderr).contains("(quota)"), "{}", text(&output.stderr));
+    house.run(alice, &["put", "b"], 0);
+    // Not by a size that is not said before, either.
+    let mut piped = house.ftx(alice, &["put", "-", "--as", "piped"]);
+    let mut piped = piped.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = piped.stdin.take().unwrap();
+    let feeding = std::thread::spawn(move || {
+        let part = vec![1; MIB];
+        // Refused in the middle, the client reads no more.
+        for _ in 0..40 {
+            if stdin.write_all(&part).is_err() {
+                break;
+            }
+        }
+    });
+    let output = piped.wait_with_output().unwrap();
+    feeding.join().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("(quota)"), "{}", text(&output.stderr));
+    assert!(!house.names().contains(&"piped".to_owned()));
+    until("staging is empty", || house.world.staged() == 0);
+    // Nobody else's share is touched; what is left can be used; and a restart forgets nothing.
+    house.run(Some(&other), &["put", "a", "--as", "of-bob"], 0);
+    house.run(alice, &["put", "c"], 0);
+    let used = || {
+        let line = text(&house.token(&["ls", "--json"]).stdout);
+        let line = line.lines().find(|line| line.contains("alice")).unwrap().to_owned();
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()["used_bytes"].clone()
+    };
+    let brought = 18 * MIB + 100;
+    until("it is written down", || used() == brought);
+    house.kill_and_restart();
+    let output = house.run(alice, &["put", "b", "--as", "more"], 4);
+    assert!(text(&output.stderr).contains("(quota)"), "{}", text(&output.stderr));
+    assert_eq!(house.names(), ["a", "b", "c", "of-bob"]);
+}
+
+/// Many at once do not get past it together.
+#[test]
+fn puts_at_once_share_what_there_is() {
+    let house = House::locked();
+    let token = house.add_with("alice", "write", &["--max-bytes", "10M"]);
+    let words: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=8)
+            .map(|number| {
+                let (house, token) = (&house, &token);
+                scope.spawn(move || {
+                    let mut talk = house.talk(token);
+                    talk.say(put(1, &format!("f{number}"), 3 * MIB, number));
+                    for part in 0..3 {
+                        talk.part(1, part * MIB, &vec![0; MIB]);
+                    }
+                    let digest =
+                        "sha256:bb8d94f4ecb9f15ee5ddcd8a3d0a9d2ed1bd8f8ee2b5f1a3f6dd4ee5b6a6ff27";
+                    talk.say(json!({"end": {"id": 1, "size": 3 * MIB, "digest": digest}}));
+                    word(&talk.line())
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    // The digest is a wrong one, so that what was reserved comes back; each held it for a while.
+    assert!(words.iter().all(|word| word == "digest_mismatch" || word == "quota"), "{words:?}");
+    assert!(words.iter().any(|word| word == "digest_mismatch"), "{words:?}");
+    let mut talk = house.talk(&token);
+    talk.say(put(1, "whole", 10 * 1_000_000, 99));
+    assert!(talk.is_answered(2), "all of it is free again");
+}
+
+#[test]
+fn a_token_has_so_many_unfinished_uploads_and_no_more() {
+    let house = House::locked();
+    let token = house.add_with("alice", "write", &["--max-partials", "2"]);
+    let begin = |number: u64| {
+        let mut talk = house.talk(&token);
+        talk.say(put(1, &format!("f{number}"), 20 * MIB, number));
+        for part in 0..9 {
+            talk.part(1, part * MIB, &vec![1; MIB]);
+        }
+        let word = word(&talk.line());
+        (talk, word)
+    };
+    let one = begin(1);
+    let two = begin(2);
+    assert_eq!((one.1.as_str(), two.1.as_str()), ("kept", "kept"));
+    assert_eq!(begin(3).1, "quota");
+    // Broken off, they count all the same.
+    drop(one);
+    assert_eq!(begin(4).1, "quota");
+    // Small ones, which leave nothing, go on.
+    let mut small = house.talk(&token);
+    small.put_hello(77, "small", "none");
+    assert_eq!(word(&small.line()), "done");
+    let mut again = two.0;
+    again.say(json!({"abort": {"id": 1, "code": "aborted"}}));
+    assert_eq!(word(&again.line()), "aborted");
+    until("one is given up", || begin(5).1 == "kept");
+}
