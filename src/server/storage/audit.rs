@@ -32,7 +32,7 @@ pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Insta
         digest = %stored.digest,
         durability = %stored.durability,
         result = "ok",
-        ms = began.elapsed().as_millis(),
+        ms = milliseconds(began),
         disk_us = spent.disk,
         hash_us = spent.hash,
         sync_us = spent.sync,
@@ -60,7 +60,7 @@ pub(super) fn read(
         bytes,
         %digest,
         result = "ok",
-        ms = began.elapsed().as_millis(),
+        ms = milliseconds(began),
         disk_us = spent.disk,
         hash_us = spent.hash,
         "{}",
@@ -68,10 +68,23 @@ pub(super) fn read(
     );
 }
 
+/// Whoever asked for a file has given up, or is gone: so much of it was sent.
+pub(super) fn broken_off(
+    origin: &Origin,
+    op: &'static str,
+    name: &Name,
+    bytes: u64,
+    began: Instant,
+) {
+    let Origin { peer, who, .. } = origin;
+    let (token, ms, result) = (who.token(), milliseconds(began), Code::Aborted);
+    info!(target: "audit", %who, token, %peer, op, %name, bytes, %result, ms, "{op} broken off");
+}
+
 /// A list is complete.
 pub(super) fn listed(origin: &Origin, name: &dyn Display, entries: u64, began: Instant) {
     let Origin { peer, who, .. } = origin;
-    let ms = began.elapsed().as_millis();
+    let ms = milliseconds(began);
     info!(
         target: "audit", %who, token = who.token(), %peer, op = "list", %name, entries, result = "ok", ms,
         "listed"
@@ -97,7 +110,7 @@ pub(super) fn changed(origin: &Origin, change: &Change, durability: Durability, 
         to = to.map(tracing::field::display),
         %durability,
         result = "ok",
-        ms = began.elapsed().as_millis(),
+        ms = milliseconds(began),
         "{message}"
     );
 }
@@ -113,7 +126,7 @@ pub(super) fn refused(
     let Origin { peer, who, .. } = origin;
     let Refusal { code: result, message, .. } = refusal;
     let token = who.token();
-    let ms = began.map(|began| began.elapsed().as_millis());
+    let ms = began.map(milliseconds);
     match result.fault() {
         Fault::Server if *result != Code::ShuttingDown => {
             warn!(target: "audit", %who, token, %peer, op, %name, %result, message, ms, "{op} failed");
@@ -166,4 +179,9 @@ pub(super) fn word(change: &Change) -> &'static str {
         Change::Move(_) => "move",
         Change::Remove(_) => "remove",
     }
+}
+
+/// As a number: one of 128 bits is text in a log of JSON.
+fn milliseconds(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -49,6 +49,9 @@ struct Open {
     purpose: Purpose,
     began: Instant,
     spent: store::Spent,
+    /// Bytes of it that the socket took.
+    sent: u64,
+    told: Told,
 }
 
 /// What a file is open for.
@@ -58,6 +61,13 @@ enum Purpose {
     Get,
     /// Its digest.
     Sum,
+}
+
+/// Whether the line in the log is written that says what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    No,
+    Yes,
 }
 
 /// What is known of the digest of an open file.
@@ -73,6 +83,7 @@ impl Fetch {
     }
 
     fn open(&mut self, get: &Get, granted: Granted, scratch: &mut [u8]) {
+        let began = Instant::now();
         let outcome = self.try_open(get, granted).and_then(|(file, mut open)| {
             let left = file.size.saturating_sub(file.at);
             if !open.is_read_whole(file.at, left) {
@@ -87,7 +98,7 @@ impl Fetch {
             }
         });
         let outcome = outcome.unwrap_or_else(|refusal| {
-            audit::refused(&self.origin, "get", &get.name, &refusal, None);
+            audit::refused(&self.origin, "get", &get.name, &refusal, Some(began));
             Outcome::Event(Event::Refused { id: get.id, refusal })
         });
         self.opened.push(outcome);
@@ -134,6 +145,8 @@ impl Fetch {
             purpose: Purpose::Get,
             began: Instant::now(),
             spent: store::Spent::default(),
+            sent: 0,
+            told: Told::No,
         };
         Ok((file, open))
     }
@@ -163,13 +176,25 @@ impl Fetch {
                 }
             };
         let hash = self.hash(&reading, algorithm, cache);
-        let (purpose, began, spent) = (Purpose::Sum, Instant::now(), store::Spent::default());
-        let open = Open { name, granted, reading, algorithm, cache, hash, purpose, began, spent };
+        let open = Open {
+            name,
+            granted,
+            reading,
+            algorithm,
+            cache,
+            hash,
+            purpose: Purpose::Sum,
+            began: Instant::now(),
+            spent: store::Spent::default(),
+            sent: 0,
+            told: Told::No,
+        };
         self.gets.insert(id, open);
         Worked::Unfinished(Job::Digest(id))
     }
 
     fn list(&mut self, list: List, granted: Granted) {
+        let began = Instant::now();
         match self.shared.store.list(list.name.as_ref(), list.depth, granted.within()) {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(list.name, granted, listing));
@@ -177,7 +202,7 @@ impl Fetch {
             }
             Err(refusal) => {
                 let shown = listing::shown(list.name.as_ref());
-                audit::refused(&self.origin, "list", &shown, &refusal, None);
+                audit::refused(&self.origin, "list", &shown, &refusal, Some(began));
                 let event = Event::Refused { id: list.id, refusal };
                 self.shared.outcomes.push_event(self.origin.key, event);
             }
@@ -216,6 +241,9 @@ impl Fetch {
                 Step::Socket(_) => break SendEnd::Broken,
             }
         };
+        if let Some(open) = self.gets.get_mut(&id) {
+            open.sent = open.sent.saturating_add(count);
+        }
         self.shared.outcomes.push(self.origin.key, Outcome::Sent { count, end });
     }
 
@@ -226,6 +254,7 @@ impl Fetch {
             Ok(None) => return Worked::Unfinished(Job::Digest(id)),
             Ok(Some(digest)) => {
                 open.log(&self.origin, digest);
+                open.told = Told::Yes;
                 let event = match open.purpose {
                     Purpose::Get => Event::Digest { id, digest, spent: open.spent_worth_telling() },
                     Purpose::Sum => Event::Info(open.info(id, digest)),
@@ -244,8 +273,9 @@ impl Fetch {
     }
 
     /// An open file cannot be read, or not any more.
-    fn refuse(&self, id: RequestId, refusal: Refusal) {
-        if let Some(open) = self.gets.get(&id) {
+    fn refuse(&mut self, id: RequestId, refusal: Refusal) {
+        if let Some(open) = self.gets.get_mut(&id) {
+            open.told = Told::Yes;
             let (op, began) = (open.purpose.word(), open.began);
             audit::refused(&self.origin, op, &open.name, &refusal, Some(began));
         }
@@ -267,11 +297,13 @@ impl Hand for Fetch {
             Job::List(list, granted) => self.list(list, granted),
             Job::More(id) => self.more(id),
             Job::Close(id) => {
-                self.gets.remove(&id);
+                if let Some(open) = self.gets.remove(&id) {
+                    open.let_go(&self.origin);
+                }
                 self.lists.remove(&id);
             }
             Job::HangUp => {
-                self.gets.clear();
+                self.gets.drain().for_each(|(_, open)| open.let_go(&self.origin));
                 self.lists.clear();
             }
             Job::Begin(..)
@@ -319,6 +351,13 @@ impl Open {
         let op = self.purpose.word();
         let what = (self.reading.size(), digest);
         audit::read(origin, op, &self.name, what, self.began, self.spent());
+    }
+
+    /// Nobody wants the rest of it. That some of it was sent must be in the log all the same.
+    fn let_go(self, origin: &Origin) {
+        if self.told == Told::No {
+            audit::broken_off(origin, self.purpose.word(), &self.name, self.sent, self.began);
+        }
     }
 
     /// Whether so many bytes from `at` on, which are the rest, are read here and now, and then

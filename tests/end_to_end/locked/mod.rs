@@ -1,6 +1,7 @@
 //! What a locked server promises: to those with a token, to those without one, and to whoever runs
 //! it.
 
+mod audit;
 mod doors;
 mod drop_box;
 mod everything;

@@ -1,0 +1,228 @@
+//! The log: a line for each operation, and no secret in any.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+
+use serde_json::{Value, json};
+
+use super::house::{House, introduced, put, word};
+use crate::harness::{MIB, World, text, until};
+use crate::talk::{HELLO_DIGEST, Talk};
+
+/// The lines of the audit so far.
+fn lines(house: &House) -> Vec<Value> {
+    let log = house.server.log();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["target"] == "audit").collect()
+}
+
+/// The line of this operation with this result.
+fn line_of(house: &House, op: &str, result: &str) -> Value {
+    let mut found = Value::Null;
+    until(&format!("the log has {op} {result}"), || {
+        let lines = lines(house);
+        let line = lines.iter().find(|line| line["op"] == op && line["result"] == result);
+        found = line.cloned().unwrap_or_default();
+        !found.is_null()
+    });
+    found
+}
+
+#[test]
+fn a_line_says_who_did_what_and_what_became_of_it() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let token = house.add("alice", "read,list,write,delete");
+    let id = {
+        let tokens = fs::read_to_string(house.state().join("tokens")).unwrap();
+        let line: Value = serde_json::from_str(tokens.lines().last().unwrap()).unwrap();
+        line["id"].as_str().unwrap()[..8].to_owned()
+    };
+    let mut talk = house.talk(&token);
+    talk.put_hello(1, "a", "full");
+    assert_eq!(word(&talk.line()), "done");
+    talk.put_hello(2, "a", "full");
+    assert_eq!(word(&talk.line()), "exists");
+    let stored = line_of(&house, "put", "ok");
+    assert_eq!(stored["who"], "alice");
+    assert_eq!(stored["token"], id);
+    assert_eq!(stored["name"], "a");
+    assert_eq!((&stored["bytes"], &stored["digest"]), (&json!(5), &json!(HELLO_DIGEST)));
+    for line in [&stored, &line_of(&house, "put", "exists"), &line_of(&house, "login", "ok")] {
+        assert_eq!((&line["who"], &line["token"]), (&json!("alice"), &json!(id)), "{line}");
+        assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
+    assert!(stored["ms"].is_u64());
+}
+
+#[test]
+fn every_operation_that_ended_or_was_refused_has_one_line() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let token = house.add("alice", "read,list,write,delete");
+    house.world.noise("new", 1_000);
+    let run = |args: &[&str], code: i32| house.run(Some(&token), args, code);
+    run(&["put", "new"], 0);
+    run(&["get", "new", "-o", "back"], 0);
+    run(&["sum", "new"], 0);
+    run(&["mkdir", "dir"], 0);
+    run(&["mv", "new", "dir/new"], 0);
+    run(&["ls", "-r"], 0);
+    run(&["put", "new", "--as", "dir/new"], 4);
+    run(&["get", "none"], 4);
+    run(&["rm", "dir/new"], 0);
+    for (op, result, name) in [
+        ("put", "ok", "new"),
+        ("get", "ok", "new"),
+        ("sum", "ok", "new"),
+        ("mkdir", "ok", "dir"),
+        ("move", "ok", "new"),
+        ("list", "ok", "/"),
+        ("put", "exists", "dir/new"),
+        ("get", "not_found", "none"),
+        ("remove", "ok", "dir/new"),
+    ] {
+        let line = line_of(&house, op, result);
+        assert_eq!((&line["who"], &line["name"]), (&json!("alice"), &json!(name)), "{line}");
+        assert!(line["ms"].is_u64(), "{line}");
+        let same = lines(&house);
+        let same = same.iter().filter(|other| other["op"] == op && other["result"] == result);
+        assert_eq!(same.count(), 1, "{op} {result}");
+    }
+    assert_eq!(line_of(&house, "move", "ok")["to"], "dir/new");
+    let sent = line_of(&house, "get", "ok");
+    assert_eq!(sent["bytes"], 1_000, "{sent}");
+    assert!(sent["digest"].as_str().unwrap().starts_with("sha256:"), "{sent}");
+    // What somebody may not do, and who may nothing.
+    let reads = house.add("reads", "read");
+    let mut talk = house.talk(&reads);
+    talk.say(json!({"move": {"id": 1, "name": "x/y", "to": "z"}}));
+    assert_eq!(word(&talk.line()), "denied");
+    let denied = line_of(&house, "move", "denied");
+    assert_eq!(
+        (&denied["who"], &denied["name"], &denied["to"]),
+        (&json!("reads"), &json!("x/y"), &json!("z"))
+    );
+    let wrong = format!("ftx1_{}A", "B".repeat(42));
+    for (token, code) in [(Some(wrong.as_str()), "login_failed"), (None, "login_required")] {
+        assert_eq!(house.hello(token).1, code);
+        assert_eq!(line_of(&house, "login", code)["who"], "nobody");
+    }
+}
+
+/// Whoever reads a file but for its last byte, and hangs up, has read it.
+#[test]
+fn a_get_that_is_broken_off_is_in_the_log() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let token = house.add("alice", "read");
+    let file = fs::File::create(house.world.served().join("big")).unwrap();
+    file.set_len(64 * MIB as u64).unwrap();
+    let get = |name| json!({"get": {"id": 1, "name": name, "digest": "sha256"}});
+    let mut hangs_up = house.talk(&token);
+    hangs_up.say(get("big"));
+    assert_eq!(word(&hangs_up.line()), "file");
+    let line = hangs_up.line();
+    hangs_up.raw(line["data"]["size"].as_u64().unwrap());
+    drop(hangs_up);
+    let line = line_of(&house, "get", "aborted");
+    assert_eq!((&line["who"], &line["name"]), (&json!("alice"), &json!("big")));
+    let bytes = line["bytes"].as_u64().unwrap();
+    assert!((MIB as u64..64 * MIB as u64).contains(&bytes), "{line}");
+    // And one that is read to its end has that line, and no other.
+    file.set_len(3 * MIB as u64).unwrap();
+    house.run(Some(&token), &["get", "big", "-o", "back"], 0);
+    assert_eq!(line_of(&house, "get", "ok")["bytes"], 3 * MIB);
+    let gets = lines(&house).into_iter().filter(|line| line["op"] == "get");
+    assert_eq!(gets.count(), 2);
+}
+
+#[test]
+fn names_stay_on_their_line_in_the_log() {
+    let house = House::locked();
+    let token = house.add("alice", "write,list");
+    let mut talk = house.talk(&token);
+    let bad = "a\nb\r\u{1b}[2J\u{9b}31m\u{202e}\u{7f}stored who=root";
+    talk.put_hello(1, bad, "none");
+    assert_eq!(word(&talk.line()), "done");
+    talk.say(json!({"get": {"id": 2, "name": bad, "digest": "sha256"}}));
+    assert_eq!(word(&talk.line()), "denied");
+    talk.say(json!({"move": {"id": 3, "name": "x", "to": bad}}));
+    assert_eq!(word(&talk.line()), "denied");
+    house.until_logged("move refused");
+    let log = house.server.log();
+    // No line that the server did not begin.
+    assert!(log.lines().all(|line| line.starts_with("20") && line.contains("Z  INFO ")), "{log}");
+    for letter in ['\u{1b}', '\u{9b}', '\u{202e}', '\u{7f}', '\r'] {
+        assert!(!log.contains(letter), "{letter:?}: {log:?}");
+    }
+    let stored = std::fs::read_dir(house.world.served()).unwrap().flatten();
+    assert!(stored.into_iter().any(|entry| entry.file_name().as_bytes() == bad.as_bytes()));
+}
+
+/// With everything in the log that there can be: no token, and no transfer id that somebody could go
+/// on with.
+#[test]
+fn secret_is_never_on_argv_or_in_a_log() {
+    let house = House::started(World::new(), &["--require-token"], |command| {
+        command.env("RUST_LOG", "trace");
+    });
+    let token = house.add("alice", "read,list,write");
+    let other = house.add("bob", "write");
+    house.remove("bob");
+    let transfer = 0x1234_5678_9abc_def0;
+    let mut talk = house.talk(&token);
+    talk.say(put(1, "large", 20 * MIB, transfer));
+    for part in 0..9 {
+        talk.part(1, part * MIB, &vec![1; MIB]);
+    }
+    assert_eq!(word(&talk.line()), "kept");
+    // Taken over, broken, refused, mismatched, expired: all that is told of it.
+    let mut takes = house.talk(&token);
+    takes.say(json!({"resume": {"id": 1, "transfer": format!("{transfer:032x}")}}));
+    assert_eq!(word(&takes.line()), "held");
+    takes.say(put(2, "other", 20 * MIB, transfer));
+    assert_eq!(word(&takes.line()), "transfer_mismatch");
+    takes.say(json!({"resume": {"id": 3, "transfer": "zz"}}));
+    drop(takes);
+    assert_eq!(house.hello(Some(&other)).1, "login_failed");
+    let almost = &token[..token.len() - 1];
+    assert_eq!(house.hello(Some(almost)).1, "bad_message");
+    let mut plain = Talk::over(std::net::TcpStream::connect(house.server.address).unwrap());
+    assert_eq!(introduced(&mut plain, Some(&token)), "tls_required");
+    house.world.noise("file", 10 * MIB);
+    let mut client = house.ftx(Some(&token), &["put", "file", "--limit-rate", "8M"]);
+    let client = client.env("RUST_LOG", "trace").spawn().unwrap();
+    for (id, word) in [(client.id(), "put"), (house.server.child.id(), "serve")] {
+        let mut line = String::new();
+        until("it runs", || {
+            line = text(&fs::read(format!("/proc/{id}/cmdline")).unwrap());
+            line.contains(word)
+        });
+        assert!(!line.contains("ftx1_"), "{line}");
+    }
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    house.run(Some(&token), &["get", "file", "-o", "back"], 0);
+    // What was known only to client and server: the transfers in the journal.
+    let journal: Vec<String> = fs::read_dir(house.world.served().join(".ftx"))
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| fs::read(entry.path()).ok())
+        .map(|bytes| text(&bytes))
+        .collect();
+    let journal = journal.concat();
+    let ids: Vec<&str> = journal
+        .split("\"transfer\":\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert!(ids.iter().any(|id| *id == format!("{transfer:032x}")), "{ids:?}");
+    house.until_logged("sent");
+    let log = house.server.log();
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "it says too little to tell");
+    let said = log + &text(&output.stderr) + &text(&output.stdout);
+    for secret in [&token[5..], &other[5..]] {
+        assert!(!said.contains(&secret[..12]), "a token");
+    }
+    for id in ids {
+        assert!(!said.contains(id), "a transfer");
+    }
+}
