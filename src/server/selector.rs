@@ -498,6 +498,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         // What is kept of each of ten thousand, besides its socket.
-        assert!(size_of::<Entry>() <= 456, "{}", size_of::<Entry>());
+        assert!(size_of::<Entry>() <= 432, "{}", size_of::<Entry>());
     }
 }
