@@ -315,6 +315,7 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.machine.starving(now);
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
                 debug!(peer = %self.peer(), %error, "the connection broke");
                 self.machine.broken();
@@ -333,6 +334,7 @@ impl Connection {
                 Moved::Bytes(turn_bytes.max(1))
             }
             Ok(count) => Moved::Bytes(count.max(1)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Moved::Bytes(turn_bytes.max(1)),
             Err(_) => Moved::Nothing,
         }
     }
@@ -367,7 +369,8 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
-        Ok(filled)
+        // Many records, and nothing in them.
+        if filled == 0 { Err(ErrorKind::Interrupted.into()) } else { Ok(filled) }
     }
 
     fn write(&mut self, turn_bytes: usize, now: Time) -> Moved {

@@ -4,7 +4,7 @@
 //! `WouldBlock`. Whoever has it, the selector or the worker that sends, uses it in the same way.
 //! Knows no message, and not whether an address may be spoken to in plain.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 
@@ -107,12 +107,62 @@ impl Stream {
     }
 }
 
+/// A socket that is read once: records may hold a byte each, or none, and whoever fills a buffer from them is to
+/// say for how long.
+struct Once<'a> {
+    socket: &'a TcpStream,
+    next: Next,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Read,
+    /// Though there may be more.
+    Wait,
+}
+
+impl Read for Once<'_> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if self.next == Next::Wait {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let count = self.socket.read(room)?;
+        self.next = Next::Wait;
+        Ok(count)
+    }
+}
+
+impl Write for Once<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.write_vectored(pieces)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
 impl Read for &Stream {
-    /// `Ok(0)` is the peer's word that it is done. Inside TLS, an end without it is an error.
+    /// `Ok(0)` is the peer's word that it is done. Inside TLS, an end without it is an error, and what
+    /// came may have no content: then it is `Interrupted`.
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => (&**socket).read(room),
-            Stream::Tls(secured) => secured.tls.read(&mut &*secured.socket, room),
+            Stream::Tls(secured) => {
+                let mut once = Once { socket: &secured.socket, next: Next::Read };
+                match secured.tls.read(&mut once, room) {
+                    Err(error)
+                        if error.kind() == ErrorKind::WouldBlock && once.next == Next::Wait =>
+                    {
+                        Err(ErrorKind::Interrupted.into())
+                    }
+                    result => result,
+                }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use ftx_channel::{Sight, Tls, Trust, client_config};
 use ftx_protocol::token::Token;
@@ -19,7 +20,7 @@ impl Read for Wire {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.read(room),
-            Self::Tls(socket, tls) => tls.read(socket, room),
+            Self::Tls(socket, tls) => patient(|| tls.read(socket, room)),
         }
     }
 }
@@ -28,14 +29,27 @@ impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.write(bytes),
-            Self::Tls(socket, tls) => tls.write(socket, bytes),
+            Self::Tls(socket, tls) => patient(|| tls.write(socket, bytes)),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.flush(),
-            Self::Tls(socket, tls) => tls.flush(socket),
+            Self::Tls(socket, tls) => patient(|| tls.flush(socket)),
+        }
+    }
+}
+
+/// What does not block is asked again.
+fn patient<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let began = Instant::now();
+    loop {
+        match act() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            result => return result,
         }
     }
 }
@@ -67,18 +81,18 @@ impl Peer {
     pub fn tls_over(world: &World, mut socket: TcpStream) -> Self {
         let config = client_config(Trust::Pin(world.pin), &Sight::default()).unwrap();
         let tls = Tls::connect(&config, "127.0.0.1").unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
-        let began = std::time::Instant::now();
+        socket.set_nonblocking(true).unwrap();
+        let began = Instant::now();
         while !tls.is_ready() {
             match tls.read(&mut socket, &mut [0; 1]) {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_micros(300));
+                }
                 other => panic!("{other:?}"),
             }
             assert!(began.elapsed() < PATIENCE);
         }
-        tls.flush(&mut socket).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        patient(|| tls.flush(&mut socket)).unwrap();
         Self { wire: BufReader::new(Wire::Tls(socket, Box::new(tls))) }
     }
 
@@ -109,7 +123,7 @@ impl Peer {
     pub fn end(&mut self) {
         match self.wire.get_mut() {
             Wire::Plain(_) => {}
-            Wire::Tls(socket, tls) => tls.close(socket).unwrap(),
+            Wire::Tls(socket, tls) => patient(|| tls.close(socket)).unwrap(),
         }
         self.socket().shutdown(Shutdown::Write).unwrap();
     }
@@ -186,7 +200,7 @@ impl Peer {
         let mut bytes = Vec::new();
         let mut room = [0; 16 * 1024];
         loop {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
             match self.wire.read(&mut room)? {
                 0 => return Ok(bytes),
                 count => bytes.extend_from_slice(&room[..count]),

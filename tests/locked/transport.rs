@@ -135,3 +135,21 @@ fn a_reader_that_stops_inside_tls_is_given_up() {
     std::thread::sleep(Duration::from_millis(8_500));
     assert!(peer.raw().is_err(), "cut off, not ended");
 }
+
+#[test]
+fn records_of_one_byte_are_as_good_and_do_not_hold_up_others() {
+    let world = World::open();
+    let mut peer = Peer::tls(&world);
+    let put = json!({"put": {
+        "id": 1, "name": "a", "digest": "sha256", "size": 5, "transfer": "0".repeat(32),
+    }});
+    let session = format!(
+        "{{\"hello\":{{\"ftx\":1}}}}\n{put}\n{{\"data\":{{\"id\":1,\"at\":0,\"size\":5}}}}\nhello"
+    );
+    for byte in session.as_bytes() {
+        peer.send(&[*byte]);
+    }
+    assert!(peer.line()["welcome"].is_object());
+    peer.finish(1, b"hello");
+    assert!(peer.line()["done"].is_object());
+}
