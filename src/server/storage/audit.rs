@@ -2,10 +2,10 @@
 //! name, how much of it, how it ended and how long it took.
 //!
 //! Its target is `audit`, so that `RUST_LOG=audit=info` has these lines and no others. Names are
-//! escaped. There is never a token in it, and never the id of a transfer, which would be enough to
+//! escaped, their spaces too: a peer chooses them, and must not write fields of its own. There is never a token in it, and never the id of a transfer, which would be enough to
 //! take it over.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Write};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -26,8 +26,8 @@ pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Insta
         token = who.token(),
         %peer,
         op = "put",
-        %name,
-        numbered = stored.name.as_ref().map(tracing::field::display),
+        name = %Word(name),
+        numbered = stored.name.as_ref().map(Word).map(tracing::field::display),
         bytes = stored.size,
         digest = %stored.digest,
         durability = %stored.durability,
@@ -56,7 +56,7 @@ pub(super) fn read(
         token = who.token(),
         %peer,
         op,
-        %name,
+        name = %Word(name),
         bytes,
         %digest,
         result = "ok",
@@ -78,13 +78,14 @@ pub(super) fn broken_off(
 ) {
     let Origin { peer, who, .. } = origin;
     let (token, ms, result) = (who.token(), milliseconds(began), Code::Aborted);
+    let name = Word(name);
     info!(target: "audit", %who, token, %peer, op, %name, bytes, %result, ms, "{op} broken off");
 }
 
 /// A list is complete.
 pub(super) fn listed(origin: &Origin, name: &dyn Display, entries: u64, began: Instant) {
     let Origin { peer, who, .. } = origin;
-    let ms = milliseconds(began);
+    let (name, ms) = (Word(name), milliseconds(began));
     info!(
         target: "audit", %who, token = who.token(), %peer, op = "list", %name, entries, result = "ok", ms,
         "listed"
@@ -106,8 +107,8 @@ pub(super) fn changed(origin: &Origin, change: &Change, durability: Durability, 
         token = who.token(),
         %peer,
         op = word(change),
-        %name,
-        to = to.map(tracing::field::display),
+        name = %Word(name),
+        to = to.map(Word).map(tracing::field::display),
         %durability,
         result = "ok",
         ms = milliseconds(began),
@@ -125,7 +126,7 @@ pub(super) fn refused(
 ) {
     let Origin { peer, who, .. } = origin;
     let Refusal { code: result, message, .. } = refusal;
-    let token = who.token();
+    let (name, token) = (Word(name), who.token());
     let ms = began.map(milliseconds);
     match result.fault() {
         Fault::Server if *result != Code::ShuttingDown => {
@@ -156,6 +157,7 @@ pub(in crate::server) fn denied(
         Operation::Resume => ("resume", None, None),
         Operation::Login | Operation::Continue | Operation::End => ("connection", None, None),
     };
+    let (name, to) = (name.map(Word), to.map(Word));
     let (name, to) = (name.map(tracing::field::display), to.map(tracing::field::display));
     let Refusal { code: result, message, .. } = refusal;
     info!(target: "audit", %who, token = who.token(), %peer, op, name, to, %result, message, "{op} refused");
@@ -184,4 +186,26 @@ pub(super) fn word(change: &Change) -> &'static str {
 /// As a number: one of 128 bits is text in a log of JSON.
 fn milliseconds(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a peer may have chosen, as one word: a name with ` who=root` in it is no field of the line.
+#[derive(Clone, Copy)]
+struct Word<T>(T);
+
+impl<T: Display> Display for Word<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Spaceless(f), "{}", self.0)
+    }
+}
+
+struct Spaceless<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for Spaceless<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|letter| match letter {
+            ' ' => self.0.write_str("\\x20"),
+            other if other.is_whitespace() => write!(self.0, "\\u{{{:x}}}", u32::from(other)),
+            other => self.0.write_char(other),
+        })
+    }
 }

@@ -139,7 +139,7 @@ fn names_stay_on_their_line_in_the_log() {
     let house = House::locked();
     let token = house.add("alice", "write,list");
     let mut talk = house.talk(&token);
-    let bad = "a\nb\r\u{1b}[2J\u{9b}31m\u{202e}\u{7f}stored who=root";
+    let bad = "a\nb\r\u{1b}[2J\u{9b}31m\u{202e}\u{7f} stored\u{3000}who=root who=root";
     talk.put_hello(1, bad, "none");
     assert_eq!(word(&talk.line()), "done");
     talk.say(json!({"get": {"id": 2, "name": bad, "digest": "sha256"}}));
@@ -150,6 +150,10 @@ fn names_stay_on_their_line_in_the_log() {
     let log = house.server.log();
     // No line that the server did not begin.
     assert!(log.lines().all(|line| line.starts_with("20") && line.contains("Z  INFO ")), "{log}");
+    // And no field that it did not write.
+    for line in log.lines().filter(|line| line.contains("op=")) {
+        assert_eq!(line.matches(" who=").count(), 1, "{line}");
+    }
     for letter in ['\u{1b}', '\u{9b}', '\u{202e}', '\u{7f}', '\r'] {
         assert!(!log.contains(letter), "{letter:?}: {log:?}");
     }
