@@ -50,7 +50,8 @@ class Bench:
 
     CASES = (
         "get-known", "get-new", "put", "blake3-get-known", "blake3-get-new", "blake3-put",
-        "many-put", "many-get", "disk-put", "far-put", "locked-get-known", "locked-get-new", "locked-put", "locked-many-put",
+        "many-put", "many-get", "disk-put", "far-put", "locked-get-known", "locked-get-new", "locked-put",
+        "locked-blake3-get", "locked-blake3-put", "locked-many-put",
     )
 
     def case(self, key):
@@ -144,6 +145,16 @@ class Bench:
     def locked_put(self):
         rivals = self.rivals((Ssh, "scp", self.put_by_scp, 3.0, None))
         return self.big("locked-put", "put inside TLS", self.put_by_ftx([], self.locked_ftx), rivals)
+
+    def locked_blake3_get(self):
+        rivals = self.rivals((Ssh, "scp", self.get_by_scp, 3.0, None))
+        ours = self.get_by_ftx("big", ["--digest", "blake3"], self.locked_ftx)
+        return self.big("locked-blake3-get", "get inside TLS, BLAKE3, digest known to the server", ours, rivals)
+
+    def locked_blake3_put(self):
+        rivals = self.rivals((Ssh, "scp", self.put_by_scp, 3.0, None))
+        ours = self.put_by_ftx(["--digest", "blake3"], self.locked_ftx)
+        return self.big("locked-blake3-put", "put inside TLS, BLAKE3", ours, rivals)
 
     def locked_many_put(self):
         rivals = self.rivals((Rsync, "rsync daemon, plain", lambda turn: self.put_tree_by(self.rsync())))

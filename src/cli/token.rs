@@ -163,7 +163,7 @@ impl Add {
             Taken::NotYet => "; a server has not taken it up yet",
         };
         say(&format!(
-            "{} may {}{scope}{server}. It is not shown again; with it: ftx login ADDRESS, where \
+            "{} may {}{scope}{server}. The token is not shown again; with it: ftx login ADDRESS, where \
              ADDRESS is what ftx serve prints",
             line.name,
             allowed(&line),
