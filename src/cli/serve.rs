@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use ftx::server::{Access, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper};
 use ftx_client::DEFAULT_PORT;
-use ftx_protocol::limits::INTEGER_MAX;
+use ftx_protocol::limits::{INTEGER_MAX, REQUESTS_TOTAL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -66,6 +66,11 @@ pub struct Serve {
     /// Connections at once; more wait until one ends
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
+
+    /// Requests that one connection may make in all; then it has to come anew, which ftx does by itself
+    #[arg(long, value_name = "N", default_value_t = REQUESTS_TOTAL,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    max_requests: u64,
 
     /// Threads that wait for sockets, besides those that wait for disks. One keeps two cores busy; where there
     /// are many, more may pay. With --limit-rate there is one
@@ -216,6 +221,7 @@ impl Serve {
             size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
             free_min_bytes: self.min_free.bytes(),
             connections_max: self.max_connections.max(1),
+            requests_max: self.max_requests,
             threads: self.threads,
             limit_rate: self.limit_rate,
             header_timeout: self.header_timeout,

@@ -139,7 +139,7 @@ fn settings(options: &Options) -> Settings {
         agent: welcome.agent,
         features: welcome.features,
         limits: welcome.limits,
-        requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
+        requests_total_max: options.requests_max,
         header_timeout: options.header_timeout,
         idle_timeout: options.idle_timeout,
     }
