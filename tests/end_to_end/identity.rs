@@ -2,7 +2,7 @@
 //! server is to its own system.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -34,30 +34,35 @@ impl Inside {
         let config = client_config(Trust::Pin(pin), &Sight::default()).unwrap();
         let tls = Tls::connect(&config, "ftx").unwrap();
         let socket = TcpStream::connect(server).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nonblocking(true).unwrap();
         let mut inside = Self { tls, socket };
-        // The handshake, until the socket has nothing more to say.
-        inside.socket.set_read_timeout(Some(std::time::Duration::from_millis(10))).unwrap();
         until("the handshake is over", || {
-            let read = inside.tls.read(&mut inside.socket, &mut [0]);
-            assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+            assert_eq!(inside.hear(), "");
             inside.tls.is_ready()
         });
-        inside.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         assert!(inside.ask("{\"hello\":{\"ftx\":1}}\n").contains("welcome"));
         inside
     }
 
     fn ask(&mut self, line: &str) -> String {
         self.tls.write(&mut self.socket, line.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\n") {
-            let mut room = [0; 4_096];
-            let count = self.tls.read(&mut self.socket, &mut room).unwrap();
-            assert_ne!(count, 0, "the connection has ended");
-            answer.extend_from_slice(&room[..count]);
+        let mut answer = String::new();
+        until("an answer comes", || {
+            answer += &self.hear();
+            answer.ends_with('\n')
+        });
+        answer
+    }
+
+    /// What has come by now.
+    fn hear(&mut self) -> String {
+        let mut room = [0; 4_096];
+        match self.tls.read(&mut self.socket, &mut room) {
+            Ok(0) => panic!("the connection has ended"),
+            Ok(count) => text(&room[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => String::new(),
+            Err(error) => panic!("{error}"),
         }
-        text(&answer)
     }
 }
 
@@ -110,7 +115,9 @@ fn certificate_is_reloaded_on_sighup() {
     let (certificate, key, first) = new_certificate();
     renew(1, &certificate, &key);
     let (cert, key) = (at("live/cert.pem"), at("live/key.pem"));
-    let server = world.serve_with(&["--cert", word(&cert), "--key", word(&key)]);
+    // Who is connected says nothing for as long as this takes.
+    let options = ["--cert", word(&cert), "--key", word(&key), "--idle-timeout", "1h"];
+    let server = world.serve_with(&options);
     assert_eq!(shown(server.address), first);
     let mut before = Inside::greeted(server.address, first);
 
