@@ -8,6 +8,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use super::house::{House, Inside, Secured, introduced, put, word};
+use crate::front::{Tap, is_only_a_greeting};
 use crate::harness::{MIB, PATIENCE, noise, text};
 use crate::talk::{HELLO_DIGEST, Talk};
 
@@ -47,6 +48,40 @@ fn plain_brace_gets_tls_required() {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("(tls_required)"), "{}", text(&output.stderr));
+}
+
+/// What a client sends on its way to a server, written down: nothing but a greeting before it is sure
+/// which one that is, and nothing that can be read after that.
+#[test]
+fn names_and_tokens_do_not_leave_first() {
+    let house = House::locked();
+    let token = house.add("alice", "read,list,write");
+    let tap = Tap::start("127.0.0.1:0", house.server.address);
+    std::fs::write(house.world.here().join("very-secret"), "not for everybody".repeat(100))
+        .unwrap();
+    let wrong = format!("ftx://{}#sha256:{}", tap.address, "0".repeat(64));
+    for server in [tap.address.to_string(), wrong] {
+        for args in [["put", "very-secret"].as_slice(), &["get", "very-secret"], &["ls"]] {
+            let mut command = house.ftx_by(tap.address, Some(&token), args);
+            let output = command.env("FTX_SERVER", &server).output().unwrap();
+            assert_eq!(output.status.code(), Some(3), "{args:?}: {}", text(&output.stderr));
+            let heard = tap.take();
+            assert!(!heard.is_empty() && heard.iter().all(|bytes| is_only_a_greeting(bytes)));
+        }
+    }
+    assert!(house.names().is_empty());
+    for args in [["put", "very-secret"].as_slice(), &["get", "very-secret", "-o", "back"], &["ls"]]
+    {
+        let output = house.ftx_by(tap.address, Some(&token), args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
+    }
+    let heard = tap.take();
+    assert!(heard.len() == 3 && heard.iter().all(|bytes| bytes.first() == Some(&0x16)));
+    let heard = heard.concat();
+    for secret in ["very-secret", "not for everybody", "hello", &token[5..20]] {
+        let secret = secret.as_bytes();
+        assert!(!heard.windows(secret.len()).any(|window| window == secret), "{}", text(secret));
+    }
 }
 
 /// There is no first byte behind which a server that wants TLS goes on in plain.
