@@ -2,8 +2,8 @@
 //! name, how much of it, how it ended and how long it took.
 //!
 //! Its target is `audit`, so that `RUST_LOG=audit=info` has these lines and no others. Names are
-//! escaped, their spaces too: a peer chooses them, and must not write fields of its own. There is never a token in it, and never the id of a transfer, which would be enough to
-//! take it over.
+//! escaped, their spaces too: a peer chooses them, and must not write fields of its own. There is never
+//! a token in it, and never the id of a transfer, which would be enough to take it over.
 
 use std::fmt::{self, Display, Write};
 use std::net::SocketAddr;
@@ -68,7 +68,7 @@ pub(super) fn read(
     );
 }
 
-/// Whoever asked for a file has given up, or is gone: so much of it was sent.
+/// Whoever asked for a file, or brought one, has given up or is gone: so much of it was moved.
 pub(super) fn broken_off(
     origin: &Origin,
     op: &'static str,
@@ -125,15 +125,15 @@ pub(super) fn refused(
     began: Option<Instant>,
 ) {
     let Origin { peer, who, .. } = origin;
-    let Refusal { code: result, message, .. } = refusal;
+    let Refusal { code: result, message: why, .. } = refusal;
     let (name, token) = (Word(name), who.token());
     let ms = began.map(milliseconds);
     match result.fault() {
         Fault::Server if *result != Code::ShuttingDown => {
-            warn!(target: "audit", %who, token, %peer, op, %name, %result, message, ms, "{op} failed");
+            warn!(target: "audit", %who, token, %peer, op, %name, %result, why, ms, "{op} failed");
         }
         _ => {
-            info!(target: "audit", %who, token, %peer, op, %name, %result, message, ms, "{op} refused");
+            info!(target: "audit", %who, token, %peer, op, %name, %result, why, ms, "{op} refused");
         }
     }
 }
@@ -159,8 +159,8 @@ pub(in crate::server) fn denied(
     };
     let (name, to) = (name.map(Word), to.map(Word));
     let (name, to) = (name.map(tracing::field::display), to.map(tracing::field::display));
-    let Refusal { code: result, message, .. } = refusal;
-    info!(target: "audit", %who, token = who.token(), %peer, op, name, to, %result, message, "{op} refused");
+    let Refusal { code: result, message: why, .. } = refusal;
+    info!(target: "audit", %who, token = who.token(), %peer, op, name, to, %result, why, "{op} refused");
 }
 
 /// Somebody with a token logged in.

@@ -177,6 +177,7 @@ impl Bring {
         if let Some(open) = self.puts.remove(&id)
             && let Some(upload) = open.slot.take()
         {
+            audit::broken_off(&self.origin, "put", &open.name, upload.offset(), open.began);
             self.let_go(&open.slot, *upload, ending);
         }
     }

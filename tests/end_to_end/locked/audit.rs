@@ -97,6 +97,8 @@ fn every_operation_that_ended_or_was_refused_has_one_line() {
     talk.say(json!({"move": {"id": 1, "name": "x/y", "to": "z"}}));
     assert_eq!(word(&talk.line()), "denied");
     let denied = line_of(&house, "move", "denied");
+    assert_eq!(denied["message"], "move refused");
+    assert!(denied["why"].as_str().is_some_and(|why| why.contains("may")), "{denied}");
     assert_eq!(
         (&denied["who"], &denied["name"], &denied["to"]),
         (&json!("reads"), &json!("x/y"), &json!("z"))
@@ -106,6 +108,20 @@ fn every_operation_that_ended_or_was_refused_has_one_line() {
         assert_eq!(house.hello(token).1, code);
         assert_eq!(line_of(&house, "login", code)["who"], "nobody");
     }
+}
+
+#[test]
+fn a_put_that_is_broken_off_is_in_the_log() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let token = house.add("alice", "write");
+    let mut hangs_up = house.talk(&token);
+    hangs_up.say(put(1, "a", 1_000, 1));
+    hangs_up.part(1, 0, b"content");
+    drop(hangs_up);
+    let line = line_of(&house, "put", "aborted");
+    let (who, name, bytes) = (json!("alice"), json!("a"), json!(7));
+    assert_eq!((&line["who"], &line["name"], &line["bytes"]), (&who, &name, &bytes), "{line}");
+    assert!(line["ms"].is_u64(), "{line}");
 }
 
 /// Whoever reads a file but for its last byte, and hangs up, has read it.
