@@ -595,13 +595,13 @@ fn a_hidden_directory_of_a_server_below_what_is_got_is_skipped() {
     assert_eq!(count_files(&world.here().join("tree")), 2);
 }
 
-fn entry(name: &str, kind: &str) -> Value {
+pub fn entry(name: &str, kind: &str) -> Value {
     json!({"name": name, "kind": kind, "size": if kind == "file" { 5 } else { 0 },
            "mtime": [0, 0], "mode": 493})
 }
 
 /// A server that lists this for `tree`, and has `hello` under every name.
-fn liar_listing(entries: Vec<Value>) -> SocketAddr {
+pub fn liar_listing(entries: Vec<Value>) -> SocketAddr {
     liar(move |talk: &mut Talk, request| {
         let mut request = request.clone();
         while !request.is_null() {

@@ -22,6 +22,7 @@ mod identity;
 mod injection;
 mod kill;
 mod leaks;
+mod lessons;
 mod liars;
 mod limits;
 mod locked;

@@ -5,7 +5,7 @@ mod audit;
 mod doors;
 mod drop_box;
 mod everything;
-mod house;
+pub mod house;
 mod leases;
 mod opening;
 mod ownership;
