@@ -31,6 +31,7 @@ mod names;
 mod resume;
 mod shell;
 mod silence;
+mod slow;
 mod talk;
 mod threads;
 mod token;
