@@ -618,7 +618,14 @@ fn nothing_is_unlimited_by_a_nought() {
     let served = world.served();
     let served = served.to_str().unwrap();
     let serve = ["serve", served, "--listen", "127.0.0.1:0"];
-    for option in ["threads", "limit-rate", "max-connections-per-address", "max-failed-logins"] {
+    let options = [
+        "threads",
+        "limit-rate",
+        "max-requests",
+        "max-connections-per-address",
+        "max-failed-logins",
+    ];
+    for option in options {
         refused(&[&serve[..], &[&format!("--{option}=0")]].concat());
     }
     for option in ["max-bytes", "max-partials", "expires"] {
@@ -632,6 +639,13 @@ fn nothing_is_unlimited_by_a_nought() {
     let mut unknown = put(2, "a", 5, rand());
     unknown["put"].as_object_mut().unwrap().remove("size");
     assert_eq!(answer(&mut talk, &unknown), "too_large");
+    drop(server);
+    let server = world.serve_with(&["--max-connections", "0"]);
+    let mut only = Talk::with(server.address);
+    let mut waits = Talk::over(TcpStream::connect(server.address).unwrap());
+    waits.patience(Duration::from_millis(300));
+    waits.say(json!({"hello": {"ftx": 1}}));
+    assert!(waits.line().is_null() && only.is_answered(1), "there is one, and no more");
     drop(server);
     for option in ["--idle-timeout", "--header-timeout"] {
         let server = world.serve_with(&[option, "0s"]);
