@@ -21,32 +21,69 @@ pub fn row(load: impl Into<String>, figure: impl Into<String>, must: &'static st
     Row { load: load.into(), figure: figure.into(), must }
 }
 
+const IDLE_BYTES: &str = "at most 512 bytes each";
+
 /// Connections that were welcomed, and nothing more.
 pub fn idle(options: &Options) -> Vec<Row> {
-    quiet(options, "idle connections", |_| {})
+    let server = Server::start(&options.memory, options.threads);
+    let what = format!("{} idle connections", many(options));
+    let connect = || Talk::with(server.address).into_socket();
+    let (each, cpu) = quiet(&server, many(options), connect);
+    vec![row(&what, format!("{each:.0} bytes each"), IDLE_BYTES), cpu]
 }
 
-/// Connections that have put a file and got it back before.
+fn many(options: &Options) -> usize {
+    options.pick(10_000, 500)
+}
+
+/// Connections that have put a file and got it back before, and how much of what they make the
+/// server hold is of the puts: it remembers those it acknowledged, to do so again.
 pub fn used(options: &Options) -> Vec<Row> {
-    let body = Body::of(64 << 10);
-    quiet(options, "idle connections, each after a put and a get of 64 KiB", move |talk| {
+    let (body, count) = (Body::of(64 << 10), many(options));
+    let transfer = |talk: &mut Talk| {
         talk.put("used", &body);
         talk.get("used", |_| true);
-    })
+    };
+    let server = Server::start(&options.memory, options.threads);
+    let (each, cpu) = quiet(&server, count, || {
+        let mut talk = Talk::with(server.address);
+        transfer(&mut talk);
+        talk.into_socket()
+    });
+    let remembered = remembered(options, count, transfer);
+    let what = "each after a put and a get of 64 KiB";
+    let own = each - remembered;
+    let all = format!("{each:.0} bytes each, of which {own:.0} are the connection's");
+    let puts = format!("the same puts and gets through one connection, which has closed, {count}");
+    vec![
+        row(format!("{count} idle connections, {what}"), all, IDLE_BYTES),
+        cpu,
+        row(puts, format!("{remembered:.0} bytes each: what is remembered of a put"), "-"),
+    ]
 }
 
-fn quiet(options: &Options, what: &str, first: impl Fn(&mut Talk)) -> Vec<Row> {
-    const WATCH_SECONDS: u64 = 5;
+/// What the server has grown by for each of so many transfers when their connection is gone.
+fn remembered(options: &Options, count: usize, transfer: impl Fn(&mut Talk)) -> f64 {
     let server = Server::start(&options.memory, options.threads);
-    let connect = || {
+    let through_one = |count| {
         let mut talk = Talk::with(server.address);
-        first(&mut talk);
-        talk.into_socket()
+        (0..count).for_each(|_| transfer(&mut talk));
     };
-    // What one connection makes resident for all of them: threads, pools, code.
-    let warm: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
+    through_one(WARM);
     let before = server.resident();
-    let count = options.pick(10_000, 500);
+    through_one(count);
+    thread::sleep(Duration::from_secs(1));
+    server.resident().saturating_sub(before) as f64 / count as f64
+}
+
+/// What one connection makes resident for all of them is there after so many: threads, pools, code.
+pub const WARM: usize = 50;
+
+/// What the server has grown by for each of so many connections, and a row of their CPU.
+pub fn quiet(server: &Server, count: usize, connect: impl Fn() -> TcpStream) -> (f64, Row) {
+    const WATCH_SECONDS: u64 = 5;
+    let warm: Vec<TcpStream> = (0..WARM).map(|_| connect()).collect();
+    let before = server.resident();
     let sockets: Vec<TcpStream> = (0..count).map(|_| connect()).collect();
     thread::sleep(Duration::from_secs(1));
     let grown = server.resident().saturating_sub(before);
@@ -54,11 +91,8 @@ fn quiet(options: &Options, what: &str, first: impl Fn(&mut Talk)) -> Vec<Row> {
     thread::sleep(Duration::from_secs(WATCH_SECONDS));
     let cpu = server.cpu_seconds() - cpu;
     drop((warm, sockets));
-    let each = grown as f64 / count as f64;
-    vec![
-        row(format!("{count} {what}"), format!("{each:.0} bytes each"), "at most 512 bytes each"),
-        row(format!("the same, CPU in {WATCH_SECONDS} s"), format!("{cpu:.2} s"), "none"),
-    ]
+    let cpu = row(format!("the same, CPU in {WATCH_SECONDS} s"), format!("{cpu:.2} s"), "none");
+    (grown as f64 / count as f64, cpu)
 }
 
 /// Many uploads that are all open at once.

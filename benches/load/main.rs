@@ -9,6 +9,7 @@ mod hanging;
 mod server;
 mod talk;
 mod threads;
+mod tls;
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ use clap::Parser;
 /// The load that a server has to bear.
 #[derive(Debug, Clone, Parser)]
 pub struct Options {
-    /// Only these cases: idle, used, crowd, large, bulk, beside, hanging, accept, small, threads
+    /// Only these cases: idle, tls, used, crowd, large, bulk, beside, hanging, accept, small, threads
     #[arg(long)]
     only: Vec<String>,
 
@@ -58,8 +59,9 @@ pub struct Row {
 
 type Case = fn(&Options) -> Vec<Row>;
 
-const CASES: [(&str, Case); 10] = [
+const CASES: [(&str, Case); 11] = [
     ("idle", cases::idle),
+    ("tls", tls::idle),
     ("used", cases::used),
     ("crowd", cases::crowd),
     ("large", cases::large),

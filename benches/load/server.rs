@@ -1,10 +1,12 @@
 //! A server in a directory of its own, and what it takes, as the kernel counts it.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
+use ftx_channel::Pin;
 use tempfile::TempDir;
 
 pub struct Server {
@@ -15,21 +17,27 @@ pub struct Server {
 
 impl Server {
     pub fn start(parent: &Path, threads: usize) -> Self {
-        let root = tempfile::Builder::new().prefix("ftx-load-").tempdir_in(parent).unwrap();
+        Self::serve(directory_in(parent), threads, &[]).0
+    }
+
+    /// Beyond its first line, what it says on stdout.
+    fn serve(root: TempDir, threads: usize, more: &[&OsStr]) -> (Self, BufReader<ChildStdout>) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ftx"))
             .arg("serve")
             .arg(root.path())
             .args(["--listen", "127.0.0.1:0", "--idle-timeout", "1h", "--max-connections", "12000"])
             .args(["--threads", &threads.to_string()])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        said.read_line(&mut line).unwrap();
         let address = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
-        Self { child, address, root }
+        (Self { child, address, root }, said)
     }
 
     pub fn served(&self) -> PathBuf {
@@ -76,6 +84,39 @@ impl Server {
     fn proc(&self, file: &str) -> String {
         format!("/proc/{}/{file}", self.child.id())
     }
+}
+
+/// A server that is spoken to inside TLS, with a token.
+pub struct Locked {
+    pub server: Server,
+    pub pin: Pin,
+    pub token: String,
+    _state: TempDir,
+}
+
+impl Locked {
+    pub fn start(parent: &Path, threads: usize) -> Self {
+        let above = directory_in(parent);
+        // Made by the server, which wants it for its owner only.
+        let state = above.path().join("state");
+        let option = ["--require-token".as_ref(), "--state".as_ref(), state.as_os_str()];
+        let (server, mut said) = Server::serve(directory_in(parent), threads, &option);
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let pin = line.trim().rsplit('#').next().unwrap().parse().unwrap();
+        let token = Command::new(env!("CARGO_BIN_EXE_ftx"))
+            .args(["token", "add", "load", "--can", "read,write,list", "--state"])
+            .arg(&state)
+            .output()
+            .unwrap();
+        assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+        let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
+        Self { server, pin, token, _state: above }
+    }
+}
+
+fn directory_in(parent: &Path) -> TempDir {
+    tempfile::Builder::new().prefix("ftx-load-").tempdir_in(parent).unwrap()
 }
 
 /// User and system time in a line of `/proc/…/stat`.
