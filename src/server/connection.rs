@@ -8,6 +8,7 @@ mod commands;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use ftx_protocol::server::{Output, Reads, Reason, Server as Machine, Settings};
 use ftx_protocol::{Code, Time};
@@ -16,7 +17,7 @@ use tracing::debug;
 use super::access::{Channel, Transport};
 use super::buffers::{Buffer, Pool};
 use super::guest::Guest;
-use super::storage::{Claim, Job, Lane, Outcome, SendEnd};
+use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd};
 use super::stream::{Stream, TLS_FIRST_BYTE};
 
 /// Bytes of bodies that one connection may have with storage and not yet stored: a worker has enough to
@@ -34,6 +35,10 @@ const LINES_BYTES: usize = 64 * 1024;
 /// Reads of a TLS connection in one step: records may hold a byte each, and then a buffer takes many
 /// times its size of them to fill. After so many the others have their turn.
 const TLS_READS: usize = 8;
+
+/// When an idle connection is looked at again of which a worker still had something in hand: long after the worker
+/// has put it down, and soon beside the time that connections are idle.
+const REST_AFTER: Duration = Duration::from_millis(100);
 
 /// Whether a connection may take a buffer now, or others have waited longer for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +105,7 @@ pub(super) struct Connection {
     face: Face,
     sender: Sender,
     saying: Saying,
+    rest: Rest,
     unstored_bytes: u32,
     /// Bytes that have passed the socket since somebody asked, which is after each turn.
     moved_bytes: u32,
@@ -127,6 +133,7 @@ impl Connection {
             face: Face::Unknown,
             sender: Sender::Selector,
             saying: Saying::On,
+            rest: Rest::Done,
             unstored_bytes: 0,
             moved_bytes: 0,
             lent: Vec::new(),
@@ -185,9 +192,11 @@ impl Connection {
         self.lane.peer()
     }
 
-    pub(super) fn deadline(&self) -> Option<Time> {
+    /// When it wants to be told of the time, as it is after a turn.
+    pub(super) fn deadline(&self, now: Time) -> Option<Time> {
         let leaving = self.guest.as_ref().and_then(|guest| guest.deadline());
-        [self.machine.deadline(), leaving].into_iter().flatten().min()
+        let rest = (self.rest == Rest::Later).then(|| now.after(REST_AFTER));
+        [self.machine.deadline(), leaving, rest].into_iter().flatten().min()
     }
 
     /// Finishes what runs and takes no more.
@@ -249,9 +258,7 @@ impl Connection {
             }
             moved_bytes = match (written, read) {
                 (Moved::Nothing, Moved::Nothing) => {
-                    if self.machine.requests() == 0 {
-                        self.lane.rest();
-                    }
+                    self.rest();
                     return TurnEnd::Wait;
                 }
                 (Moved::Nothing, Moved::WantBuffer) => return TurnEnd::WantBuffer,
@@ -266,6 +273,19 @@ impl Connection {
             if moved_bytes >= turn_bytes {
                 return TurnEnd::Again;
             }
+        }
+    }
+
+    /// Lets go of what an idle connection has no use for.
+    fn rest(&mut self) {
+        if self.machine.requests() > 0 {
+            self.rest = Rest::Done;
+            return;
+        }
+        self.rest = self.lane.rest();
+        self.lent.retain(|buffer| buffer.strong_count() > 0);
+        if self.lent.is_empty() {
+            self.lent = Vec::new();
         }
     }
 

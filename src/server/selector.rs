@@ -425,7 +425,7 @@ impl Selector {
             self.held_bytes.saturating_sub(entry.held_bytes).saturating_add(held_bytes);
         let grew = held_bytes > entry.held_bytes;
         entry.held_bytes = held_bytes;
-        let deadline = entry.connection.deadline();
+        let deadline = entry.connection.deadline(now);
         if deadline != entry.deadline {
             if let Some(time) = entry.deadline {
                 self.deadlines.remove(&(time, key));

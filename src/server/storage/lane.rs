@@ -26,6 +26,14 @@ pub(in crate::server) struct Lane {
     fetch: Option<Arc<Strand>>,
 }
 
+/// Whether a lane let go of what it could.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Rest {
+    Done,
+    /// A worker has a strand in hand, which has said all that it has to say: it says no more.
+    Later,
+}
+
 /// An address in half the room, for most of them: each idle connection has one.
 enum Peer {
     V4(SocketAddrV4),
@@ -59,12 +67,20 @@ impl Lane {
     }
 
     /// Lets go of strands that have nothing to do and nothing open; one that a worker has in hand stays.
-    pub(in crate::server) fn rest(&mut self) {
+    pub(in crate::server) fn rest(&mut self) -> Rest {
+        let mut rest = Rest::Done;
         for strand in [&mut self.bring, &mut self.fetch] {
-            if strand.as_mut().and_then(Arc::get_mut).is_some_and(Strand::is_empty) {
-                *strand = None;
+            match strand.as_mut().map(Arc::get_mut) {
+                Some(Some(alone)) => {
+                    if alone.is_empty() {
+                        *strand = None;
+                    }
+                }
+                Some(None) => rest = Rest::Later,
+                None => {}
             }
         }
+        rest
     }
 
     /// Hands the jobs of somebody over, those for one strand together. Never waits.

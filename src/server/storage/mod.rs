@@ -34,7 +34,7 @@ use super::token::ConnectionKey;
 
 pub(super) use directory::Directory;
 pub(super) use granted::Granted;
-pub(super) use lane::Lane;
+pub(super) use lane::{Lane, Rest};
 pub(super) use room::Claim;
 
 /// The store, and what it hands out, on the disk of this machine.
