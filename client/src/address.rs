@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use ftx_channel::Pin;
 use ftx_protocol::Name;
+use ftx_protocol::token::TOKEN_PREFIX;
 
 use crate::failure::{Class, Failure};
 
@@ -81,6 +82,12 @@ impl FromStr for ServerAddress {
     /// `host`, `host:port`, `[v6]`, `[v6]:port`, each with or without `ftx://` before it, one `/`
     /// behind it, and `#sha256:…` behind that.
     fn from_str(text: &str) -> Result<Self, Failure> {
+        if text.contains(TOKEN_PREFIX) {
+            let message = "there is a token in the address of a server, where it is shown and looked up; ftx login \
+                 asks for it, and FTX_TOKEN or FTX_TOKEN_FILE has it for one command. Who made this one \
+                 should take it back";
+            return Err(Failure::new(Class::Usage, message));
+        }
         let wrong = || {
             let message =
                 format!("{text:?} is no server address; write host:port, such as 127.0.0.1:7389");

@@ -188,10 +188,15 @@ impl Client {
             entry.map_or((None, None), |entry| (Some(entry.trusted), entry.token));
         let (trusted, by) = match (self.server.pin(), listed) {
             (Some(said), Some(Trusted::Pin(pin))) if said != pin => {
-                return Err(self.two_keys(pin, said).into());
+                return Err(self.two_keys(&format!("the key {pin}"), said).into());
+            }
+            // An address that somebody has sent must not take the place of what is known, nor get what
+            // is kept for that.
+            (Some(said), Some(Trusted::Roots)) => {
+                return Err(self.two_keys("its certificate", said).into());
             }
             (Some(_), Some(Trusted::Pin(pin))) => (Some(Trusted::Pin(pin)), By::List),
-            (Some(said), _) => (Some(Trusted::Pin(said)), By::Address),
+            (Some(said), None) => (Some(Trusted::Pin(said)), By::Address),
             (None, listed) => (listed, By::List),
         };
         let token = match &self.login {
@@ -317,12 +322,12 @@ impl Client {
         )
     }
 
-    fn two_keys(&self, listed: Pin, said: Pin) -> Failure {
+    fn two_keys(&self, listed: &str, said: Pin) -> Failure {
         let server = &self.server;
         Failure::new(
             Class::Untrusted,
             format!(
-                "{server} is known here by the key {listed}, and the address says {said}: nothing was \
+                "{server} is known here by {listed}, and the address says the key {said}: nothing was \
                  sent. If you know why: ftx login --forget {server}, and log in with the new line"
             ),
         )

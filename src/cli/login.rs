@@ -13,6 +13,7 @@ use ftx_client::{
     Changed, Class, Client, Failure, Interrupt, Introduce, Pin, Plaintext, Retry, ServerAddress,
     Servers, Token, Verdict,
 };
+use ftx_protocol::token::TOKEN_PREFIX;
 
 use super::exit::Exit;
 use super::remote::{Clients, print, run, wrong};
@@ -22,9 +23,6 @@ use super::transfer::told;
 /// Where a token stands that is not remembered.
 const TOKEN: &str = "FTX_TOKEN";
 const TOKEN_FILE: &str = "FTX_TOKEN_FILE";
-
-/// What every token begins with.
-const TOKEN_PREFIX: &str = "ftx1_";
 
 /// A file with a token is not read further than this.
 const TOKEN_FILE_BYTES_MAX: u64 = 4 * 1024;
@@ -106,13 +104,18 @@ impl Login {
         if let Some(path) = &self.token_file {
             return token_in(path);
         }
-        if let Some(token) = token_of_environment()? {
-            return Ok(token);
-        }
         if !io::stdin().is_terminal() {
-            return first_line_of_stdin();
+            let line = first_line_of_stdin()?;
+            // Nothing there is no answer: a script has its token elsewhere.
+            return match token_of_environment()? {
+                Some(token) if line.trim().is_empty() => Ok(token),
+                _ => token(&line, "on standard input"),
+            };
         }
-        let terminal = clients.person().terminal().ok_or_else(|| missing("at the terminal"))?;
+        let terminal = clients
+            .person(Environment::Ignored)
+            .terminal()
+            .ok_or_else(|| missing("at the terminal"))?;
         let question = format!("Token for {} (it is not shown): ", client.server());
         match terminal.ask_secretly(&question) {
             Ok(line) => token(&line, "at the terminal"),
@@ -153,14 +156,14 @@ fn token_in(path: &Path) -> Result<Token, Failure> {
     token(&String::from_utf8_lossy(&bytes), &format!("in {shown}"))
 }
 
-fn first_line_of_stdin() -> Result<Token, Failure> {
+fn first_line_of_stdin() -> Result<String, Failure> {
     let mut line = Vec::new();
     io::stdin()
         .lock()
         .take(TOKEN_FILE_BYTES_MAX)
         .read_until(b'\n', &mut line)
         .map_err(|error| Failure::local("cannot read", Path::new("standard input"), &error))?;
-    token(&String::from_utf8_lossy(&line), "on standard input")
+    Ok(String::from_utf8_lossy(&line).into_owned())
 }
 
 /// Reads a token, and shows nothing of what is none: it may be one with a letter too many.
@@ -181,11 +184,20 @@ fn missing(place: &str) -> Failure {
 #[derive(Debug)]
 pub struct Person {
     interrupt: Interrupt,
+    environment: Environment,
+}
+
+/// Whether FTX_TOKEN and FTX_TOKEN_FILE are for a server. They are for the one that -s or
+/// FTX_SERVER says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    Asked,
+    Ignored,
 }
 
 impl Person {
-    pub fn new(interrupt: Interrupt) -> Self {
-        Self { interrupt }
+    pub fn new(interrupt: Interrupt, environment: Environment) -> Self {
+        Self { interrupt, environment }
     }
 
     fn terminal(&self) -> Option<Terminal> {
@@ -211,7 +223,10 @@ impl Introduce for Person {
 
     /// What the environment says.
     fn token(&self, _: &ServerAddress) -> Result<Option<Token>, Failure> {
-        token_of_environment()
+        match self.environment {
+            Environment::Asked => token_of_environment(),
+            Environment::Ignored => Ok(None),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! What the commands that ask have in common: which server, which names on it, and how an answer
 //! is printed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 
 use clap::Args;
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use ftx_client::{
     Class, Client, Failure, Interrupt, Keeper, Name, Plaintext, Remote, Retry, ServerAddress,
     Session,
@@ -15,7 +17,7 @@ use ftx_protocol::Escaped;
 use signal_hook::consts::SIGINT;
 
 use super::exit::Exit;
-use super::login::Person;
+use super::login::{Environment, Person};
 use super::report::say;
 use super::transfer::told;
 
@@ -28,7 +30,7 @@ pub struct At {
         long,
         value_name = "HOST:PORT",
         default_value = default_server(),
-        value_parser = server_address,
+        value_parser = AddressParser,
         hide_default_value = true
     )]
     pub server: ServerAddress,
@@ -42,10 +44,16 @@ pub struct At {
 impl At {
     /// A client of the server, or of another one that a name brought.
     pub fn client(&self, clients: &Clients, other: Option<ServerAddress>, retry: Retry) -> Client {
-        let server = other.unwrap_or_else(|| self.server.clone());
         let asked_for = self.plaintext || plaintext_by_environment();
         let plaintext = if asked_for { Plaintext::Everywhere } else { Plaintext::OnThisMachine };
-        clients.make(server, plaintext, retry)
+        match other {
+            // A name may have been sent by anybody: what the environment has is not for its server.
+            Some(other) if other != self.server => {
+                let person = clients.person(Environment::Ignored);
+                clients.make(other, plaintext, retry).with_introduction(Arc::new(person))
+            }
+            _ => clients.make(self.server.clone(), plaintext, retry),
+        }
     }
 
     /// The words that say the same.
@@ -67,9 +75,28 @@ fn default_server() -> &'static str {
     })
 }
 
-/// An empty word, as of a variable that is set to nothing, is the default server.
-fn server_address(text: &str) -> Result<ServerAddress, Failure> {
-    if text.is_empty() { Ok(ServerAddress::default()) } else { text.parse() }
+/// Reads the address of a server. An empty word, as of a variable that is set to nothing, is the default
+/// server. What is wrong is said by its own words: clap's would show what was given, which may be a token.
+#[derive(Debug, Clone)]
+struct AddressParser;
+
+impl TypedValueParser for AddressParser {
+    type Value = ServerAddress;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&clap::Arg>,
+        text: &OsStr,
+    ) -> Result<ServerAddress, clap::Error> {
+        if text.is_empty() {
+            return Ok(ServerAddress::default());
+        }
+        text.to_string_lossy().parse().map_err(|failure: Failure| {
+            let message = format!("{failure}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
 }
 
 /// Anything else than a clear yes leaves everything encrypted.
@@ -146,7 +173,7 @@ impl Clients {
     pub fn make(&self, server: ServerAddress, plaintext: Plaintext, retry: Retry) -> Client {
         let client = Client::new(server, retry)
             .with_plaintext(plaintext)
-            .with_introduction(Arc::new(self.person()))
+            .with_introduction(Arc::new(self.person(Environment::Asked)))
             .with_interrupt(self.interrupt.clone());
         match &self.keeper {
             Some(keeper) => client.with_keeper(keeper.clone()),
@@ -155,8 +182,8 @@ impl Clients {
     }
 
     /// Who sits here, if anybody does.
-    pub fn person(&self) -> Person {
-        Person::new(self.interrupt.clone())
+    pub fn person(&self, environment: Environment) -> Person {
+        Person::new(self.interrupt.clone(), environment)
     }
 
     /// What was interrupted has ended; something new may begin.

@@ -82,14 +82,27 @@ pub(super) fn broken_off(
     info!(target: "audit", %who, token, %peer, op, %name, bytes, %result, ms, "{op} broken off");
 }
 
-/// A list is complete.
-pub(super) fn listed(origin: &Origin, name: &dyn Display, entries: u64, began: Instant) {
+/// A list is complete, or was broken off after so many entries.
+pub(super) fn listed(
+    origin: &Origin,
+    name: &dyn Display,
+    entries: u64,
+    result: &'static str,
+    began: Instant,
+) {
     let Origin { peer, who, .. } = origin;
     let (name, ms) = (Word(name), milliseconds(began));
     info!(
-        target: "audit", %who, token = who.token(), %peer, op = "list", %name, entries, result = "ok", ms,
+        target: "audit", %who, token = who.token(), %peer, op = "list", %name, entries, result, ms,
         "listed"
     );
+}
+
+/// What a name stands for was told.
+pub(super) fn told(origin: &Origin, name: &Name, began: Instant) {
+    let Origin { peer, who, .. } = origin;
+    let (name, ms) = (Word(name), milliseconds(began));
+    info!(target: "audit", %who, token = who.token(), %peer, op = "stat", %name, result = "ok", ms, "told");
 }
 
 /// Names were changed.

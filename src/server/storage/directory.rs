@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ftx_disk::store;
 use ftx_disk::sys::Native;
@@ -17,7 +17,7 @@ use super::lane::{Entrance, Lane};
 use super::room::Room;
 use super::transfers::Transfers;
 use super::workers::Workers;
-use super::{ConnectionKey, Granted, Origin, Outcomes, Store};
+use super::{ConnectionKey, Granted, Origin, Outcomes, Store, audit};
 use crate::server::{Options, StartError};
 
 /// A served directory, open.
@@ -40,17 +40,24 @@ pub(super) struct Shared {
 impl Shared {
     /// Says what a name stands for.
     pub(super) fn stat(&self, origin: &Origin, id: RequestId, name: &Name, granted: &Granted) {
+        let began = Instant::now();
         let event = match self.store.stat(name, granted.within()) {
-            Ok(found) => Event::Info(Info {
-                id,
-                kind: found.kind,
-                size: found.size,
-                mtime: found.modified,
-                mode: found.mode,
-                version: found.version,
-                digest: None,
-            }),
-            Err(refusal) => Event::Refused { id, refusal },
+            Ok(found) => {
+                audit::told(origin, name, began);
+                Event::Info(Info {
+                    id,
+                    kind: found.kind,
+                    size: found.size,
+                    mtime: found.modified,
+                    mode: found.mode,
+                    version: found.version,
+                    digest: None,
+                })
+            }
+            Err(refusal) => {
+                audit::refused(origin, "stat", name, &refusal, Some(began));
+                Event::Refused { id, refusal }
+            }
         };
         self.outcomes.push_event(origin.key, event);
     }

@@ -65,7 +65,7 @@ enum Purpose {
 
 /// Whether the line in the log is written that says what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     No,
     Yes,
 }
@@ -300,11 +300,13 @@ impl Hand for Fetch {
                 if let Some(open) = self.gets.remove(&id) {
                     open.let_go(&self.origin);
                 }
-                self.lists.remove(&id);
+                if let Some(list) = self.lists.remove(&id) {
+                    list.let_go(&self.origin);
+                }
             }
             Job::HangUp => {
                 self.gets.drain().for_each(|(_, open)| open.let_go(&self.origin));
-                self.lists.clear();
+                self.lists.drain().for_each(|(_, list)| list.let_go(&self.origin));
             }
             Job::Begin(..)
             | Job::Write { .. }

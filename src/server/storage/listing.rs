@@ -7,8 +7,9 @@ use ftx_disk::sys::{FileKind, Stat};
 use ftx_protocol::limits::LINE_BYTES;
 use ftx_protocol::message::{Entries, Entry, Okay, Unread};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Kind, Name, RequestId};
+use ftx_protocol::{Code, Kind, Name, RequestId};
 
+use super::download::Told;
 use super::{Granted, Listing, Origin, audit};
 
 /// What one message holds at most: a turn of a worker, and a line.
@@ -30,18 +31,20 @@ pub(super) struct OpenList {
     left_over: Option<Listed>,
     entries: u64,
     began: Instant,
+    told: Told,
 }
 
 impl OpenList {
     pub(super) fn new(name: Option<Name>, granted: Granted, listing: Listing) -> Self {
         let began = Instant::now();
-        Self { name, granted, listing, left_over: None, entries: 0, began }
+        Self { name, granted, listing, left_over: None, entries: 0, began, told: Told::No }
     }
 
     /// The next message: entries as far as they fit a line, or that there are no more.
     pub(super) fn next(&mut self, id: RequestId, origin: &Origin) -> Event {
         if let Err(refusal) = self.granted.check() {
             let name = shown(self.name.as_ref());
+            self.told = Told::Yes;
             audit::refused(origin, "list", &name, &refusal, Some(self.began));
             return Event::Refused { id, refusal };
         }
@@ -64,11 +67,21 @@ impl OpenList {
             }
         }
         if message.entries.is_empty() && message.unread.is_empty() {
-            audit::listed(origin, &shown(self.name.as_ref()), self.entries, self.began);
+            self.told = Told::Yes;
+            let result = "ok";
+            audit::listed(origin, &shown(self.name.as_ref()), self.entries, result, self.began);
             return Event::Ok(Okay { id, durability: None });
         }
         self.entries = self.entries.saturating_add(message.entries.len() as u64);
         Event::Entries(message)
+    }
+
+    /// Nobody wants the rest of it. That some of it was told must be in the log all the same.
+    pub(super) fn let_go(self, origin: &Origin) {
+        if self.told == Told::No {
+            let result = Code::Aborted.as_str();
+            audit::listed(origin, &shown(self.name.as_ref()), self.entries, result, self.began);
+        }
     }
 }
 

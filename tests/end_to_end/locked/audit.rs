@@ -63,6 +63,7 @@ fn every_operation_that_ended_or_was_refused_has_one_line() {
     run(&["put", "new"], 0);
     run(&["get", "new", "-o", "back"], 0);
     run(&["sum", "new"], 0);
+    run(&["stat", "new"], 0);
     run(&["mkdir", "dir"], 0);
     run(&["mv", "new", "dir/new"], 0);
     run(&["ls", "-r"], 0);
@@ -73,6 +74,7 @@ fn every_operation_that_ended_or_was_refused_has_one_line() {
         ("put", "ok", "new"),
         ("get", "ok", "new"),
         ("sum", "ok", "new"),
+        ("stat", "ok", "new"),
         ("mkdir", "ok", "dir"),
         ("move", "ok", "new"),
         ("list", "ok", "/"),
@@ -122,6 +124,24 @@ fn a_put_that_is_broken_off_is_in_the_log() {
     let (who, name, bytes) = (json!("alice"), json!("a"), json!(7));
     assert_eq!((&line["who"], &line["name"], &line["bytes"]), (&who, &name, &bytes), "{line}");
     assert!(line["ms"].is_u64(), "{line}");
+}
+
+/// Whoever reads some of a list, and hangs up, has read that.
+#[test]
+fn a_list_that_is_broken_off_is_in_the_log() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let token = house.add("alice", "list");
+    for number in 0..3_000 {
+        fs::write(house.world.served().join(format!("a-name-of-some-length-{number}")), "")
+            .unwrap();
+    }
+    let mut hangs_up = house.talk(&token);
+    hangs_up.say(json!({"list": {"id": 1, "depth": "one"}}));
+    assert_eq!(word(&hangs_up.line()), "entries");
+    drop(hangs_up);
+    let line = line_of(&house, "list", "aborted");
+    assert_eq!((&line["who"], &line["name"]), (&json!("alice"), &json!("/")), "{line}");
+    assert!((1..3_000).contains(&line["entries"].as_u64().unwrap()), "{line}");
 }
 
 /// Whoever reads a file but for its last byte, and hangs up, has read it.
