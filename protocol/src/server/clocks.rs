@@ -88,11 +88,11 @@ impl Server {
                         let left = idle_timeout.saturating_add(slowest).saturating_sub(waited);
                         Some(idle.min(since.after(left)))
                     }
-                    Inbound::Line if self.line.held_bytes() > 0 => {
-                        Some(since.after(header_timeout.saturating_sub(self.line_waited)))
+                    Inbound::Line { waited } if self.line.held_bytes() > 0 => {
+                        Some(since.after(header_timeout.saturating_sub(waited)))
                     }
-                    Inbound::Line if self.waits_for_peer() => Some(idle),
-                    Inbound::Line => None,
+                    Inbound::Line { .. } if self.waits_for_peer() => Some(idle),
+                    Inbound::Line { .. } => None,
                 }
             }),
         };
@@ -135,10 +135,7 @@ impl Server {
 
     /// Counts the time that the driver waited for the rest of what the peer has begun.
     pub(super) fn count_waiting(&mut self, time: Duration) {
-        let waited = match &mut self.inbound {
-            Inbound::Part { waited, .. } => waited,
-            Inbound::Line => &mut self.line_waited,
-        };
+        let (Inbound::Part { waited, .. } | Inbound::Line { waited }) = &mut self.inbound;
         *waited = waited.saturating_add(time);
     }
 }

@@ -21,7 +21,7 @@ impl Server {
                 let torn =
                     self.line.held_bytes() > 0 || matches!(self.inbound, Inbound::Part { .. });
                 self.line.clear();
-                self.inbound = Inbound::Line;
+                self.inbound = Inbound::LINE;
                 if let Some(id) = self.receiving.take() {
                     self.forget(id, Step::Refused);
                     self.busy.commands.push_back(Command::Suspend(id));

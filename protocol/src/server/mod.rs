@@ -115,7 +115,10 @@ enum Attachment {
 /// What the next byte that arrives belongs to.
 #[derive(Debug)]
 enum Inbound {
-    Line,
+    Line {
+        /// How long the driver has waited for the rest of the one that was begun.
+        waited: Duration,
+    },
     /// The raw bytes of a part. Whether they are wanted is asked of the request, each time.
     Part {
         id: RequestId,
@@ -127,6 +130,11 @@ enum Inbound {
     },
 }
 
+impl Inbound {
+    /// A line that is not begun.
+    const LINE: Self = Self::Line { waited: Duration::ZERO };
+}
+
 /// The machine. See the module's documentation.
 #[derive(Debug)]
 pub struct Server {
@@ -134,8 +142,6 @@ pub struct Server {
     stage: Stage,
     inbound: Inbound,
     line: LineBuffer,
-    /// How long the driver has waited for the rest of the line that is being collected.
-    line_waited: Duration,
     /// The put whose body is open.
     receiving: Option<RequestId>,
     last_id: Option<RequestId>,
@@ -159,9 +165,8 @@ impl Server {
         Self {
             settings: settings.into(),
             stage: Stage::Greet { since: now },
-            inbound: Inbound::Line,
+            inbound: Inbound::LINE,
             line: LineBuffer::default(),
-            line_waited: Duration::ZERO,
             receiving: None,
             last_id: None,
             busy: Lazily::default(),
@@ -189,10 +194,10 @@ impl Server {
             let taken = match (&self.stage, &self.inbound) {
                 (Stage::Closed(_), _) => return,
                 (Stage::Linger { .. }, _) => return self.throw_away(rest.len(), now),
-                (Stage::Greet { .. }, Inbound::Line) if self.is_foreign(rest) => {
+                (Stage::Greet { .. }, Inbound::Line { .. }) if self.is_foreign(rest) => {
                     return self.refuse_foreign(rest, now);
                 }
-                (_, Inbound::Line) => self.take_line(rest, now),
+                (_, Inbound::Line { .. }) => self.take_line(rest, now),
                 (_, Inbound::Part { .. }) => self.take_part(used, rest.len(), now),
             };
             used = used.saturating_add(taken);
@@ -251,7 +256,7 @@ impl Server {
             _ if self.busy.outbound.queued_bytes() > REPLY_QUEUE_BYTES => Reads::Nothing,
             Stage::Linger { .. } => Reads::Lines,
             _ => match self.inbound {
-                Inbound::Line => Reads::Lines,
+                Inbound::Line { .. } => Reads::Lines,
                 Inbound::Part { left, .. } => Reads::Part { left_bytes: left },
             },
         }
@@ -289,7 +294,7 @@ impl Server {
     /// Takes a line, or what there is of it; returns how many bytes that were.
     fn take_line(&mut self, input: &[u8], now: Time) -> usize {
         if self.line.held_bytes() == 0 {
-            self.line_waited = Duration::ZERO;
+            self.inbound = Inbound::LINE;
         }
         match self.line.take(input) {
             Taken::Line(line, used) => {
@@ -312,7 +317,7 @@ impl Server {
         *left = left.saturating_sub(count as u64);
         *at = at.saturating_add(count as u64);
         if *left == 0 {
-            self.inbound = Inbound::Line;
+            self.inbound = Inbound::LINE;
         }
         if self.receiving == Some(id) {
             let bytes = position..position.saturating_add(count);
