@@ -7,6 +7,7 @@
 mod cases;
 mod hanging;
 mod server;
+mod slow;
 mod talk;
 mod threads;
 mod tls;
@@ -18,7 +19,7 @@ use clap::Parser;
 /// The load that a server has to bear.
 #[derive(Debug, Clone, Parser)]
 pub struct Options {
-    /// Only these cases: idle, tls, used, crowd, large, bulk, beside, hanging, accept, small, threads
+    /// Only these cases: idle, tls, used, crowd, large, bulk, beside, hanging, accept, small, threads, slow
     #[arg(long)]
     only: Vec<String>,
 
@@ -59,7 +60,7 @@ pub struct Row {
 
 type Case = fn(&Options) -> Vec<Row>;
 
-const CASES: [(&str, Case); 11] = [
+const CASES: [(&str, Case); 12] = [
     ("idle", cases::idle),
     ("tls", tls::idle),
     ("used", cases::used),
@@ -71,6 +72,7 @@ const CASES: [(&str, Case); 11] = [
     ("accept", cases::accept),
     ("small", threads::small),
     ("threads", threads::threads),
+    ("slow", slow::slow),
 ];
 
 fn main() {

@@ -20,6 +20,12 @@ impl Server {
         Self::serve(directory_in(parent), threads, &[]).0
     }
 
+    /// One that speaks TLS too, to those who want it, with a key that it makes in this directory.
+    pub fn with_identity(parent: &Path, threads: usize, identity: &Path) -> Self {
+        let more = [OsStr::new("--identity"), identity.as_os_str()];
+        Self::serve(directory_in(parent), threads, &more).0
+    }
+
     /// Beyond its first line, what it says on stdout.
     fn serve(root: TempDir, threads: usize, more: &[&OsStr]) -> (Self, BufReader<ChildStdout>) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ftx"))
