@@ -448,6 +448,52 @@ fn secret_is_never_on_argv_or_in_what_is_said() {
     assert!(!text(&[output.stdout, output.stderr].concat()).contains("AAEC"));
 }
 
+/// Anybody may send somebody an address, with a key of their own in it.
+#[test]
+fn an_address_that_is_brought_along_gets_no_token_that_is_for_another() {
+    let world = World::new();
+    let server = world.serve();
+    let front = Front::start(HERE, server.address, &own_certificate(), wants_the_token);
+    let (at, pin) = (front.address, front.pin());
+    let elsewhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    let name = format!("ftx://{at}#{pin}/x");
+    // The token of the environment is for the server that -s or FTX_SERVER says.
+    let get = |at: SocketAddr, name: &str| {
+        let output = world.ftx(at, ["get", name]).env("FTX_TOKEN", TOKEN).output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    assert!(get(elsewhere, &name).contains("login_required"));
+    let mut said = world.ftx(at, ["get", "x", "-s", &format!("{at}#{pin}")]);
+    let said = text(&said.env("FTX_TOKEN", TOKEN).output().unwrap().stderr);
+    assert!(said.contains("not_found"), "{said}");
+    // What is remembered is for the server that has the certificate.
+    fs::create_dir_all(servers(&world).parent().unwrap()).unwrap();
+    let known = json!({"server": at.to_string(), "trust": "roots", "token": TOKEN});
+    fs::write(servers(&world), format!("{known}\n")).unwrap();
+    fs::set_permissions(servers(&world), fs::Permissions::from_mode(0o600)).unwrap();
+    let output = world.ftx(elsewhere, ["get", &name]).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("known here by its certificate") && said.contains("--forget"), "{said}");
+}
+
+#[test]
+fn a_token_in_the_place_of_a_server_is_neither_shown_nor_looked_up() {
+    let world = World::new();
+    let elsewhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    for server in [TOKEN.to_owned(), format!("h:1#{TOKEN}"), format!("{TOKEN}:1")] {
+        let address = format!("ftx://{server}");
+        let name = format!("{address}/x");
+        for words in [["ls", "-s", &server], ["ls", "-s", &address], ["get", "-q", &name]] {
+            let output = world.ftx(elsewhere, words).output().unwrap();
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(said.contains("token") && !said.contains(&TOKEN[5..15]), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_list_of_servers_that_others_can_read_or_nobody_understands_is_not_gone_by() {
     let world = World::new();
