@@ -14,6 +14,7 @@ use ftx_channel::Pin;
 use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
 use ftx_protocol::{Durability, FileTime, Mode, Token};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::address::ServerAddress;
@@ -147,7 +148,10 @@ impl Servers {
     fn read(&self) -> Result<Vec<Line>, Failure> {
         let path = self.path();
         let failed = |error: &io::Error| Failure::local("cannot read", &path, error);
-        let file = match File::open(&path) {
+        let mut options = OpenOptions::new();
+        // So that a FIFO of that name does not keep us waiting.
+        options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        let file = match options.open(&path) {
             Ok(file) => file,
             // Nor can there be one where there is no directory.
             Err(error)
@@ -160,7 +164,10 @@ impl Servers {
         let metadata = file.metadata().map_err(|error| failed(&error))?;
         let owner = metadata.uid();
         let is_ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
-        if !metadata.is_file() || !is_ours || metadata.mode() & OTHERS != 0 {
+        if !metadata.is_file() {
+            return Err(unusable(&path, "it is no file"));
+        }
+        if !is_ours || metadata.mode() & OTHERS != 0 {
             let hint = format!("make it yours alone: chmod 600 {}", shown(&path));
             return Err(unusable(&path, "others can read or change it").with_hint(&hint));
         }
@@ -334,6 +341,20 @@ mod tests {
             assert!(failure.to_string().contains("chmod 600"), "{failure}");
             servers.remember(&server("box:1"), entry(None)).unwrap_err();
             servers.forget(&server("box:1")).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_list_and_keeps_nobody_waiting() {
+        let (_home, servers) = list();
+        servers.remember(&server("box:1"), entry(None)).unwrap();
+        std::fs::remove_file(servers.path()).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, servers.path(), rustix::fs::Mode::RUSR).unwrap();
+        for failure in [
+            servers.find(&server("box:1")).unwrap_err(),
+            servers.remember(&server("box:1"), entry(None)).unwrap_err(),
+        ] {
+            assert!(failure.to_string().contains("it is no file"), "{failure}");
         }
     }
 
