@@ -187,8 +187,7 @@ impl Trouble {
 fn next_step(code: Code, server: &dyn fmt::Display) -> Option<String> {
     Some(match code {
         Code::TlsRequired => format!(
-            "leave --plaintext out, and log in with the line that ftx serve printed: \
-             ftx login ftx://{server}#sha256:…"
+            "log in with the line that ftx serve printed: ftx login ftx://{server}#sha256:…"
         ),
         Code::LoginRequired => format!("log in with a token: ftx login {server}"),
         Code::LoginFailed | Code::Expired => {
@@ -233,6 +232,10 @@ mod tests {
             let said = refused.into_failure("get a", &"box:1").to_string();
             let begin = format!("get a: the server refused ({code}): no");
             let rest = said.strip_prefix(&begin).unwrap();
+            assert!(
+                !rest.contains("--plaintext"),
+                "who has not said it cannot leave it out: {rest}"
+            );
             assert!(
                 step.map_or(rest.is_empty(), |step| rest.ends_with(step) || rest.contains(step))
             );
