@@ -151,6 +151,8 @@ enum Request {
 /// A put whose body is open.
 #[derive(Debug)]
 struct Receiving {
+    /// What the file is to be called.
+    name: Name,
     /// What an acknowledgement has to mean.
     durability: Durability,
     /// Where the next part begins.
@@ -162,6 +164,7 @@ struct Receiving {
 /// A put whose body is closed.
 #[derive(Debug)]
 struct Committing {
+    name: Name,
     end: End,
     durability: Durability,
 }
@@ -232,7 +235,8 @@ impl Client {
     pub fn put(&mut self, mut put: Put, out: &mut Vec<u8>, now: Time) -> RequestId {
         let id = self.begin(now);
         put.id = id;
-        let receiving = Receiving { durability: put.durability, at: put.at, kept: put.at };
+        let name = put.name.clone();
+        let receiving = Receiving { name, durability: put.durability, at: put.at, kept: put.at };
         self.requests.insert(id, Request::Receive(receiving));
         line::write(&ClientMessage::Put(put), out);
         id
@@ -265,8 +269,8 @@ impl Client {
         let end = End { id, size, digest, spent: None };
         line::write(&ClientMessage::End(end.clone()), out);
         if let Some(Request::Receive(receiving)) = self.requests.get(&id) {
-            let durability = receiving.durability;
-            self.enter(id, Step::End, Request::Commit(Committing { end, durability }));
+            let (name, durability) = (receiving.name.clone(), receiving.durability);
+            self.enter(id, Step::End, Request::Commit(Committing { name, end, durability }));
         }
     }
 
@@ -525,7 +529,7 @@ impl Client {
     }
 
     fn done(&mut self, done: Done) -> Result<(), Violation> {
-        let Some(Request::Commit(Committing { end: sent, durability })) =
+        let Some(Request::Commit(Committing { name, end: sent, durability })) =
             self.requests.get(&done.id)
         else {
             return Err(Violation::OutOfTurn { got: "done" });
@@ -541,6 +545,10 @@ impl Client {
                 asked: *durability,
                 given: done.durability,
             });
+        }
+        if done.name.as_ref().is_some_and(|given| !given.is_numbered(name)) {
+            let why = "its name is not the one asked for with a number";
+            return Err(Violation::Contradiction { got: "done", why });
         }
         self.forget(done.id, Step::Stored);
         self.events.push_back(Event::Done(done));

@@ -98,6 +98,17 @@ impl Name {
         self.0.len() >= above.0.len() && self.overlaps(above)
     }
 
+    /// Whether it is what a drop box may make of `asked` (rule 14.9): a number before the last dot, or
+    /// at the end, and of what gets too long by that, the stem cut. How it is cut is the server's.
+    pub fn is_numbered(&self, asked: &Name) -> bool {
+        let part = asked.last_part();
+        let dot = part.iter().rposition(|&byte| byte == b'.').unwrap_or(0);
+        let (stem, extension) = part.split_at(dot);
+        self.parent_bytes() == asked.parent_bytes()
+            && (has_number(self.last_part(), stem, extension)
+                || has_number(self.last_part(), part, b""))
+    }
+
     /// The name of what is called `part` in a directory; `None` is the root.
     ///
     /// # Errors
@@ -199,6 +210,19 @@ impl<'de> Visitor<'de> for NameVisitor {
     }
 }
 
+/// Whether it is the stem, a number and the extension, where only a whole that would be too long
+/// may have less of the stem.
+fn has_number(part: &[u8], stem: &[u8], extension: &[u8]) -> bool {
+    let Some(begin) = part.strip_suffix(extension) else { return false };
+    let dash = begin.iter().rposition(|&byte| byte == b'-').unwrap_or(0);
+    let (kept, number) = begin.split_at(dash);
+    let [b'-', b'1'..=b'9', digits @ ..] = number else { return false };
+    let whole = stem.len().saturating_add(number.len()).saturating_add(extension.len());
+    digits.iter().all(u8::is_ascii_digit)
+        && !kept.is_empty()
+        && (kept == stem || stem.starts_with(kept) && whole > NAME_PART_BYTES)
+}
+
 /// Marks the text of a JSON error that came from a bad name, so that the one place which turns
 /// parse errors into codes can tell it from a malformed message.
 struct BadName(NameError);
@@ -272,6 +296,45 @@ mod tests {
         assert!(name("a").overlaps(&name("a/b")));
         assert!(name("a").overlaps(&name("a")));
         assert!(!name("ab").overlaps(&name("a")));
+    }
+
+    #[test]
+    fn a_number_is_all_that_a_drop_box_may_give_a_name() {
+        for (asked, made) in [
+            ("photo.jpg", "photo-1.jpg"),
+            ("box/a.tar.gz", "box/a.tar-10.gz"),
+            ("box.d/a", "box.d/a-2"),
+            (".profile", ".profile-3"),
+            ("a-1", "a-1-1"),
+            ("a.", "a-1."),
+        ] {
+            assert!(name(made).is_numbered(&name(asked)), "{asked} {made}");
+        }
+        for (asked, other) in [
+            ("photo.jpg", "photo.jpg"),
+            ("photo.jpg", "photo-1.exe"),
+            ("photo.jpg", "photo-.jpg"),
+            ("photo.jpg", "photo-01.jpg"),
+            ("photo.jpg", "photo-0.jpg"),
+            ("photo.jpg", "photo-1x.jpg"),
+            ("photo.jpg", "phot-1.jpg"),
+            ("photo.jpg", "photos-1.jpg"),
+            ("photo.jpg", "box/photo-1.jpg"),
+            ("box/photo.jpg", "photo-1.jpg"),
+            ("box/photo.jpg", "bax/photo-1.jpg"),
+            (".profile", "-1.profile"),
+            ("a", "b"),
+        ] {
+            assert!(!name(other).is_numbered(&name(asked)), "{asked} {other}");
+        }
+        let asked = name(&("a".repeat(NAME_PART_BYTES - 4) + ".jpg"));
+        let cut = |stem: usize, rest: &str| name(&("a".repeat(stem) + rest));
+        assert!(cut(NAME_PART_BYTES - 6, "-1.jpg").is_numbered(&asked));
+        assert!(cut(NAME_PART_BYTES - 9, "-12.jpg").is_numbered(&asked), "a character was whole");
+        assert!(!cut(NAME_PART_BYTES - 6, "-1.jpe").is_numbered(&asked));
+        let all_extension = name(&(".".to_owned() + &"a".repeat(NAME_PART_BYTES - 1)));
+        let cut = name(&(".".to_owned() + &"a".repeat(NAME_PART_BYTES - 3) + "-1"));
+        assert!(cut.is_numbered(&all_extension));
     }
 
     #[test]

@@ -647,6 +647,8 @@ fn a_client_believes_no_lie() {
         (done(6, &hello), Some("acknowledged")),
         (done(5, &hello).replace("full", "none"), Some("durability none")),
         (done(5, &hello).replace("full", "memory"), None),
+        (done(5, &hello).replace("}}", ",\"name\":\"a-1\"}}"), None),
+        (done(5, &hello).replace("}}", ",\"name\":\"evil\"}}"), Some("with a number")),
         ("{\"pong\":{\"id\":9}}\n".to_owned(), Some("may not")),
         ("{\"done\":{}}\n".to_owned(), Some("does not speak")),
         (WELCOME.to_owned(), Some("may not")),
