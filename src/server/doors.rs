@@ -6,7 +6,7 @@
 //! that all of them share, touched when a connection comes, logs in, and ends. There is no lock,
 //! and nothing here is on the way of a request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -35,8 +35,13 @@ const PENALTY_MAX: Duration = Duration::from_secs(600);
 /// After so long without another one, failed logins are forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
-/// Addresses that are remembered: some MiB. Past it, new ones are let in and not counted.
+/// Addresses that are remembered: some MiB. Past it the oldest one without a connection is
+/// forgotten, and what failed there with it: rather that than a stranger who is kept out.
 const ADDRESSES_MAX: usize = 65_536;
+
+/// Addresses that are looked at for one to forget: what a connection may cost. Those that stay go
+/// to the end, so the next search goes on behind them.
+const LOOKED_AT_MAX: usize = 32;
 
 /// How often a full table is looked through for those that need not be remembered.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -82,8 +87,12 @@ pub(super) enum Shut {
     Penalty,
 }
 
-/// Who is counted together: an IPv4 address, or the part of an IPv6 address that its owner cannot
-/// change.
+/// Who is counted together: an IPv4 address, or the first 64 bits of an IPv6 address, which is what
+/// one network has.
+///
+/// Some have more than that: a /48 has 65,536 such networks, so each cap as many times over, and it
+/// can have all others without a connection forgotten. What holds against it is what holds for all
+/// together: the part that may be without a login, and all connections that there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     V4(u32),
@@ -129,6 +138,11 @@ pub(super) struct Doors {
     ungreeted_max: usize,
     all: Arc<Ungreeted>,
     addresses: HashMap<Key, Arc<Address>>,
+    /// The keys of `addresses`, each once: the oldest first, but for those that were looked at and
+    /// had a connection.
+    order: VecDeque<Key>,
+    /// All for whom there is no room, as if they were one address.
+    overflow: Arc<Address>,
     sweep_after: Time,
     refused: u64,
     say_after: Time,
@@ -136,11 +150,14 @@ pub(super) struct Doors {
 
 impl Doors {
     pub(super) fn new(options: DoorOptions, connections_max: usize) -> Self {
+        let all = Arc::default();
         Self {
             options,
             ungreeted_max: (connections_max / UNGREETED_PART).max(UNGREETED_MIN),
-            all: Arc::default(),
+            overflow: Address::new(&all),
+            all,
             addresses: HashMap::new(),
+            order: VecDeque::new(),
             sweep_after: Time::default(),
             refused: 0,
             say_after: Time::default(),
@@ -153,7 +170,7 @@ impl Doors {
         if peer.is_loopback() && self.options.own_machine == OwnMachine::Free {
             return Ok(Pass::default());
         }
-        let Some(address) = self.address(Key::of(peer), now) else { return Ok(Pass::default()) };
+        let address = self.address(Key::of(peer), now);
         if let Err(shut) = self.may_enter(&address, now) {
             self.refused = self.refused.saturating_add(1);
             self.say_refused(peer, shut, now);
@@ -181,27 +198,45 @@ impl Doors {
         Ok(())
     }
 
-    /// What is known of an address. None where there is no room to remember it.
-    fn address(&mut self, key: Key, now: Time) -> Option<Arc<Address>> {
+    /// What is known of an address; of all that are not remembered, where there is no room for it.
+    fn address(&mut self, key: Key, now: Time) -> Arc<Address> {
         if let Some(address) = self.addresses.get(&key) {
-            return Some(Arc::clone(address));
+            return Arc::clone(address);
         }
         if self.addresses.len() >= ADDRESSES_MAX && self.sweep_after <= now {
             self.sweep(now);
         }
         if self.addresses.len() >= ADDRESSES_MAX {
-            return None;
+            self.forget_one();
         }
-        let address = Arc::new(Address { all: Arc::clone(&self.all), ..Address::default() });
+        if self.addresses.len() >= ADDRESSES_MAX {
+            return Arc::clone(&self.overflow);
+        }
+        let address = Address::new(&self.all);
         self.addresses.insert(key, Arc::clone(&address));
-        Some(address)
+        self.order.push_back(key);
+        address
     }
 
     /// Forgets the addresses that have no connection and have failed at no login of late.
     pub(super) fn sweep(&mut self, now: Time) {
         self.sweep_after = now.after(SWEEP_EVERY);
-        self.addresses
-            .retain(|_, address| Arc::strong_count(address) > 1 || address.failures_at(now.0) > 0);
+        let Self { addresses, order, .. } = self;
+        addresses.retain(|_, address| is_connected(address) || address.failures_at(now.0) > 0);
+        order.retain(|key| addresses.contains_key(key));
+    }
+
+    /// Forgets the oldest address without a connection, if it is among the first.
+    fn forget_one(&mut self) {
+        for _ in 0..LOOKED_AT_MAX {
+            let Some(key) = self.order.pop_front() else { return };
+            if self.addresses.get(&key).is_some_and(is_connected) {
+                self.order.push_back(key);
+                continue;
+            }
+            self.addresses.remove(&key);
+            return;
+        }
     }
 
     fn say_refused(&mut self, peer: IpAddr, shut: Shut, now: Time) {
@@ -235,7 +270,16 @@ impl Key {
     }
 }
 
+/// Each connection's pass holds its address, beside the table.
+fn is_connected(address: &Arc<Address>) -> bool {
+    Arc::strong_count(address) > 1
+}
+
 impl Address {
+    fn new(all: &Arc<Ungreeted>) -> Arc<Self> {
+        Arc::new(Self { all: Arc::clone(all), ..Self::default() })
+    }
+
     /// Failed logins that are not forgotten.
     fn failures_at(&self, now: u64) -> u32 {
         let failed_at = self.failed_at.load(Ordering::Relaxed);
@@ -409,18 +453,67 @@ mod tests {
         assert!(doors.addresses.is_empty());
     }
 
+    fn nth(n: usize) -> IpAddr {
+        IpAddr::V4((0x0b00_0000 + u32::try_from(n).unwrap()).into())
+    }
+
+    fn is_remembered(doors: &Doors, peer: IpAddr) -> bool {
+        doors.addresses.contains_key(&Key::of(peer))
+    }
+
     #[test]
-    fn no_more_addresses_are_remembered_than_there_is_room_for() {
+    fn where_there_is_no_room_the_oldest_without_a_connection_is_forgotten() {
         let mut doors = doors(DoorOptions::default());
-        for n in 0..u32::try_from(ADDRESSES_MAX).unwrap() + 10 {
-            let peer = IpAddr::V4((0x0b00_0000 + n).into());
-            doors.enter(peer, at(1)).unwrap().failed(at(1));
+        let stays = doors.enter(nth(0), at(1)).unwrap();
+        for n in 1..ADDRESSES_MAX + 10 {
+            doors.enter(nth(n), at(1)).unwrap().failed(at(1));
         }
-        assert_eq!(doors.addresses.len(), ADDRESSES_MAX);
-        let pass = doors.enter(address("192.0.2.1"), at(2)).unwrap();
-        assert!(pass.address.is_none(), "let in, and not counted");
+        assert_eq!((doors.addresses.len(), doors.order.len()), (ADDRESSES_MAX, ADDRESSES_MAX));
+        assert!(is_remembered(&doors, nth(0)), "it has a connection");
+        for n in 1..=10 {
+            assert!(!is_remembered(&doors, nth(n)), "{n}");
+        }
+        assert!(is_remembered(&doors, nth(11)));
+        drop(stays);
         let pass = doors.enter(address("192.0.2.1"), at(3_700)).unwrap();
-        assert!(pass.address.is_some(), "the others were forgotten");
-        assert_eq!(doors.addresses.len(), 1);
+        assert!(is_remembered(&doors, address("192.0.2.1")), "a stranger is not locked out");
+        assert_eq!((doors.addresses.len(), doors.order.len()), (1, 1), "the others are over");
+        drop(pass);
+    }
+
+    #[test]
+    fn all_for_whom_there_is_no_room_are_as_one_address() {
+        let options = DoorOptions { connections_per_address: 64, ..DoorOptions::default() };
+        let mut doors = doors(options);
+        let enter = |doors: &mut Doors, n| doors.enter(nth(n), at(0));
+        let mut full: Vec<Pass> = (0..ADDRESSES_MAX)
+            .map(|n| {
+                let mut pass = enter(&mut doors, n).unwrap();
+                pass.greeted();
+                pass
+            })
+            .collect();
+        let stranger = |n| ADDRESSES_MAX + n;
+        let silent = usize::try_from(UNGREETED_PER_ADDRESS).unwrap();
+        let mut crowd: Vec<Pass> =
+            (0..silent).map(|n| enter(&mut doors, stranger(n)).unwrap()).collect();
+        assert_eq!(doors.all.0.load(Ordering::Relaxed), silent, "they are in the total");
+        assert_eq!(enter(&mut doors, stranger(silent)).err(), Some(Shut::Ungreeted));
+        crowd.iter_mut().for_each(Pass::greeted);
+        crowd.extend((0..silent).map(|n| enter(&mut doors, stranger(n)).unwrap()));
+        assert_eq!(enter(&mut doors, stranger(0)).err(), Some(Shut::Crowded));
+        assert!(enter(&mut doors, 1).is_ok(), "who is remembered is not held to that");
+
+        for _ in 0..6 {
+            crowd[0].failed(at(0));
+        }
+        assert_eq!(enter(&mut doors, stranger(1)).err(), Some(Shut::Penalty));
+        // Every second one ends, so there is one among those that are looked at.
+        let mut ends = [true, false].into_iter().cycle();
+        full.retain(|_| ends.next() != Some(true));
+        assert!(enter(&mut doors, stranger(1)).is_ok(), "there is room again");
+        drop((full, crowd));
+        assert_eq!(doors.all.0.load(Ordering::Relaxed), 0);
+        assert_eq!(doors.overflow.connections.load(Ordering::Relaxed), 0);
     }
 }
