@@ -3,7 +3,7 @@
 
 use std::io;
 
-use rustls::Error;
+use rustls::{AlertDescription, Error};
 
 /// A certificate, a key or a host name that TLS cannot be begun with.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,21 @@ pub enum TlsError {
 /// Whether this error of [`Tls::read`](crate::Tls::read) says that the server is not the right
 /// one, or not known: what it is stands in [`Sight`](crate::Sight).
 pub fn is_about_the_certificate(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    matches!(inner, Some(Error::InvalidCertificate(_)))
+    matches!(inner(error), Some(Error::InvalidCertificate(_)))
+}
+
+/// Whether this error of [`Tls::read`](crate::Tls::read) says that what the other side speaks inside
+/// TLS is not ftx.
+pub fn is_about_what_is_spoken(error: &io::Error) -> bool {
+    matches!(
+        inner(error),
+        Some(
+            Error::NoApplicationProtocol
+                | Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+        )
+    )
+}
+
+fn inner(error: &io::Error) -> Option<&Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }

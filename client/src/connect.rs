@@ -9,7 +9,9 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use ftx_channel::{ByRoots, Found, Pin, Sight, Tls, TlsError, Trust, client_config};
+use ftx_channel::{
+    ByRoots, Found, Pin, Sight, Tls, TlsError, Trust, client_config, is_about_what_is_spoken,
+};
 use ftx_protocol::Token;
 
 use crate::Client;
@@ -265,12 +267,17 @@ impl Client {
         Err(match (error.kind(), sight.found()) {
             (ErrorKind::Interrupted, _) => Trouble::Interrupted.into(),
             (_, Some(found)) if trust == Trust::Ask => Unproven::New(found),
+            (ErrorKind::InvalidData, _) if is_about_what_is_spoken(&error) => {
+                Trouble::Final(self.speaks_no_ftx()).into()
+            }
             (ErrorKind::InvalidData, Some(found)) => {
                 Trouble::Final(self.not_the_one(trust, by, found, &error)).into()
             }
             (ErrorKind::InvalidData, None) => Trouble::Final(self.speaks_no_tls(&error)).into(),
             (ErrorKind::TimedOut, _) => {
-                Trouble::Unreachable("it did not say in time who it is".to_owned()).into()
+                let why =
+                    "it took the connection and says nothing: it may be full, or no ftx server";
+                Trouble::Unreachable(why.to_owned()).into()
             }
             (ErrorKind::UnexpectedEof, _) => {
                 Trouble::Unreachable("it hung up before it said who it is".to_owned()).into()
@@ -280,7 +287,7 @@ impl Client {
     }
 
     /// Of a server that nobody knows here yet.
-    fn get_to_know(&self, found: Found) -> Result<Trusted, Failure> {
+    fn get_to_know(&self, found: Found) -> Result<Trusted, Trouble> {
         let servers = Servers::of_user();
         let remember = |trusted| match &servers {
             Some(servers) => servers.remember(&self.server, KnownServer { trusted, token: None }),
@@ -291,16 +298,20 @@ impl Client {
             let _ = remember(Trusted::Roots);
             return Ok(Trusted::Roots);
         }
-        match self.introduction.trusts(&self.server, found.pin) {
+        let verdict = self.introduction.trusts(&self.server, found.pin);
+        // A question that was interrupted has no answer.
+        self.interrupt.check()?;
+        match verdict {
             Verdict::Yes => {
                 let trusted = Trusted::Pin(found.pin);
                 remember(trusted)?;
                 Ok(trusted)
             }
-            Verdict::No => Err(self.untrusted(
-                "is not the right one, as was said just now; nothing was sent to it".to_owned(),
-            )),
-            Verdict::NobodyKnows => Err(self.unknown()),
+            Verdict::No => {
+                let why = "is not the right one, as was said just now; nothing was sent to it";
+                Err(self.untrusted(why.to_owned()).into())
+            }
+            Verdict::NobodyKnows => Err(self.unknown().into()),
         }
     }
 }
@@ -360,6 +371,12 @@ impl Client {
                  sent. If it was set up anew: {anew}"
             )),
         }
+    }
+
+    /// Another service of that host, perhaps with the same key.
+    fn speaks_no_ftx(&self) -> Failure {
+        let why = "speaks TLS, but not ftx/1: another service may be there. Nothing was sent";
+        self.untrusted(why.to_owned())
     }
 
     fn speaks_no_tls(&self, error: &io::Error) -> Failure {

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ftx_channel::Tls;
+use ftx_protocol::limits::SILENCE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::interrupt::Interrupt;
@@ -17,8 +18,9 @@ use crate::interrupt::Interrupt;
 /// How long a call waits at most.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long a server may take for a handshake, from its beginning to its end.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a server may take for a handshake, from its beginning to its end: as long as for its
+/// greeting without one. One that is full takes connections, and lets them wait for their turn.
+const HANDSHAKE: Duration = SILENCE;
 
 /// What a server may say in one breath with the end of its handshake: one line that refuses.
 const EARLY_BYTES: usize = 4 * 1024;
@@ -53,10 +55,19 @@ impl Stream {
     /// Those of the channel; of kind `TimedOut` when it takes too long, of kind `Interrupted` when
     /// somebody wants it to end.
     pub(crate) fn secured(socket: TcpStream, tls: Tls, interrupt: &Interrupt) -> io::Result<Self> {
+        Self::secured_within(HANDSHAKE, socket, tls, interrupt)
+    }
+
+    fn secured_within(
+        patience: Duration,
+        socket: TcpStream,
+        tls: Tls,
+        interrupt: &Interrupt,
+    ) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let secured = Secured { socket, tls, early: Mutex::default() };
-        let end = Instant::now().checked_add(HANDSHAKE);
+        let end = Instant::now().checked_add(patience);
         while !secured.tls.is_ready() {
             if interrupt.is_set() {
                 return Err(ErrorKind::Interrupted.into());
@@ -350,10 +361,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let config = client_config(Trust::Ask, &Sight::default()).unwrap();
+        let patience = Duration::from_secs(2);
         let wait = |interrupt: &Interrupt| {
             let tls = Tls::connect(&config, "127.0.0.1").unwrap();
             let socket = TcpStream::connect(address).unwrap();
-            Stream::secured(socket, tls, interrupt).err().unwrap().kind()
+            Stream::secured_within(patience, socket, tls, interrupt).err().unwrap().kind()
         };
         let interrupt = Interrupt::default();
         std::thread::scope(|scope| {
@@ -362,10 +374,10 @@ mod tests {
             interrupt.flag().store(true, std::sync::atomic::Ordering::Release);
             let began = Instant::now();
             assert_eq!(waiting.join().unwrap(), ErrorKind::Interrupted);
-            assert!(began.elapsed() < Duration::from_secs(5));
+            assert!(began.elapsed() < patience);
         });
         let began = Instant::now();
         assert_eq!(wait(&Interrupt::default()), ErrorKind::TimedOut);
-        assert!(began.elapsed() >= HANDSHAKE);
+        assert!(began.elapsed() >= patience);
     }
 }

@@ -6,6 +6,7 @@ use rustls::{ClientConfig, ClientConnection, ServerConfig, version};
 use super::line::free;
 use super::*;
 use crate::config::provider;
+use crate::error::{is_about_the_certificate, is_about_what_is_spoken};
 
 fn server() -> (End, Peer) {
     let (raw, socket) = line(free(), free());
@@ -138,6 +139,8 @@ fn a_server_that_does_not_speak_ftx_is_told_nothing() {
     assert_eq!(client.read(10), Read::Blocked);
     assert_eq!(server.read(10), Read::Blocked);
     assert_eq!(client.read(10), Read::Error(ErrorKind::InvalidData));
+    let error = client.tls.read(&mut client.socket, &mut [0]).unwrap_err();
+    assert!(is_about_what_is_spoken(&error) && !is_about_the_certificate(&error), "{error}");
     assert!(!client.tls.is_ready());
     assert!(client.tls.write(&mut client.socket, b"secret").is_err());
 }
