@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use ftx_client::{
@@ -112,10 +113,7 @@ impl Login {
                 _ => token(&line, "on standard input"),
             };
         }
-        let terminal = clients
-            .person(Environment::Ignored)
-            .terminal()
-            .ok_or_else(|| missing("at the terminal"))?;
+        let terminal = clients.person().terminal().ok_or_else(|| missing("at the terminal"))?;
         let question = format!("Token for {} (it is not shown): ", client.server());
         match terminal.ask_secretly(&question) {
             Ok(line) => token(&line, "at the terminal"),
@@ -184,20 +182,13 @@ fn missing(place: &str) -> Failure {
 #[derive(Debug)]
 pub struct Person {
     interrupt: Interrupt,
-    environment: Environment,
-}
-
-/// Whether FTX_TOKEN and FTX_TOKEN_FILE are for a server. They are for the one that -s or
-/// FTX_SERVER says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
-    Asked,
-    Ignored,
+    /// What is not the right server: that is said once.
+    refused: Mutex<Vec<ServerAddress>>,
 }
 
 impl Person {
-    pub fn new(interrupt: Interrupt, environment: Environment) -> Self {
-        Self { interrupt, environment }
+    pub fn new(interrupt: Interrupt) -> Self {
+        Self { interrupt, refused: Mutex::default() }
     }
 
     fn terminal(&self) -> Option<Terminal> {
@@ -206,27 +197,47 @@ impl Person {
 }
 
 impl Introduce for Person {
-    /// Asks, where somebody sees the question.
+    /// Asks, where somebody sees the question; one question at a time.
     fn trusts(&self, server: &ServerAddress, pin: Pin) -> Verdict {
         let seen = io::stderr().is_terminal();
         let Some(terminal) = self.terminal().filter(|_| seen) else { return Verdict::NobodyKnows };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.contains(server) {
+            return Verdict::No;
+        }
         let question = format!(
             "The server at {server} is not known. Its key is {pin} (compare with what \"ftx serve\" \
              printed). Is that right? [y/N] "
         );
         match terminal.ask(&question) {
             Ok(answer) if matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") => Verdict::Yes,
-            Ok(_) => Verdict::No,
+            Ok(_) => {
+                refused.push(server.clone());
+                Verdict::No
+            }
+            // Whoever interrupted is heard by the client.
             Err(_) => Verdict::NobodyKnows,
         }
     }
 
     /// What the environment says.
     fn token(&self, _: &ServerAddress) -> Result<Option<Token>, Failure> {
-        match self.environment {
-            Environment::Asked => token_of_environment(),
-            Environment::Ignored => Ok(None),
-        }
+        token_of_environment()
+    }
+}
+
+/// The same, to a server that a name brought. What FTX_TOKEN and FTX_TOKEN_FILE have is for the one
+/// that -s or FTX_SERVER says.
+#[derive(Debug)]
+pub struct Brought(pub Arc<Person>);
+
+impl Introduce for Brought {
+    fn trusts(&self, server: &ServerAddress, pin: Pin) -> Verdict {
+        self.0.trusts(server, pin)
+    }
+
+    fn token(&self, _: &ServerAddress) -> Result<Option<Token>, Failure> {
+        Ok(None)
     }
 }
 

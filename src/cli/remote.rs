@@ -17,7 +17,7 @@ use ftx_protocol::Escaped;
 use signal_hook::consts::SIGINT;
 
 use super::exit::Exit;
-use super::login::{Environment, Person};
+use super::login::{Brought, Person};
 use super::report::say;
 use super::transfer::told;
 
@@ -49,7 +49,7 @@ impl At {
         match other {
             // A name may have been sent by anybody: what the environment has is not for its server.
             Some(other) if other != self.server => {
-                let person = clients.person(Environment::Ignored);
+                let person = Brought(Arc::clone(&clients.person));
                 clients.make(other, plaintext, retry).with_introduction(Arc::new(person))
             }
             _ => clients.make(self.server.clone(), plaintext, retry),
@@ -146,16 +146,20 @@ impl Where {
 
 /// Makes the clients of this process. Ctrl-C interrupts all of them; a second one, while they end,
 /// ends the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clients {
     interrupt: Interrupt,
+    /// One for all of them: what was answered once is not asked again.
+    person: Arc<Person>,
     keeper: Option<Keeper>,
 }
 
 impl Clients {
     /// From now on Ctrl-C is theirs.
     pub fn new() -> Self {
-        let clients = Self::default();
+        let interrupt = Interrupt::default();
+        let person = Arc::new(Person::new(interrupt.clone()));
+        let clients = Self { interrupt, person, keeper: None };
         let flag = || clients.interrupt.flag();
         let code = i32::from(Exit::Interrupted as u8);
         // A system that refuses this ends the process at the first one.
@@ -173,7 +177,7 @@ impl Clients {
     pub fn make(&self, server: ServerAddress, plaintext: Plaintext, retry: Retry) -> Client {
         let client = Client::new(server, retry)
             .with_plaintext(plaintext)
-            .with_introduction(Arc::new(self.person(Environment::Asked)))
+            .with_introduction(self.person.clone())
             .with_interrupt(self.interrupt.clone());
         match &self.keeper {
             Some(keeper) => client.with_keeper(keeper.clone()),
@@ -182,8 +186,8 @@ impl Clients {
     }
 
     /// Who sits here, if anybody does.
-    pub fn person(&self, environment: Environment) -> Person {
-        Person::new(self.interrupt.clone(), environment)
+    pub fn person(&self) -> &Person {
+        &self.person
     }
 
     /// What was interrupted has ended; something new may begin.

@@ -1,7 +1,8 @@
 //! Questions to the person at the terminal, whatever stdin and stdout are: one that is answered in
 //! the open, and one whose answer is not shown.
 //!
-//! Ctrl-C ends a question at once, and never leaves a terminal behind that shows nothing.
+//! Ctrl-C ends a question at once, and never leaves a terminal behind that shows nothing; nor does
+//! any other key.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_client::Interrupt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 
 /// What a terminal gives as one line at most.
 const LINE_BYTES_MAX: usize = 4_096;
@@ -18,6 +21,9 @@ const LINE_BYTES_MAX: usize = 4_096;
 /// How often a question looks whether it was interrupted by something else than a signal to this
 /// thread.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// In the place of a key: there is none.
+const NO_KEY: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };
 
 pub struct Terminal {
     tty: File,
@@ -83,6 +89,10 @@ impl<'a> Hidden<'a> {
         let mut hidden = before.clone();
         hidden.local_modes.remove(LocalModes::ECHO);
         hidden.local_modes.insert(LocalModes::ICANON | LocalModes::ECHONL | LocalModes::ISIG);
+        // Whoever quits or is stopped cannot show it again. Ctrl-C stays.
+        for key in [SpecialCodeIndex::VQUIT, SpecialCodeIndex::VSUSP] {
+            hidden.special_codes[key] = NO_KEY;
+        }
         tcsetattr(tty, OptionalActions::Flush, &hidden)?;
         Ok(Self { tty, before })
     }

@@ -537,11 +537,13 @@ fn a_person_at_a_terminal_is_asked_once_and_nobody_sees_the_token() {
     let server = world.serve();
     let front = Front::start(HERE, server.address, &own_certificate(), wants_the_token);
     let place = front.address.to_string();
-    let login = format!("{} login {place}", env!("CARGO_BIN_EXE_ftx"));
-    let talks = |answers: &[(&str, &str)]| {
+    let login = format!("login {place}");
+    let talks = |words: &str, answers: &[(&str, &str)]| {
         let mut command = Command::new("script");
         command
-            .args(["-qec", &login, "/dev/null"])
+            .args(["-qec", &format!("{} {words}", env!("CARGO_BIN_EXE_ftx")), "/dev/null"])
+            .current_dir(world.here())
+            .env("FTX_TOKEN_FILE", if words == login { "" } else { "token" })
             .env("XDG_STATE_HOME", world.home.path().join("state"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -562,17 +564,26 @@ fn a_person_at_a_terminal_is_asked_once_and_nobody_sees_the_token() {
         drop(input);
         Some((child.wait().unwrap().code(), shown))
     };
-    let Some((code, shown)) = talks(&[("[y/N]", "\n")]) else {
+    let Some((code, shown)) = talks(&login, &[("[y/N]", "\n")]) else {
         return not_tested("there is no script(1)");
     };
     assert!(code == Some(3) && shown.contains(&front.pin()), "{shown}");
     assert!(!servers(&world).exists());
-    let (code, shown) =
-        talks(&[("[y/N]", "y\n"), ("is not shown", &format!("{TOKEN}\n"))]).unwrap();
+    let (code, shown) = talks(&login, &[("[y/N]", "\u{3}")]).unwrap();
+    assert_eq!(code, Some(130), "{shown}");
+    // A no is for all that one command does.
+    for name in ["g1", "g2", "token"] {
+        fs::write(world.here().join(name), TOKEN).unwrap();
+    }
+    let put = format!("put g1 g2 --server {place}");
+    let (code, shown) = talks(&put, &[("[y/N]", "n\n")]).unwrap();
+    assert!(code == Some(3) && shown.matches("[y/N]").count() == 1, "{shown}");
+    let answers = [("[y/N]", "y\n"), ("is not shown", &format!("{TOKEN}\n"))];
+    let (code, shown) = talks(&login, &answers).unwrap();
     assert_eq!(code, Some(0), "{shown}");
     assert!(shown.contains("logged in to") && !shown.contains("AAEC"), "{shown}");
-    // Ctrl-C at the prompt; the terminal shows again what is typed.
-    let (code, shown) = talks(&[("is not shown", "\u{3}")]).unwrap();
+    // Ctrl-C at the prompt; the terminal shows again what is typed. Ctrl-\ and Ctrl-Z are only typed.
+    let (code, shown) = talks(&login, &[("is not shown", "\u{1c}\u{1a}\u{3}")]).unwrap();
     assert_eq!(code, Some(130), "{shown}");
     assert!(!shown.contains("[y/N]"), "it is known now: {shown}");
     assert_eq!(front.take_tokens(), [Some(TOKEN.to_owned())]);
@@ -585,27 +596,39 @@ fn a_file_that_was_given_another_name_is_told_by_that_name() {
     fs::write(world.here().join("a"), "hello").unwrap();
     fs::create_dir(world.here().join("tree")).unwrap();
     fs::write(world.here().join("tree/a"), "hello").unwrap();
-    let server = liar(|talk, request| {
-        let mut put = request.clone();
-        while put["put"].is_null() && !put.is_null() {
-            put = talk.line();
-        }
-        let id = &put["put"]["id"];
-        let part = talk.line();
-        talk.raw(part["data"]["size"].as_u64().unwrap());
-        talk.line();
-        talk.say(json!({"done": {
-            "id": id, "size": 5, "digest": HELLO_DIGEST, "durability": "full", "name": "box/a-1",
-        }}));
-    });
+    let stores = |as_name: fn(&str) -> String| {
+        liar(move |talk, request| {
+            let mut put = request.clone();
+            while put["put"].is_null() && !put.is_null() {
+                put = talk.line();
+            }
+            let part = talk.line();
+            talk.raw(part["data"]["size"].as_u64().unwrap());
+            talk.line();
+            talk.say(json!({"done": {
+                "id": put["put"]["id"], "size": 5, "digest": HELLO_DIGEST, "durability": "full",
+                "name": as_name(put["put"]["name"].as_str().unwrap()),
+            }}));
+        })
+    };
+    let server = stores(|name| format!("{name}-1"));
     let hex = HELLO_DIGEST.strip_prefix("sha256:").unwrap();
-    for args in [["put", "a"].as_slice(), &["put", "a", "--to", "box"]] {
+    for (args, made) in
+        [(["put", "a"].as_slice(), "a-1"), (&["put", "a", "--to", "b/c"], "b/c/a-1")]
+    {
         let output = world.run(server, args, 0);
-        assert_eq!(text(&output.stdout), format!("{hex}  box/a-1\n"), "{args:?}");
+        assert_eq!(text(&output.stdout), format!("{hex}  {made}\n"), "{args:?}");
         let said = text(&output.stderr);
-        assert!(said.contains("the name was taken; it is stored as box/a-1"), "{said}");
+        assert!(said.contains(&format!("the name was taken; it is stored as {made}")), "{said}");
     }
     let output = world.run(server, &["put", "a", "--json"], 0);
     let done = done_event(&output);
-    assert_eq!((&done["name"], &done["stored_as"]), (&json!("a"), &json!("box/a-1")));
+    assert_eq!((&done["name"], &done["stored_as"]), (&json!("a"), &json!("a-1")));
+    // Any other name is no number, and is not told as one.
+    let server = stores(|name| format!("elsewhere/{name}-1"));
+    for args in [["put", "a"].as_slice(), &["put", "-r", "tree"]] {
+        let output = world.run(server, args, 3);
+        let said = text(&output.stderr);
+        assert!(said.contains("does not follow") && output.stdout.is_empty(), "{said}");
+    }
 }

@@ -74,7 +74,8 @@ fn a_token_is_made_shown_once_listed_and_taken_back() {
     assert_eq!((secret.len(), text(&output.stdout)), (48, format!("{secret}\n")), "alone");
     let hint = text(&output.stderr);
     assert_eq!(hint.lines().count(), 1);
-    let expected = "ftx: alice may read,list in photos/, which is not there yet. It is not shown";
+    let expected =
+        "ftx: alice may read,list in photos/, which is not there yet. The token is not shown";
     assert!(hint.starts_with(expected), "{hint}");
     assert!(hint.contains("ftx login ADDRESS") && !hint.contains(&secret));
 

@@ -71,13 +71,9 @@ impl Lane {
         let mut rest = Rest::Done;
         for strand in [&mut self.bring, &mut self.fetch] {
             match strand.as_mut().map(Arc::get_mut) {
-                Some(Some(alone)) => {
-                    if alone.is_empty() {
-                        *strand = None;
-                    }
-                }
+                Some(Some(alone)) if alone.is_empty() => *strand = None,
+                Some(Some(_)) | None => {}
                 Some(None) => rest = Rest::Later,
-                None => {}
             }
         }
         rest
