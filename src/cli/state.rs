@@ -166,7 +166,6 @@ impl State {
     }
 
     /// The directory in it for the key that clients know the server by, and its certificate.
-    #[allow(dead_code, reason = "until serve makes one")]
     pub fn identity(&self) -> PathBuf {
         self.path.join("identity")
     }
