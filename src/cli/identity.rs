@@ -4,10 +4,10 @@
 //! It reads and writes these files and nothing else. What is shown to clients is
 //! [`ftx_channel::Identity`].
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +18,7 @@ use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
 use ftx_protocol::{Durability, FileTime, Mode};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rustix::fs::OFlags;
 
 const KEY: &str = "key.pem";
 const CERTIFICATE: &str = "cert.pem";
@@ -36,6 +37,15 @@ pub enum Source {
     Own(PathBuf),
     /// `--cert` and `--key`.
     Given { certificate: PathBuf, key: PathBuf },
+}
+
+/// Whether a name may be a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// Whoever renews certificates often has links to them.
+    Followed,
+    /// Nobody made one for what is ours, unless to have something else read.
+    Refused,
 }
 
 /// An identity, and where it is read anew from.
@@ -109,7 +119,14 @@ impl Source {
 
     fn read(&self) -> Result<(Vec<u8>, Vec<u8>)> {
         let key = self.key();
-        let (bytes, mode) = read(&key)?;
+        let links = match self {
+            Self::Own(directory) => {
+                check(directory)?;
+                Links::Refused
+            }
+            Self::Given { .. } => Links::Followed,
+        };
+        let (bytes, mode) = read(&key, links)?;
         // Who keeps a key elsewhere may have a group for it. Ours is for nobody else.
         if matches!(self, Self::Own(_)) && mode & 0o077 != 0 {
             bail!(
@@ -120,7 +137,7 @@ impl Source {
                 self.certificate().parent().unwrap_or(Path::new("/")).display()
             );
         }
-        Ok((read(&self.certificate())?.0, bytes))
+        Ok((read(&self.certificate(), links)?.0, bytes))
     }
 }
 
@@ -169,9 +186,39 @@ fn host_of(address: SocketAddr) -> String {
     address.to_string()
 }
 
-fn read(path: &Path) -> Result<(Vec<u8>, u32)> {
+/// Nobody but its owner may change what is in a directory with a key of ours. Whoever may change a
+/// directory above it could otherwise have us read, and write, somewhere else: by a link.
+fn check(directory: &Path) -> Result<()> {
+    let metadata = directory.symlink_metadata();
+    let metadata = metadata.with_context(|| format!("cannot look at {}", directory.display()))?;
+    if metadata.is_symlink() {
+        bail!(
+            "{0} is a link, and could lead to another key: remove it, and put there the directory \
+             itself, or name that with --identity",
+            directory.display()
+        );
+    }
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o022 != 0 {
+        bail!(
+            "others can write to {0} (mode {mode:03o}), and the server's key is in it. If it is \
+             certain that it is still the server's own: chmod go-w {0}",
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+fn read(path: &Path, links: Links) -> Result<(Vec<u8>, u32)> {
     let cannot = || format!("cannot read {}", path.display());
-    let file = File::open(path).with_context(cannot)?;
+    let flags = match links {
+        Links::Followed => OFlags::empty(),
+        // A FIFO that somebody put there keeps nobody waiting, either.
+        Links::Refused => OFlags::NOFOLLOW | OFlags::NONBLOCK,
+    };
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(flags.bits().cast_signed());
+    let file = options.open(path).with_context(cannot)?;
     let mode = file.metadata().with_context(cannot)?.permissions().mode();
     let mut bytes = Vec::new();
     let size = file.take(PEM_BYTES_MAX.saturating_add(1)).read_to_end(&mut bytes);
@@ -189,6 +236,7 @@ fn make(directory: &Path) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error.into()),
     }
+    check(directory)?;
     if !directory.join(KEY).try_exists()? {
         if directory.join(CERTIFICATE).try_exists()? {
             bail!("there is a certificate, but {KEY} is missing: put it back, or remove both");
@@ -197,7 +245,7 @@ fn make(directory: &Path) -> Result<()> {
     }
     if !directory.join(CERTIFICATE).try_exists()? {
         // Of whoever was first, if two are made at once.
-        let (key, _) = read(&directory.join(KEY))?;
+        let (key, _) = read(&directory.join(KEY), Links::Refused)?;
         let key = KeyPair::from_pem(std::str::from_utf8(&key)?)?;
         let mut params = CertificateParams::new(vec!["ftx".to_owned()])?;
         params.not_after = date_time_ymd(LAST_YEAR, 1, 1);
@@ -252,6 +300,35 @@ mod tests {
         });
         assert!(pins.iter().all(|pin| *pin == pins[0]));
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn an_identity_of_our_own_is_no_link_and_nobody_elses_to_change() {
+        use std::os::unix::fs::symlink;
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        let refused = |name: &str| format!("{:#}", own(&at(name)).unwrap_err());
+        std::fs::create_dir(at("elsewhere")).unwrap();
+        symlink(at("elsewhere"), at("link")).unwrap();
+        assert!(refused("link").contains("is a link"));
+        assert_eq!(std::fs::read_dir(at("elsewhere")).unwrap().count(), 0, "nothing was made");
+
+        own(&at("identity")).unwrap();
+        std::fs::set_permissions(at("identity"), PermissionsExt::from_mode(0o720)).unwrap();
+        assert!(refused("identity").contains("chmod go-w"));
+        std::fs::set_permissions(at("identity"), PermissionsExt::from_mode(0o750)).unwrap();
+        own(&at("identity")).unwrap();
+        for name in ["identity/cert.pem", "identity/key.pem"] {
+            std::fs::rename(at(name), at("moved")).unwrap();
+            symlink(at("moved"), at(name)).unwrap();
+            assert!(refused("identity").contains("cannot read"), "{name}");
+            std::fs::remove_file(at(name)).unwrap();
+            std::fs::rename(at("moved"), at(name)).unwrap();
+        }
+        // What the operator names may be.
+        symlink(at("identity/cert.pem"), at("cert")).unwrap();
+        symlink(at("identity/key.pem"), at("key")).unwrap();
+        Source::Given { certificate: at("cert"), key: at("key") }.load().unwrap();
     }
 
     #[test]

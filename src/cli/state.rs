@@ -4,10 +4,10 @@
 //! nor around it: what is in it must not be fetched, and not be replaced by a put.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, Metadata};
-use std::io;
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,6 +16,7 @@ use ftx::server::access::file_time;
 use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
 use ftx_protocol::{Durability, Escaped, Mode};
+use rustix::fs::OFlags;
 use rustix::process::{Uid, geteuid};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -172,15 +173,21 @@ impl State {
 
     /// The directory that is served with it, if that was noted.
     pub fn served(&self) -> Option<PathBuf> {
-        std::fs::read(self.path.join(SERVED)).ok().map(|path| OsString::from_vec(path).into())
+        let mut options = OpenOptions::new();
+        // What is ours is no link, and a FIFO keeps nobody waiting.
+        let itself = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options.read(true).custom_flags(itself.bits().cast_signed());
+        let mut path = Vec::new();
+        options.open(self.path.join(SERVED)).ok()?.read_to_end(&mut path).ok()?;
+        Some(OsString::from_vec(path).into())
     }
 
     /// Notes which directory is served with it, for those who ask without saying which.
     fn note(&self, served: &Path) -> Result<(), StateError> {
-        let served = served.as_os_str().as_bytes();
-        if std::fs::read(self.path.join(SERVED)).is_ok_and(|noted| noted == served) {
+        if self.served().is_some_and(|noted| noted.as_os_str() == served.as_os_str()) {
             return Ok(());
         }
+        let served = served.as_os_str().as_bytes();
         let write = || -> io::Result<()> {
             // Several may note it at the same time.
             let mut landing = Landing::create(Native, &self.path, getrandom::u64()?)?;
@@ -318,4 +325,23 @@ fn canonical(path: &Path) -> Result<PathBuf, StateError> {
 
 fn shown(path: &Path) -> String {
     Escaped(path.as_os_str().as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_does_not_say_what_is_served() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        let state = State { path: at("state") };
+        std::fs::create_dir(&state.path).unwrap();
+        std::fs::write(at("other"), "/etc").unwrap();
+        std::os::unix::fs::symlink(at("other"), state.path.join(SERVED)).unwrap();
+        assert_eq!(state.served(), None);
+        state.note(Path::new("/srv")).unwrap();
+        assert_eq!(state.served(), Some(PathBuf::from("/srv")));
+        assert_eq!(std::fs::read(at("other")).unwrap(), b"/etc", "what it led to is as it was");
+    }
 }

@@ -15,6 +15,7 @@ use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
 use ftx_protocol::{Durability, Escaped, Mode};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::line::{BadText, Line, file_time, parse_tokens, write_tokens};
@@ -30,6 +31,9 @@ const COARSE_CLOCK: Duration = Duration::from_millis(100);
 
 /// The number in the name of the part file of `tokens`. One of a run that was killed is replaced.
 const TOKENS_PART: u64 = 1;
+
+/// To open what has the name: not what a link leads to, and a FIFO keeps nobody waiting.
+const ITSELF: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
 /// The tokens cannot be read or changed.
 #[derive(Debug, Error)]
@@ -55,8 +59,9 @@ pub enum TokensError {
         /// Its permissions.
         mode: u32,
     },
-    /// It is no file.
-    #[error("{path} is not a file")]
+    /// It is no file. A link is none either: who can change the directory, but not what is outside,
+    /// could have that read and made in the name of whoever runs this, such as root.
+    #[error("{path} is not a file, but a link or something else: remove it")]
     NotAFile {
         /// What it is not.
         path: String,
@@ -162,8 +167,8 @@ impl TokensFile {
     fn alone(&self) -> Result<File, TokensError> {
         let path = self.state.join("tokens.lock");
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(TokensError::system("open", &path))?;
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(ITSELF);
+        let file = options.open(&path).map_err(|error| cannot_open(error, &path))?;
         file.lock().map_err(TokensError::system("lock", &path))?;
         Ok(file)
     }
@@ -181,14 +186,20 @@ pub(super) struct Opened {
     version: FileVersion,
 }
 
+fn cannot_open(error: io::Error, path: &Path) -> TokensError {
+    match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => TokensError::NotAFile { path: shown(path) },
+        _ => TokensError::system("open", path)(error),
+    }
+}
+
 /// Opens a file of the state directory, if it is there.
 pub(super) fn open_private(path: &Path) -> Result<Option<Opened>, TokensError> {
     let mut options = OpenOptions::new();
-    // So that a FIFO of that name does not keep us waiting.
-    options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    options.read(true).custom_flags(ITSELF);
     let file = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        result => result.map_err(TokensError::system("open", path))?,
+        result => result.map_err(|error| cannot_open(error, path))?,
     };
     let metadata = file.metadata().map_err(TokensError::system("look at", path))?;
     if !metadata.is_file() {
@@ -318,4 +329,37 @@ impl FileVersion {
 pub(super) enum Youth {
     Young,
     Settled,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::usage_file::UsageFile;
+    use super::*;
+
+    #[test]
+    fn links_in_the_state_directory_are_not_followed() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        let state = at("state");
+        std::fs::create_dir(&state).unwrap();
+        for name in ["tokens", "tokens.lock", "usage"] {
+            let outside = at(name);
+            symlink(&outside, state.join(name)).unwrap();
+            let tokens = TokensFile::of_state(&state);
+            let refused = || match name {
+                "usage" => UsageFile::of_state(&state).read().map(|_| ()),
+                _ => tokens.make(),
+            };
+            // Where the link leads nowhere, nothing is made there.
+            assert!(matches!(refused(), Err(TokensError::NotAFile { .. })), "{name}");
+            assert!(!outside.exists(), "{name}");
+            std::fs::write(&outside, "of somebody else").unwrap();
+            std::fs::set_permissions(&outside, PermissionsExt::from_mode(0o600)).unwrap();
+            assert!(matches!(refused(), Err(TokensError::NotAFile { .. })), "{name}");
+            std::fs::remove_file(state.join(name)).unwrap();
+        }
+        TokensFile::of_state(&state).make().unwrap();
+    }
 }
