@@ -70,9 +70,10 @@ impl Lane {
     pub(in crate::server) fn rest(&mut self) -> Rest {
         let mut rest = Rest::Done;
         for strand in [&mut self.bring, &mut self.fetch] {
-            match strand.as_mut().map(Arc::get_mut) {
-                Some(Some(alone)) if alone.is_empty() => *strand = None,
-                Some(Some(_)) | None => {}
+            let alone = strand.as_mut().map(Arc::get_mut);
+            match alone.map(|alone| alone.map(|strand| strand.is_empty())) {
+                Some(Some(true)) => *strand = None,
+                Some(Some(false)) | None => {}
                 Some(None) => rest = Rest::Later,
             }
         }
