@@ -110,12 +110,21 @@ impl Reservation {
         self.reserved = 0;
     }
 
-    /// What was stored of the put, by this attempt and those before it, is gone from the disk.
+    /// What was stored of the put is gone from the disk. What attempts before this one brought stays counted:
+    /// where this one began is the client's word, and the file may be there under its name.
     pub(in crate::server) fn discard(mut self) {
-        let gone = self.begun_at.saturating_add(self.settled);
         let mut counts = self.share.account.lock();
-        counts.settled = counts.settled.saturating_sub(gone);
+        counts.settled = counts.settled.saturating_sub(self.settled);
         self.settled = 0;
+    }
+
+    /// The put has brought so many bytes, counted from the beginning of the file, and may not have made
+    /// them durable.
+    ///
+    /// # Errors
+    /// `quota`, when its size was not announced and the share is used up.
+    pub(in crate::server) fn brought(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.reserve_up_to(bytes)
     }
 
     fn reserve_up_to(&mut self, size: u64) -> Result<(), Refusal> {
@@ -206,7 +215,31 @@ mod tests {
         third.reached(10).unwrap();
         drop(third);
         share.reserve(10, Some(20)).unwrap().discard();
-        assert_eq!(counts(&share), (80, 0), "both attempts");
+        assert_eq!(counts(&share), (90, 0), "what is counted is not taken back on a client's word");
+    }
+
+    #[test]
+    fn what_is_said_once_more_and_spoilt_gives_nothing_back() {
+        let share = share(Some(100));
+        share.reserve(0, Some(60)).unwrap().keep();
+        let mut again = share.reserve(60, Some(60)).unwrap();
+        again.reached(60).unwrap();
+        again.discard();
+        assert_eq!(counts(&share), (60, 0));
+    }
+
+    #[test]
+    fn what_was_brought_and_is_not_durable_counts_while_it_is_there() {
+        let share = share(Some(100));
+        let mut put = share.reserve(0, None).unwrap();
+        put.brought(70).unwrap();
+        assert_eq!(counts(&share), (0, 70));
+        assert_eq!(put.brought(101).unwrap_err().code, Code::Quota);
+        put.reached(70).unwrap();
+        assert_eq!(counts(&share), (70, 0));
+        put.brought(90).unwrap();
+        drop(put);
+        assert_eq!(counts(&share), (70, 0));
     }
 
     #[test]

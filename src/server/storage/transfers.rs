@@ -189,6 +189,19 @@ impl Slot {
         Ok(())
     }
 
+    /// So much of the put is here, durable or not.
+    ///
+    /// # Errors
+    /// As of [`Slot::reached`].
+    pub(super) fn brought(&self, bytes: u64) -> Result<(), Refusal> {
+        if self.granted.share().is_some()
+            && let Some(reservation) = &mut lock(&self.inside).reservation
+        {
+            return reservation.brought(bytes);
+        }
+        Ok(())
+    }
+
     /// So much of the put is durable, or whole.
     ///
     /// # Errors

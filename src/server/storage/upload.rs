@@ -92,7 +92,11 @@ impl Bring {
         let Some(open) = self.puts.get(&id) else { return };
         let slot = Arc::clone(&open.slot);
         let Some(mut upload) = slot.take() else { return self.lost(id) };
-        match slot.granted.check().and_then(|()| upload.write(bytes)) {
+        let written = slot.granted.check().and_then(|()| {
+            slot.brought(upload.offset().saturating_add(bytes.len() as u64))?;
+            upload.write(bytes)
+        });
+        match written {
             Ok(checkpoint) => {
                 if let Some(checkpoint) = checkpoint {
                     let slot = Arc::clone(&slot);

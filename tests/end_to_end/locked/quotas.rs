@@ -117,3 +117,43 @@ fn a_token_has_so_many_unfinished_uploads_and_no_more() {
     assert_eq!(word(&again.line()), "aborted");
     until("one is given up", || begin(5).1 == "kept");
 }
+
+/// A file that is there counts, whatever is said of its transfer later.
+#[test]
+fn what_is_said_once_more_and_spoilt_gives_nothing_back() {
+    let house = House::locked();
+    let token = house.add_with("alice", "write", &["--max-bytes", "12"]);
+    let mut talk = house.talk(&token);
+    for id in [1, 3] {
+        talk.put_hello(id, &format!("file-{id}"), "full");
+        assert_eq!(word(&talk.line()), "done");
+        // The same transfer, which is complete, and an end that is not its own.
+        let again = json!({"put": {
+            "id": id + 1, "name": format!("file-{id}"), "digest": "sha256", "size": 5, "at": 5,
+            "transfer": format!("{id:032x}"), "durability": "full",
+        }});
+        talk.say(again);
+        let digest = format!("sha256:{}", "0".repeat(64));
+        talk.say(json!({"end": {"id": id + 1, "size": 5, "digest": digest}}));
+        assert_eq!(word(&talk.line()), "digest_mismatch");
+    }
+    talk.put_hello(5, "file-5", "full");
+    assert_eq!(word(&talk.line()), "quota");
+    assert_eq!(house.names(), ["file-1", "file-3"]);
+}
+
+/// What is not durable yet is on the disk all the same.
+#[test]
+fn a_size_that_is_not_said_does_not_bring_more() {
+    let house = House::locked();
+    let token = house.add_with("alice", "write", &["--max-bytes", "1M"]);
+    let mut talk = house.talk(&token);
+    talk.say(json!({"put": {
+        "id": 1, "name": "a", "digest": "sha256", "transfer": format!("{:032x}", 1),
+    }}));
+    for part in 0..3 {
+        talk.part(1, part * (MIB / 2), &vec![0; MIB / 2]);
+    }
+    assert_eq!(word(&talk.line()), "quota");
+    until("staging is empty", || house.world.staged() == 0);
+}
