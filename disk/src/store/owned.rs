@@ -24,7 +24,7 @@ const BOB: Owner = Owner([2; 8]);
 const EVERYBODY: [Option<Owner>; 3] = [None, Some(ALICE), Some(BOB)];
 
 /// What a store wrote, before transfers had owners: of a small put that is complete, and of the
-/// first 8 MiB of a large one.
+/// first 8 MiB of a large one. The times in it are those of the simulated clock, which counts calls.
 const JOURNAL_WITHOUT_OWNER: &str = include_str!("journal_without_owner");
 
 fn open(sim: &Sim) -> Store<Sim> {
