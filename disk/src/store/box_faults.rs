@@ -4,18 +4,16 @@
 //! the box. And the other way round: with a sync left out, the same checks must find it out.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use ftx_protocol::{
-    Algorithm, Code, Condition, Digest, Durability, Name, Owner, Refusal, Replay, TransferId,
-};
+use ftx_protocol::{Code, Name, Owner, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::{
-    Access, Completeness, Finished, Memory, Naming, Options, Put, Settled, Step, Store, Stored,
-};
-use crate::hash::Running;
+use super::testing::{Trial, commit, digest, directory, id, name, open, try_open, whole};
+use super::{Completeness, Naming, Put, Store, Stored, testing};
 use crate::sim::{Fault, Sim};
+use crate::sys::Disk;
+
+const TRIAL: Trial<Told> = Trial { scenario, check };
 
 const OWNER: Owner = Owner([7; 8]);
 const STRANGER: Owner = Owner([8; 8]);
@@ -35,66 +33,14 @@ enum Answer {
     Unknown,
 }
 
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).unwrap()
-}
-
-fn open(sim: &Sim) -> Option<Store<Sim>> {
-    let options = Options {
-        access: Access::ReadWrite,
-        durability: Durability::Full,
-        memory: Memory::Puts,
-        size_max_bytes: 1 << 40,
-        free_min_bytes: 0,
-    };
-    Store::open(sim.clone(), Path::new("/"), options).ok().map(|(store, _)| store)
-}
-
 fn put(transfer: TransferId, bytes: &[u8], at: u64) -> Put {
     Put {
-        name: name("box/in/f.x"),
-        algorithm: Algorithm::Sha256,
-        size: Some(bytes.len() as u64),
         at,
-        transfer,
-        condition: Condition::Always,
-        durability: Durability::Full,
-        modified: None,
-        mode: None,
         owner: Some(OWNER),
         within: Some(name("box/in")),
         naming: Naming::Numbered,
+        ..testing::put("box/in/f.x", transfer, Some(bytes.len()))
     }
-}
-
-fn digest(bytes: &[u8]) -> Digest {
-    let mut running = Running::new(Algorithm::Sha256);
-    running.update(bytes);
-    running.digest()
-}
-
-fn finish(
-    store: &Store<Sim>,
-    transfer: TransferId,
-    bytes: &[u8],
-) -> Result<Finished<Sim>, Refusal> {
-    let mut upload = store.begin(put(transfer, bytes, 0))?;
-    if let Err(refusal) = upload.write(bytes) {
-        store.discard(upload);
-        return Err(refusal);
-    }
-    let mut finished = upload.finish(store, bytes.len() as u64, digest(bytes))?;
-    store.sync(&mut finished)?;
-    Ok(finished)
-}
-
-fn commit(store: &Store<Sim>, round: Vec<Finished<Sim>>) -> Vec<Result<Stored, Refusal>> {
-    let answers = store.commit(round.into_iter().map(Step::Put).collect());
-    let stored = |settled| match settled {
-        Settled::Stored(stored) => stored,
-        Settled::Changed(_) => panic!("nothing was to be changed"),
-    };
-    answers.into_iter().map(|answer| answer.map(stored)).collect()
 }
 
 fn answer(result: &Result<Stored, Refusal>) -> Answer {
@@ -110,22 +56,22 @@ fn answer(result: &Result<Stored, Refusal>) -> Answer {
 /// Ends where the disk ends it.
 fn scenario(sim: &Sim, told: &mut Told) -> Option<()> {
     for round in ROUNDS {
-        let store = open(sim)?;
-        let mut whole = Vec::new();
+        let store = try_open(sim)?;
+        let mut ready = Vec::new();
         let mut places = Vec::new();
         for bytes in round {
-            let transfer = TransferId([told.len() as u8; 16]);
-            let finished = finish(&store, transfer, bytes);
+            let transfer = id(told.len() as u8);
+            let finished = whole(&store, put(transfer, bytes, 0), bytes);
             told.push((transfer, bytes, Answer::Unknown));
             match finished {
                 Ok(finished) => {
-                    whole.push(finished);
+                    ready.push(finished);
                     places.push(told.len() - 1);
                 }
                 Err(_) => told.last_mut()?.2 = Answer::Refused,
             }
         }
-        for (place, result) in places.into_iter().zip(commit(&store, whole)) {
+        for (place, result) in places.into_iter().zip(commit(&store, ready)) {
             told[place].2 = answer(&result);
         }
     }
@@ -135,7 +81,7 @@ fn scenario(sim: &Sim, told: &mut Told) -> Option<()> {
 /// Holds what is there against what was told. `Err` says what is wrong.
 fn check(sim: &Sim, told: &Told) -> Result<(), String> {
     sim.set_fault(Fault::None);
-    let store = open(sim).ok_or("it does not open again")?;
+    let store = try_open(sim).ok_or("it does not open again")?;
     let tree = sim.tree();
     let mut seen = BTreeSet::new();
     for (path, what) in &tree {
@@ -206,76 +152,38 @@ fn check_replay(
     }
 }
 
-/// Runs the scenario with a fault, and checks what is left: as after a kill, and as after a cut.
-fn run(fault: Fault, seeds: u64, control: Option<fn(&str) -> bool>) -> Result<(), String> {
-    let sim = Sim::new();
-    if let Some(ignored) = control {
-        sim.ignore_syncs(ignored);
-    }
-    sim.set_fault(fault);
-    let mut told = Told::default();
-    scenario(&sim, &mut told);
-    let log = sim.log();
-    let failed = |what: &str, error: String| {
-        let end: Vec<&String> = log.iter().rev().take(6).collect();
-        format!("{fault:?}, {what}: {error}\nlast calls: {end:?}")
-    };
-    for seed in 0..seeds {
-        check(&sim.crash(seed), &told).map_err(|error| failed(&format!("cut {seed}"), error))?;
-    }
-    check(&sim, &told).map_err(|error| failed("killed", error))
-}
-
-fn clean_run() -> (Sim, Told) {
-    let sim = Sim::new();
-    sim.set_fault(Fault::None);
-    let mut told = Told::default();
-    scenario(&sim, &mut told).unwrap();
-    (sim, told)
-}
-
 #[test]
 fn each_file_of_a_clean_run_has_the_next_number() {
-    let (sim, told) = clean_run();
+    let (sim, told) = TRIAL.clean_run();
     for ((_, bytes, answer), path) in
         told.iter().zip(["box/in/f.x", "box/in/f-1.x", "box/in/f-2.x", "box/in/f-3.x"])
     {
         assert_eq!(*answer, Answer::Acknowledged(name(path)));
         assert_eq!(sim.content(path).as_deref(), Some(*bytes));
     }
-    run(Fault::None, 40, None).unwrap();
+    TRIAL.run(Fault::None, 40).unwrap();
 }
 
 #[test]
 fn any_call_of_a_put_into_a_box_may_fail_once() {
-    for nth in 0..clean_run().0.calls() {
+    for nth in 0..TRIAL.calls() {
         for errno in [Errno::IO, Errno::NOSPC] {
-            run(Fault::Once(nth, errno), 1, None).unwrap();
+            TRIAL.run(Fault::Once(nth, errno), 1).unwrap();
         }
     }
 }
 
 #[test]
 fn any_call_of_a_put_into_a_box_and_all_after_it_may_fail_as_when_the_power_goes() {
-    for nth in 0..clean_run().0.calls() {
-        run(Fault::FromThenOn(nth, Errno::IO), 3, None).unwrap();
+    for nth in 0..TRIAL.calls() {
+        TRIAL.run(Fault::FromThenOn(nth, Errno::IO), 3).unwrap();
     }
 }
 
 #[test]
 fn the_power_may_go_again_while_a_box_recovers() {
-    for nth in (0..clean_run().0.calls()).step_by(3) {
-        let sim = Sim::new();
-        sim.set_fault(Fault::FromThenOn(nth, Errno::IO));
-        let mut told = Told::default();
-        scenario(&sim, &mut told);
-        for again in 0..40 {
-            let cut = sim.crash(nth);
-            cut.set_fault(Fault::FromThenOn(again, Errno::IO));
-            drop(open(&cut));
-            check(&cut.crash(again), &told)
-                .unwrap_or_else(|error| panic!("{nth}, {again}: {error}"));
-        }
+    for nth in (0..TRIAL.calls()).step_by(3) {
+        TRIAL.cut_twice(nth, 0..40);
     }
 }
 
@@ -283,38 +191,25 @@ fn the_power_may_go_again_while_a_box_recovers() {
 #[test]
 fn a_number_that_was_journalled_is_kept_whatever_has_come_and_gone() {
     let sim = Sim::new();
-    let told: Vec<(TransferId, &[u8])> =
-        [(1, &b"one"[..]), (2, b"two")].map(|(id, bytes)| (TransferId([id; 16]), bytes)).into();
-    let store = open(&sim).unwrap();
-    let whole = finish(&store, told[0].0, told[0].1).unwrap();
-    assert!(commit(&store, vec![whole])[0].is_ok());
-    let whole = finish(&store, told[1].0, told[1].1).unwrap();
+    let store = open(&sim);
+    let finish = |number, bytes| whole(&store, put(id(number), bytes, 0), bytes).unwrap();
+    let first = finish(1, b"one");
+    assert!(commit(&store, vec![first])[0].is_ok());
+    let second = finish(2, b"two");
     sim.before("rename_new f-1.x", |sim| {
         let cut = sim.crash(0);
         // Its first name is free again.
-        let root = crate::sys::Disk::open_root(&cut, Path::new("/")).unwrap();
-        let within = crate::sys::Want::Directory;
-        let directory =
-            crate::sys::Disk::open_beneath(&cut, &root, &name("box/in"), within).unwrap();
-        crate::sys::Disk::remove(&cut, &directory, b"f.x").unwrap();
-        let store = open(&cut).unwrap();
+        cut.remove(&directory(&cut, "box/in"), b"f.x").unwrap();
+        let store = open(&cut);
         assert_eq!(cut.content("box/in/f.x"), None);
         assert_eq!(cut.content("box/in/f-1.x").as_deref(), Some(&b"two"[..]));
-        let again = store.begin(put(TransferId([2; 16]), b"two", 3)).unwrap();
+        let again = store.begin(put(id(2), b"two", 3)).unwrap();
         let again = again.finish(&store, 3, digest(b"two")).unwrap();
         let again = commit(&store, vec![again]).remove(0).unwrap();
         assert_eq!(again.name, Some(name("box/in/f-1.x")));
         assert_eq!(again.replayed, Some(Replay::Same));
     });
-    assert!(commit(&store, vec![whole])[0].is_ok());
-}
-
-/// Whether the checks find out that these syncs are left out.
-fn is_found_out(ignored: fn(&str) -> bool) -> bool {
-    let calls = clean_run().0.calls();
-    let faults = std::iter::once(Fault::None)
-        .chain((0..calls).rev().map(|nth| Fault::FromThenOn(nth, Errno::IO)));
-    faults.into_iter().any(|fault| run(fault, 6, Some(ignored)).is_err())
+    assert!(commit(&store, vec![second])[0].is_ok());
 }
 
 /// Whether the sync of what has such a label is left out.
@@ -330,6 +225,6 @@ fn control_without_a_sync_the_checks_of_a_box_fail() {
         ("the journal", |label| label.starts_with("journal")),
     ];
     for (what, ignored) in ignored {
-        assert!(is_found_out(ignored), "{what}");
+        assert!(TRIAL.is_found_out(ignored), "{what}");
     }
 }

@@ -6,13 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ftx_protocol::{
-    Algorithm, Code, Condition, Depth, Durability, Mode, Name, Parents, Refusal, TransferId,
-};
+use ftx_protocol::{Code, Condition, Depth, Durability, Mode, Parents, Refusal};
 use rustix::io::Errno;
 
-use super::{Access, Change, Memory, Naming, OldMode, Options, Put, Settled, Step, Store, Swept};
-use crate::hash::Running;
+use super::testing::{self, check_left, id, name, open, options, try_open, whole};
+use super::{Change, OldMode, Put, Settled, Step, Store, Swept};
 use crate::sim::{Fault, Sim};
 
 /// What is under the root: of a file its bytes, of a directory its mode.
@@ -84,24 +82,6 @@ fn rounds() -> Vec<Vec<Ask>> {
     ]
 }
 
-fn options() -> Options {
-    Options {
-        access: Access::ReadWrite,
-        durability: Durability::Full,
-        memory: Memory::Puts,
-        size_max_bytes: 1 << 40,
-        free_min_bytes: 0,
-    }
-}
-
-fn open(sim: &Sim) -> Option<Store<Sim>> {
-    Store::open(sim.clone(), Path::new("/"), options()).ok().map(|(store, _)| store)
-}
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).unwrap()
-}
-
 /// The step that asks for it; `Err` when a put has failed before it.
 fn step(
     store: &Store<Sim>,
@@ -120,30 +100,8 @@ fn step(
     };
     let change = match ask {
         Ask::Put(path, bytes) => {
-            let put = Put {
-                name: name(path),
-                algorithm: Algorithm::Sha256,
-                size: Some(bytes.len() as u64),
-                at: 0,
-                transfer: TransferId([number; 16]),
-                condition: Condition::Always,
-                durability,
-                modified: None,
-                mode: None,
-                owner: None,
-                within: None,
-                naming: Naming::AsAsked,
-            };
-            let mut upload = store.begin(put)?;
-            if let Err(refusal) = upload.write(bytes) {
-                store.discard(upload);
-                return Err(refusal);
-            }
-            let mut running = Running::new(Algorithm::Sha256);
-            running.update(bytes);
-            let mut finished = upload.finish(store, bytes.len() as u64, running.digest())?;
-            store.sync(&mut finished)?;
-            return Ok(Step::Put(finished));
+            let put = testing::put(path, id(number), Some(bytes.len()));
+            return whole(store, Put { durability, ..put }, bytes).map(Step::Put);
         }
         Make(path, mode) => make(path, Parents::Require, *mode),
         MakeAll(path) => make(path, Parents::Make, None),
@@ -175,7 +133,7 @@ fn answer(ask: &Ask, result: &Result<Settled, Refusal>, fault: Fault) -> Answer 
 /// Asks for everything, once.
 fn scenario(sim: &Sim, rounds: &[Vec<Ask>], fault: Fault) -> Told {
     let mut told = Told::new();
-    let Some(mut store) = open(sim) else { return told };
+    let Some(mut store) = try_open(sim) else { return told };
     let mut number = 0;
     let mut unknown = 0;
     for asked in rounds {
@@ -188,7 +146,7 @@ fn scenario(sim: &Sim, rounds: &[Vec<Ask>], fault: Fault) -> Told {
         if unknown >= UNKNOWN_MAX {
             unknown = 0;
             drop(store);
-            let Some(opened) = open(sim) else { return told };
+            let Some(opened) = try_open(sim) else { return told };
             store = opened;
         }
     }
@@ -395,16 +353,9 @@ fn check(sim: &Sim, allowed: &BTreeSet<Tree>) -> Result<(), String> {
 fn run(sim: &Sim, rounds: &[Vec<Ask>], fault: Fault, seeds: u64) -> Result<(), String> {
     sim.set_fault(fault);
     let told = scenario(sim, rounds, fault);
-    let log = sim.log();
     let allowed = allowed(&told);
-    let failed = |what: &str, error: String| {
-        let end: Vec<&String> = log.iter().rev().take(6).collect();
-        format!("{fault:?}, {what}: {error}\ntold: {told:?}\nlast calls: {end:?}")
-    };
-    for seed in 0..seeds {
-        check(&sim.crash(seed), &allowed).map_err(|error| failed(&format!("cut {seed}"), error))?;
-    }
-    check(sim, &allowed).map_err(|error| failed("killed", error))
+    check_left(sim, fault, seeds, |sim| check(sim, &allowed))
+        .map_err(|error| format!("{error}\ntold: {told:?}"))
 }
 
 fn calls_of_a_clean_run() -> u64 {
@@ -447,7 +398,7 @@ fn any_call_of_a_change_and_all_after_it_may_fail_as_when_the_power_goes() {
 fn a_directory_that_cannot_be_given_its_mode_is_not_left_behind() {
     let clean = {
         let sim = Sim::new();
-        let store = open(&sim).unwrap();
+        let store = open(&sim);
         sim.set_fault(Fault::None);
         let made = step(&store, &Make("d", Some(0o700)), 1, Durability::Full).unwrap();
         store.commit(vec![made]).remove(0).unwrap();
@@ -456,7 +407,7 @@ fn a_directory_that_cannot_be_given_its_mode_is_not_left_behind() {
     let mut refused = 0;
     for nth in 0..clean {
         let sim = Sim::new();
-        let store = open(&sim).unwrap();
+        let store = open(&sim);
         sim.set_fault(Fault::Once(nth, Errno::IO));
         let made = step(&store, &Make("d", Some(0o700)), 1, Durability::Full).unwrap();
         match store.commit(vec![made]).remove(0) {
@@ -476,7 +427,7 @@ fn a_put_that_was_refused_does_not_come_back_over_a_change_that_was_answered() {
     let mut answered = 0;
     for (nth, then) in (0..12).flat_map(|nth| [(nth, Fault::None), (nth, Fault::Full)]) {
         let sim = Sim::new();
-        let store = open(&sim).unwrap();
+        let store = open(&sim);
         let first = step(&store, &Ask::Put("f", b"one"), 1, Durability::Full).unwrap();
         store.commit(vec![first]).remove(0).unwrap();
         let second = step(&store, &Ask::Put("f", b"two"), 2, Durability::Full).unwrap();

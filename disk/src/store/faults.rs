@@ -7,17 +7,14 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use ftx_protocol::limits::GRID_BYTES;
-use ftx_protocol::{
-    Algorithm, Code, Condition, Digest, Durability, Name, Refusal, Replay, TransferId,
-};
+use ftx_protocol::{Code, Digest, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::{
-    Access, Completeness, Finished, Memory, Naming, Options, Put, Settled, Step, Store, Stored,
-    Upload,
-};
-use crate::hash::Running;
+use super::testing::{self, Trial, commit, id, options, try_open};
+use super::{Completeness, Finished, Put, Store, Stored, Upload};
 use crate::sim::{Fault, Sim};
+
+const TRIAL: Trial<Told> = Trial { scenario, check };
 
 const BIG_BYTES: usize = GRID_BYTES as usize + 100;
 
@@ -41,65 +38,18 @@ enum Answer {
     Unknown,
 }
 
-/// A round of puts.
-fn commit(store: &Store<Sim>, round: Vec<Finished<Sim>>) -> Vec<Result<Stored, Refusal>> {
-    let answers = store.commit(round.into_iter().map(Step::Put).collect());
-    let stored = |settled| match settled {
-        Settled::Stored(stored) => stored,
-        Settled::Changed(_) => panic!("nothing was to be changed"),
-    };
-    answers.into_iter().map(|answer| answer.map(stored)).collect()
-}
-
-fn options() -> Options {
-    Options {
-        access: Access::ReadWrite,
-        durability: Durability::Full,
-        memory: Memory::Puts,
-        size_max_bytes: 1 << 40,
-        free_min_bytes: 0,
-    }
-}
-
-fn open(sim: &Sim) -> Option<Store<Sim>> {
-    Store::open(sim.clone(), Path::new("/"), options()).ok().map(|(store, _)| store)
-}
-
-fn id(number: u8) -> TransferId {
-    TransferId([number; 16])
-}
-
 /// Of the large file and its first part it is always the same, and computed once.
 fn digest(bytes: &[u8]) -> Digest {
     static LARGE: [OnceLock<Digest>; 2] = [OnceLock::new(), OnceLock::new()];
     match bytes.len() {
-        BIG_BYTES => *LARGE[0].get_or_init(|| compute(bytes)),
-        length if length as u64 == GRID_BYTES => *LARGE[1].get_or_init(|| compute(bytes)),
-        _ => compute(bytes),
+        BIG_BYTES => *LARGE[0].get_or_init(|| testing::digest(bytes)),
+        length if length as u64 == GRID_BYTES => *LARGE[1].get_or_init(|| testing::digest(bytes)),
+        _ => testing::digest(bytes),
     }
 }
 
-fn compute(bytes: &[u8]) -> Digest {
-    let mut running = Running::new(Algorithm::Sha256);
-    running.update(bytes);
-    running.digest()
-}
-
-fn put(name: &str, transfer: TransferId, size: usize, at: u64) -> Put {
-    Put {
-        name: Name::parse(name.as_bytes()).unwrap(),
-        algorithm: Algorithm::Sha256,
-        size: Some(size as u64),
-        at,
-        transfer,
-        condition: Condition::Always,
-        durability: Durability::Full,
-        modified: None,
-        mode: None,
-        owner: None,
-        within: None,
-        naming: Naming::AsAsked,
-    }
+fn put(path: &str, transfer: TransferId, size: usize, at: u64) -> Put {
+    Put { at, ..testing::put(path, transfer, Some(size)) }
 }
 
 impl Told {
@@ -126,7 +76,7 @@ impl Told {
 /// Everything that a store does, once. Ends where the disk ends it.
 fn scenario(sim: &Sim, told: &mut Told) -> Option<()> {
     {
-        let store = open(sim)?;
+        let store = try_open(sim)?;
         whole(&store, told, "a/b/small", id(1), b"first");
         let big = vec![7; BIG_BYTES];
         told.begin("big", id(2), &big);
@@ -144,7 +94,7 @@ fn scenario(sim: &Sim, told: &mut Told) -> Option<()> {
         }
         store.suspend(upload);
     }
-    let store = open(sim)?;
+    let store = try_open(sim)?;
     check_kept(&store, told);
     let at = store.held(&id(2), None).at;
     let big = vec![7; BIG_BYTES];
@@ -210,7 +160,7 @@ fn finish(
     transfer: TransferId,
     upload: Upload<Sim>,
     bytes: &[u8],
-) -> Option<super::Finished<Sim>> {
+) -> Option<Finished<Sim>> {
     told.kept.remove(&transfer);
     let mut finished = upload.finish(store, bytes.len() as u64, digest(bytes)).ok()?;
     match store.sync(&mut finished) {
@@ -321,104 +271,58 @@ fn check_replay(
     }
 }
 
-/// Runs the scenario with a fault, and checks what is left: as after a kill, and as after a cut.
-fn run(fault: Fault, seeds: u64, control: Option<fn(&str) -> bool>) -> Result<(), String> {
-    let sim = Sim::new();
-    if let Some(ignored) = control {
-        sim.ignore_syncs(ignored);
-    }
-    sim.set_fault(fault);
-    let mut told = Told::default();
-    scenario(&sim, &mut told);
-    let log = sim.log();
-    let failed = |what: &str, error: String| {
-        let end: Vec<&String> = log.iter().rev().take(6).collect();
-        format!("{fault:?}, {what}: {error}\nlast calls: {end:?}")
-    };
-    for seed in 0..seeds {
-        check(&sim.crash(seed), &told).map_err(|error| failed(&format!("cut {seed}"), error))?;
-    }
-    check(&sim, &told).map_err(|error| failed("killed", error))
-}
-
-fn calls_of_a_clean_run() -> u64 {
-    let sim = Sim::new();
-    sim.set_fault(Fault::None);
-    let mut told = Told::default();
-    assert!(scenario(&sim, &mut told).is_some());
-    assert!(told.puts.values().flatten().all(|put| put.2 == Answer::Acknowledged));
-    sim.calls()
-}
-
 #[test]
 fn a_clean_run_is_acknowledged_and_survives_every_cut() {
-    run(Fault::None, 40, None).unwrap();
+    let (_, told) = TRIAL.clean_run();
+    assert!(told.puts.values().flatten().all(|put| put.2 == Answer::Acknowledged));
+    TRIAL.run(Fault::None, 40).unwrap();
 }
 
 #[test]
 fn any_call_may_fail_once() {
-    for nth in 0..calls_of_a_clean_run() {
+    for nth in 0..TRIAL.calls() {
         for errno in [Errno::IO, Errno::NOSPC] {
-            run(Fault::Once(nth, errno), 1, None).unwrap();
+            TRIAL.run(Fault::Once(nth, errno), 1).unwrap();
         }
     }
 }
 
 #[test]
 fn any_call_and_all_after_it_may_fail_as_when_the_power_goes() {
-    for nth in 0..calls_of_a_clean_run() {
-        run(Fault::FromThenOn(nth, Errno::IO), 3, None).unwrap();
+    for nth in 0..TRIAL.calls() {
+        TRIAL.run(Fault::FromThenOn(nth, Errno::IO), 3).unwrap();
     }
 }
 
 #[test]
 fn the_power_may_go_again_while_the_store_recovers() {
-    let clean = calls_of_a_clean_run();
-    for nth in (0..clean).step_by(5) {
-        let sim = Sim::new();
-        sim.set_fault(Fault::FromThenOn(nth, Errno::IO));
-        let mut told = Told::default();
-        scenario(&sim, &mut told);
-        for again in (0..40).step_by(2) {
-            let cut = sim.crash(nth);
-            cut.set_fault(Fault::FromThenOn(again, Errno::IO));
-            drop(open(&cut));
-            check(&cut.crash(again), &told)
-                .unwrap_or_else(|error| panic!("{nth}, {again}: {error}"));
-        }
+    for nth in (0..TRIAL.calls()).step_by(5) {
+        TRIAL.cut_twice(nth, (0..40).step_by(2));
     }
-}
-
-/// Whether the checks find out that these syncs are left out.
-fn is_found_out(ignored: fn(&str) -> bool) -> bool {
-    let clean = calls_of_a_clean_run();
-    let faults = std::iter::once(Fault::None)
-        .chain((0..clean).rev().map(|nth| Fault::FromThenOn(nth, Errno::IO)));
-    faults.into_iter().any(|fault| run(fault, 6, Some(ignored)).is_err())
 }
 
 #[test]
 fn control_without_the_sync_of_files_the_checks_fail() {
-    assert!(is_found_out(|label| label.contains('-')));
+    assert!(TRIAL.is_found_out(|label| label.contains('-')));
 }
 
 #[test]
 fn control_without_the_sync_of_the_directory_of_a_file_the_checks_fail() {
-    assert!(is_found_out(|label| label == "b" || label == "c"));
+    assert!(TRIAL.is_found_out(|label| label == "b" || label == "c"));
 }
 
 #[test]
 fn control_without_the_sync_of_the_parents_of_new_directories_the_checks_fail() {
-    assert!(is_found_out(|label| label == "a"));
-    assert!(is_found_out(|label| label == "root"));
+    assert!(TRIAL.is_found_out(|label| label == "a"));
+    assert!(TRIAL.is_found_out(|label| label == "root"));
 }
 
 #[test]
 fn control_without_the_sync_of_the_journal_the_checks_fail() {
-    assert!(is_found_out(|label| label.starts_with("journal")));
+    assert!(TRIAL.is_found_out(|label| label.starts_with("journal")));
 }
 
 #[test]
 fn control_without_the_sync_of_staging_the_checks_fail() {
-    assert!(is_found_out(|label| label == "staging"));
+    assert!(TRIAL.is_found_out(|label| label == "staging"));
 }

@@ -38,6 +38,8 @@ mod room;
 mod scope;
 #[cfg(test)]
 mod scoped;
+#[cfg(test)]
+mod testing;
 mod transfers;
 mod trash;
 mod upload;

@@ -1,17 +1,12 @@
 //! Puts that are not synced, on a disk that fails every call: what was acknowledged is there after the program
 //! was killed and started again, what was refused has changed nothing, and nothing stays in staging.
 
-use std::path::Path;
-
-use ftx_protocol::{
-    Algorithm, Code, Condition, Digest, Durability, Mode, Name, Refusal, TransferId,
-};
+use ftx_protocol::{Code, Condition, Durability, Refusal, TransferId};
 use rustix::io::Errno;
 
-use super::{Access, Completeness, Memory, Naming, Options, Put, Step, Store};
-use crate::hash::Running;
+use super::testing::{commit, id, open, root, try_open, whole, write};
+use super::{Completeness, Put, Store, testing};
 use crate::sim::{Fault, Sim};
-use crate::sys::Disk;
 
 /// A name, what is put there, how, and what was there before.
 type Case = (&'static str, &'static [u8], Condition, Option<&'static [u8]>);
@@ -25,27 +20,6 @@ fn cases() -> [Case; 4] {
     ]
 }
 
-fn open(sim: &Sim) -> Option<Store<Sim>> {
-    let options = Options {
-        access: Access::ReadWrite,
-        durability: Durability::Full,
-        memory: Memory::Puts,
-        size_max_bytes: 1 << 40,
-        free_min_bytes: 0,
-    };
-    Store::open(sim.clone(), Path::new("/"), options).ok().map(|(store, _)| store)
-}
-
-fn digest(bytes: &[u8]) -> Digest {
-    let mut running = Running::new(Algorithm::Sha256);
-    running.update(bytes);
-    running.digest()
-}
-
-fn id(number: usize) -> TransferId {
-    TransferId([number as u8; 16])
-}
-
 fn put(
     store: &Store<Sim>,
     transfer: TransferId,
@@ -53,36 +27,19 @@ fn put(
     bytes: &[u8],
     condition: Condition,
 ) -> Result<(), Refusal> {
-    let mut upload = store.begin(Put {
-        name: Name::parse(name.as_bytes()).unwrap(),
-        algorithm: Algorithm::Sha256,
-        size: Some(bytes.len() as u64),
-        at: 0,
-        transfer,
-        condition,
-        durability: Durability::None,
-        modified: None,
-        mode: None,
-        owner: None,
-        within: None,
-        naming: Naming::AsAsked,
-    })?;
-    if let Err(refusal) = upload.write(bytes) {
-        store.discard(upload);
-        return Err(refusal);
-    }
-    let mut finished = upload.finish(store, bytes.len() as u64, digest(bytes))?;
-    store.sync(&mut finished)?;
-    store.commit(vec![Step::Put(finished)]).remove(0).map(drop)
+    let durability = Durability::None;
+    let put = Put { condition, durability, ..testing::put(name, transfer, Some(bytes.len())) };
+    let finished = whole(store, put, bytes)?;
+    commit(store, vec![finished]).remove(0).map(drop)
 }
 
 /// A disk with what is there before.
 fn prepared() -> Sim {
     let sim = Sim::new();
-    let store = open(&sim).unwrap();
-    for (number, (name, _, _, before)) in cases().into_iter().enumerate() {
+    let store = open(&sim);
+    for (number, (name, _, _, before)) in (100..).zip(cases()) {
         if let Some(bytes) = before {
-            put(&store, id(100 + number), name, bytes, Condition::Always).unwrap();
+            put(&store, id(number), name, bytes, Condition::Always).unwrap();
         }
     }
     sim
@@ -92,10 +49,9 @@ fn prepared() -> Sim {
 fn run(fault: Fault) -> (u64, Vec<String>) {
     let sim = prepared();
     sim.set_fault(fault);
-    let store = open(&sim);
-    let answers: Vec<Option<Result<(), Refusal>>> = cases()
-        .into_iter()
-        .enumerate()
+    let store = try_open(&sim);
+    let answers: Vec<Option<Result<(), Refusal>>> = (0..)
+        .zip(cases())
         .map(|(number, (name, bytes, condition, _))| {
             store.as_ref().map(|store| put(store, id(number), name, bytes, condition))
         })
@@ -103,9 +59,9 @@ fn run(fault: Fault) -> (u64, Vec<String>) {
     let (calls, log) = (sim.calls(), sim.log());
     drop(store);
     sim.set_fault(Fault::None);
-    let store = open(&sim).unwrap();
+    let store = open(&sim);
     assert_eq!(store.counts().unwrap().staged, 0, "{fault:?}");
-    for (number, ((name, bytes, _, before), answer)) in cases().into_iter().zip(answers).enumerate()
+    for (number, ((name, bytes, _, before), answer)) in (0..).zip(cases().into_iter().zip(answers))
     {
         let content = sim.content(name);
         let (old, new) = (before.map(<[u8]>::to_vec), Some(bytes.to_vec()));
@@ -150,21 +106,11 @@ fn what_comes_in_between_keeps_its_name_or_loses_it_as_the_condition_says() {
         [(Condition::Always, &b"ours"[..]), (Condition::Absent, &b"theirs"[..])]
     {
         let sim = Sim::new();
-        let store = open(&sim).unwrap();
-        sim.before("link_nameless b", |sim| make(sim, "b", b"theirs"));
+        let store = open(&sim);
+        sim.before("link_nameless b", |sim| write(sim, &root(sim), "b", b"theirs"));
         let result = put(&store, id(1), "b", b"ours", condition.clone());
         assert_eq!(result.is_ok(), condition == Condition::Always, "{result:?}");
         assert_eq!(sim.content("b").as_deref(), Some(ends));
         assert_eq!(store.counts().unwrap().staged, 0);
-    }
-}
-
-/// Makes a file beside the store.
-fn make(sim: &Sim, name: &str, bytes: &[u8]) {
-    let root = sim.open_root(Path::new("/")).unwrap();
-    let file = sim.create(&root, name.as_bytes(), Mode::new(0o644)).unwrap();
-    let mut at = 0;
-    while at < bytes.len() {
-        at += sim.write_at(&file, &bytes[at..], at as u64).unwrap();
     }
 }

@@ -3,43 +3,24 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_protocol::{
-    Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Name, Parents, Refusal,
-    TransferId,
+    Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Parents, Refusal,
 };
 
+use super::testing::{name, new_id, open_native, options, put, whole};
 use super::upload::FinishedBody;
 use super::{
-    Access, Change, Counts, Finished, Listed, Memory, Naming, OldMode, Options, Put, Recovery,
-    Settled, Step, Store, Swept,
+    Access, Change, Counts, Finished, Listed, Memory, OldMode, Options, Put, Recovery, Settled,
+    Step, Store, Swept,
 };
-use crate::hash::Running;
 use crate::sys::{FileKind, Native};
 
 type Result = std::result::Result<Durability, Refusal>;
 
-fn options(access: Access) -> Options {
-    Options {
-        access,
-        durability: Durability::Full,
-        memory: Memory::Puts,
-        size_max_bytes: 1 << 30,
-        free_min_bytes: 0,
-    }
-}
-
-fn open_as(root: &Path, access: Access) -> Store<Native> {
-    Store::open(Native, root, options(access)).unwrap().0
-}
-
-fn open(root: &Path) -> Store<Native> {
-    open_as(root, Access::ReadWrite)
-}
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).unwrap()
+fn open_read_only(root: &Path) -> Store<Native> {
+    Store::open(Native, root, Options { access: Access::ReadOnly, ..options() }).unwrap().0
 }
 
 fn make(path: &str, condition: Condition, mode: Option<u32>) -> Change {
@@ -51,6 +32,19 @@ fn make(path: &str, condition: Condition, mode: Option<u32>) -> Change {
         mode: mode.map(Mode::new),
         old_mode: OldMode::Replaced,
         durability: Durability::Full,
+    }
+}
+
+/// With the directories above it, and nothing is promised.
+fn make_all(path: &str) -> Change {
+    Change::MakeDirectory {
+        name: name(path),
+        parents: Parents::Make,
+        condition: Condition::Always,
+        modified: None,
+        mode: None,
+        old_mode: OldMode::Replaced,
+        durability: Durability::None,
     }
 }
 
@@ -75,31 +69,9 @@ fn code(result: &Result) -> Option<Code> {
 
 /// A put that is whole and synced, and has no name yet.
 fn staged(store: &Store<Native>, path: &str, bytes: &[u8]) -> Step<Native> {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes();
-    let mut transfer = [0; 16];
-    transfer[..8].copy_from_slice(&number);
-    let put = Put {
-        name: name(path),
-        algorithm: Algorithm::Sha256,
-        size: None,
-        at: 0,
-        transfer: TransferId(transfer),
-        condition: Condition::Always,
-        durability: Durability::Full,
-        modified: Some(FileTime::new(1_764_000_000, 5).unwrap()),
-        mode: None,
-        owner: None,
-        within: None,
-        naming: Naming::AsAsked,
-    };
-    let mut upload = store.begin(put).unwrap();
-    upload.write(bytes).unwrap();
-    let mut running = Running::new(Algorithm::Sha256);
-    running.update(bytes);
-    let mut finished = upload.finish(store, bytes.len() as u64, running.digest()).unwrap();
-    store.sync(&mut finished).unwrap();
-    Step::Put(finished)
+    let modified = FileTime::new(1_764_000_000, 5);
+    let put = Put { modified, ..put(path, new_id(), None) };
+    Step::Put(whole(store, put, bytes).unwrap())
 }
 
 /// Everything in a list, in order of the names.
@@ -132,7 +104,7 @@ fn a_list_shows_every_kind_and_follows_only_its_own_name() {
     symlink("b", dir.path().join("a/s")).unwrap();
     symlink("a", dir.path().join("to-a")).unwrap();
     symlink("..", dir.path().join("out")).unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     let below = ["a/b Directory", "a/b/f File", "a/s Symlink"];
     assert_eq!(listed(&store, Some("a"), Depth::All), below);
     assert_eq!(listed(&store, Some("a"), Depth::One), [below[0], below[2]]);
@@ -152,8 +124,8 @@ fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
     symlink(".", dir.path().join("here")).unwrap();
     symlink(".ftx", dir.path().join("in")).unwrap();
     symlink("../.ftx/trash", dir.path().join("a/trash")).unwrap();
-    let writer = open(dir.path());
-    let reader = open_as(dir.path(), Access::ReadOnly);
+    let writer = open_native(dir.path());
+    let reader = open_read_only(dir.path());
     for store in [&writer, &reader] {
         for start in [None, Some("here"), Some("a/up")] {
             for listed in listed(store, start, Depth::All) {
@@ -170,7 +142,7 @@ fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
 #[test]
 fn the_directories_that_all_lists_have_open_are_counted_and_given_back() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     let lists: Vec<_> =
         std::iter::from_fn(|| store.list(None, Depth::One, None).ok()).take(10_000).collect();
     assert!(lists.len() < 10_000);
@@ -182,7 +154,7 @@ fn the_directories_that_all_lists_have_open_are_counted_and_given_back() {
 #[test]
 fn a_directory_is_made_with_its_mode_and_time_and_one_that_is_there_takes_them() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     for (path, mode, condition) in
         [("a", 0o4750, Condition::Absent), ("a", 0o711, Condition::Always)]
     {
@@ -203,16 +175,7 @@ fn a_directory_is_made_with_its_mode_and_time_and_one_that_is_there_takes_them()
     assert_eq!(code(&change(&store, make("a", Condition::Absent, None))), Some(Code::Exists));
     let result = change(&store, make("b/c", Condition::Always, None));
     assert_eq!(code(&result), Some(Code::NotFound));
-    let parents = Change::MakeDirectory {
-        name: name("b/c/d"),
-        parents: Parents::Make,
-        condition: Condition::Always,
-        modified: None,
-        mode: None,
-        old_mode: OldMode::Replaced,
-        durability: Durability::None,
-    };
-    assert_eq!(change(&store, parents).unwrap(), Durability::None);
+    assert_eq!(change(&store, make_all("b/c/d")).unwrap(), Durability::None);
     assert!(dir.path().join("b/c/d").is_dir());
 }
 
@@ -224,7 +187,7 @@ fn a_directory_is_not_made_where_something_else_is() {
     symlink("d", dir.path().join("link")).unwrap();
     symlink("nothing", dir.path().join("dangling")).unwrap();
     symlink(".", dir.path().join("here")).unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     for path in ["file", "link", "dangling"] {
         let result = change(&store, make(path, Condition::Always, Some(0o700)));
         assert_eq!(code(&result), Some(Code::NotADirectory), "{path}");
@@ -249,7 +212,7 @@ fn what_is_moved_replaces_only_its_like_and_the_last_part_is_never_followed() {
     fs::write(at("file"), "file").unwrap();
     fs::write(at("old"), "old").unwrap();
     symlink("full", at("link")).unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     let all = |from, to, condition| code(&change(&store, moving(from, to, condition)));
     let always = |from, to| all(from, to, Condition::Always);
     assert_eq!(always("file", "empty"), Some(Code::IsDirectory));
@@ -280,7 +243,7 @@ fn a_move_onto_another_name_of_the_same_file_is_not_said_to_be_made() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a"), "x").unwrap();
     fs::hard_link(dir.path().join("a"), dir.path().join("b")).unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     let result = change(&store, moving("a", "b", Condition::Always));
     assert_eq!(code(&result), Some(Code::Exists));
     assert!(dir.path().join("a").exists() && dir.path().join("b").exists());
@@ -293,7 +256,7 @@ fn the_private_directory_is_neither_moved_nor_replaced_nor_removed() {
     fs::write(dir.path().join("f"), "").unwrap();
     symlink(".", dir.path().join("here")).unwrap();
     symlink(".ftx", dir.path().join("in")).unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     for private in [".ftx", "here/.ftx", "here/.ftx/trash", "in/staging", "in/lock", "in/new"] {
         for change_ in [
             moving(private, "new", Condition::Always),
@@ -317,7 +280,7 @@ fn the_private_directory_is_neither_moved_nor_replaced_nor_removed() {
 #[test]
 fn a_digest_that_is_known_stays_known_when_its_file_is_moved() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     let put = staged(&store, "a/f", b"bytes");
     store.commit(vec![put]).remove(0).unwrap();
     let known = |path: &str| {
@@ -347,7 +310,7 @@ fn a_tree_is_removed_at_once_and_its_room_is_given_back_later() {
     fs::create_dir(dir.path().join("e")).unwrap();
     fs::write(dir.path().join("t/a/f"), "").unwrap();
     symlink(outside.path(), dir.path().join("t/a/out")).unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     assert_eq!(code(&change(&store, removing("t", Depth::One))), Some(Code::NotEmpty));
     assert_eq!(code(&change(&store, removing("no", Depth::All))), Some(Code::NotFound));
     assert!(!store.has_trash());
@@ -360,7 +323,7 @@ fn a_tree_is_removed_at_once_and_its_room_is_given_back_later() {
     assert_eq!(store.sweep_trash(&|| false), Swept::Stopped);
     assert!(store.has_trash() && trashed(dir.path()) > 0);
     drop(store);
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     assert!(store.has_trash());
     swept(&store);
     assert_eq!(trashed(dir.path()), 0);
@@ -372,7 +335,7 @@ fn nobody_reaches_what_was_removed_by_a_symlink_into_the_trash() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("t/sub")).unwrap();
     fs::write(dir.path().join("t/sub/f"), "gone").unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     change(&store, removing("t", Depth::All)).unwrap();
     let trashed = fs::read_dir(dir.path().join(".ftx/trash")).unwrap().next().unwrap().unwrap();
     let target = Path::new(".ftx/trash").join(trashed.file_name());
@@ -381,23 +344,8 @@ fn nobody_reaches_what_was_removed_by_a_symlink_into_the_trash() {
     let reserved = |code: Option<Code>, what: &str| {
         assert_eq!(code, Some(Code::ReservedName), "{what}");
     };
-    let begin = |path: &str| {
-        let put = Put {
-            name: name(path),
-            algorithm: Algorithm::Sha256,
-            size: None,
-            at: 0,
-            transfer: TransferId([9; 16]),
-            condition: Condition::Always,
-            durability: Durability::Full,
-            modified: None,
-            mode: None,
-            owner: None,
-            within: None,
-            naming: Naming::AsAsked,
-        };
-        store.begin(put).err().map(|refusal| refusal.code)
-    };
+    let begin =
+        |path: &str| store.begin(put(path, new_id(), None)).err().map(|refusal| refusal.code);
     reserved(store.open_file(&name("tree/sub/f"), None).err().map(|refusal| refusal.code), "get");
     reserved(store.stat(&name("tree/sub"), None).err().map(|refusal| refusal.code), "stat");
     reserved(store.list(Some(&name("tree")), Depth::One, None).err().map(|r| r.code), "list");
@@ -414,7 +362,7 @@ fn nobody_reaches_what_was_removed_by_a_symlink_into_the_trash() {
 fn a_read_only_store_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("d")).unwrap();
-    let store = open_as(dir.path(), Access::ReadOnly);
+    let store = open_read_only(dir.path());
     for change_ in [
         make("e", Condition::Always, None),
         moving("d", "e", Condition::Always),
@@ -428,7 +376,7 @@ fn a_read_only_store_changes_nothing() {
 #[test]
 fn the_steps_of_a_round_take_effect_in_its_order() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     let round = vec![
         staged(&store, "a/f", b"1"),
         Step::Change { change: moving("a", "b", Condition::Absent), within: None },
@@ -451,7 +399,7 @@ fn the_steps_of_a_round_take_effect_in_its_order() {
 fn a_store_that_remembers_nothing_keeps_what_it_was_given_and_writes_nothing_down() {
     let written = |memory, durability| {
         let dir = tempfile::tempdir().unwrap();
-        let forgetful = Options { memory, ..options(Access::ReadWrite) };
+        let forgetful = Options { memory, ..options() };
         let store = Store::open(Native, dir.path(), forgetful).unwrap().0;
         let before = fs::read_to_string(dir.path().join(".ftx/journal")).unwrap().lines().count();
         let mut put = staged(&store, "d/f", b"1");
@@ -469,7 +417,7 @@ fn a_store_that_remembers_nothing_keeps_what_it_was_given_and_writes_nothing_dow
             text.lines().count()
         };
         let written = (lines(".ftx/journal") - before, lines(".ftx/digests"));
-        let recovery = Store::open(Native, dir.path(), options(Access::ReadWrite)).unwrap().1;
+        let recovery = Store::open(Native, dir.path(), options()).unwrap().1;
         assert_eq!(recovery, Recovery::default());
         written
     };
@@ -481,19 +429,10 @@ fn a_store_that_remembers_nothing_keeps_what_it_was_given_and_writes_nothing_dow
 #[test]
 fn a_tree_deeper_than_any_name_is_swept() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     let deep = vec!["d"; 1_500].join("/");
     for top in ["x", "y"] {
-        let parents = Change::MakeDirectory {
-            name: name(&format!("{top}/{deep}")),
-            parents: Parents::Make,
-            condition: Condition::Always,
-            modified: None,
-            mode: None,
-            old_mode: OldMode::Replaced,
-            durability: Durability::None,
-        };
-        change(&store, parents).unwrap();
+        change(&store, make_all(&format!("{top}/{deep}"))).unwrap();
     }
     let below = Change::Move {
         name: name("y"),
@@ -533,7 +472,7 @@ fn no_race_of_a_directory_with_a_symlink_shows_a_list_what_is_outside() {
     fs::create_dir_all(dir.path().join("a/d")).unwrap();
     fs::write(dir.path().join("a/d/inside"), "").unwrap();
     symlink(outside.path(), dir.path().join("a/link")).unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     while_exchanging(&dir.path().join("a/d"), &dir.path().join("a/link"), || {
         let mut seen = 0;
         for _ in 0..5_000 {
@@ -553,7 +492,7 @@ fn no_race_of_a_directory_with_a_symlink_sweeps_what_is_outside() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("keep"), "").unwrap();
     fs::create_dir(outside.path().join("dir")).unwrap();
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     let place = dir.path().join("place");
     symlink(outside.path(), &place).unwrap();
     for turn in 0..200 {
@@ -585,7 +524,7 @@ fn directories_that_may_not_be_written_to_are_swept_all_the_same() {
     for path in ["t/a/b", "t/a"] {
         fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(0o555)).unwrap();
     }
-    let store = open(dir.path());
+    let store = open_native(dir.path());
     change(&store, removing("t", Depth::All)).unwrap();
     swept(&store);
     assert_eq!(trashed(dir.path()), 0);

@@ -1,21 +1,15 @@
 //! Whose a transfer is: what its owner is told and may go on with, and nobody else.
 
-use std::path::Path;
 use std::time::Duration;
 
 use ftx_protocol::limits::GRID_BYTES;
-use ftx_protocol::{
-    Algorithm, Code, Condition, Digest, Durability, Name, Owner, Refusal, Replay, TransferId,
-};
+use ftx_protocol::{Code, Mode, Owner, Refusal, Replay};
 
-use super::{
-    Access, Completeness, Counts, Finished, Held, Memory, Naming, Options, Put, Settled, Step,
-    Store, Stored, Upload,
-};
-use crate::hash::Running;
+use super::testing::{commit, digest, directory, finish, id, open};
+use super::{Completeness, Counts, Held, Put, Store, Stored, Upload, testing};
 use crate::log::write_all;
 use crate::sim::Sim;
-use crate::sys::{Disk, Want};
+use crate::sys::Disk;
 
 const BIG_BYTES: usize = GRID_BYTES as usize + 100;
 const SMALL: &[u8] = b"first";
@@ -27,55 +21,13 @@ const EVERYBODY: [Option<Owner>; 3] = [None, Some(ALICE), Some(BOB)];
 /// first 8 MiB of a large one. The times in it are those of the simulated clock, which counts calls.
 const JOURNAL_WITHOUT_OWNER: &str = include_str!("journal_without_owner");
 
-fn open(sim: &Sim) -> Store<Sim> {
-    let options = Options {
-        access: Access::ReadWrite,
-        durability: Durability::Full,
-        memory: Memory::Puts,
-        size_max_bytes: 1 << 40,
-        free_min_bytes: 0,
-    };
-    Store::open(sim.clone(), Path::new("/"), options).unwrap().0
-}
-
-fn id(number: u8) -> TransferId {
-    TransferId([number; 16])
-}
-
-fn put(name: &str, number: u8, size: usize, at: u64, owner: Option<Owner>) -> Put {
-    Put {
-        name: Name::parse(name.as_bytes()).unwrap(),
-        algorithm: Algorithm::Sha256,
-        size: Some(size as u64),
-        at,
-        transfer: id(number),
-        condition: Condition::Always,
-        durability: Durability::Full,
-        modified: None,
-        mode: None,
-        owner,
-        within: None,
-        naming: Naming::AsAsked,
-    }
-}
-
-fn digest(bytes: &[u8]) -> Digest {
-    let mut running = Running::new(Algorithm::Sha256);
-    running.update(bytes);
-    running.digest()
-}
-
-fn commit(store: &Store<Sim>, finished: Finished<Sim>) -> Stored {
-    match store.commit(vec![Step::Put(finished)]).remove(0).unwrap() {
-        Settled::Stored(stored) => stored,
-        Settled::Changed(_) => panic!("nothing was to be changed"),
-    }
+fn put(path: &str, number: u8, size: usize, at: u64, owner: Option<Owner>) -> Put {
+    Put { at, owner, ..testing::put(path, id(number), Some(size)) }
 }
 
 fn end(store: &Store<Sim>, upload: Upload<Sim>, bytes: &[u8]) -> Stored {
-    let mut finished = upload.finish(store, bytes.len() as u64, digest(bytes)).unwrap();
-    store.sync(&mut finished).unwrap();
-    commit(store, finished)
+    let finished = finish(store, upload, bytes).unwrap();
+    commit(store, vec![finished]).remove(0).unwrap()
 }
 
 /// Puts a small file, and the first part of a large one.
@@ -153,10 +105,9 @@ fn journal_without_owner_still_resumes() {
     // Who has no token writes what was always written: an older server reads it, too.
     let written = String::from_utf8(sim.content(".ftx/journal").unwrap()).unwrap();
     assert_eq!(written, JOURNAL_WITHOUT_OWNER);
-    let root = sim.open_root(Path::new("/")).unwrap();
-    let private = sim.open_part(&root, b".ftx", Want::Directory).unwrap();
+    let private = directory(&sim, ".ftx");
     sim.remove(&private, b"journal").unwrap();
-    let journal = sim.create(&private, b"journal", ftx_protocol::Mode::new(0o600)).unwrap();
+    let journal = sim.create(&private, b"journal", Mode::new(0o600)).unwrap();
     write_all(&sim, &journal, JOURNAL_WITHOUT_OWNER.as_bytes(), 0).unwrap();
     let store = open(&sim);
     check_owned(&sim, &store, None);

@@ -1,88 +1,29 @@
 //! What another process does to a name or its directory in the middle of a put or a round.
 
-use std::path::Path;
+use ftx_protocol::{Code, Condition, Mode, TransferId, Version};
 
-use ftx_protocol::{
-    Algorithm, Code, Condition, Durability, Mode, Name, Refusal, TransferId, Version,
-};
-
-use super::{Access, Finished, Memory, Naming, Options, Put, Settled, Step, Store};
-use crate::hash::Running;
+use super::testing::{self, directory, id, name, open, root, write};
+use super::{Finished, Put, Store};
 use crate::identity::Identity;
-use crate::log::write_all;
 use crate::sim::{Sim, SimHandle};
 use crate::sys::{Disk, Want};
 
 type Answers = Vec<Result<(), Code>>;
 
-fn open(sim: &Sim) -> Store<Sim> {
-    let options = Options {
-        access: Access::ReadWrite,
-        durability: Durability::Full,
-        memory: Memory::Puts,
-        size_max_bytes: 1 << 40,
-        free_min_bytes: 0,
-    };
-    Store::open(sim.clone(), Path::new("/"), options).unwrap().0
-}
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).unwrap()
-}
-
 /// A small put of `new`; the id of the transfer is that of its name.
 fn put(path: &str, condition: Condition) -> Put {
     let mut transfer = [0; 16];
     transfer[..path.len()].copy_from_slice(path.as_bytes());
-    Put {
-        name: name(path),
-        algorithm: Algorithm::Sha256,
-        size: Some(3),
-        at: 0,
-        transfer: TransferId(transfer),
-        condition,
-        durability: Durability::Full,
-        modified: None,
-        mode: None,
-        owner: None,
-        within: None,
-        naming: Naming::AsAsked,
-    }
+    Put { condition, ..testing::put(path, TransferId(transfer), Some(3)) }
 }
 
-/// A put that is whole and synced, and has no name yet.
-fn try_whole(store: &Store<Sim>, put: Put) -> Result<Finished<Sim>, Refusal> {
-    let mut upload = store.begin(put)?;
-    upload.write(b"new")?;
-    let mut running = Running::new(Algorithm::Sha256);
-    running.update(b"new");
-    let mut finished = upload.finish(store, 3, running.digest())?;
-    store.sync(&mut finished)?;
-    Ok(finished)
-}
-
-fn whole(store: &Store<Sim>, path: &str, condition: Condition) -> Finished<Sim> {
-    try_whole(store, put(path, condition)).unwrap()
+fn whole(store: &Store<Sim>, put: Put) -> Finished<Sim> {
+    testing::whole(store, put, b"new").unwrap()
 }
 
 fn commit(store: &Store<Sim>, round: Vec<Finished<Sim>>) -> Answers {
-    let answers = store.commit(round.into_iter().map(Step::Put).collect());
-    let answer =
-        |answer: Result<Settled, Refusal>| answer.map(drop).map_err(|refusal| refusal.code);
-    answers.into_iter().map(answer).collect()
-}
-
-fn root(sim: &Sim) -> SimHandle {
-    sim.open_root(Path::new("/")).unwrap()
-}
-
-fn directory(sim: &Sim, path: &str) -> SimHandle {
-    sim.open_beneath(&root(sim), &name(path), Want::Directory).unwrap()
-}
-
-fn write(sim: &Sim, directory: &SimHandle, part: &str, bytes: &[u8]) {
-    let file = sim.create(directory, part.as_bytes(), Mode::new(0o644)).unwrap();
-    write_all(sim, &file, bytes, 0).unwrap();
+    let answers = testing::commit(store, round).into_iter();
+    answers.map(|answer| answer.map(drop).map_err(|refusal| refusal.code)).collect()
 }
 
 fn version(sim: &Sim, path: &str) -> Version {
@@ -99,7 +40,7 @@ fn staged(sim: &Sim) -> usize {
 fn a_directory_that_is_removed_between_two_files_of_a_round_is_made_again() {
     let sim = Sim::new();
     let store = open(&sim);
-    let round = ["d/a", "d/b"].map(|path| whole(&store, path, Condition::Absent));
+    let round = ["d/a", "d/b"].map(|path| whole(&store, put(path, Condition::Absent)));
     sim.before("rename_new b", |sim| {
         sim.remove(&directory(sim, "d"), b"a").unwrap();
         sim.remove_directory(&root(sim), b"d").unwrap();
@@ -117,7 +58,7 @@ fn a_directory_that_is_moved_between_two_files_of_a_round_has_both_or_its_succes
     for makes_another in [false, true] {
         let sim = Sim::new();
         let store = open(&sim);
-        let round = ["d/a", "d/b"].map(|path| whole(&store, path, Condition::Absent));
+        let round = ["d/a", "d/b"].map(|path| whole(&store, put(path, Condition::Absent)));
         sim.before("rename_new b", move |sim| {
             sim.rename(&root(sim), b"d", &root(sim), b"e").unwrap();
             if makes_another {
@@ -139,7 +80,7 @@ fn a_directory_that_is_moved_between_two_files_of_a_round_has_both_or_its_succes
 fn a_condition_is_judged_by_the_directory_that_has_the_name_now() {
     let sim = Sim::new();
     let store = open(&sim);
-    let round = ["d/a", "d/b"].map(|path| whole(&store, path, Condition::Absent));
+    let round = ["d/a", "d/b"].map(|path| whole(&store, put(path, Condition::Absent)));
     // Another directory takes the place of the first one, which has such a file now.
     sim.before("rename_new b", |sim| {
         sim.rename(&root(sim), b"d", &root(sim), b"e").unwrap();
@@ -166,7 +107,7 @@ fn what_takes_the_name_of_a_put_before_its_commit_is_replaced_only_if_that_is_al
         for moment in ["", "rename_new f"] {
             let sim = Sim::new();
             let store = open(&sim);
-            let round = vec![whole(&store, "f", condition.clone())];
+            let round = vec![whole(&store, put("f", condition.clone()))];
             match moment {
                 "" => come(&sim, &root(&sim)),
                 moment => sim.before(moment, move |sim| come(sim, &root(sim))),
@@ -187,7 +128,7 @@ fn what_takes_the_name_of_a_put_before_its_commit_is_replaced_only_if_that_is_al
 fn what_comes_goes_and_comes_again_is_not_replaced_by_what_must_be_new() {
     let sim = Sim::new();
     let store = open(&sim);
-    let round = vec![whole(&store, "f", Condition::Absent)];
+    let round = vec![whole(&store, put("f", Condition::Absent))];
     write(&sim, &root(&sim), "f", b"old");
     sim.before("stat_part f", |sim| {
         sim.remove(&root(sim), b"f").unwrap();
@@ -203,7 +144,7 @@ fn a_version_that_is_gone_when_the_name_is_taken_is_told() {
     let sim = Sim::new();
     let store = open(&sim);
     write(&sim, &root(&sim), "f", b"old");
-    let round = vec![whole(&store, "f", Condition::Version(version(&sim, "f")))];
+    let round = vec![whole(&store, put("f", Condition::Version(version(&sim, "f"))))];
     sim.remove(&root(&sim), b"f").unwrap();
     assert_eq!(commit(&store, round), [Err(Code::VersionMismatch)]);
     assert_eq!((sim.content("f"), staged(&sim)), (None, 0));
@@ -218,14 +159,14 @@ fn no_put_is_refused_for_what_the_directory_of_the_one_before_it_was() {
     sim.make_directory(&root(&sim), b"d", Mode::new(0o755)).unwrap();
     write(&sim, &directory(&sim, "d"), "f", b"old");
     let changed = put("d/f", Condition::Version(version(&sim, "d/f")));
-    let finished = try_whole(&store, changed).unwrap();
+    let finished = whole(&store, changed);
     assert_eq!(commit(&store, vec![finished]), [Ok(())]);
     // The directory that was looked at is another one's now.
     sim.rename(&root(&sim), b"d", &root(&sim), b"e").unwrap();
-    let finished = try_whole(&store, put("d/f2", Condition::Absent)).unwrap();
+    let finished = whole(&store, put("d/f2", Condition::Absent));
     let mut other = put("d/f", Condition::Absent);
-    other.transfer = TransferId([9; 16]);
-    let other = try_whole(&store, other).unwrap();
+    other.transfer = id(9);
+    let other = whole(&store, other);
     assert_eq!(commit(&store, vec![finished, other]), [Ok(()), Ok(())]);
     assert_eq!(sim.content("e/f").as_deref(), Some(&b"new"[..]));
     assert_eq!(sim.content("d/f").as_deref(), Some(&b"new"[..]));

@@ -5,20 +5,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ftx_protocol::{
-    Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Name, Parents, Refusal,
-    TransferId,
-};
+use ftx_protocol::{Code, Condition, Depth, Durability, FileTime, Mode, Name, Parents};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{
-    Access, Change, Finished, Listed, Memory, Naming, OldMode, Options, Put, Settled, Step, Store,
-    Stored,
-};
-use crate::hash::Running;
+use super::testing::{commit, name, new_id, open_native, whole};
+use super::{Change, Listed, Naming, OldMode, Put, Settled, Step, Store, Stored, testing};
 use crate::sys::Native;
 
 /// Puts that a directory and a symlink change places under.
@@ -27,59 +21,14 @@ const RACED: u64 = 20_000;
 /// Everything below a directory, by its path: its mode, and what it holds or leads to.
 type Tree = BTreeMap<String, (u32, Vec<u8>)>;
 
-fn open(root: &Path) -> Store<Native> {
-    let options = Options {
-        access: Access::ReadWrite,
-        durability: Durability::Full,
-        memory: Memory::Puts,
-        size_max_bytes: 1 << 30,
-        free_min_bytes: 0,
-    };
-    Store::open(Native, root, options).unwrap().0
-}
-
-fn name(text: &str) -> Name {
-    Name::parse(text.as_bytes()).unwrap()
-}
-
-fn put(path: &str, within: Option<&str>, size: Option<u64>) -> Put {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let mut transfer = [0; 16];
-    transfer[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
-    Put {
-        name: name(path),
-        algorithm: Algorithm::Sha256,
-        size,
-        at: 0,
-        transfer: TransferId(transfer),
-        condition: Condition::Always,
-        durability: Durability::None,
-        modified: None,
-        mode: None,
-        owner: None,
-        within: within.map(name),
-        naming: Naming::AsAsked,
-    }
-}
-
-/// A put of `new` that is whole, and has no name yet.
-fn whole(store: &Store<Native>, put: Put) -> Result<Finished<Native>, Refusal> {
-    let mut upload = store.begin(put)?;
-    upload.write(b"new")?;
-    let mut running = Running::new(Algorithm::Sha256);
-    running.update(b"new");
-    let mut finished = upload.finish(store, 3, running.digest())?;
-    store.sync(&mut finished)?;
-    Ok(finished)
+fn put(path: &str, within: Option<&str>, size: Option<usize>) -> Put {
+    let (durability, within) = (Durability::None, within.map(name));
+    Put { durability, within, ..testing::put(path, new_id(), size) }
 }
 
 fn try_put(store: &Store<Native>, put: Put) -> Result<Stored, Code> {
-    let finished = whole(store, put).map_err(|refusal| refusal.code)?;
-    match store.commit(vec![Step::Put(finished)]).remove(0) {
-        Ok(Settled::Stored(stored)) => Ok(stored),
-        Ok(Settled::Changed(_)) => panic!("nothing was to be changed"),
-        Err(refusal) => Err(refusal.code),
-    }
+    let finished = whole(store, put, b"new").map_err(|refusal| refusal.code)?;
+    commit(store, vec![finished]).remove(0).map_err(|refusal| refusal.code)
 }
 
 fn change(store: &Store<Native>, change: Change, within: &str) -> Result<(), Code> {
@@ -173,7 +122,7 @@ const OUT: [&str; 9] = [
 fn scoped_token_follows_no_link_out() {
     let home = world();
     let root = home.path().join("root");
-    let store = open(&root);
+    let store = open_native(&root);
     let scope = name("s/t");
     let scope = Some(&scope);
     let refused = |code: Option<Code>, what: &str| {
@@ -219,7 +168,7 @@ fn scoped_token_follows_no_link_out() {
 fn in_the_scope_everything_is_as_without_one() {
     let home = world();
     let root = home.path().join("root");
-    let store = open(&root);
+    let store = open_native(&root);
     let scope = name("s/t");
     let scope = Some(&scope);
     let before = tree(&root.join("s/sibling"));
@@ -257,7 +206,7 @@ fn in_the_scope_everything_is_as_without_one() {
 fn a_scope_that_is_not_there_is_made_by_the_first_put_and_by_nothing_that_reads() {
     let home = world();
     let root = home.path().join("root");
-    let store = open(&root);
+    let store = open_native(&root);
     let (new, file) = (name("n/o"), name("n/o/f"));
     let missing = [
         store.open_file(&file, Some(&new)).err(),
@@ -279,7 +228,7 @@ fn a_scope_that_is_not_there_is_made_by_the_first_put_and_by_nothing_that_reads(
 #[test]
 fn a_scope_that_is_a_symlink_or_below_one_or_a_file_is_no_scope() {
     let home = world();
-    let store = open(&home.path().join("root"));
+    let store = open_native(&home.path().join("root"));
     for scope in ["to-scope", "to-s/t", "to-s/new", "s/t/to-in", "s/sibling/file"] {
         let below = format!("{scope}/file");
         let within = Some(name(scope));
@@ -298,7 +247,7 @@ fn a_scope_that_is_a_symlink_or_below_one_or_a_file_is_no_scope() {
 #[test]
 fn fifty_parallel_puts_of_one_name_into_a_box_are_fifty_files() {
     let home = tempfile::tempdir().unwrap();
-    let store = open(home.path());
+    let store = open_native(home.path());
     std::thread::scope(|scope| {
         for _ in 0..50 {
             scope.spawn(|| {
@@ -324,13 +273,13 @@ fn fifty_parallel_puts_of_one_name_into_a_box_are_fifty_files() {
 #[test]
 fn a_number_avoids_whatever_has_a_name_on_the_disk_or_in_the_round() {
     let home = tempfile::tempdir().unwrap();
-    let store = open(home.path());
+    let store = open_native(home.path());
     let box_ = home.path().join("box");
     fs::create_dir_all(box_.join("f")).unwrap();
     symlink("nowhere", box_.join("f-1")).unwrap();
     fs::write(box_.join("f-2"), "old").unwrap();
     let numbered = |path: &str| Put { naming: Naming::Numbered, ..put(path, Some("box"), Some(3)) };
-    let whole = |put: Put| Step::Put(whole(&store, put).unwrap());
+    let whole = |put: Put| Step::Put(whole(&store, put, b"new").unwrap());
     let within = Some(name("box"));
     let round = vec![
         whole(numbered("box/f")),
@@ -402,7 +351,8 @@ impl Raced<'_> {
         let size = turn.is_multiple_of(2).then_some(3);
         let within = self.within.clone();
         let put = Put { within, ..put(&path(&part), None, size) };
-        let mut steps: Vec<_> = whole(self.store, put).ok().map(Step::Put).into_iter().collect();
+        let mut steps: Vec<_> =
+            whole(self.store, put, b"new").ok().map(Step::Put).into_iter().collect();
         let change = match turn % 32 {
             3 => make(&path("made/deeper"), Parents::Make),
             11 => moving(&path(&format!("f{number}")), &path("moved")),
@@ -453,7 +403,7 @@ fn race(scope: Option<Name>, puts: u64) -> [bool; 2] {
     symlink("../trap", root.join("link")).unwrap();
     symlink("../sibling", root.join("s/t/link")).unwrap();
     let before = sentinels.each_ref().map(|sentinel| tree(sentinel));
-    let store = open(&root);
+    let store = open_native(&root);
     let over = AtomicBool::new(false);
     let is_scoped = scope.is_some();
     let places = [("dir", None), ("s/t/dir", scope)].map(|(directory, within)| Raced {
