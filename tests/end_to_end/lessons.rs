@@ -14,7 +14,7 @@
 //! | a newline in a name is a line of the protocol, or of the log | `locked::audit::names_stay_on_their_line_in_the_log`, protocol `line`, `transfer::checksum_lines_are_what_sha256sum_checks` |
 //! | secrets on the command line or in the log | `locked::audit::secret_is_never_on_argv_or_in_a_log`, `login::secret_is_never_on_argv_or_in_what_is_said`, `token::nobody_else_gets_at_what_is_kept_and_no_secret_is_kept` |
 //! | lengths that are negative, too long, or not held to | [`declared_length_is_the_law`], `bad_input::bodies_that_lie_are_refused_and_leave_nothing`, `liars::bodies_that_are_shorter_longer_or_elsewhere_than_announced_are_no_file` |
-//! | cleaning up after a failure removes something else | [`cleanup_stays_inside`], disk `on_disk::no_race_of_a_directory_with_a_symlink_sweeps_what_is_outside` |
+//! | cleaning up after a failure removes something else | [`cleanup_stays_inside`], disk `on_disk::trash::no_race_of_a_directory_with_a_symlink_sweeps_what_is_outside` |
 //! | a dangling link makes a file outside | [`dangling_link_creates_nothing_outside`], `names::symlinks_that_lead_nowhere_or_in_a_circle_are_answered` |
 //! | another verb of the same thing is not checked | `locked::rights::every_operation_needs_its_right`, `locked::rights::the_other_verb_is_checked_too` |
 //! | a server that only reads makes empty files | [`read_only_server_creates_nothing`], `locked::opening::authorize_comes_before_open`, `locked::opening::whoever_may_not_write_leaves_no_file` |

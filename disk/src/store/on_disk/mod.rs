@@ -1,7 +1,10 @@
 //! Lists, changes of names and the trash, on a real disk.
 
+mod lists;
+mod trash;
+
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +18,7 @@ use super::{
     Access, Change, Counts, Finished, Listed, Memory, OldMode, Options, Put, Recovery, Settled,
     Step, Store, Swept,
 };
-use crate::sys::{FileKind, Native};
+use crate::sys::Native;
 
 type Result = std::result::Result<Durability, Refusal>;
 
@@ -87,68 +90,24 @@ fn listed(store: &Store<Native>, path: Option<&str>, depth: Depth) -> Vec<String
     all
 }
 
-fn trashed(root: &Path) -> usize {
-    fs::read_dir(root.join(".ftx/trash")).unwrap().count()
-}
-
 fn swept(store: &Store<Native>) {
     assert_eq!(store.sweep_trash(&|| true), Swept::Clean);
     assert!(!store.has_trash());
 }
 
-#[test]
-fn a_list_shows_every_kind_and_follows_only_its_own_name() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir_all(dir.path().join("a/b")).unwrap();
-    fs::write(dir.path().join("a/b/f"), "1").unwrap();
-    symlink("b", dir.path().join("a/s")).unwrap();
-    symlink("a", dir.path().join("to-a")).unwrap();
-    symlink("..", dir.path().join("out")).unwrap();
-    let store = open_native(dir.path());
-    let below = ["a/b Directory", "a/b/f File", "a/s Symlink"];
-    assert_eq!(listed(&store, Some("a"), Depth::All), below);
-    assert_eq!(listed(&store, Some("a"), Depth::One), [below[0], below[2]]);
-    let below = ["to-a/b Directory", "to-a/b/f File", "to-a/s Symlink"];
-    assert_eq!(listed(&store, Some("to-a"), Depth::All), below);
-    let refused = |path: &str| store.list(Some(&name(path)), Depth::All, None).err().unwrap().code;
-    assert_eq!(refused("a/b/f"), Code::NotADirectory);
-    assert_eq!(refused("a/x"), Code::NotFound);
-    assert_eq!(refused("out"), Code::OutsideRoot);
-}
-
-#[test]
-fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir_all(dir.path().join("a/b")).unwrap();
-    symlink("..", dir.path().join("a/up")).unwrap();
-    symlink(".", dir.path().join("here")).unwrap();
-    symlink(".ftx", dir.path().join("in")).unwrap();
-    symlink("../.ftx/trash", dir.path().join("a/trash")).unwrap();
-    let writer = open_native(dir.path());
-    let reader = open_read_only(dir.path());
-    for store in [&writer, &reader] {
-        for start in [None, Some("here"), Some("a/up")] {
-            for listed in listed(store, start, Depth::All) {
-                assert!(!listed.contains(".ftx"), "{start:?} shows {listed}");
+/// Lets another thread exchange two names, again and again, while `work` goes on.
+fn while_exchanging(one: &Path, other: &Path, work: impl FnOnce()) {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let _ = renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE);
             }
-        }
-        for start in ["in", "in/staging", "a/trash", "here/.ftx", ".ftx"] {
-            let refusal = store.list(Some(&name(start)), Depth::All, None).err().unwrap();
-            assert_eq!(refusal.code, Code::ReservedName, "{start}");
-        }
-    }
-}
-
-#[test]
-fn the_directories_that_all_lists_have_open_are_counted_and_given_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open_native(dir.path());
-    let lists: Vec<_> =
-        std::iter::from_fn(|| store.list(None, Depth::One, None).ok()).take(10_000).collect();
-    assert!(lists.len() < 10_000);
-    assert_eq!(store.list(None, Depth::One, None).err().unwrap().code, Code::Busy);
-    drop(lists);
-    assert!(store.list(None, Depth::One, None).is_ok());
+        });
+        work();
+        over.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]
@@ -302,63 +261,6 @@ fn a_digest_that_is_known_stays_known_when_its_file_is_moved() {
 }
 
 #[test]
-fn a_tree_is_removed_at_once_and_its_room_is_given_back_later() {
-    let dir = tempfile::tempdir().unwrap();
-    let outside = tempfile::tempdir().unwrap();
-    fs::write(outside.path().join("keep"), "").unwrap();
-    fs::create_dir_all(dir.path().join("t/a/b")).unwrap();
-    fs::create_dir(dir.path().join("e")).unwrap();
-    fs::write(dir.path().join("t/a/f"), "").unwrap();
-    symlink(outside.path(), dir.path().join("t/a/out")).unwrap();
-    let store = open_native(dir.path());
-    assert_eq!(code(&change(&store, removing("t", Depth::One))), Some(Code::NotEmpty));
-    assert_eq!(code(&change(&store, removing("no", Depth::All))), Some(Code::NotFound));
-    assert!(!store.has_trash());
-    change(&store, removing("t/a/out", Depth::One)).unwrap();
-    change(&store, removing("e", Depth::One)).unwrap();
-    symlink(outside.path(), dir.path().join("t/a/b/out")).unwrap();
-    change(&store, removing("t", Depth::All)).unwrap();
-    assert!(!dir.path().join("t").exists() && store.has_trash());
-    // Asked to stop, it stops, and goes on later: in another run, too.
-    assert_eq!(store.sweep_trash(&|| false), Swept::Stopped);
-    assert!(store.has_trash() && trashed(dir.path()) > 0);
-    drop(store);
-    let store = open_native(dir.path());
-    assert!(store.has_trash());
-    swept(&store);
-    assert_eq!(trashed(dir.path()), 0);
-    assert!(outside.path().join("keep").exists());
-}
-
-#[test]
-fn nobody_reaches_what_was_removed_by_a_symlink_into_the_trash() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir_all(dir.path().join("t/sub")).unwrap();
-    fs::write(dir.path().join("t/sub/f"), "gone").unwrap();
-    let store = open_native(dir.path());
-    change(&store, removing("t", Depth::All)).unwrap();
-    let trashed = fs::read_dir(dir.path().join(".ftx/trash")).unwrap().next().unwrap().unwrap();
-    let target = Path::new(".ftx/trash").join(trashed.file_name());
-    symlink(&target, dir.path().join("tree")).unwrap();
-    symlink(target.join("sub/f"), dir.path().join("file")).unwrap();
-    let reserved = |code: Option<Code>, what: &str| {
-        assert_eq!(code, Some(Code::ReservedName), "{what}");
-    };
-    let begin =
-        |path: &str| store.begin(put(path, new_id(), None)).err().map(|refusal| refusal.code);
-    reserved(store.open_file(&name("tree/sub/f"), None).err().map(|refusal| refusal.code), "get");
-    reserved(store.stat(&name("tree/sub"), None).err().map(|refusal| refusal.code), "stat");
-    reserved(store.list(Some(&name("tree")), Depth::One, None).err().map(|r| r.code), "list");
-    reserved(begin("tree/sub/new"), "put");
-    reserved(begin("tree/new/new"), "put below");
-    reserved(code(&change(&store, make("tree/new", Condition::Always, None))), "mkdir");
-    reserved(code(&change(&store, moving("tree/sub", "back", Condition::Always))), "move");
-    reserved(code(&change(&store, removing("tree/sub", Depth::All))), "remove");
-    swept(&store);
-    assert!(store.open_file(&name("tree/sub/f"), None).is_err());
-}
-
-#[test]
 fn a_read_only_store_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("d")).unwrap();
@@ -424,117 +326,4 @@ fn a_store_that_remembers_nothing_keeps_what_it_was_given_and_writes_nothing_dow
     assert_eq!(written(Memory::Puts, Durability::Full), (2, 1), "about to be, and done");
     assert_eq!(written(Memory::Nothing, Durability::Full), (1, 0), "about to be");
     assert_eq!(written(Memory::Nothing, Durability::None), (0, 0));
-}
-
-#[test]
-fn a_tree_deeper_than_any_name_is_swept() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open_native(dir.path());
-    let deep = vec!["d"; 1_500].join("/");
-    for top in ["x", "y"] {
-        change(&store, make_all(&format!("{top}/{deep}"))).unwrap();
-    }
-    let below = Change::Move {
-        name: name("y"),
-        to: name(&format!("x/{deep}/y")),
-        condition: Condition::Absent,
-        durability: Durability::None,
-    };
-    change(&store, below).unwrap();
-    // It is too much for one list, which says so.
-    assert!(listed(&store, None, Depth::All).iter().any(|line| line.starts_with("unread")));
-    change(&store, removing("x", Depth::All)).unwrap();
-    swept(&store);
-    assert_eq!(trashed(dir.path()), 0);
-}
-
-/// Lets another thread exchange two names, again and again, while `work` goes on.
-fn while_exchanging(one: &Path, other: &Path, work: impl FnOnce()) {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                let _ = renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE);
-            }
-        });
-        work();
-        over.store(true, Ordering::Relaxed);
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn no_race_of_a_directory_with_a_symlink_shows_a_list_what_is_outside() {
-    let dir = tempfile::tempdir().unwrap();
-    let outside = tempfile::tempdir().unwrap();
-    fs::write(outside.path().join("secret"), "").unwrap();
-    fs::create_dir_all(dir.path().join("a/d")).unwrap();
-    fs::write(dir.path().join("a/d/inside"), "").unwrap();
-    symlink(outside.path(), dir.path().join("a/link")).unwrap();
-    let store = open_native(dir.path());
-    while_exchanging(&dir.path().join("a/d"), &dir.path().join("a/link"), || {
-        let mut seen = 0;
-        for _ in 0..5_000 {
-            for line in listed(&store, Some("a"), Depth::All) {
-                assert!(!line.contains("secret"), "{line}");
-                seen += usize::from(line.contains("inside"));
-            }
-        }
-        assert!(seen > 0);
-    });
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn no_race_of_a_directory_with_a_symlink_sweeps_what_is_outside() {
-    let dir = tempfile::tempdir().unwrap();
-    let outside = tempfile::tempdir().unwrap();
-    fs::write(outside.path().join("keep"), "").unwrap();
-    fs::create_dir(outside.path().join("dir")).unwrap();
-    let store = open_native(dir.path());
-    let place = dir.path().join("place");
-    symlink(outside.path(), &place).unwrap();
-    for turn in 0..200 {
-        fs::create_dir_all(dir.path().join("t/d")).unwrap();
-        for number in 0..5 {
-            fs::write(dir.path().join(format!("t/d/{number}")), "").unwrap();
-        }
-        change(&store, removing("t", Depth::All)).unwrap();
-        let trash = dir.path().join(".ftx/trash");
-        let tree = fs::read_dir(trash).unwrap().next().unwrap().unwrap().path();
-        while_exchanging(&tree.join("d"), &place, || {
-            let _ = store.sweep_trash(&|| true);
-        });
-        assert!(outside.path().join("keep").exists(), "turn {turn}");
-        assert!(outside.path().join("dir").exists(), "turn {turn}");
-        // For the next turn: the symlink is where it was.
-        let _ = fs::remove_dir_all(&place);
-        let _ = fs::remove_file(&place);
-        symlink(outside.path(), &place).unwrap();
-        swept(&store);
-    }
-}
-
-#[test]
-fn directories_that_may_not_be_written_to_are_swept_all_the_same() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir_all(dir.path().join("t/a/b")).unwrap();
-    fs::write(dir.path().join("t/a/b/f"), "").unwrap();
-    for path in ["t/a/b", "t/a"] {
-        fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(0o555)).unwrap();
-    }
-    let store = open_native(dir.path());
-    change(&store, removing("t", Depth::All)).unwrap();
-    swept(&store);
-    assert_eq!(trashed(dir.path()), 0);
-    assert_eq!(
-        store.list(None, Depth::All, None).unwrap().filter(is_directory).count(),
-        0,
-        "nothing is left"
-    );
-}
-
-fn is_directory(listed: &Listed) -> bool {
-    matches!(listed, Listed::Entry { stat, .. } if stat.kind == FileKind::Directory)
 }

@@ -1,0 +1,86 @@
+//! Lists.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use ftx_protocol::{Code, Depth};
+
+use super::{listed, open_read_only, while_exchanging};
+use crate::store::testing::{name, open_native};
+
+#[test]
+fn a_list_shows_every_kind_and_follows_only_its_own_name() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    fs::write(dir.path().join("a/b/f"), "1").unwrap();
+    symlink("b", dir.path().join("a/s")).unwrap();
+    symlink("a", dir.path().join("to-a")).unwrap();
+    symlink("..", dir.path().join("out")).unwrap();
+    let store = open_native(dir.path());
+    let below = ["a/b Directory", "a/b/f File", "a/s Symlink"];
+    assert_eq!(listed(&store, Some("a"), Depth::All), below);
+    assert_eq!(listed(&store, Some("a"), Depth::One), [below[0], below[2]]);
+    let below = ["to-a/b Directory", "to-a/b/f File", "to-a/s Symlink"];
+    assert_eq!(listed(&store, Some("to-a"), Depth::All), below);
+    let refused = |path: &str| store.list(Some(&name(path)), Depth::All, None).err().unwrap().code;
+    assert_eq!(refused("a/b/f"), Code::NotADirectory);
+    assert_eq!(refused("a/x"), Code::NotFound);
+    assert_eq!(refused("out"), Code::OutsideRoot);
+}
+
+#[test]
+fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    symlink("..", dir.path().join("a/up")).unwrap();
+    symlink(".", dir.path().join("here")).unwrap();
+    symlink(".ftx", dir.path().join("in")).unwrap();
+    symlink("../.ftx/trash", dir.path().join("a/trash")).unwrap();
+    let writer = open_native(dir.path());
+    let reader = open_read_only(dir.path());
+    for store in [&writer, &reader] {
+        for start in [None, Some("here"), Some("a/up")] {
+            for listed in listed(store, start, Depth::All) {
+                assert!(!listed.contains(".ftx"), "{start:?} shows {listed}");
+            }
+        }
+        for start in ["in", "in/staging", "a/trash", "here/.ftx", ".ftx"] {
+            let refusal = store.list(Some(&name(start)), Depth::All, None).err().unwrap();
+            assert_eq!(refusal.code, Code::ReservedName, "{start}");
+        }
+    }
+}
+
+#[test]
+fn the_directories_that_all_lists_have_open_are_counted_and_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_native(dir.path());
+    let lists: Vec<_> =
+        std::iter::from_fn(|| store.list(None, Depth::One, None).ok()).take(10_000).collect();
+    assert!(lists.len() < 10_000);
+    assert_eq!(store.list(None, Depth::One, None).err().unwrap().code, Code::Busy);
+    drop(lists);
+    assert!(store.list(None, Depth::One, None).is_ok());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_race_of_a_directory_with_a_symlink_shows_a_list_what_is_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret"), "").unwrap();
+    fs::create_dir_all(dir.path().join("a/d")).unwrap();
+    fs::write(dir.path().join("a/d/inside"), "").unwrap();
+    symlink(outside.path(), dir.path().join("a/link")).unwrap();
+    let store = open_native(dir.path());
+    while_exchanging(&dir.path().join("a/d"), &dir.path().join("a/link"), || {
+        let mut seen = 0;
+        for _ in 0..5_000 {
+            for line in listed(&store, Some("a"), Depth::All) {
+                assert!(!line.contains("secret"), "{line}");
+                seen += usize::from(line.contains("inside"));
+            }
+        }
+        assert!(seen > 0);
+    });
+}
