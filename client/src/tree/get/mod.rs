@@ -8,6 +8,7 @@ mod extra;
 mod fetching;
 mod ground;
 mod listing;
+mod logs;
 mod settling;
 mod versions;
 
@@ -24,21 +25,23 @@ use ftx_protocol::{
     Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
     Retry as Again,
 };
-use ground::{Ground, Names, OURS, Private, Target, marker};
+use ground::{Ground, Target};
+use logs::Logs;
 use settling::UNSETTLED_MAX;
 use versions::Versions;
 
 use super::folds::Folds;
 use super::log::Log;
 use super::settle::{Item, Settler};
-use super::{Extra, Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, open_log};
+use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions};
 use crate::Client;
-use crate::failure::{Class, Failure, Reached, Trouble, plain};
+use crate::failure::{Class, Failure, Reached, Trouble};
 use crate::link::{Link, READ_BYTES};
-use crate::partials::About;
 use crate::put::Ids;
 use crate::retry::Patience;
 use crate::spent::timed;
+
+pub use logs::Interrupted;
 
 /// The store's own directory in the target, which goes when the job is complete.
 const PRIVATE: &[u8] = b".ftx";
@@ -115,38 +118,6 @@ fn give_times(path: &Path, info: &Info, durability: Durability) -> std::io::Resu
         Durability::None => Ok(()),
         Durability::Memory | Durability::Full => Native.sync(&directory),
     }
-}
-
-impl Client {
-    /// Whether an earlier job that got this tree into this directory was interrupted: then the same
-    /// command goes on there, though the directory is there by now.
-    pub fn was_getting(&self, name: &Name, target: &Path) -> Interrupted {
-        let found = std::fs::read(target.join(".ftx").join(OURS));
-        let goes_on = found.is_ok_and(|found| found == marker(self, name));
-        // What came whole left nothing there; but then it is in the log.
-        let logged = || {
-            let log = super::log_path("get", &self.server, &key(name, target));
-            log.is_ok_and(|log| log.exists())
-        };
-        match goes_on || logged() {
-            true => Interrupted::Yes,
-            false => Interrupted::No,
-        }
-    }
-}
-
-/// What tells this job from another one.
-fn key(name: &Name, target: &Path) -> Vec<u8> {
-    [name.as_bytes(), b"\0", target.as_os_str().as_encoded_bytes()].concat()
-}
-
-/// See [`Client::was_getting`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interrupted {
-    /// It was.
-    Yes,
-    /// There is nothing to go on with.
-    No,
 }
 
 /// A file that is to be fetched.
@@ -261,67 +232,6 @@ enum Whole {
     No,
 }
 
-/// What a job keeps on disk.
-struct Logs {
-    /// What it has done.
-    log: Option<Log>,
-    /// What the server has, for the removal of everything else.
-    seen: Option<Log>,
-    /// What was listed, where the disk takes some of it for one.
-    folds: Option<Folds>,
-    versions: Versions,
-}
-
-impl Logs {
-    fn open(
-        client: &Client,
-        tree: &GetTree<'_>,
-        ground: &Ground,
-        observer: &mut TreeObserver<'_>,
-    ) -> Self {
-        let key = key(tree.name, tree.target);
-        let target = std::path::absolute(tree.target).unwrap_or_else(|_| tree.target.to_owned());
-        let about = About {
-            action: "get -r".to_owned(),
-            server: client.server.to_string(),
-            name: tree.name.to_string(),
-            part: match ground.private {
-                Private::Ours => Some(target.join(".ftx").into_os_string()),
-                Private::Theirs => None,
-            },
-            path: target.into_os_string(),
-        };
-        let mut open = |what: &str, about: Option<About>| {
-            open_log(what, &client.server, &key, about).unwrap_or_else(|error| {
-                let message = format!("cannot keep a log for going on later: {}", plain(&error));
-                observer(TreeNotice::Warning(message));
-                None
-            })
-        };
-        let log = match tree.options.mood {
-            Mood::Do => open("get", Some(about)),
-            Mood::Tell => None,
-        };
-        let seen = match tree.options.extra {
-            Extra::Remove => open("seen", None),
-            Extra::Keep => None,
-        };
-        let folds = match ground.names {
-            Names::Folded => {
-                // What an earlier run left is not looked at.
-                open("folds", None).into_iter().for_each(Log::remove);
-                open("folds", None).map(Folds::new)
-            }
-            Names::Distinct => None,
-        };
-        let versions = match tree.options.mood {
-            Mood::Do => Versions::open(&client.server, &key),
-            Mood::Tell => Versions::none(),
-        };
-        Self { log, seen, folds, versions }
-    }
-}
-
 impl<'a, 'o> Job<'a, 'o> {
     fn new(
         client: &'a Client,
@@ -370,25 +280,6 @@ impl<'a, 'o> Job<'a, 'o> {
             done_again: 0,
             told: BTreeSet::new(),
         }
-    }
-
-    /// A job of which something is left keeps its log, also an empty one: it tells the same command
-    /// that the target, which is there by now, is its own.
-    fn close(mut self, complete: bool) -> Option<Log> {
-        if let Some(seen) = self.seen.take() {
-            seen.remove();
-        }
-        if let Some(folds) = self.folds.take() {
-            folds.remove();
-        }
-        if !complete || self.done.failed > 0 {
-            return self.log.take();
-        }
-        if let Some(log) = self.log.take() {
-            log.remove();
-        }
-        self.versions.remove();
-        None
     }
 
     fn run(&mut self) -> Result<(), Failure> {

@@ -1,0 +1,129 @@
+//! What a job keeps on disk beside the target, and how the same command finds it again.
+
+use std::path::Path;
+
+use ftx_protocol::Name;
+
+use super::ground::{Ground, Names, OURS, Private, marker};
+use super::versions::Versions;
+use super::{GetTree, Job};
+use crate::Client;
+use crate::failure::plain;
+use crate::partials::About;
+use crate::tree::folds::Folds;
+use crate::tree::log::Log;
+use crate::tree::{Extra, Mood, TreeNotice, TreeObserver, log_path, open_log};
+
+impl Client {
+    /// Whether an earlier job that got this tree into this directory was interrupted: then the same
+    /// command goes on there, though the directory is there by now.
+    pub fn was_getting(&self, name: &Name, target: &Path) -> Interrupted {
+        let found = std::fs::read(target.join(".ftx").join(OURS));
+        let goes_on = found.is_ok_and(|found| found == marker(self, name));
+        // What came whole left nothing there; but then it is in the log.
+        let logged = || {
+            let log = log_path("get", &self.server, &key(name, target));
+            log.is_ok_and(|log| log.exists())
+        };
+        match goes_on || logged() {
+            true => Interrupted::Yes,
+            false => Interrupted::No,
+        }
+    }
+}
+
+/// What tells this job from another one.
+fn key(name: &Name, target: &Path) -> Vec<u8> {
+    [name.as_bytes(), b"\0", target.as_os_str().as_encoded_bytes()].concat()
+}
+
+/// See [`Client::was_getting`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupted {
+    /// It was.
+    Yes,
+    /// There is nothing to go on with.
+    No,
+}
+
+/// What a job keeps on disk.
+pub(super) struct Logs {
+    /// What it has done.
+    pub(super) log: Option<Log>,
+    /// What the server has, for the removal of everything else.
+    pub(super) seen: Option<Log>,
+    /// What was listed, where the disk takes some of it for one.
+    pub(super) folds: Option<Folds>,
+    pub(super) versions: Versions,
+}
+
+impl Logs {
+    pub(super) fn open(
+        client: &Client,
+        tree: &GetTree<'_>,
+        ground: &Ground,
+        observer: &mut TreeObserver<'_>,
+    ) -> Self {
+        let key = key(tree.name, tree.target);
+        let target = std::path::absolute(tree.target).unwrap_or_else(|_| tree.target.to_owned());
+        let about = About {
+            action: "get -r".to_owned(),
+            server: client.server.to_string(),
+            name: tree.name.to_string(),
+            part: match ground.private {
+                Private::Ours => Some(target.join(".ftx").into_os_string()),
+                Private::Theirs => None,
+            },
+            path: target.into_os_string(),
+        };
+        let mut open = |what: &str, about: Option<About>| {
+            open_log(what, &client.server, &key, about).unwrap_or_else(|error| {
+                let message = format!("cannot keep a log for going on later: {}", plain(&error));
+                observer(TreeNotice::Warning(message));
+                None
+            })
+        };
+        let log = match tree.options.mood {
+            Mood::Do => open("get", Some(about)),
+            Mood::Tell => None,
+        };
+        let seen = match tree.options.extra {
+            Extra::Remove => open("seen", None),
+            Extra::Keep => None,
+        };
+        let folds = match ground.names {
+            Names::Folded => {
+                // What an earlier run left is not looked at.
+                open("folds", None).into_iter().for_each(Log::remove);
+                open("folds", None).map(Folds::new)
+            }
+            Names::Distinct => None,
+        };
+        let versions = match tree.options.mood {
+            Mood::Do => Versions::open(&client.server, &key),
+            Mood::Tell => Versions::none(),
+        };
+        Self { log, seen, folds, versions }
+    }
+}
+
+impl Job<'_, '_> {
+    /// A job of which something is left keeps its log, also an empty one: it tells the same command
+    /// that the target, which is there by now, is its own.
+    pub(super) fn close(mut self, complete: bool) -> Option<Log> {
+        if let Some(seen) = self.seen.take() {
+            seen.remove();
+        }
+        if let Some(folds) = self.folds.take() {
+            folds.remove();
+        }
+        if !complete || self.done.failed > 0 {
+            return self.log.take();
+        }
+        if let Some(log) = self.log.take() {
+            log.remove();
+        }
+        self.versions.remove();
+        None
+    }
+}
