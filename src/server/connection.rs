@@ -4,6 +4,7 @@
 //! waits: it works until the socket blocks or its turn is over, and says which.
 
 mod commands;
+mod saying;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use ftx_protocol::server::{Output, Reads, Reason, Server as Machine, Settings};
 use ftx_protocol::{Code, Time};
+use saying::Saying;
 use tracing::debug;
 
 use super::access::{Channel, Transport};
@@ -80,17 +82,6 @@ enum Face {
     /// Not before the first byte.
     Unknown,
     Known,
-}
-
-/// How far the end of what this side says has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Saying {
-    /// It goes on.
-    On,
-    /// The socket did not take all that was written. Only inside TLS.
-    Held,
-    /// All was said, and that it was.
-    Ended,
 }
 
 /// One connection.
@@ -297,24 +288,7 @@ impl Connection {
         turn_bytes: usize,
         now: Time,
     ) -> Moved {
-        if self.face == Face::Unknown && self.meet(now) == Face::Unknown {
-            return Moved::Nothing;
-        }
-        self.lent.retain(|buffer| buffer.strong_count() > 0);
-        if self.unstored_bytes >= UNSTORED_BYTES
-            || self.lent.len() >= LENT_BUFFERS.min(pool.share())
-        {
-            return Moved::Nothing;
-        }
-        let limit = match self.machine.reads() {
-            Reads::Nothing => return Moved::Nothing,
-            Reads::Lines => LINES_BYTES,
-            Reads::Part { .. } => turn_bytes,
-        };
-        if !self.readable {
-            self.machine.starving(now);
-            return Moved::Nothing;
-        }
+        let Some(limit) = self.wanted_bytes(pool, turn_bytes, now) else { return Moved::Nothing };
         let buffer = match turn {
             BufferTurn::Ours => spare.take().or_else(|| pool.take()),
             BufferTurn::Others => None,
@@ -357,6 +331,30 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::Interrupted => Moved::Bytes(turn_bytes.max(1)),
             Err(_) => Moved::Nothing,
         }
+    }
+
+    /// How much is to be read now, if anything: the machine wants it, there is room for it with
+    /// storage, and the socket has not said that it has none.
+    fn wanted_bytes(&mut self, pool: &Pool, turn_bytes: usize, now: Time) -> Option<usize> {
+        if self.face == Face::Unknown && self.meet(now) == Face::Unknown {
+            return None;
+        }
+        self.lent.retain(|buffer| buffer.strong_count() > 0);
+        if self.unstored_bytes >= UNSTORED_BYTES
+            || self.lent.len() >= LENT_BUFFERS.min(pool.share())
+        {
+            return None;
+        }
+        let limit = match self.machine.reads() {
+            Reads::Nothing => return None,
+            Reads::Lines => LINES_BYTES,
+            Reads::Part { .. } => turn_bytes,
+        };
+        if !self.readable {
+            self.machine.starving(now);
+            return None;
+        }
+        Some(limit)
     }
 
     /// Reads until the buffer is full or the socket is empty: fewer, larger jobs.
@@ -437,65 +435,6 @@ impl Connection {
                 self.carry_out(None, now);
                 Moved::Nothing
             }
-        }
-    }
-
-    /// Has the socket take what was written, as far as it does.
-    fn flush(&mut self, now: Time) -> Moved {
-        if self.stream.plain().is_some() || !self.writable {
-            return Moved::Nothing;
-        }
-        match self.stream.flush() {
-            Ok(()) if self.saying == Saying::Held => {
-                self.saying = Saying::On;
-                // The peer has read: it is not waited for any more.
-                self.machine.wrote(0, now);
-                self.carry_out(None, now);
-            }
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.writable = false;
-                self.saying = Saying::Held;
-                self.machine.blocked(now);
-            }
-            Err(_) => {
-                self.machine.broken();
-                self.carry_out(None, now);
-            }
-        }
-        Moved::Nothing
-    }
-
-    /// Says that nothing more will be said, behind what was written.
-    fn end_saying(&mut self) -> Moved {
-        let can_say = self.writable || self.stream.plain().is_some();
-        if self.saying != Saying::Ended && can_say {
-            match self.stream.shut_down_sending() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                // A socket that is gone already is what this would bring about.
-                Ok(()) | Err(_) => self.saying = Saying::Ended,
-            }
-        }
-        Moved::Nothing
-    }
-
-    /// The machine is done. What it said may not be out yet, inside TLS: the last acknowledgement
-    /// must not be lost, and a peer that does not read is not waited for without end. One that was
-    /// told of an error has had its time to read it.
-    fn leave(&mut self, reason: Reason, now: Time) -> TurnEnd {
-        if reason == Reason::Finished {
-            self.end_saying();
-        }
-        let is_out = reason != Reason::Finished
-            || self.saying == Saying::Ended
-            || self.stream.plain().is_some()
-            || !self.stream.is_ready();
-        match &mut self.guest {
-            Some(guest) if !is_out => match guest.leaves_at(now) {
-                until if now < until => TurnEnd::Wait,
-                _ => TurnEnd::Close(reason),
-            },
-            _ => TurnEnd::Close(reason),
         }
     }
 
