@@ -12,6 +12,7 @@ mod list;
 mod log;
 mod login;
 mod manual;
+mod output;
 mod partials;
 mod remote;
 mod report;

@@ -1,11 +1,8 @@
 //! `ftx put` and `ftx get`.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::num::NonZeroU64;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,10 +11,10 @@ use ftx_client::{
     Algorithm, Class, Client, Code, Condition, Durability, Failure, GetOptions, Name, PutOptions,
     Remote, Replace, Replay, Retry, ServerAddress, Sink, Source,
 };
-use rustix::fs::OFlags;
 use serde_json::json;
 
 use super::exit::Exit;
+use super::output::{self, is_directory, is_stdout, stdout};
 use super::remote::{At, Clients};
 use super::report::{Cost, Form, Report, Results, say};
 
@@ -208,11 +205,7 @@ impl Put {
         };
         let mut report =
             Report::new(self.common.form(), Results::Stdout, "put", remote.name.as_bytes());
-        let options = PutOptions {
-            algorithm: self.common.algorithm(),
-            condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
-            durability: self.durability.durability(),
-        };
+        let options = self.options();
         let client = self.common.client(clients, remote.server);
         let put = client.put(source, &remote.name, &options, &mut |notice| report.notice(notice));
         match put {
@@ -241,12 +234,16 @@ impl Put {
         }
     }
 
-    fn tree_job(&self, clients: &Clients) -> Exit {
-        let options = PutOptions {
+    fn options(&self) -> PutOptions {
+        PutOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
             durability: self.durability.durability(),
-        };
+        }
+    }
+
+    fn tree_job(&self, clients: &Clients) -> Exit {
+        let options = self.options();
         let words = super::tree::Sources { files: &self.files, name: self.name.as_ref() };
         match self.tree.prepare(&words, &options) {
             Ok(mut job) => {
@@ -382,16 +379,7 @@ impl Get {
             Some(path) => path.clone(),
         };
         let shown = path.as_os_str().as_bytes().to_vec();
-        let special = std::fs::metadata(&path).is_ok_and(|metadata| is_special(&metadata));
-        if !special && !leads_to_the_system(&path) {
-            return Ok((Sink::File(path), shown));
-        }
-        // Written into, never replaced.
-        let file = std::fs::OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .map_err(|error| Failure::local("cannot write", &path, &error))?;
-        Ok((Sink::Stream(Box::new(file)), shown))
+        Ok((output::sink(path)?, shown))
     }
 }
 
@@ -430,68 +418,6 @@ fn first_repeated<'a>(mut names: impl Iterator<Item = &'a [u8]>) -> Option<Strin
     names.find(|name| !seen.insert(*name)).map(|name| ftx_protocol::Escaped(name).to_string())
 }
 
-/// Whether a path is a device, or a symlink that leads to where the system keeps its own: such a
-/// thing is written into, never replaced.
-fn leads_to_the_system(path: &Path) -> bool {
-    const LINKS_MAX: u32 = 40;
-    let mut here = path.to_owned();
-    for _ in 0..LINKS_MAX {
-        // What is in memory there is as ordinary as a file elsewhere.
-        let is_device = here.starts_with("/dev") && !here.starts_with("/dev/shm");
-        if is_device || here.starts_with("/proc") || here.starts_with("/sys") {
-            return true;
-        }
-        let Ok(target) = std::fs::read_link(&here) else { return false };
-        here = here.parent().unwrap_or(Path::new("")).join(target);
-    }
-    false
-}
-
-/// Standard output, for content: without the buffer that std puts before it.
-///
-/// # Errors
-/// Of class `Local`, when it is closed.
-fn stdout() -> Result<File, Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::local("cannot write", Path::new("standard output"), &error)
-    };
-    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
-    if stands_for_a_closed_one(&stdout) {
-        return Err(Failure::new(
-            Class::Local,
-            "cannot write standard output: it is closed; to keep nothing of the content, say -o /dev/null",
-        ));
-    }
-    Ok(stdout)
-}
-
-/// Before main, std opens the null device for reading and writing where a standard descriptor is
-/// closed, so that no file takes its number; what is written there would be lost without a word. A
-/// caller who hands over just this is taken for one who closed it: that cannot be told apart.
-fn stands_for_a_closed_one(stdout: &File) -> bool {
-    let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
-    let is_null = stdout.metadata().is_ok_and(|metadata| {
-        metadata.file_type().is_char_device() && null.is_ok_and(|null| null == metadata.rdev())
-    });
-    is_null && rustix::fs::fcntl_getfl(stdout).is_ok_and(|flags| flags.contains(OFlags::RDWR))
-}
-
-/// Whether a path is another word for standard output, such as /dev/stdout.
-fn is_stdout(path: &Path) -> bool {
-    let file =
-        |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    leads_to_the_system(path) && file(path).is_some() && file(path) == file(Path::new("/dev/fd/1"))
-}
-
-fn is_directory(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())
-}
-
-fn is_special(metadata: &std::fs::Metadata) -> bool {
-    let kind = metadata.file_type();
-    kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket()
-}
-
 /// Does all of them, unless somebody interrupts.
 fn first_failure(exits: impl Iterator<Item = Exit>) -> Exit {
     let mut first = Exit::Done;
@@ -525,28 +451,4 @@ fn wrong(message: &str) -> Failure {
 fn usage(message: &str) -> Exit {
     say(message);
     Exit::Usage
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_closed_stdout_is_told_from_one_that_was_sent_to_the_null_device() {
-        let null = |options: &mut std::fs::OpenOptions| options.open("/dev/null").unwrap();
-        let mut both = std::fs::OpenOptions::new();
-        assert!(stands_for_a_closed_one(&null(both.read(true).write(true))));
-        assert!(!stands_for_a_closed_one(&null(std::fs::OpenOptions::new().write(true))));
-        assert!(!stands_for_a_closed_one(&tempfile::tempfile().unwrap()));
-    }
-
-    #[test]
-    fn devices_are_written_into_and_files_in_shared_memory_are_files() {
-        for path in ["/dev/null", "/dev/stdout", "/proc/self/fd/1", "/sys/x"] {
-            assert!(leads_to_the_system(Path::new(path)), "{path}");
-        }
-        for path in ["/dev/shm/new", "new", "/tmp/new"] {
-            assert!(!leads_to_the_system(Path::new(path)), "{path}");
-        }
-    }
 }
