@@ -4,25 +4,50 @@ use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
-use ftx_client::tree::{TreeDone, TreeNotice};
-use ftx_client::{Class, Failure, JsonName};
+use ftx_client::tree::{Mood, TreeDone, TreeNotice};
+use ftx_client::{Class, Digest, Failure, JsonName, Name};
 use ftx_protocol::Escaped;
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::exit::Exit;
+use super::progress::Progress;
 use super::report::{
     Form, WORTH_TELLING, class, counted, finished_line, limited_by, merge, rate, say, seconds,
-    shares, spent_json, stored_as_json, stored_as_line, terminal_columns,
+    shares, spent_json, stored_as_json, stored_as_line,
 };
 
-/// What a job does, in the words of its summary.
+/// What a job does.
+#[derive(Debug, Clone, Copy)]
+pub enum Action {
+    Put,
+    Get,
+}
+
+/// What a job does, and whether it does: in the words of its report.
 #[derive(Debug, Clone, Copy)]
 pub struct Words {
-    /// `put` or `get`.
-    pub action: &'static str,
-    /// What was done to a file: `put`, `got`; or `would put`.
-    pub done: &'static str,
+    pub action: Action,
+    pub mood: Mood,
+}
+
+impl Words {
+    fn action(self) -> &'static str {
+        match self.action {
+            Action::Put => "put",
+            Action::Get => "get",
+        }
+    }
+
+    /// What was done to a file.
+    fn done(self) -> &'static str {
+        match (self.action, self.mood) {
+            (Action::Put, Mood::Do) => "put",
+            (Action::Put, Mood::Tell) => "would put",
+            (Action::Get, Mood::Do) => "got",
+            (Action::Get, Mood::Tell) => "would get",
+        }
+    }
 }
 
 /// Results that are held back at most, until the job waits.
@@ -46,8 +71,7 @@ pub struct JobReport {
     words: Words,
     /// What the names of notices are in, here.
     directory: Vec<u8>,
-    bar: ProgressBar,
-    columns: u16,
+    progress: Progress,
     found_files: u64,
     found_bytes: u64,
     handled_files: u64,
@@ -62,18 +86,11 @@ pub struct JobReport {
 
 impl JobReport {
     pub fn new(form: Form, words: Words) -> Self {
-        let seen = form.shows_progress() && std::io::stderr().is_terminal();
-        let bar = if seen {
-            ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
-        } else {
-            ProgressBar::hidden()
-        };
         Self {
             form,
             words,
             directory: Vec::new(),
-            bar,
-            columns: 0,
+            progress: Progress::new(form, Some(0)),
             found_files: 0,
             found_bytes: 0,
             handled_files: 0,
@@ -112,35 +129,15 @@ impl JobReport {
             TreeNotice::Found { bytes } => {
                 self.found_files = self.found_files.saturating_add(1);
                 self.found_bytes = self.found_bytes.saturating_add(bytes);
-                self.bar.set_length(self.found_bytes);
+                self.progress.bar.set_length(self.found_bytes);
             }
             TreeNotice::Moved { bytes, name } => {
-                self.fit();
-                self.bar.inc(bytes);
+                self.progress.fit(template);
+                self.progress.bar.inc(bytes);
                 self.show(name);
             }
             TreeNotice::File { name, stored_as, bytes, digest } => {
-                self.handled();
-                if let Some(stored_as) = stored_as {
-                    self.say(&stored_as_line(name, stored_as));
-                }
-                match digest {
-                    Some(digest) if self.form != Form::Json => {
-                        let name = stored_as.map_or(name, ftx_client::Name::as_bytes);
-                        let line = finished_line(&digest, &self.whole(name));
-                        self.result(&line);
-                    }
-                    Some(digest) => {
-                        let mut more = json!({"size": bytes, "digest": digest.to_string()});
-                        merge(&mut more, stored_as_json(stored_as));
-                        self.event("done", name, more);
-                    }
-                    None if self.form != Form::Json => {
-                        let line = format!("{} {}", self.words.done, Escaped(&self.whole(name)));
-                        self.result(line.as_bytes());
-                    }
-                    None => self.event("would", name, json!({"size": bytes})),
-                }
+                self.file(name, stored_as, bytes, digest);
             }
             TreeNotice::Unchanged { name } => {
                 self.handled();
@@ -151,8 +148,10 @@ impl JobReport {
                 self.event("skipped", name, json!({"message": why}));
             }
             TreeNotice::Removed { name } => {
-                let word =
-                    if self.words.done.starts_with("would") { "would remove" } else { "removed" };
+                let word = match self.words.mood {
+                    Mood::Do => "removed",
+                    Mood::Tell => "would remove",
+                };
                 if self.form.shows_progress() {
                     self.result_text(&format!("{word} {}", Escaped(&self.whole(name))));
                 }
@@ -169,6 +168,31 @@ impl JobReport {
                 self.say(&text);
                 self.event("warning", b"", json!({"message": text}));
             }
+        }
+    }
+
+    /// A file is done, or would be: then it has no digest.
+    fn file(&mut self, name: &[u8], stored_as: Option<&Name>, bytes: u64, digest: Option<Digest>) {
+        self.handled();
+        if let Some(stored_as) = stored_as {
+            self.say(&stored_as_line(name, stored_as));
+        }
+        match digest {
+            Some(digest) if self.form != Form::Json => {
+                let name = stored_as.map_or(name, Name::as_bytes);
+                let line = finished_line(&digest, &self.whole(name));
+                self.result(&line);
+            }
+            Some(digest) => {
+                let mut more = json!({"size": bytes, "digest": digest.to_string()});
+                merge(&mut more, stored_as_json(stored_as));
+                self.event("done", name, more);
+            }
+            None if self.form != Form::Json => {
+                let line = format!("{} {}", self.words.done(), Escaped(&self.whole(name)));
+                self.result(line.as_bytes());
+            }
+            None => self.event("would", name, json!({"size": bytes})),
         }
     }
 
@@ -189,7 +213,7 @@ impl JobReport {
     /// The end of the job, and how the command ends.
     pub fn finish(mut self, result: Result<TreeDone, Failure>) -> Exit {
         self.show_results();
-        self.bar.finish_and_clear();
+        self.progress.bar.finish_and_clear();
         let done = match result {
             Ok(done) => done,
             Err(failure) => {
@@ -231,10 +255,10 @@ impl JobReport {
     fn summary(&mut self, done: &TreeDone) {
         let time = self.began.elapsed();
         let mut line =
-            format!("{} {}, {}", self.words.done, files(done.files), HumanBytes(done.bytes));
-        let removed = match self.words.done.starts_with("would") {
-            true => "to be removed",
-            false => "removed",
+            format!("{} {}, {}", self.words.done(), files(done.files), HumanBytes(done.bytes));
+        let removed = match self.words.mood {
+            Mood::Do => "removed",
+            Mood::Tell => "to be removed",
         };
         for (count, word) in [
             (done.unchanged, "unchanged"),
@@ -281,43 +305,22 @@ impl JobReport {
 
     /// The name that is being moved, and how far the job is.
     fn show(&self, name: &[u8]) {
-        if !self.bar.is_hidden() {
+        if !self.progress.bar.is_hidden() {
             let (handled, found) = (self.handled_files, self.found_files);
-            self.bar.set_message(format!("{handled}/{found} {}", Escaped(name)));
-        }
-    }
-
-    /// Fits the line of progress to the terminal.
-    fn fit(&mut self) {
-        if self.bar.is_hidden() {
-            return;
-        }
-        let columns = terminal_columns();
-        if columns == self.columns {
-            return;
-        }
-        self.columns = columns;
-        let template = match columns {
-            60.. => "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-            36.. => "{wide_msg} {bytes_per_sec} {eta}",
-            _ => "{wide_msg}",
-        };
-        // The template is ours; were it wrong, the bar would only look different.
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style);
+            self.progress.bar.set_message(format!("{handled}/{found} {}", Escaped(name)));
         }
     }
 
     fn say(&mut self, line: &str) {
         self.show_results();
-        self.bar.suspend(|| say(line));
+        self.progress.bar.suspend(|| say(line));
     }
 
     fn event(&mut self, event: &str, name: &[u8], more: serde_json::Value) {
         if self.form != Form::Json {
             return;
         }
-        let mut whole = json!({"action": self.words.action, "event": event});
+        let mut whole = json!({"action": self.words.action(), "event": event});
         if let (Some(whole), serde_json::Value::Object(more)) = (whole.as_object_mut(), more) {
             if !name.is_empty() {
                 whole.insert("name".to_owned(), json!(JsonName(&self.whole(name))));
@@ -347,7 +350,7 @@ impl JobReport {
             return;
         }
         let results = std::mem::take(&mut self.held_back);
-        let written = self.bar.suspend(|| {
+        let written = self.progress.bar.suspend(|| {
             let mut stdout = std::io::stdout().lock();
             stdout.write_all(&results).and_then(|()| stdout.flush())
         });
@@ -359,4 +362,13 @@ impl JobReport {
 
 fn files(count: u64) -> String {
     counted(count, "file", "files")
+}
+
+/// The line of progress that fits into so many columns, with room for the name.
+fn template(columns: u16) -> &'static str {
+    match columns {
+        60.. => "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        36.. => "{wide_msg} {bytes_per_sec} {eta}",
+        _ => "{wide_msg}",
+    }
 }

@@ -14,6 +14,7 @@ mod login;
 mod manual;
 mod output;
 mod partials;
+mod progress;
 mod remote;
 mod report;
 mod serve;

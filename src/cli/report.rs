@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Name, Notice, Part, Spent};
 use ftx_protocol::Escaped;
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
 use serde_json::json;
+
+use super::progress::Progress;
 
 /// From here on somebody has had the time to wonder.
 pub const WORTH_TELLING: Duration = Duration::from_secs(1);
@@ -55,26 +57,19 @@ pub struct Report {
     name: Vec<u8>,
     /// The name under which it was stored, if it is another one.
     stored_as: Option<Name>,
-    bar: ProgressBar,
+    progress: Progress,
     /// Bytes of the whole, if known.
     size: Option<u64>,
-    /// Columns that the line of progress is made for.
-    columns: u16,
     began: Instant,
 }
 
 impl Report {
     pub fn new(form: Form, results: Results, action: &'static str, name: &[u8]) -> Self {
-        let seen = form.shows_progress() && std::io::stderr().is_terminal();
-        let bar = if seen {
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
-        } else {
-            ProgressBar::hidden()
-        };
-        bar.set_message(Escaped(name).to_string());
+        let progress = Progress::new(form, None);
+        progress.bar.set_message(Escaped(name).to_string());
         let began = Instant::now();
         let (name, stored_as) = (name.to_vec(), None);
-        Self { form, results, action, name, stored_as, bar, size: None, columns: 0, began }
+        Self { form, results, action, name, stored_as, progress, size: None, began }
     }
 
     /// The server has stored it under another name than was asked for.
@@ -92,7 +87,7 @@ impl Report {
             }
             Notice::Moved { at } => {
                 self.fit();
-                self.bar.set_position(at);
+                self.progress.bar.set_position(at);
             }
             Notice::Retrying { cause, pause } => {
                 let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
@@ -110,30 +105,18 @@ impl Report {
 
     fn began(&mut self, at: u64, size: Option<u64>) {
         self.size = size;
-        // So that the line is made anew.
-        self.columns = 0;
+        self.progress.make_anew();
         if let Some(size) = size {
-            self.bar.set_length(size);
+            self.progress.bar.set_length(size);
         }
         self.fit();
-        self.bar.set_position(at);
-        self.bar.reset_eta();
+        self.progress.bar.set_position(at);
+        self.progress.bar.reset_eta();
     }
 
-    /// Fits the line of progress to the terminal, which may have another width than before.
     fn fit(&mut self) {
-        if self.bar.is_hidden() {
-            return;
-        }
-        let columns = terminal_columns();
-        if columns == self.columns {
-            return;
-        }
-        self.columns = columns;
-        // The template is ours; were it wrong, the bar would only look different.
-        if let Ok(style) = ProgressStyle::with_template(template(columns, self.size)) {
-            self.bar.set_style(style);
-        }
+        let size = self.size;
+        self.progress.fit(|columns| template(columns, size));
     }
 
     /// The file is done.
@@ -144,7 +127,7 @@ impl Report {
         cost: &Cost<'_>,
         more: serde_json::Value,
     ) -> std::io::Result<()> {
-        self.bar.finish_and_clear();
+        self.progress.bar.finish_and_clear();
         let Cost { counts, spent } = cost;
         self.summary(size, spent);
         if self.form == Form::Json {
@@ -182,7 +165,7 @@ impl Report {
     fn summary(&self, size: u64, spent: &Spent) {
         let told = match self.form {
             Form::Verbose => true,
-            Form::Text => !self.bar.is_hidden() && spent.wall >= WORTH_TELLING,
+            Form::Text => !self.progress.bar.is_hidden() && spent.wall >= WORTH_TELLING,
             Form::Quiet | Form::Json => false,
         };
         if !told {
@@ -201,7 +184,7 @@ impl Report {
 
     /// The file failed.
     pub fn failed(&self, failure: &Failure) {
-        self.bar.finish_and_clear();
+        self.progress.bar.finish_and_clear();
         self.say(&failure.to_string());
         let code = match failure.class {
             Class::Refused(code) => Some(code.as_str()),
@@ -216,7 +199,7 @@ impl Report {
     }
 
     fn say(&self, line: &str) {
-        self.bar.suspend(|| say(line));
+        self.progress.bar.suspend(|| say(line));
     }
 
     fn event(&self, event: serde_json::Value) {
@@ -370,15 +353,6 @@ fn template(columns: u16, size: Option<u64>) -> &'static str {
         (None, 40..) => "{wide_msg} {bytes} {bytes_per_sec}",
         (None, 20..) => "{wide_msg} {bytes}",
         _ => "{wide_msg}",
-    }
-}
-
-/// Of the terminal at stderr. One that does not say is taken to be of the usual width.
-pub fn terminal_columns() -> u16 {
-    const USUAL: u16 = 80;
-    match rustix::termios::tcgetwinsize(std::io::stderr()) {
-        Ok(size) if size.ws_col > 0 => size.ws_col,
-        _ => USUAL,
     }
 }
 

@@ -12,7 +12,7 @@ use ftx_client::tree::{
 use ftx_client::{Class, Client, Code, Failure, Name, Remote, ServerAddress};
 
 use super::exit::Exit;
-use super::job::{JobReport, Words};
+use super::job::{Action, JobReport, Words};
 use super::report::Form;
 
 /// What put and get of trees have in common.
@@ -95,11 +95,8 @@ impl GetOptions {
         client: &dyn Fn(Option<ServerAddress>) -> Client,
     ) -> Result<(Exit, Vec<OsString>), Failure> {
         let options = self.selection.options(put)?;
-        let done = match options.mood {
-            Mood::Do => "got",
-            Mood::Tell => "would get",
-        };
-        let mut report = JobReport::new(form, Words { action: "get", done }).together();
+        let words = Words { action: Action::Get, mood: options.mood };
+        let mut report = JobReport::new(form, words).together();
         let mut total = TreeDone::default();
         let mut files = Vec::new();
         let inside = match output {
@@ -290,11 +287,8 @@ impl Job {
     }
 
     pub fn run(&mut self, client: &Client, form: Form) -> Exit {
-        let done = match self.options.mood {
-            Mood::Do => "put",
-            Mood::Tell => "would put",
-        };
-        let mut report = JobReport::new(form, Words { action: "put", done }).together();
+        let words = Words { action: Action::Put, mood: self.options.mood };
+        let mut report = JobReport::new(form, words).together();
         let sources = std::mem::take(&mut self.sources);
         let tree = PutTree {
             sources: &mut sources.into_iter(),
