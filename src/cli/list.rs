@@ -140,17 +140,26 @@ fn places(
     names.iter().map(place).collect()
 }
 
+/// Goes to one place after the other, whatever fails.
+fn each(
+    places: Vec<(Client, Option<Name>)>,
+    mut act: impl FnMut(&Client, Option<&Name>, &mut Tally) -> Result<(), Failure>,
+) -> Exit {
+    let mut tally = Tally::default();
+    for (client, name) in places {
+        match act(&client, name.as_ref(), &mut tally) {
+            Ok(()) => tally.done(),
+            Err(failure) => tally.failed(&failure),
+        }
+    }
+    tally.exit()
+}
+
 impl Ls {
     pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
-            let mut tally = Tally::default();
-            for (client, name) in places(&self.at, clients, &self.names)? {
-                match self.one(&client, name.as_ref(), &mut tally) {
-                    Ok(()) => tally.done(),
-                    Err(failure) => tally.failed(&failure),
-                }
-            }
-            Ok(tally.exit())
+            let places = places(&self.at, clients, &self.names)?;
+            Ok(each(places, |client, name, tally| self.one(client, name, tally)))
         })
     }
 
@@ -219,14 +228,8 @@ impl Ls {
 impl Du {
     pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
-            let mut tally = Tally::default();
-            for (client, name) in places(&self.at, clients, &self.names)? {
-                match self.one(&client, name.as_ref(), &mut tally) {
-                    Ok(()) => tally.done(),
-                    Err(failure) => tally.failed(&failure),
-                }
-            }
-            Ok(tally.exit())
+            let places = places(&self.at, clients, &self.names)?;
+            Ok(each(places, |client, name, tally| self.one(client, name, tally)))
         })
     }
 
