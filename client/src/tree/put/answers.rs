@@ -1,7 +1,7 @@
 //! What the server says, and what follows from it.
 
 use ftx_protocol::client::Event;
-use ftx_protocol::message::{Done, Held, HeldState, Info, Put};
+use ftx_protocol::message::{Done, Held, HeldState, Info};
 use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again};
 
 use super::{File, Job, Sent, Work};
@@ -107,19 +107,7 @@ impl Job<'_, '_> {
             (held.state, file.sent, held.digest)
             && theirs == digest
         {
-            let put = Put {
-                id: RequestId(0),
-                name: file.name.clone(),
-                digest: self.options.algorithm,
-                size: Some(size),
-                at: size,
-                transfer: file.transfer,
-                mtime: Some(file.stat.modified),
-                mode: Some(file.stat.mode),
-                condition: self.options.condition.clone(),
-                durability: self.options.durability,
-                need: Vec::new(),
-            };
+            let put = self.put_of(&file, size);
             self.request(Work::Put(file), |machine, out, now| machine.put(put, out, now))?;
             if let Some((&id, _)) = self.under_way.last_key_value() {
                 self.unacknowledged_bytes = self.unacknowledged_bytes.saturating_add(size);

@@ -88,19 +88,7 @@ impl Job<'_, '_> {
             }
         };
         let size = file.stat.size;
-        let put = Put {
-            id: RequestId(0),
-            name: file.name.clone(),
-            digest: self.options.algorithm,
-            size: Some(size),
-            at: 0,
-            transfer: file.transfer,
-            mtime: Some(file.stat.modified),
-            mode: Some(file.stat.mode),
-            condition: self.options.condition.clone(),
-            durability: self.options.durability,
-            need: Vec::new(),
-        };
+        let put = self.put_of(&file, 0);
         let name = file.name.clone();
         file.sent = Sent::Some;
         self.request(Work::Put(file), |machine, out, now| machine.put(put, out, now))?;
@@ -161,6 +149,23 @@ impl Job<'_, '_> {
         };
         self.buffer = buffer;
         Ok(result)
+    }
+
+    /// The request that brings a file, from this offset on.
+    pub(super) fn put_of(&self, file: &File, at: u64) -> Put {
+        Put {
+            id: RequestId(0),
+            name: file.name.clone(),
+            digest: self.options.algorithm,
+            size: Some(file.stat.size),
+            at,
+            transfer: file.transfer,
+            mtime: Some(file.stat.modified),
+            mode: Some(file.stat.mode),
+            condition: self.options.condition.clone(),
+            durability: self.options.durability,
+            need: Vec::new(),
+        }
     }
 
     /// A file that is worth a connection of its own, on which it resumes by itself.
