@@ -31,18 +31,14 @@ impl Disk for Sim {
         for part in name.parts() {
             here = world.find(here, part)?;
         }
-        if want == Want::Directory && world.node(here)?.kind != FileKind::Directory {
-            return Err(error(Errno::NOTDIR));
-        }
+        world.check_wanted(here, want)?;
         Ok(self.handle(world, here))
     }
 
     fn open_part(&self, dir: &SimHandle, part: &[u8], want: Want) -> io::Result<SimHandle> {
         let mut world = self.call("open_part", &shown(part))?;
         let node = world.find(dir.node, part)?;
-        if want == Want::Directory && world.node(node)?.kind != FileKind::Directory {
-            return Err(error(Errno::NOTDIR));
-        }
+        world.check_wanted(node, want)?;
         Ok(self.handle(world, node))
     }
 
@@ -54,14 +50,9 @@ impl Disk for Sim {
 
     fn create(&self, dir: &SimHandle, part: &[u8], mode: Mode) -> io::Result<SimHandle> {
         let mut world = self.call("create", &shown(part))?;
-        if world.find(dir.node, part).is_ok() {
-            return Err(error(Errno::EXIST));
-        }
-        world.check_there(dir.node)?;
+        world.check_free(dir.node, part)?;
         let node = world.make(FileKind::File, mode, dir.node, &shown(part));
-        world.node(node)?.links = 1;
-        world.node(dir.node)?.entries.insert(part.to_vec(), node);
-        world.pending.push(Change::Add { dir: dir.node, part: part.to_vec(), node });
+        world.add(dir.node, part, node)?;
         Ok(self.handle(world, node))
     }
 
@@ -74,31 +65,19 @@ impl Disk for Sim {
 
     fn link_nameless(&self, file: &SimHandle, dir: &SimHandle, part: &[u8]) -> io::Result<()> {
         let mut world = self.call("link_nameless", &shown(part))?;
-        if world.find(dir.node, part).is_ok() {
-            return Err(error(Errno::EXIST));
-        }
-        world.check_there(dir.node)?;
+        world.check_free(dir.node, part)?;
         let now = world.tick();
         let named = world.node(file.node)?;
-        named.links += 1;
         named.changed = now;
         named.label = shown(part);
-        world.node(dir.node)?.entries.insert(part.to_vec(), file.node);
-        world.pending.push(Change::Add { dir: dir.node, part: part.to_vec(), node: file.node });
-        Ok(())
+        world.add(dir.node, part, file.node)
     }
 
     fn make_directory(&self, dir: &SimHandle, part: &[u8], mode: Mode) -> io::Result<()> {
         let mut world = self.call("make_directory", &shown(part))?;
-        if world.find(dir.node, part).is_ok() {
-            return Err(error(Errno::EXIST));
-        }
-        world.check_there(dir.node)?;
+        world.check_free(dir.node, part)?;
         let node = world.make(FileKind::Directory, mode, dir.node, &shown(part));
-        world.node(node)?.links = 1;
-        world.node(dir.node)?.entries.insert(part.to_vec(), node);
-        world.pending.push(Change::Add { dir: dir.node, part: part.to_vec(), node });
-        Ok(())
+        world.add(dir.node, part, node)
     }
 
     fn rename(
@@ -142,10 +121,7 @@ impl Disk for Sim {
     fn link(&self, dir: &SimHandle, part: &[u8], new_part: &[u8]) -> io::Result<()> {
         let mut world = self.call("link", &shown(new_part))?;
         let node = world.find(dir.node, part)?;
-        world.node(node)?.links += 1;
-        world.node(dir.node)?.entries.insert(new_part.to_vec(), node);
-        world.pending.push(Change::Add { dir: dir.node, part: new_part.to_vec(), node });
-        Ok(())
+        world.add(dir.node, new_part, node)
     }
 
     fn rename_new(
@@ -165,14 +141,9 @@ impl Disk for Sim {
         let mut world = self.call("remove_directory", &shown(part))?;
         world.check_writable(dir.node)?;
         let node = world.find(dir.node, part)?;
-        if world.node(node)?.kind != FileKind::Directory {
-            return Err(error(Errno::NOTDIR));
-        }
+        world.check_wanted(node, Want::Directory)?;
         world.check_empty(node)?;
-        world.unlink(node)?;
-        world.node(dir.node)?.entries.remove(part);
-        world.pending.push(Change::Remove { dir: dir.node, part: part.to_vec() });
-        Ok(())
+        world.take_away(dir.node, part, node)
     }
 
     fn remove(&self, dir: &SimHandle, part: &[u8]) -> io::Result<()> {
@@ -182,10 +153,7 @@ impl Disk for Sim {
         if world.node(node)?.kind == FileKind::Directory {
             return Err(error(Errno::ISDIR));
         }
-        world.unlink(node)?;
-        world.node(dir.node)?.entries.remove(part);
-        world.pending.push(Change::Remove { dir: dir.node, part: part.to_vec() });
-        Ok(())
+        world.take_away(dir.node, part, node)
     }
 
     fn stat_part(&self, dir: &SimHandle, part: &[u8]) -> io::Result<Stat> {

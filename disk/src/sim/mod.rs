@@ -17,7 +17,7 @@ use crash::{Change, Synced};
 use ftx_protocol::{FileTime, Mode};
 use rustix::io::Errno;
 
-use crate::sys::{FileKind, Stat};
+use crate::sys::{FileKind, Stat, Want};
 
 /// The disk. Clones are the same disk.
 #[derive(Clone)]
@@ -286,6 +286,21 @@ impl World {
         })
     }
 
+    fn check_wanted(&mut self, number: u64, want: Want) -> io::Result<()> {
+        match (want, self.node(number)?.kind) {
+            (Want::File, _) | (Want::Directory, FileKind::Directory) => Ok(()),
+            (Want::Directory, _) => Err(error(Errno::NOTDIR)),
+        }
+    }
+
+    /// Whether something may be made under this name.
+    fn check_free(&mut self, directory: u64, part: &[u8]) -> io::Result<()> {
+        match self.find(directory, part) {
+            Ok(_) => Err(error(Errno::EXIST)),
+            Err(_) => self.check_there(directory),
+        }
+    }
+
     fn check_writable(&mut self, directory: u64) -> io::Result<()> {
         let bits = self.node(directory)?.mode.bits();
         if bits & 0o300 == 0o300 { Ok(()) } else { Err(error(Errno::ACCESS)) }
@@ -298,6 +313,22 @@ impl World {
 
     fn check_empty(&mut self, directory: u64) -> io::Result<()> {
         if self.node(directory)?.entries.is_empty() { Ok(()) } else { Err(error(Errno::NOTEMPTY)) }
+    }
+
+    /// Gives something a name, of which the disk does not know yet.
+    fn add(&mut self, directory: u64, part: &[u8], node: u64) -> io::Result<()> {
+        self.node(node)?.links += 1;
+        self.node(directory)?.entries.insert(part.to_vec(), node);
+        self.pending.push(Change::Add { dir: directory, part: part.to_vec(), node });
+        Ok(())
+    }
+
+    /// The other way round.
+    fn take_away(&mut self, directory: u64, part: &[u8], node: u64) -> io::Result<()> {
+        self.unlink(node)?;
+        self.node(directory)?.entries.remove(part);
+        self.pending.push(Change::Remove { dir: directory, part: part.to_vec() });
+        Ok(())
     }
 
     fn unlink(&mut self, number: u64) -> io::Result<()> {
