@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ftx_protocol::client::{Client, Event as Heard, Violation};
 use ftx_protocol::limits;
-use ftx_protocol::message::{Cache, Get, Limits, List, Ping, Put, Resume, Stat};
+use ftx_protocol::message::{Cache, Get, Limits, List, Put, Resume, Stat};
 use ftx_protocol::server::{Output, Reason, Server, Settings};
 use ftx_protocol::{
     Algorithm, Code, Condition, Depth, Durability, Name, RequestId, Time, TransferId,
@@ -777,7 +777,6 @@ fn both_machines_understand_each_other_in_every_operation() {
     assert_eq!(body, b"llo");
     assert_eq!(client.requests(), 0);
     assert_eq!(client.receive_end(), Ok(()));
-    let _ = Ping { id: RequestId(1), need: Vec::new() };
 }
 
 fn list_line(id: u64, name: &str) -> String {
