@@ -107,6 +107,17 @@ impl<S: Read + Write> Talk<S> {
         bytes
     }
 
+    /// The next line that announces no part, and how many bytes of parts came before it.
+    pub fn past_parts(&mut self) -> (Value, u64) {
+        let mut came = 0;
+        loop {
+            let line = self.line();
+            let Some(size) = line["data"]["size"].as_u64() else { return (line, came) };
+            self.raw(size);
+            came += size;
+        }
+    }
+
     pub fn is_answered(&mut self, id: u64) -> bool {
         self.say(json!({"ping": {"id": id}}));
         self.line()["pong"]["id"] == id

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::house::{House, Inside, introduced, put, word};
+use super::house::{House, introduced, put, word};
 use crate::harness::{MIB, until};
 use crate::injection::Injection;
 use crate::talk::HELLO_DIGEST;
@@ -14,23 +14,6 @@ const ALL: &str = "read,list,write,replace,delete";
 
 /// Longer than it takes to take a token back.
 const HELD: Duration = Duration::from_millis(1_500);
-
-/// What a get is answered with in the end, when its file was found; and how many bytes of it came.
-fn rest_of_get(talk: &mut Inside) -> (String, u64) {
-    let mut came = 0;
-    loop {
-        let line = talk.line();
-        match word(&line).as_str() {
-            "file" => {}
-            "data" => {
-                let size = line["data"]["size"].as_u64().unwrap();
-                talk.raw(size);
-                came += size;
-            }
-            word => return (word.to_owned(), came),
-        }
-    }
-}
 
 #[test]
 fn right_lost_ends_at_next_request() {
@@ -76,7 +59,9 @@ fn a_token_that_may_do_less_does_less_and_no_more_is_lost() {
         word(&talk.line()) == "denied"
     });
     talk.say(json!({"get": {"id": id + 1, "name": "file", "digest": "sha256"}}));
-    assert_eq!(rest_of_get(&mut talk), ("end".to_owned(), 7));
+    assert_eq!(word(&talk.line()), "file");
+    let (end, came) = talk.past_parts();
+    assert_eq!((word(&end).as_str(), came), ("end", 7));
     talk.say(json!({"remove": {"id": id + 2, "name": "file"}}));
     assert_eq!(word(&talk.line()), "ok");
     house.until_logged("the token may not make directories");
@@ -115,8 +100,8 @@ fn right_lost_in_mid_body_of_a_get() {
     let line = talk.line();
     talk.raw(line["data"]["size"].as_u64().unwrap());
     house.remove("alice");
-    let (end, came) = rest_of_get(&mut talk);
-    assert_eq!(end, "denied");
+    let (end, came) = talk.past_parts();
+    assert_eq!(word(&end), "denied");
     // What the sockets held, and one part.
     assert!(came < 64 * MIB as u64, "{came} bytes came after the token was gone");
     assert!(talk.is_answered(2), "the connection goes on");
@@ -172,8 +157,8 @@ fn expiry_in_mid_transfer() {
     puts.part(1, 3, b"lo");
     puts.say(json!({"end": {"id": 1, "size": 5, "digest": HELLO_DIGEST}}));
     assert_eq!(word(&puts.line()), "expired");
-    let (end, came) = rest_of_get(&mut gets);
-    assert_eq!(end, "expired");
+    let (end, came) = gets.past_parts();
+    assert_eq!(word(&end), "expired");
     assert!(came < 128 * MIB as u64, "{came} bytes came");
     assert_eq!(introduced(&mut idles, Some(&token)), "expired");
     assert_eq!(house.names(), ["big"]);

@@ -174,14 +174,10 @@ fn last_ack_survives_close_over_tls() {
     std::thread::sleep(Duration::from_millis(300));
     let (mut came, mut ended, mut done) = (0, 0, 0);
     loop {
-        let line = talk.line();
+        let (line, bytes) = talk.past_parts();
+        came += bytes;
         match word(&line).as_str() {
             "file" => {}
-            "data" => {
-                let size = line["data"]["size"].as_u64().unwrap();
-                talk.raw(size);
-                came += size;
-            }
             "end" => ended += 1,
             "done" => done += 1,
             "the end" => break,
