@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::harness::{World, done_event, noise, text, until};
 
 /// A client's patience with a server that owes it something (rule 10.2).
-const PATIENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What a client may take longer than that, on a busy machine, until it is back.
 const SLACK: Duration = Duration::from_secs(15);
@@ -53,8 +53,8 @@ fn a_server_that_falls_silent_is_given_up_and_tried_again() {
         let output = client.wait_with_output().unwrap();
         let took = began.elapsed();
         assert!(output.status.success(), "{}", text(&output.stderr));
-        assert!(took >= PATIENCE, "given up too early: {took:?}");
-        assert!(took <= PATIENCE + SLACK, "given up late: {took:?}");
+        assert!(took >= SILENCE, "given up too early: {took:?}");
+        assert!(took <= SILENCE + SLACK, "given up late: {took:?}");
         assert_eq!(done_event(&output)["connections"], 2);
         assert!(
             text(&output.stdout).contains("\"event\":\"retrying\""),
