@@ -9,10 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-pub const MIB: usize = 1024 * 1024;
-
-/// Nothing that a test waits for takes this long, however busy the machine is.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use crate::both::{MIB, PATIENCE, noise, until};
 
 /// A place of its own for one test: a served directory, a directory of the client, its state.
 pub struct World {
@@ -108,19 +105,6 @@ fn largest(directory: &Path) -> u64 {
     sizes.map(|metadata| metadata.len()).max().unwrap_or(0)
 }
 
-pub fn noise(size: usize, seed: u64) -> Vec<u8> {
-    let mut number = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(size + 8);
-    while bytes.len() < size {
-        number ^= number << 13;
-        number ^= number >> 7;
-        number ^= number << 17;
-        bytes.extend_from_slice(&number.to_le_bytes());
-    }
-    bytes.truncate(size);
-    bytes
-}
-
 /// Says what a test cannot do here, past the capture of what passing tests print.
 pub fn not_tested(what: &str) {
     let _ = writeln!(std::io::stderr(), "NOT TESTED, because {what}");
@@ -128,15 +112,6 @@ pub fn not_tested(what: &str) {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Waits for something to become true.
-pub fn until(what: &str, mut is_true: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_true() {
-        assert!(Instant::now() < end, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// What a program that is to end by itself says. One that does not end is killed, and is a failure.

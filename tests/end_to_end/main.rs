@@ -8,6 +8,8 @@
 
 mod activation;
 mod bad_input;
+#[path = "../both/mod.rs"]
+mod both;
 mod broken_off;
 mod codes;
 mod commands;

@@ -9,7 +9,8 @@ use ftx_protocol::token::Token;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::world::{PATIENCE, World};
+use crate::both::{MIB, PATIENCE};
+use crate::world::World;
 
 pub enum Wire {
     Plain(TcpStream),
@@ -146,8 +147,8 @@ impl Peer {
     /// A whole put.
     pub fn put(&mut self, id: u64, name: &str, bytes: &[u8]) {
         self.begin(id, name, bytes.len(), &format!("{id:032x}"));
-        for (number, part) in bytes.chunks(crate::world::MIB).enumerate() {
-            self.part(id, number * crate::world::MIB, part);
+        for (number, part) in bytes.chunks(MIB).enumerate() {
+            self.part(id, number * MIB, part);
         }
         self.finish(id, bytes);
     }

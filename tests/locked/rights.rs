@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::world::{MIB, Terms, World, noise, until};
+use crate::both::{MIB, noise, until};
+use crate::world::{Terms, World};
 
 const ALL: &str = "read,list,write,replace,delete";
 
@@ -13,7 +14,7 @@ const ALL: &str = "read,list,write,replace,delete";
 fn what_follows_a_refused_put_is_harmless() {
     let world = World::locked();
     let mut peer = world.login(&world.token("read,list"));
-    let bytes = noise(3 * MIB);
+    let bytes = noise(3 * MIB, 1);
     peer.put(1, "a", &bytes);
     assert_eq!(peer.code(), "denied");
     peer.say(json!({"list": {"id": 2, "depth": "one"}}));
@@ -66,7 +67,7 @@ fn right_lost_ends_at_next_request() {
 fn right_lost_ends_a_body_at_its_next_part() {
     let world = World::locked();
     let mut peer = world.login(&world.token(ALL));
-    let bytes = noise(9 * MIB);
+    let bytes = noise(9 * MIB, 1);
     peer.begin(1, "a", bytes.len(), &"1".repeat(32));
     peer.part(1, 0, &bytes[..MIB]);
     until("it is on its way", || world.staged() == 1);
@@ -96,7 +97,7 @@ fn right_lost_is_seen_when_the_name_is_to_be_taken() {
 #[test]
 fn a_file_that_is_sent_ends_when_the_time_is_over() {
     let world = World::locked();
-    std::fs::write(world.served().join("b"), noise(64 * MIB)).unwrap();
+    std::fs::write(world.served().join("b"), noise(64 * MIB, 1)).unwrap();
     let terms = Terms { expires: Some(Duration::from_millis(2_500)), ..Terms::default() };
     let mut peer = world.login(&world.token_with("read", terms));
     peer.say(json!({"get": {"id": 1, "name": "b", "digest": "sha256"}}));
@@ -112,7 +113,7 @@ fn a_file_that_is_sent_ends_when_the_time_is_over() {
 fn takeover_needs_the_token() {
     let world = World::locked();
     let (one, other) = (world.token(ALL), world.token(ALL));
-    let (bytes, transfer) = (noise(20 * MIB), "5".repeat(32));
+    let (bytes, transfer) = (noise(20 * MIB, 1), "5".repeat(32));
     let mut peer = world.login(&one);
     peer.begin(1, "a", bytes.len(), &transfer);
     for part in 0..12 {
@@ -145,11 +146,11 @@ fn a_share_is_used_up_and_no_more() {
     let world = World::locked();
     let terms = Terms { max_bytes: Some(10_000), ..Terms::default() };
     let mut peer = world.login(&world.token_with("write,replace,delete", terms));
-    peer.put(1, "a", &noise(6_000));
+    peer.put(1, "a", &noise(6_000, 1));
     assert!(peer.line()["done"].is_object());
-    peer.put(2, "b", &noise(6_000));
+    peer.put(2, "b", &noise(6_000, 1));
     assert_eq!(peer.code(), "quota");
-    peer.put(3, "b", &noise(4_000));
+    peer.put(3, "b", &noise(4_000, 1));
     assert!(peer.line()["done"].is_object());
     peer.put(4, "c", b"x");
     assert_eq!(peer.code(), "quota");
@@ -169,13 +170,13 @@ fn what_did_not_take_effect_does_not_count() {
     let world = World::locked();
     let terms = Terms { max_bytes: Some(10_000), ..Terms::default() };
     let mut peer = world.login(&world.token_with("write", terms));
-    let bytes = noise(9_000);
+    let bytes = noise(9_000, 1);
     for id in 1..5 {
         peer.begin(id, "a", bytes.len(), &format!("{id:032x}"));
         peer.part(id, 0, &bytes);
         match id {
             1 => peer.say(json!({"abort": {"id": id, "code": "aborted"}})),
-            2 => peer.finish(id, &noise(9_000)[..8_999]),
+            2 => peer.finish(id, &noise(9_000, 1)[..8_999]),
             3 => peer.say(json!({"end": {
                 "id": id, "size": bytes.len(), "digest": crate::peer::digest_of(b""),
             }})),

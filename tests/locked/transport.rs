@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::both::{MIB, noise, until};
 use crate::peer::Peer;
-use crate::world::{MIB, World, noise, until};
+use crate::world::World;
 
 #[test]
 fn one_port_takes_both_and_the_first_byte_tells() {
     let world = World::open();
-    let (small, large) = (noise(5_000), noise(20 * MIB + 17));
+    let (small, large) = (noise(5_000, 1), noise(20 * MIB + 17, 1));
     let mut tls = Peer::tls(&world);
     tls.hello(None);
     assert!(tls.line()["welcome"].is_object());
@@ -65,7 +66,7 @@ fn last_ack_survives_close_over_tls() {
     socket.connect(&world.address.into()).unwrap();
     let mut peer = Peer::tls_over(&world, socket.into());
     peer.hello(None);
-    let bytes = noise(MIB);
+    let bytes = noise(MIB, 1);
     std::fs::write(world.served().join("b"), &bytes).unwrap();
     assert!(peer.line()["welcome"].is_object());
     // More than both buffers of the kernel take.
@@ -128,7 +129,7 @@ fn what_is_no_tls_behind_its_first_byte_is_over_at_once() {
 #[test]
 fn a_reader_that_stops_inside_tls_is_given_up() {
     let world = World::open();
-    std::fs::write(world.served().join("b"), noise(64 * MIB)).unwrap();
+    std::fs::write(world.served().join("b"), noise(64 * MIB, 1)).unwrap();
     let mut peer = Peer::tls(&world);
     peer.hello(None);
     peer.say(json!({"get": {"id": 1, "name": "b", "digest": "sha256"}}));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use ftx::server::access::{Line, Loopback, PolicyOptions, Rights, TokensError, TokensFile};
 use ftx::server::access::{file_time, token_digest};
@@ -15,32 +15,6 @@ use ftx_protocol::token::Token;
 use ftx_protocol::{Durability, Name, Owner};
 
 use crate::peer::Peer;
-
-pub const MIB: usize = 1024 * 1024;
-
-/// Nothing that a test waits for takes this long.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
-pub fn until(what: &str, is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-pub fn noise(size: usize) -> Vec<u8> {
-    let mut number: u64 = size as u64 | 1;
-    let mut bytes = Vec::with_capacity(size + 8);
-    while bytes.len() < size {
-        number ^= number << 13;
-        number ^= number >> 7;
-        number ^= number << 17;
-        bytes.extend_from_slice(&number.to_le_bytes());
-    }
-    bytes.truncate(size);
-    bytes
-}
 
 /// What a token of a test may do besides.
 #[derive(Default)]
