@@ -11,6 +11,8 @@ use ftx_protocol::message::File;
 
 use crate::failure::{Class, Failure, plain, shown};
 
+pub(crate) use ftx_disk::landing::is_part_name;
+
 /// Where the bytes go.
 pub enum Sink {
     /// To a file that takes its name only when it is whole.
@@ -127,14 +129,6 @@ fn stream_failure(error: &io::Error) -> Failure {
         _ => plain(error),
     };
     Failure::new(Class::Local, format!("cannot write the output: {why}"))
-}
-
-/// Whether a name from a state file can be that of a part file of ours.
-pub(crate) fn is_part_name(part: &str) -> bool {
-    let token = part.strip_prefix(".ftx-").and_then(|rest| rest.strip_suffix(".part"));
-    token.is_some_and(|token| {
-        token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
 }
 
 /// The directory that a path is in.

@@ -39,7 +39,7 @@ impl<D: Disk> Landing<D> {
     /// When the directory cannot be opened or written to.
     pub fn create(disk: D, directory: &Path, token: u64) -> io::Result<Self> {
         let directory = disk.open_root(directory)?;
-        let part = format!(".ftx-{token:016x}.part");
+        let part = part_name(token);
         let create = || disk.create(&directory, part.as_bytes(), Mode::new(0o600));
         let file = match create() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -170,6 +170,18 @@ impl<D: Disk> Landing<D> {
     }
 }
 
+fn part_name(token: u64) -> String {
+    format!(".ftx-{token:016x}.part")
+}
+
+/// Whether a name can be that of a part file.
+pub fn is_part_name(part: &str) -> bool {
+    let token = part.strip_prefix(".ftx-").and_then(|rest| rest.strip_suffix(".part"));
+    token.is_some_and(|token| {
+        token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +231,7 @@ mod tests {
         let written = landing.written();
         landing.write(b" torn").unwrap();
         let (part, inode) = (landing.part().to_owned(), landing.inode());
+        assert!(is_part_name(&part));
         drop(landing);
         let other = Inode { number: inode.number ^ 1, ..inode };
         assert!(Landing::reopen(Native, dir.path(), &part, other, written).is_err());

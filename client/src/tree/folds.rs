@@ -4,6 +4,7 @@
 //! A disk may take more for one than is known here (`ß` and `ss`, composed and decomposed accents);
 //! what it does is found out from it, which names collide is only computed.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -25,8 +26,8 @@ pub(super) enum Told {
 }
 
 /// Whether a disk tells `A` from `a` in this directory, which has something called `part`.
-pub(super) fn folds_case(directory: &Path, part: &str) -> bool {
-    let [one, other] = [part.to_owned(), part.to_uppercase()]
+pub(super) fn folds_case(directory: &Path, part: &OsStr) -> bool {
+    let [one, other] = [part.to_owned(), part.to_ascii_uppercase()]
         .map(|part| directory.join(part).symlink_metadata().ok());
     match (one, other) {
         (Some(one), Some(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
@@ -105,10 +106,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a"), "").unwrap();
         if std::fs::exists(dir.path().join("A")).unwrap() {
-            return assert!(folds_case(dir.path(), "a"));
+            return assert!(folds_case(dir.path(), OsStr::new("a")));
         }
-        assert!(!folds_case(dir.path(), "a"));
+        assert!(!folds_case(dir.path(), OsStr::new("a")));
         std::fs::write(dir.path().join("A"), "").unwrap();
-        assert!(!folds_case(dir.path(), "a"));
+        assert!(!folds_case(dir.path(), OsStr::new("a")));
     }
 }

@@ -74,6 +74,7 @@ pub use commit::{Settled, Step, Turn};
 #[doc(hidden)]
 pub use journal::JournalText;
 pub use list::{Listed, Listing};
+pub use private::PRIVATE;
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;
 pub use upload::{Checkpoint, Finished, Spent, Upload};

@@ -9,7 +9,7 @@ use super::trash::Trash;
 use crate::sys::Disk;
 
 /// The store's own directory in the root.
-pub(super) const PRIVATE: &[u8] = b".ftx";
+pub const PRIVATE: &[u8] = b".ftx";
 
 /// Where files are until they take their names.
 pub(super) const STAGING: &[u8] = b"staging";

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use ftx_disk::store::Change;
+use ftx_disk::store::{Change, PRIVATE};
 use ftx_disk::sys::{Disk, FileKind, Native};
 use ftx_disk::walk::{Step, Walk};
 use ftx_protocol::{Depth, Name};
 
 use super::listing::seen_mark;
 use super::settling::GROUP_ITEMS;
-use super::{Job, PRIVATE, Whole};
+use super::{Job, Whole};
 use crate::failure::Failure;
 use crate::tree::rules::{PathKind, Verdict};
 use crate::tree::settle::Item;

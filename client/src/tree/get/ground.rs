@@ -1,9 +1,11 @@
 //! The target: a store for it, what it was before, and what is left of the job when it ends.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ftx_disk::store::{self, Store};
+use ftx_disk::store::{self, PRIVATE, Store};
 use ftx_disk::sys::Native;
 use ftx_protocol::{Durability, Name};
 
@@ -69,8 +71,8 @@ impl Ground {
             }
             Err(error) => return Err(failed(&error)),
         };
-        let mine = path.join(".ftx").join(OURS);
-        let private = match path.join(".ftx").symlink_metadata() {
+        let mine = private_in(path).join(OURS);
+        let private = match private_in(path).symlink_metadata() {
             Ok(_) if !mine.exists() => Private::Theirs,
             _ => Private::Ours,
         };
@@ -79,7 +81,7 @@ impl Ground {
             let whose = marker(client, tree.name);
             std::fs::write(&mine, whose).map_err(|error| failed(&error))?;
         }
-        let names = match folds_case(path, ".ftx") {
+        let names = match folds_case(path, OsStr::from_bytes(PRIVATE)) {
             true => Names::Folded,
             false => Names::Distinct,
         };
@@ -112,6 +114,11 @@ impl Ground {
             false => Target::There,
         }
     }
+}
+
+/// The store's own directory in a target, which goes when the job is complete.
+pub(super) fn private_in(target: &Path) -> PathBuf {
+    target.join(OsStr::from_bytes(PRIVATE))
 }
 
 /// Says that the store's own directory was made by a client, and for what.

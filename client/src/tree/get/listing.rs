@@ -1,11 +1,11 @@
 //! What the server lists, in the order in which it is walked here: directories entered and left,
 //! files found, and those that need not be fetched.
 
-use ftx_disk::store::{Change, OldMode};
+use ftx_disk::store::{Change, OldMode, PRIVATE};
 use ftx_protocol::message::{Entry, Unread};
 use ftx_protocol::{Code, Condition, FileTime, Kind, Mode, Name, Parents, Refusal};
 
-use super::{Earlier, File, Job, Left, Next, Open, PRIVATE, Whole, Work};
+use super::{Earlier, File, Job, Left, Next, Open, Whole, Work};
 use crate::failure::Trouble;
 use crate::tree::folds::Told;
 use crate::tree::rules::{PathKind, Verdict};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ftx_protocol::Name;
 
-use super::ground::{Ground, Names, OURS, Private, marker};
+use super::ground::{Ground, Names, OURS, Private, marker, private_in};
 use super::versions::Versions;
 use super::{GetTree, Job};
 use crate::Client;
@@ -18,7 +18,7 @@ impl Client {
     /// Whether an earlier job that got this tree into this directory was interrupted: then the same
     /// command goes on there, though the directory is there by now.
     pub fn was_getting(&self, name: &Name, target: &Path) -> Interrupted {
-        let found = std::fs::read(target.join(".ftx").join(OURS));
+        let found = std::fs::read(private_in(target).join(OURS));
         let goes_on = found.is_ok_and(|found| found == marker(self, name));
         // What came whole left nothing there; but then it is in the log.
         let logged = || {
@@ -71,7 +71,7 @@ impl Logs {
             server: client.server.to_string(),
             name: tree.name.to_string(),
             part: match ground.private {
-                Private::Ours => Some(target.join(".ftx").into_os_string()),
+                Private::Ours => Some(private_in(&target).into_os_string()),
                 Private::Theirs => None,
             },
             path: target.into_os_string(),

@@ -43,9 +43,6 @@ use crate::spent::timed;
 
 pub use logs::Interrupted;
 
-/// The store's own directory in the target, which goes when the job is complete.
-const PRIVATE: &[u8] = b".ftx";
-
 /// What is to be fetched, and where to.
 pub struct GetTree<'a> {
     /// A directory on the server.

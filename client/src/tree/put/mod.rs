@@ -34,9 +34,6 @@ use crate::retry::Patience;
 use crate::source::Source;
 use crate::spent::timed;
 
-/// The server's own directory in its root; one in a source is somebody's served directory.
-const PRIVATE: &[u8] = b".ftx";
-
 /// What is to be put where.
 pub struct PutTree<'a> {
     /// Files and directories, with the names that they get.

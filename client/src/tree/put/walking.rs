@@ -4,12 +4,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use ftx_disk::store::PRIVATE;
 use ftx_disk::sys::{Disk, FileKind, Native, Stat};
 use ftx_disk::walk::{Step, Walk};
 use ftx_protocol::message::Mkdir;
 use ftx_protocol::{Condition, Mode, Name, Parents, RequestId};
 
-use super::{File, Job, Left, PRIVATE, Root, Sent, Work, mark_of};
+use super::{File, Job, Left, Root, Sent, Work, mark_of};
 use crate::failure::{Class, Failure, Trouble};
 use crate::tree::rules::{PathKind, Verdict};
 use crate::tree::{Mood, TreeNotice, Update};
@@ -94,6 +95,7 @@ impl Job<'_, '_> {
         if self.options.rules.takes(&path, kind) == Verdict::Excluded {
             return;
         }
+        // Somebody's served directory.
         if part == PRIVATE && walk.depth() == 0 {
             return self.skip(&path, "the directory of an ftx server");
         }
