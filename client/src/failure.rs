@@ -72,7 +72,7 @@ impl Failure {
 }
 
 /// What to do next, where an earlier try left something to go on with.
-pub(crate) const GOES_ON: &str = "the same command goes on where this one ended";
+pub const GOES_ON: &str = "the same command goes on where this one ended";
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

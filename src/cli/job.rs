@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use ftx_client::tree::{Mood, TreeDone, TreeNotice};
-use ftx_client::{Class, Digest, Failure, JsonName, Name};
+use ftx_client::{Class, Digest, Failure, GOES_ON, JsonName, Name};
 use ftx_protocol::Escaped;
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -61,9 +61,6 @@ pub enum Showing {
     /// Those that come together, together: when the job says that it waits.
     Together,
 }
-
-/// What a single file of the job may have said already.
-const GOES_ON: &str = "; the same command goes on where this one ended";
 
 /// The report.
 pub struct JobReport {
@@ -220,7 +217,8 @@ impl JobReport {
                 let text = failure.to_string();
                 // What was refused for good, or is wrong here, the same command does not mend.
                 if failure.class.is_about_the_way() {
-                    let text = text.strip_suffix(GOES_ON).unwrap_or(&text);
+                    // A single file of the job may have said so already.
+                    let text = text.strip_suffix(&format!("; {GOES_ON}")).unwrap_or(&text);
                     let done = match self.handled_files.saturating_sub(self.failed_files) {
                         0 => String::new(),
                         count => format!("{} done, and ", files(count)),
