@@ -75,7 +75,7 @@ impl Job<'_, '_> {
     }
 
     /// What an earlier connection, or run, left of a large file.
-    pub(super) fn held(&self, file: &File) -> (u64, Option<Version>) {
+    fn held(&self, file: &File) -> (u64, Option<Version>) {
         if file.entry.size < RESUMABLE_BYTES {
             return (0, None);
         }
@@ -117,7 +117,7 @@ impl Job<'_, '_> {
     }
 
     /// The server has said the digest of a file.
-    pub(super) fn compared(&mut self, info: &Info) {
+    fn compared(&mut self, info: &Info) {
         let Some(Work::Ask(mut file)) = self.under_way.remove(&info.id) else { return };
         self.answered(&file);
         match self.digest_here(&file.path, info.size) {
@@ -129,7 +129,7 @@ impl Job<'_, '_> {
         }
     }
 
-    pub(super) fn digest_here(&self, path: &Name, size: u64) -> Option<Digest> {
+    fn digest_here(&self, path: &Name, size: u64) -> Option<Digest> {
         let reading = self.ground.store.as_ref()?.open_file(path, None).ok()?;
         if reading.size() != size {
             return None;
@@ -146,13 +146,13 @@ impl Job<'_, '_> {
         Some(running.digest())
     }
 
-    pub(super) fn answered(&mut self, file: &File) {
+    fn answered(&mut self, file: &File) {
         let cost = Name::line_bytes(file.name.as_bytes());
         self.line_bytes = self.line_bytes.saturating_sub(cost);
     }
 
     /// A file is about to come.
-    pub(super) fn opened(&mut self, opened: &message::File) -> Result<(), Trouble> {
+    fn opened(&mut self, opened: &message::File) -> Result<(), Trouble> {
         let Some(Work::Get { file, upload }) = self.under_way.get_mut(&opened.id) else {
             return Ok(());
         };
@@ -192,7 +192,7 @@ impl Job<'_, '_> {
     }
 
     /// This side cannot take the file.
-    pub(super) fn stop(&mut self, id: RequestId, refusal: &Refusal) -> Result<(), Trouble> {
+    fn stop(&mut self, id: RequestId, refusal: &Refusal) -> Result<(), Trouble> {
         if let Some(Work::Get { file, .. }) = self.under_way.insert(id, Work::Stopped) {
             self.answered(&file);
             self.fail_here(&file.path, refusal);
@@ -206,7 +206,7 @@ impl Job<'_, '_> {
         }
     }
 
-    pub(super) fn arrived(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), Trouble> {
+    fn arrived(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), Trouble> {
         let Some(Work::Get { file, upload: Some(upload), .. }) = self.under_way.get_mut(&id) else {
             return Ok(());
         };
@@ -226,7 +226,7 @@ impl Job<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn drop_upload(&mut self, id: RequestId) {
+    fn drop_upload(&mut self, id: RequestId) {
         if let Some(Work::Get { upload, .. }) = self.under_way.get_mut(&id)
             && let (Some(upload), Some(store)) = (upload.take(), &self.ground.store)
         {
@@ -235,7 +235,7 @@ impl Job<'_, '_> {
     }
 
     /// Every byte of a file has come.
-    pub(super) fn ended(&mut self, id: RequestId, digest: Digest) {
+    fn ended(&mut self, id: RequestId, digest: Digest) {
         let Some(Work::Get { mut file, upload: Some(upload), .. }) = self.under_way.remove(&id)
         else {
             return;
@@ -269,7 +269,7 @@ impl Job<'_, '_> {
         }
     }
 
-    pub(super) fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
+    fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
         self.drop_upload(id);
         let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
         // What concerns all that is still to come ends the connection, or the job.
@@ -296,18 +296,18 @@ impl Job<'_, '_> {
 
 /// Questions and gets under way at most, and the bytes of their lines: so few that the server has
 /// room for them while it sends, and this side never has to wait for that.
-pub(super) const REQUESTS_MAX: usize = 512;
+const REQUESTS_MAX: usize = 512;
 
 /// As many are asked for in one go, when there is room for them: each message costs both sides.
 const ASKED_TOGETHER: usize = 64;
 
-pub(super) const REQUESTS_BYTES: usize = 32 * 1024;
+const REQUESTS_BYTES: usize = 32 * 1024;
 
 /// Files and directories that were listed and not asked for: more are listed when there are fewer.
-pub(super) const LISTED_MAX: usize = 1_024;
+const LISTED_MAX: usize = 1_024;
 
 /// The same for the same file, in every run.
-pub(super) fn transfer_of(client: &Client, options: &TreeOptions, file: &File) -> TransferId {
+fn transfer_of(client: &Client, options: &TreeOptions, file: &File) -> TransferId {
     let mut hash = Sha256::new();
     for field in [
         client.server.to_string().as_bytes(),

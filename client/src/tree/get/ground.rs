@@ -128,7 +128,7 @@ pub(super) fn marker(client: &Client, name: &Name) -> Vec<u8> {
     [client.server.to_string().as_bytes(), b"\n", name.as_bytes()].concat()
 }
 
-pub(super) fn open_store(path: &Path, access: store::Access) -> Result<Store<Native>, Failure> {
+fn open_store(path: &Path, access: store::Access) -> Result<Store<Native>, Failure> {
     let options = store::Options {
         access,
         durability: Durability::Full,
@@ -148,7 +148,7 @@ pub(super) fn open_store(path: &Path, access: store::Access) -> Result<Store<Nat
     })
 }
 
-pub(super) fn sync_above(path: &Path) -> std::io::Result<()> {
+fn sync_above(path: &Path) -> std::io::Result<()> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     std::fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
 }

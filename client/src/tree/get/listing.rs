@@ -49,7 +49,7 @@ impl Job<'_, '_> {
     }
 
     /// Whether the disk takes something for another file or directory of the tree, which is told.
-    pub(super) fn collides(&mut self, path: &Name) -> bool {
+    fn collides(&mut self, path: &Name) -> bool {
         let Some(folds) = &mut self.folds else { return false };
         match folds.note(path) {
             Ok(Told::Apart) => false,
@@ -75,7 +75,7 @@ impl Job<'_, '_> {
 
     /// A directory is made before what is in it, with no more rights than it will have, except
     /// that its owner may write.
-    pub(super) fn enter(&mut self, path: Name, entry: &Entry) {
+    fn enter(&mut self, path: Name, entry: &Entry) {
         let mode = Mode::new(entry.mode.bits() | 0o700);
         self.change(self.make_directory(path.clone(), None, mode));
         self.way.push(Open { path, mtime: entry.mtime, mode: entry.mode });
@@ -119,7 +119,7 @@ impl Job<'_, '_> {
     }
 
     /// The first file that is not at its place, and may still come to be.
-    pub(super) fn first_unsettled(&self) -> u64 {
+    fn first_unsettled(&self) -> u64 {
         let numbers = self.under_way.values().filter_map(|work| match work {
             Work::Ask(file) | Work::Get { file, .. } => Some(file.number),
             Work::List | Work::Stopped => None,
@@ -129,13 +129,13 @@ impl Job<'_, '_> {
         numbers.chain(listed).chain(unsettled).min().unwrap_or(self.next_number)
     }
 
-    pub(super) fn change(&mut self, change: Change) {
+    fn change(&mut self, change: Change) {
         if self.tree.options.mood == Mood::Do {
             self.group.push(Item::Change(change));
         }
     }
 
-    pub(super) fn found(&mut self, path: Name, entry: Entry) {
+    fn found(&mut self, path: Name, entry: Entry) {
         match self.found_again.checked_sub(1) {
             Some(left) => self.found_again = left,
             None => {
@@ -163,13 +163,13 @@ impl Job<'_, '_> {
         self.listed.push_back(File { number, name, path, entry, next });
     }
 
-    pub(super) fn was_done(&self, entry: &Entry) -> bool {
+    fn was_done(&self, entry: &Entry) -> bool {
         let durability = self.tree.options.durability;
         self.done_earlier == Earlier::Something
             && self.log.as_ref().is_some_and(|log| log.has_done(&mark_of(entry), durability))
     }
 
-    pub(super) fn is_here(&self, path: &Name, entry: &Entry) -> bool {
+    fn is_here(&self, path: &Name, entry: &Entry) -> bool {
         let Some(store) = &self.ground.store else { return false };
         store.stat(path, None).is_ok_and(|here| {
             here.kind == Kind::File
@@ -195,7 +195,7 @@ impl Job<'_, '_> {
         }
     }
 
-    pub(super) fn skip(&mut self, name: &Name, why: &'static str) {
+    fn skip(&mut self, name: &Name, why: &'static str) {
         self.done.skipped = self.done.skipped.saturating_add(1);
         let mark = seen_mark(name.as_bytes());
         if self.told.contains(&mark) {
@@ -210,7 +210,7 @@ impl Job<'_, '_> {
 
 /// What was skipped and is remembered, so that it is told once; 16 bytes each. Of more than these
 /// some are told again after a break, and no worse.
-pub(super) const TOLD_MAX: usize = 16_384;
+const TOLD_MAX: usize = 16_384;
 
 /// What stands for a path among those that were seen.
 pub(super) fn seen_mark(path: &[u8]) -> crate::tree::log::Mark {

@@ -21,7 +21,7 @@ impl Job<'_, '_> {
     }
 
     /// Gives what has arrived to the settler, if it has nothing to do, or if it is much.
-    pub(super) fn hand_over_group(&mut self) {
+    fn hand_over_group(&mut self) {
         let Some(settler) = &mut self.settler else { return self.group.clear() };
         if self.group.is_empty() {
             return;
@@ -75,7 +75,7 @@ impl Job<'_, '_> {
         }
     }
 
-    pub(super) fn settled(&mut self, answers: Vec<Answer>) {
+    fn settled(&mut self, answers: Vec<Answer>) {
         for answer in answers {
             match answer {
                 Answer::File { number, result } => self.file_settled(number, result),
@@ -85,7 +85,7 @@ impl Job<'_, '_> {
         (self.observer)(TreeNotice::Waiting);
     }
 
-    pub(super) fn file_settled(&mut self, number: u64, result: Result<Settled, Refusal>) {
+    fn file_settled(&mut self, number: u64, result: Result<Settled, Refusal>) {
         let Some(file) = self.unsettled.remove(&number) else { return };
         match result {
             Ok(Settled::Stored(stored)) => {
@@ -104,7 +104,7 @@ impl Job<'_, '_> {
         }
     }
 
-    pub(super) fn changed(&mut self, change: &Change, result: Result<Settled, Refusal>) {
+    fn changed(&mut self, change: &Change, result: Result<Settled, Refusal>) {
         match (change, result) {
             // What could not be made gets no time either, and that is told already.
             (Change::MakeDirectory { name, modified: Some(_), .. }, Err(_))
@@ -143,7 +143,7 @@ const GROUP_ITEMS_MIN: usize = 64;
 
 const GROUP_AGE: Duration = Duration::from_millis(10);
 
-pub(super) const GROUP_BYTES: u64 = 64 * 1024 * 1024;
+const GROUP_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Files that have come and are not settled, at most.
 pub(super) const UNSETTLED_MAX: usize = 2 * GROUP_ITEMS;

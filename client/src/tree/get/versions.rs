@@ -18,7 +18,7 @@ pub(super) struct Versions {
 
 /// One line of it.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Noted {
+struct Noted {
     transfer: TransferId,
     version: Version,
 }

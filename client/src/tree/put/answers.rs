@@ -30,7 +30,7 @@ impl Job<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn acknowledged(&mut self, done: &Done) {
+    fn acknowledged(&mut self, done: &Done) {
         self.patience.progress();
         if let Some(Work::Put(file)) = self.under_way.remove(&done.id) {
             self.forget_bytes(file.stat.size);
@@ -74,7 +74,7 @@ impl Job<'_, '_> {
     }
 
     /// The server has said what it has under the name of a file.
-    pub(super) fn compared(&mut self, info: &Info) {
+    fn compared(&mut self, info: &Info) {
         let Some(Work::Ask(file)) = self.under_way.remove(&info.id) else { return };
         self.asked.remove(&file.number);
         let same = info.kind == Kind::File
@@ -99,7 +99,7 @@ impl Job<'_, '_> {
     }
 
     /// The server has said what it has of a file that was under way when the connection broke.
-    pub(super) fn held(&mut self, held: &Held) -> Result<(), Trouble> {
+    fn held(&mut self, held: &Held) -> Result<(), Trouble> {
         let Some(Work::Resume(mut file)) = self.under_way.remove(&held.id) else { return Ok(()) };
         self.asked.remove(&file.number);
         let size = file.stat.size;
@@ -123,7 +123,7 @@ impl Job<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
+    fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
         let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
         // What concerns all that is still to come ends the connection, or the job.
         if Class::Refused(refusal.code).is_about_the_way() {
@@ -173,7 +173,7 @@ impl Job<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn refuse(&mut self, name: &Name, refusal: Refusal) {
+    fn refuse(&mut self, name: &Name, refusal: Refusal) {
         let what = format!("put {name}");
         let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
         self.fail(name.as_bytes(), &failure);

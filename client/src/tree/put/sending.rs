@@ -72,14 +72,14 @@ impl Job<'_, '_> {
         self.pipe()?.flush_full()
     }
 
-    pub(super) fn ask(&mut self, file: File) -> Result<(), Trouble> {
+    fn ask(&mut self, file: File) -> Result<(), Trouble> {
         let digest = (self.options.update == Update::Digest).then_some(self.options.algorithm);
         let stat =
             message::Stat { digest, cache: Cache::Use, ..message::Stat::of(file.name.clone()) };
         self.request(Work::Ask(file), |machine, out, now| machine.stat(stat, out, now))
     }
 
-    pub(super) fn put_small(&mut self, mut file: File) -> Result<(), Trouble> {
+    fn put_small(&mut self, mut file: File) -> Result<(), Trouble> {
         let source = match file.open(self.near(&file)) {
             Ok(source) => source,
             Err(failure) => {
@@ -112,7 +112,7 @@ impl Job<'_, '_> {
     }
 
     /// Reads, hashes and sends. The inner error is of this side.
-    pub(super) fn send_body(
+    fn send_body(
         &mut self,
         id: RequestId,
         mut source: Source,
@@ -169,7 +169,7 @@ impl Job<'_, '_> {
     }
 
     /// A file that is worth a connection of its own, on which it resumes by itself.
-    pub(super) fn put_large(&mut self, file: File) -> Result<(), Trouble> {
+    fn put_large(&mut self, file: File) -> Result<(), Trouble> {
         let source = match file.open(None) {
             Ok(source) => source,
             Err(failure) => {

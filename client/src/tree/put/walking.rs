@@ -48,7 +48,7 @@ impl Job<'_, '_> {
         Ok(true)
     }
 
-    pub(super) fn begin_source(&mut self, path: PathBuf, name: Name) {
+    fn begin_source(&mut self, path: PathBuf, name: Name) {
         if self.whole.iter().any(|root| root.name == name && root.path == path) {
             // Given twice.
             return;
@@ -125,7 +125,7 @@ impl Job<'_, '_> {
 
     /// A directory is made before what is in it, with no more rights than it will have, except
     /// that its owner may write.
-    pub(super) fn enter(&mut self, name: Name, stat: &Stat, parents: Parents) {
+    fn enter(&mut self, name: Name, stat: &Stat, parents: Parents) {
         let mode = Some(Mode::new(stat.mode.bits() | 0o700));
         self.mkdir(Mkdir { parents, mode, ..self.mkdir_of(name) });
     }
@@ -137,7 +137,7 @@ impl Job<'_, '_> {
         self.left.push_back(Left { barrier: self.next_number, mkdir });
     }
 
-    pub(super) fn mkdir_of(&self, name: Name) -> Mkdir {
+    fn mkdir_of(&self, name: Name) -> Mkdir {
         Mkdir {
             id: RequestId(0),
             name,
@@ -150,7 +150,7 @@ impl Job<'_, '_> {
         }
     }
 
-    pub(super) fn mkdir(&mut self, mkdir: Mkdir) {
+    fn mkdir(&mut self, mkdir: Mkdir) {
         if self.options.mood == Mood::Do {
             self.again.push_back(Work::Mkdir(mkdir));
         }
@@ -168,7 +168,7 @@ impl Job<'_, '_> {
         }
     }
 
-    pub(super) fn found(&mut self, root: &Rc<Root>, path: Name, name: Name, stat: Stat) {
+    fn found(&mut self, root: &Rc<Root>, path: Name, name: Name, stat: Stat) {
         (self.observer)(TreeNotice::Found { bytes: stat.size });
         if self.was_done(&name, &stat) {
             self.done.done_before = self.done.done_before.saturating_add(1);
@@ -191,21 +191,21 @@ impl Job<'_, '_> {
         });
     }
 
-    pub(super) fn was_done(&self, name: &Name, stat: &Stat) -> bool {
+    fn was_done(&self, name: &Name, stat: &Stat) -> bool {
         let log = self.log.as_ref().filter(|log| log.goes_on());
         log.is_some_and(|log| log.has_done(&mark_of(name, stat), self.options.durability))
     }
 }
 
 /// What a source turns out to be.
-pub(super) enum Opened {
+enum Opened {
     Directory(OwnedFd, Stat),
     File { directory: OwnedFd, part: Name, stat: Stat },
     Neither(&'static str),
 }
 
 /// Opens what the user named. A symlink that is named is followed.
-pub(super) fn open_source(path: &Path) -> Result<Opened, Failure> {
+fn open_source(path: &Path) -> Result<Opened, Failure> {
     use std::os::unix::ffi::OsStrExt;
     let failed = |error: &std::io::Error| Failure::local("cannot read", path, error);
     let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
