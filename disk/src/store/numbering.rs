@@ -5,7 +5,8 @@
 //! what was begun and chooses nothing. What another process does to the name after that refuses
 //! the put, as it does any put that must be new.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use ftx_protocol::Name;
 use ftx_protocol::limits::NAME_PART_BYTES;
@@ -26,7 +27,7 @@ impl<D: Disk> Store<D> {
         if !round.iter().any(is_numbered) {
             return;
         }
-        let mut taken = HashSet::new();
+        let mut taken = Taken::default();
         for step in round {
             match step {
                 Step::Put(Finished { plan, body: FinishedBody::Staged { committed, .. } }) => {
@@ -35,20 +36,20 @@ impl<D: Disk> Store<D> {
                     {
                         committed.asked = Some(std::mem::replace(&mut committed.name, free));
                     }
-                    take(&mut taken, &committed.name);
+                    taken.names.insert(committed.name.clone());
                 }
                 Step::Change { change: Change::MakeDirectory { name, .. }, .. }
                 | Step::Change { change: Change::Move { to: name, .. }, .. } => {
-                    take(&mut taken, name);
+                    taken.names.insert(name.clone());
                 }
                 Step::Put(_) | Step::Change { .. } => {}
             }
         }
     }
 
-    /// `None` when the name is free as it is. The lowest number, if there are no gaps below it. The way there doubles and then halves, so that nobody makes a round long
-    /// by filling a box.
-    fn free_name(&self, committed: &Committed, taken: &HashSet<Name>) -> Option<Name> {
+    /// `None` when the name is free as it is. The lowest number, if there are no gaps below it. The
+    /// way there doubles and then halves, so that nobody makes a round long by filling a box.
+    fn free_name(&self, committed: &Committed, taken: &Taken) -> Option<Name> {
         let name = &committed.name;
         let within = committed.within.as_ref();
         // What cannot be looked at is told by the rename.
@@ -60,7 +61,7 @@ impl<D: Disk> Store<D> {
         };
         let has = |name: &Name| {
             let is_there = |directory| self.disk.stat_part(directory, name.last_part()).is_ok();
-            taken.contains(name) || directory.is_some_and(is_there)
+            taken.has(name) || directory.is_some_and(is_there)
         };
         if !has(name) {
             return None;
@@ -91,14 +92,20 @@ fn is_numbered<D: Disk>(step: &Step<D>) -> bool {
     matches!(step, Step::Put(finished) if finished.plan.naming == Naming::Numbered)
 }
 
-/// Notes a name, and the directories above it, which may be made for it.
-fn take(taken: &mut HashSet<Name>, name: &Name) {
-    let mut name = Some(name.clone());
-    while let Some(next) = name {
-        name = next.parent();
-        if !taken.insert(next) {
-            break;
-        }
+/// The names that the round before a step takes.
+#[derive(Default)]
+struct Taken {
+    names: BTreeSet<Name>,
+}
+
+impl Taken {
+    /// Whether it takes the name, or one below it, for which a directory of this name may be made.
+    fn has(&self, name: &Name) -> bool {
+        // Names below this one stand together, from the name with a slash on.
+        let below = [name.as_bytes(), b"/"].concat();
+        let from = (Bound::Included(below.as_slice()), Bound::Unbounded);
+        let next = self.names.range::<[u8], _>(from).next();
+        self.names.contains(name) || next.is_some_and(|next| next.as_bytes().starts_with(&below))
     }
 }
 
@@ -142,6 +149,23 @@ mod tests {
         let directory = Name::parse(b"box.d").unwrap();
         let name = Name::inside(Some(&directory), part).unwrap();
         numbered(&name, Some(&directory), number).unwrap().last_part().to_vec()
+    }
+
+    #[test]
+    fn a_name_is_taken_by_itself_and_by_what_is_below_it() {
+        let name = |text: &str| Name::parse(text.as_bytes()).unwrap();
+        let taken = Taken { names: ["a/b/c", "a/b-", "d"].map(name).into() };
+        for (text, has) in [
+            ("a/b/c", true),
+            ("a/b", true),
+            ("a", true),
+            ("d", true),
+            ("a/b/c/d", false),
+            ("a/c", false),
+            ("e", false),
+        ] {
+            assert_eq!(taken.has(&name(text)), has, "{text}");
+        }
     }
 
     #[test]
