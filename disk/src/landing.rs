@@ -151,12 +151,27 @@ impl<D: Disk> Landing<D> {
                 Replace::Yes => {
                     self.disk.rename(&self.directory, self.part.as_bytes(), &self.directory, target)
                 }
-                Replace::No => self.disk.link(&self.directory, self.part.as_bytes(), target),
+                Replace::No => self.take_free(target),
             });
         if named.is_err() || replace == Replace::No {
             self.remove();
         }
         named.and_then(|()| sync(&self.directory))
+    }
+
+    /// Takes a name that nothing has. A disk without hard links (FAT) can only rename, which some
+    /// do in two steps.
+    fn take_free(&self, target: &[u8]) -> io::Result<()> {
+        let Self { disk, directory, part, .. } = self;
+        match disk.link(directory, part.as_bytes(), target) {
+            Err(error)
+                if let Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) =
+                    Errno::from_io_error(&error) =>
+            {
+                disk.rename_new(directory, part.as_bytes(), directory, target)
+            }
+            result => result,
+        }
     }
 
     /// Gives the landing up.
@@ -185,7 +200,7 @@ pub fn is_part_name(part: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::Sim;
+    use crate::sim::{Fault, Sim};
     use crate::sys::Native;
 
     fn time() -> FileTime {
@@ -221,6 +236,33 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_landing_that_must_not_replace_needs_no_hard_links() {
+        let publish = |target: &[u8], fault| {
+            let sim = Sim::new();
+            let mut landing = Landing::create(sim.clone(), Path::new("/"), 6).unwrap();
+            landing.write(b"old").unwrap();
+            let publish = |landing: Landing<Sim>, target| {
+                landing.publish(target, Mode::new(0o644), time(), Replace::No, Durability::Full)
+            };
+            publish(landing, b"a").unwrap();
+            let mut landing = Landing::create(sim.clone(), Path::new("/"), 7).unwrap();
+            landing.write(b"new").unwrap();
+            sim.set_fault(fault);
+            (publish(landing, target), sim)
+        };
+        let (_, sim) = publish(b"b", Fault::None);
+        let link = sim.log().iter().position(|call| call.contains(" link ")).unwrap();
+        let fault = Fault::Once(link as u64, Errno::PERM);
+        for (target, is_free) in [(b"b", true), (b"a", false)] {
+            let (published, sim) = publish(target, fault);
+            assert_eq!(published.is_ok(), is_free, "{published:?}");
+            assert_eq!(sim.content("a").as_deref(), Some(&b"old"[..]));
+            assert_eq!(sim.content("b").is_some(), is_free);
+            assert_eq!(sim.tree().len(), 1 + usize::from(is_free), "no part stays");
+        }
     }
 
     #[test]
