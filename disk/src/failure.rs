@@ -41,7 +41,8 @@ fn code(cause: Cause, error: &io::Error) -> Code {
         _ if matches!(cause, Cause::Store | Cause::Bytes) => Code::StorageFailed,
         Errno::ROFS => Code::ReadOnly,
         Errno::ACCESS | Errno::PERM => Code::PermissionDenied,
-        Errno::NOENT => Code::NotFound,
+        // What had the name when it was seen has it no more.
+        Errno::NOENT | Errno::STALE => Code::NotFound,
         Errno::NOTDIR => Code::NotADirectory,
         Errno::ISDIR => Code::IsDirectory,
         Errno::MLINK if cause == Cause::Naming => Code::NoSpace,
