@@ -199,7 +199,7 @@ pub enum Command {
     Open(Get),
     /// Every byte of a get was sent: say its digest.
     Digest(RequestId),
-    /// A get, a list, or a stat with a digest is over.
+    /// A get or a list is over.
     Close(RequestId),
     /// The connection is over for storage: suspend and close everything of it.
     HangUp,
