@@ -60,6 +60,7 @@ pub use servers::{Changed, KnownServer, Servers, Trusted};
 pub use sink::Sink;
 pub use source::Source;
 pub use spent::{Part, Spent};
+pub use state::prepared_directory as prepared_state_directory;
 #[doc(hidden)]
 pub use state::saved_in;
 

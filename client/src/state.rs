@@ -320,8 +320,11 @@ fn parse(text: &str) -> Option<Earlier> {
     Some(earlier)
 }
 
-/// The directory for states, made if it is not there.
-pub(crate) fn prepared_directory() -> io::Result<PathBuf> {
+/// The directory for what a client remembers, [`directory`], made if it is not there; for its user only.
+///
+/// # Errors
+/// When nothing says where it is, or it cannot be made.
+pub fn prepared_directory() -> io::Result<PathBuf> {
     let directory = directory().ok_or_else(|| {
         io::Error::new(ErrorKind::NotFound, "neither XDG_STATE_HOME nor HOME is set")
     })?;
@@ -329,7 +332,8 @@ pub(crate) fn prepared_directory() -> io::Result<PathBuf> {
     Ok(directory)
 }
 
-/// `$XDG_STATE_HOME/ftx`, else `~/.local/state/ftx`.
+/// `$XDG_STATE_HOME/ftx`, else `~/.local/state/ftx`: where this user's side of ftx keeps what it remembers. `None` where
+/// neither says where.
 pub(crate) fn directory() -> Option<PathBuf> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -9,7 +9,6 @@ use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
@@ -156,13 +155,7 @@ fn terminal(error: &ReadlineError) -> Failure {
 }
 
 fn history() -> Option<PathBuf> {
-    let state = std::env::var_os("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")))?;
-    let directory = state.join("ftx");
-    // Other things that are kept there are nobody else's business.
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
-    Some(directory.join("history"))
+    Some(ftx_client::prepared_state_directory().ok()?.join("history"))
 }
 
 /// The place on the server.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use ftx_protocol::Algorithm;
-use ftx_protocol::message::{Limits, Welcome};
+use ftx_protocol::message::Limits;
 use ftx_protocol::server::Settings;
 use mio::Poll;
 use tracing::info;
@@ -128,17 +128,10 @@ fn count(options: &Options) -> usize {
 
 /// What each connection is told, and held to.
 fn settings(options: &Options) -> Settings {
-    let limits = Limits { file: options.size_max_bytes, ..Limits::default() };
-    let welcome = Welcome {
-        ftx: ftx_protocol::message::FTX_VERSION,
+    Settings {
         agent: concat!("ftx/", env!("CARGO_PKG_VERSION")).to_owned(),
         features: Algorithm::ALL.iter().map(|kind| kind.as_str().to_owned()).collect(),
-        limits,
-    };
-    Settings {
-        agent: welcome.agent,
-        features: welcome.features,
-        limits: welcome.limits,
+        limits: Limits { file: options.size_max_bytes, ..Limits::default() },
         requests_total_max: options.requests_max,
         header_timeout: options.header_timeout,
         idle_timeout: options.idle_timeout,
