@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::remote::{Clients, Tally, Where, each_server, print, run};
-use super::report::say;
+use super::transfer::told;
 
 /// Say what a name on a server stands for: kind, size, permissions, last modification, version.
 #[derive(Debug, Args)]
@@ -85,22 +85,16 @@ fn info_json(info: &Info) -> serde_json::Value {
 
 impl Ping {
     pub fn run(self, clients: &Clients) -> Exit {
-        let server = self.at.server();
-        match self.at.client(clients, None).ping() {
-            Ok(time) => {
-                let milliseconds = time.as_secs_f64() * 1_000.0;
-                let line = if self.at.json {
-                    json!({"server": server.to_string(), "milliseconds": milliseconds}).to_string()
-                } else {
-                    format!("{server} answered in {milliseconds:.1} ms")
-                };
-                super::transfer::told(print(line.as_bytes()))
-            }
-            Err(failure) => {
-                say(&failure.to_string());
-                failure.class.into()
-            }
-        }
+        run(|| {
+            let time = self.at.client(clients, None).ping()?;
+            let (server, milliseconds) = (self.at.server(), time.as_secs_f64() * 1_000.0);
+            let line = if self.at.json {
+                json!({"server": server.to_string(), "milliseconds": milliseconds}).to_string()
+            } else {
+                format!("{server} answered in {milliseconds:.1} ms")
+            };
+            Ok(told(print(line.as_bytes())))
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use ftx_client::tree::{Mood, TreeDone, TreeNotice};
-use ftx_client::{Class, Digest, Failure, GOES_ON, JsonName, Name};
+use ftx_client::{Digest, Failure, GOES_ON, JsonName, Name};
 use ftx_protocol::Escaped;
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -13,8 +13,8 @@ use serde_json::json;
 use super::exit::Exit;
 use super::progress::Progress;
 use super::report::{
-    Form, WORTH_TELLING, class, counted, finished_line, limited_by, merge, rate, say, seconds,
-    shares, spent_json, stored_as_json, stored_as_line,
+    Form, WORTH_TELLING, class, counted, failure_json, finished_line, limited_by, merge, rate, say,
+    seconds, shares, spent_json, stored_as_json, stored_as_line,
 };
 
 /// What a job does.
@@ -197,14 +197,7 @@ impl JobReport {
         self.handled();
         self.failed_files = self.failed_files.saturating_add(1);
         self.say(&failure.to_string());
-        let code = match failure.class {
-            Class::Refused(code) => Some(code.as_str()),
-            _ => None,
-        };
-        let more = json!({
-            "class": class(failure.class), "code": code, "message": failure.to_string()
-        });
-        self.event("failed", name, more);
+        self.event("failed", name, failure_json(failure));
     }
 
     /// The end of the job, and how the command ends.

@@ -186,16 +186,9 @@ impl Report {
     pub fn failed(&self, failure: &Failure) {
         self.progress.bar.finish_and_clear();
         self.say(&failure.to_string());
-        let code = match failure.class {
-            Class::Refused(code) => Some(code.as_str()),
-            _ => None,
-        };
-        self.event(json!({
-            "event": "failed",
-            "class": class(failure.class),
-            "code": code,
-            "message": failure.to_string(),
-        }));
+        let mut event = json!({"event": "failed"});
+        merge(&mut event, failure_json(failure));
+        self.event(event);
     }
 
     fn say(&self, line: &str) {
@@ -360,6 +353,15 @@ pub fn merge(into: &mut serde_json::Value, more: serde_json::Value) {
     if let (serde_json::Value::Object(into), serde_json::Value::Object(more)) = (into, more) {
         into.extend(more);
     }
+}
+
+/// What a program reads of a failure.
+pub fn failure_json(failure: &Failure) -> serde_json::Value {
+    let code = match failure.class {
+        Class::Refused(code) => Some(code.as_str()),
+        _ => None,
+    };
+    json!({"class": class(failure.class), "code": code, "message": failure.to_string()})
 }
 
 pub fn class(class: Class) -> &'static str {

@@ -22,7 +22,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::{CompletionType, Config, Editor};
 
 use super::exit::Exit;
-use super::remote::{Clients, Where, wrong};
+use super::remote::{Clients, Where, run, wrong};
 use super::report::say;
 use super::{ask, change, list, sum, transfer};
 
@@ -91,13 +91,7 @@ const COMMANDS: [&str; 17] = [
 
 impl Shell {
     pub fn run(self, clients: Clients) -> Exit {
-        match self.talk(clients) {
-            Ok(exit) => exit,
-            Err(failure) => {
-                say(&failure.to_string());
-                failure.class.into()
-            }
-        }
+        run(|| self.talk(clients))
     }
 
     fn talk(&self, clients: Clients) -> Result<Exit, Failure> {
@@ -183,10 +177,7 @@ impl There {
         let exit = match self.parse(line) {
             Ok(None) => Exit::Done,
             Ok(Some(Line::Exit)) => return ControlFlow::Break(()),
-            Ok(Some(line)) => self.run(line).unwrap_or_else(|failure| {
-                say(&failure.to_string());
-                failure.class.into()
-            }),
+            Ok(Some(line)) => run(|| self.run(line)),
             Err(Unclear::Quote) => {
                 say("a quote is not closed");
                 Exit::Usage

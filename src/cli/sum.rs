@@ -10,7 +10,6 @@ use clap::Args;
 use ftx_client::{
     Algorithm, Answer, Ask, Cache, Class, Code, Digest, Failure, Kind, Name, Remote, Stat,
 };
-use ftx_protocol::RequestId;
 use serde_json::json;
 
 use super::exit::Exit;
@@ -98,7 +97,7 @@ impl Sum {
 }
 
 fn ask(name: Name, algorithm: Algorithm, cache: Cache) -> Ask {
-    Ask::Stat(Stat { id: RequestId(0), name, digest: Some(algorithm), cache, need: Vec::new() })
+    Ask::Stat(Stat { digest: Some(algorithm), cache, ..Stat::of(name) })
 }
 
 /// What became of one line.
@@ -128,7 +127,7 @@ impl Verify {
             let mut counts = Counts::default();
             let mut unreadable: u64 = 0;
             let mut lines = lines(&self.sums)?;
-            let mut nobody_reads = Printed::Yes;
+            let mut printed = Printed::Yes;
             let mut tally = Tally::default();
             let mut broken = None;
             let mut asks = std::iter::from_fn(|| {
@@ -163,8 +162,8 @@ impl Verify {
                     },
                 };
                 counts.count(verdict);
-                if nobody_reads == Printed::Yes && !(self.quiet && verdict == Verdict::Ok) {
-                    nobody_reads = tally.printed(print(&self.line(&name, verdict)));
+                if printed == Printed::Yes && !(self.quiet && verdict == Verdict::Ok) {
+                    printed = tally.printed(print(&self.line(&name, verdict)));
                 }
             })?;
             counts.unreadable = unreadable;

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{self, is_directory, is_stdout, stdout};
-use super::remote::{At, Clients};
+use super::remote::{At, Clients, run, wrong};
 use super::report::{Cost, Form, Report, Results, say};
 
 /// What put and get have in common.
@@ -243,18 +243,12 @@ impl Put {
     }
 
     fn tree_job(&self, clients: &Clients) -> Exit {
-        let options = self.options();
-        let words = super::tree::Sources { files: &self.files, name: self.name.as_ref() };
-        match self.tree.prepare(&words, &options) {
-            Ok(mut job) => {
-                let client = self.common.client(clients, job.server());
-                job.run(&client, self.common.form())
-            }
-            Err(failure) => {
-                say(&failure.to_string());
-                failure.class.into()
-            }
-        }
+        run(|| {
+            let words = super::tree::Sources { files: &self.files, name: self.name.as_ref() };
+            let mut job = self.tree.prepare(&words, &self.options())?;
+            let client = self.common.client(clients, job.server());
+            Ok(job.run(&client, self.common.form()))
+        })
     }
 
     fn source(&self, file: &OsString) -> Result<(Source, Remote), Failure> {
@@ -442,10 +436,6 @@ pub fn told(result: std::io::Result<()>) -> Exit {
             Exit::Local
         }
     }
-}
-
-fn wrong(message: &str) -> Failure {
-    Failure::new(Class::Usage, message)
 }
 
 fn usage(message: &str) -> Exit {

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -10,9 +10,11 @@ use ftx_client::tree::{
     Extra, GetTree, Interrupted, Mood, PutTree, Rule, Rules, TreeDone, TreeOptions, Update,
 };
 use ftx_client::{Class, Client, Code, Failure, Name, Remote, ServerAddress};
+use ftx_protocol::Escaped;
 
 use super::exit::Exit;
 use super::job::{Action, JobReport, Words};
+use super::remote::wrong;
 use super::report::Form;
 
 /// What put and get of trees have in common.
@@ -229,7 +231,7 @@ impl PutOptions {
         if !self.selection.recursive {
             for (path, _) in &sources {
                 if path.is_dir() {
-                    let path = ftx_protocol::Escaped(path.as_os_str().as_bytes());
+                    let path = Escaped(path.as_os_str().as_bytes());
                     return Err(wrong(&format!("{path} is a directory; put it with -r")));
                 }
             }
@@ -270,7 +272,7 @@ impl PutOptions {
                 .map(OsStr::to_owned)
                 .unwrap_or_default(),
             None => {
-                let path = ftx_protocol::Escaped(path.as_os_str().as_bytes());
+                let path = Escaped(path.as_os_str().as_bytes());
                 return Err(wrong(&format!(
                     "{path} has no last part to be called by on the server; say --as NAME or --to DIR"
                 )));
@@ -327,8 +329,7 @@ fn refuse_names_given_twice(sources: &[(PathBuf, Name)]) -> Result<(), Failure> 
             && name == other
             && one != another
         {
-            let [one, another] =
-                [one, another].map(|path| ftx_protocol::Escaped(path.as_os_str().as_bytes()));
+            let [one, another] = [one, another].map(|path| Escaped(path.as_os_str().as_bytes()));
             return Err(wrong(&format!(
                 "{one} and {another} would both be {name} on the server; put them one by one, with --as"
             )));
@@ -346,7 +347,7 @@ fn name_of_path(directory: Option<&Name>, path: &Path) -> Result<Name, Failure> 
             Component::Normal(part) => parts.push(part.as_bytes()),
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
             Component::ParentDir => {
-                let path = ftx_protocol::Escaped(path.as_os_str().as_bytes());
+                let path = Escaped(path.as_os_str().as_bytes());
                 return Err(wrong(&format!("{path} leads up, and cannot be a name on the server")));
             }
         }
@@ -356,12 +357,6 @@ fn name_of_path(directory: Option<&Name>, path: &Path) -> Result<Name, Failure> 
 
 fn inside(directory: Option<&Name>, part: &[u8]) -> Result<Name, Failure> {
     Name::inside(directory, part).map_err(|error| {
-        let shown = OsString::from_vec(part.to_vec());
-        let shown = ftx_protocol::Escaped(shown.as_bytes()).to_string();
-        wrong(&format!("\"{shown}\" cannot be a name on the server: {error}"))
+        wrong(&format!("\"{}\" cannot be a name on the server: {error}", Escaped(part)))
     })
-}
-
-fn wrong(message: &str) -> Failure {
-    Failure::new(Class::Usage, message)
 }
