@@ -28,7 +28,7 @@ pub enum Event {
         id: RequestId,
         /// Where in the file.
         at: u64,
-        /// Where in the input that was just given to [`Client::receive`].
+        /// Where in the input that was just given to [`Client::receive`](super::Client::receive).
         bytes: Range<usize>,
     },
     /// Every byte of a get has come. Whether they have this digest is the caller's to see.
@@ -37,7 +37,8 @@ pub enum Event {
     Held(Held),
     /// What a name stands for.
     Info(Info),
-    /// What is in a directory, or some of it. Say [`Client::more`] when it was dealt with.
+    /// What is in a directory, or some of it. Say [`Client::more`](super::Client::more) when it was
+    /// dealt with.
     Entries(Entries),
     /// A list is complete, or names were changed.
     Ok(Okay),

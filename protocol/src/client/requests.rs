@@ -100,7 +100,7 @@ impl Client {
         id
     }
 
-    /// Allows one further [`Event::Entries`] of a list. Nothing when the list is over.
+    /// Allows one further [`Event::Entries`](super::Event::Entries) of a list. Nothing when the list is over.
     pub fn more(&mut self, id: RequestId, out: &mut Vec<u8>) {
         if let Some(Request::List(_)) = self.requests.get(&id) {
             line::write(&ClientMessage::More(More { id }), out);
