@@ -3,27 +3,15 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use ftx_protocol::Name;
 use rustix::io::{Errno, pread, retry_on_intr, write};
 
-use super::native::look_and_rename;
-use super::{MediumKind, Want, walk};
+use super::MediumKind;
+
+pub(super) use super::native::look_and_rename as rename_new;
+pub(super) use super::walk::open_beneath;
 
 /// Read and sent in one call: what fits a core's cache.
 const SEND_BYTES: usize = 128 * 1024;
-
-pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Result<OwnedFd> {
-    walk::open_beneath(root, name, want)
-}
-
-pub(super) fn rename_new(
-    from: &OwnedFd,
-    from_part: &[u8],
-    to: &OwnedFd,
-    to_part: &[u8],
-) -> io::Result<()> {
-    look_and_rename(from, from_part, to, to_part)
-}
 
 pub(super) fn create_nameless(_: &OwnedFd, _: rustix::fs::Mode) -> io::Result<OwnedFd> {
     Err(Errno::OPNOTSUPP.into())
