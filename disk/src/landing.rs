@@ -39,6 +39,14 @@ impl<D: Disk> Landing<D> {
     /// When the directory cannot be opened or written to.
     pub fn create(disk: D, directory: &Path, token: u64) -> io::Result<Self> {
         let directory = disk.open_root(directory)?;
+        Self::create_in(disk, directory, token)
+    }
+
+    /// The same in a directory that is open.
+    ///
+    /// # Errors
+    /// When it cannot be written to.
+    pub fn create_in(disk: D, directory: D::Handle, token: u64) -> io::Result<Self> {
         let part = part_name(token);
         let create = || disk.create(&directory, part.as_bytes(), Mode::new(0o600));
         let file = match create() {
@@ -81,7 +89,12 @@ impl<D: Disk> Landing<D> {
         &self.part
     }
 
-    /// The part file.
+    /// The part file, for what a landing does not do, such as to give it to somebody.
+    pub fn file(&self) -> &D::Handle {
+        &self.file
+    }
+
+    /// Which file the part file is.
     pub fn inode(&self) -> Inode {
         self.inode
     }

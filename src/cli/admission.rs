@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use ftx::server::access::{Exposed, Loopback, PolicyOptions, Rights, Transport};
 use ftx::server::{DoorOptions, Listen, OwnMachine, Prepared};
-use rustix::process::Uid;
 
 use super::confine::Outside;
+use super::directory::Errand;
 use super::identity::{Kept, Source};
 use super::state::State;
 
@@ -110,21 +110,20 @@ impl Admission {
         }
     }
 
-    /// Finds the state directory and the identity; makes them where they are needed. `user` is who
-    /// the server is going to be.
-    pub fn settle(&self, served: &Path, reach: Reach, user: Uid) -> Result<Settled> {
+    /// Finds the state directory and the identity; makes them where they are needed.
+    pub fn settle(&self, served: &Path, reach: Reach, errand: Errand) -> Result<Settled> {
         let needed = reach == Reach::Others || self.require_token;
         // Whoever is on this machine needs no token, and gets no state unless there is one.
         let state = match needed || self.state.is_some() {
-            true => Some(State::of(served, self.state.as_deref(), user)?),
-            false => State::if_there(served, user)?,
+            true => Some(State::of(served, self.state.as_deref(), errand)?),
+            false => State::if_there(served, errand)?,
         };
         let identity = match self.source(state.as_ref()) {
             Some(source) => {
                 keep_out(served, &source)?;
                 match needed || self.identity.is_some() {
-                    true => Some(source.make_and_load()?),
-                    false if source.exists() => Some(source.load()?),
+                    true => Some(source.make_and_load(errand)?),
+                    false if source.exists() => Some(source.load(errand)?),
                     false => None,
                 }
             }

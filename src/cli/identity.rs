@@ -4,21 +4,20 @@
 //! It reads and writes these files and nothing else. What is shown to clients is
 //! [`ftx_channel::Identity`].
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use ftx_channel::{Identity, Pin};
-use ftx_disk::landing::{Landing, Replace};
-use ftx_disk::sys::Native;
-use ftx_protocol::{Durability, FileTime, Mode};
+use ftx_disk::landing::Replace;
+use ftx_protocol::Mode;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use rustix::fs::OFlags;
+
+use super::directory::{Errand, Links, OwnDirectory};
 
 const KEY: &str = "key.pem";
 const CERTIFICATE: &str = "cert.pem";
@@ -39,15 +38,6 @@ pub enum Source {
     Given { certificate: PathBuf, key: PathBuf },
 }
 
-/// Whether a name may be a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Links {
-    /// Whoever renews certificates often has links to them.
-    Followed,
-    /// Nobody made one for what is ours, unless to have something else read.
-    Refused,
-}
-
 /// An identity, and where it is read anew from.
 #[derive(Debug, Clone)]
 pub struct Kept {
@@ -66,16 +56,16 @@ impl Source {
     }
 
     /// Makes what is missing of an identity of one's own, and loads it.
-    pub fn make_and_load(self) -> Result<Kept> {
+    pub fn make_and_load(self, errand: Errand) -> Result<Kept> {
         if let Self::Own(directory) = &self {
             let failed = || format!("cannot make an identity in {}", directory.display());
-            make(directory).with_context(failed)?;
+            make(directory, errand).with_context(failed)?;
         }
-        self.load()
+        self.load(errand)
     }
 
-    pub fn load(self) -> Result<Kept> {
-        let (certificate, key) = self.read()?;
+    pub fn load(self, errand: Errand) -> Result<Kept> {
+        let (certificate, key) = self.read(errand)?;
         let identity = Identity::from_pem(&certificate, &key).with_context(|| self.names())?;
         Ok(Kept { identity: Arc::new(identity), source: self })
     }
@@ -117,27 +107,30 @@ impl Source {
         format!("{} and {}", self.certificate().display(), self.key().display())
     }
 
-    fn read(&self) -> Result<(Vec<u8>, Vec<u8>)> {
-        let key = self.key();
-        let links = match self {
+    /// The certificate and the key.
+    fn read(&self, errand: Errand) -> Result<(Vec<u8>, Vec<u8>)> {
+        let (certificate, key) = (self.certificate(), self.key());
+        let (certificate_file, key_file) = match self {
+            // Nobody made a link to what is ours, unless to have something else read.
             Self::Own(directory) => {
-                check(directory)?;
-                Links::Refused
+                let directory = open(directory, errand)?;
+                (directory.open_file(CERTIFICATE), directory.open_file(KEY))
             }
-            Self::Given { .. } => Links::Followed,
+            // Whoever renews certificates often has links to them.
+            Self::Given { .. } => (File::open(&certificate), File::open(&key)),
         };
-        let (bytes, mode) = read(&key, links)?;
+        let (bytes, mode) = read(key_file, &key)?;
         // Who keeps a key elsewhere may have a group for it. Ours is for nobody else.
-        if matches!(self, Self::Own(_)) && mode & 0o077 != 0 {
+        if let (Self::Own(directory), true) = (self, mode & 0o077 != 0) {
             bail!(
                 "others can read {0}: whoever has this key can pass for this server. If it is \
                  certain that nobody has read it: chmod 600 {0}; else remove {1}, and all clients \
                  log in anew",
                 key.display(),
-                self.certificate().parent().unwrap_or(Path::new("/")).display()
+                directory.display()
             );
         }
-        Ok((read(&self.certificate(), links)?.0, bytes))
+        Ok((read(certificate_file, &certificate)?.0, bytes))
     }
 }
 
@@ -145,7 +138,7 @@ impl Kept {
     /// Reads the files again. If that gives nothing that can be used, all stays as it is.
     pub fn reload(&self) -> Result<Reloaded> {
         let before = self.identity.pin();
-        let (certificate, key) = self.source.read()?;
+        let (certificate, key) = self.source.read(Errand::Own)?;
         let replaced = self.identity.replace(&certificate, &key);
         replaced.with_context(|| self.source.names())?;
         let now = self.identity.pin();
@@ -186,39 +179,52 @@ fn host_of(address: SocketAddr) -> String {
     address.to_string()
 }
 
-/// Nobody but its owner may change what is in a directory with a key of ours. Whoever may change a
-/// directory above it could otherwise have us read, and write, somewhere else: by a link.
-fn check(directory: &Path) -> Result<()> {
-    let metadata = directory.symlink_metadata();
-    let metadata = metadata.with_context(|| format!("cannot look at {}", directory.display()))?;
-    if metadata.is_symlink() {
+/// Opens a directory with a key of ours, and looks at what was opened.
+fn open(path: &Path, errand: Errand) -> Result<OwnDirectory> {
+    refuse_link(path)?;
+    let opened = OwnDirectory::open(path, Links::Refused, errand);
+    let directory = opened.with_context(|| format!("cannot open {}", path.display()))?;
+    check(path, &directory, errand)?;
+    Ok(directory)
+}
+
+/// Whoever may change a directory above it could otherwise have us read, and write, somewhere else. It is never
+/// followed; here it is told apart from other things that are no directory.
+fn refuse_link(path: &Path) -> Result<()> {
+    if path.is_symlink() {
         bail!(
             "{0} is a link, and could lead to another key: remove it, and put there the directory \
              itself, or name that with --identity",
-            directory.display()
-        );
-    }
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o022 != 0 {
-        bail!(
-            "others can write to {0} (mode {mode:03o}), and the server's key is in it. If it is \
-             certain that it is still the server's own: chmod go-w {0}",
-            directory.display()
+            path.display()
         );
     }
     Ok(())
 }
 
-fn read(path: &Path, links: Links) -> Result<(Vec<u8>, u32)> {
+/// Nobody but the server's user, and root, may change what is in a directory with a key of ours.
+fn check(path: &Path, directory: &OwnDirectory, errand: Errand) -> Result<()> {
+    let (owner, mode) = (directory.owner(), directory.mode());
+    if !owner.is_root() && owner != errand.server() {
+        bail!(
+            "{} belongs to another user ({}), who could put another key there",
+            path.display(),
+            owner.as_raw()
+        );
+    }
+    if mode & 0o022 != 0 {
+        bail!(
+            "others can write to {0} (mode {mode:03o}), and the server's key is in it. If it is \
+             certain that it is still the server's own: chmod go-w {0}",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// What is in a file, and its mode.
+fn read(file: io::Result<File>, path: &Path) -> Result<(Vec<u8>, u32)> {
     let cannot = || format!("cannot read {}", path.display());
-    let flags = match links {
-        Links::Followed => OFlags::empty(),
-        // A FIFO that somebody put there keeps nobody waiting, either.
-        Links::Refused => OFlags::NOFOLLOW | OFlags::NONBLOCK,
-    };
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(flags.bits().cast_signed());
-    let file = options.open(path).with_context(cannot)?;
+    let file = file.with_context(cannot)?;
     let mode = file.metadata().with_context(cannot)?.permissions().mode();
     let mut bytes = Vec::new();
     let size = file.take(PEM_BYTES_MAX.saturating_add(1)).read_to_end(&mut bytes);
@@ -230,55 +236,34 @@ fn read(path: &Path, links: Links) -> Result<(Vec<u8>, u32)> {
 
 /// Makes what is not there. The key comes first: a certificate can be made for it at any time, and
 /// clients know the key.
-fn make(directory: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => sync(directory.parent().unwrap_or(Path::new("/")))?,
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error.into()),
-    }
-    check(directory)?;
-    if !directory.join(KEY).try_exists()? {
-        if directory.join(CERTIFICATE).try_exists()? {
+fn make(path: &Path, errand: Errand) -> Result<()> {
+    refuse_link(path)?;
+    let directory = OwnDirectory::make(path, Links::Refused, errand)?;
+    check(path, &directory, errand)?;
+    if !directory.has(KEY)? {
+        if directory.has(CERTIFICATE)? {
             bail!("there is a certificate, but {KEY} is missing: put it back, or remove both");
         }
-        write(directory, KEY, &KeyPair::generate()?.serialize_pem(), Mode::new(0o600))?;
+        write(&directory, KEY, &KeyPair::generate()?.serialize_pem(), Mode::new(0o600))?;
     }
-    if !directory.join(CERTIFICATE).try_exists()? {
+    if !directory.has(CERTIFICATE)? {
         // Of whoever was first, if two are made at once.
-        let (key, _) = read(&directory.join(KEY), Links::Refused)?;
+        let (key, _) = read(directory.open_file(KEY), &path.join(KEY))?;
         let key = KeyPair::from_pem(std::str::from_utf8(&key)?)?;
         let mut params = CertificateParams::new(vec!["ftx".to_owned()])?;
         params.not_after = date_time_ymd(LAST_YEAR, 1, 1);
         let certificate = params.self_signed(&key)?.pem();
-        write(directory, CERTIFICATE, &certificate, Mode::new(0o644))?;
+        write(&directory, CERTIFICATE, &certificate, Mode::new(0o644))?;
     }
     Ok(())
 }
 
-/// Writes a new file, whole and durable. That it is there by now is no error: another server was
-/// faster.
-fn write(directory: &Path, name: &str, text: &str, mode: Mode) -> Result<()> {
-    let mut landing = Landing::create(Native, directory, getrandom::u64()?)?;
-    let written = landing.write(text.as_bytes());
-    if let Err(error) = written {
-        landing.discard();
-        return Err(error.into());
-    }
-    let published = landing.publish(name.as_bytes(), mode, now()?, Replace::No, Durability::Full);
-    match published {
+/// Writes a new file. That it is there by now is no error: another server was faster.
+fn write(directory: &OwnDirectory, name: &str, text: &str, mode: Mode) -> Result<()> {
+    match directory.write(name, text.as_bytes(), mode, Replace::No) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         result => Ok(result?),
     }
-}
-
-fn now() -> Result<FileTime> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    let time = FileTime::new(i64::try_from(since.as_secs())?, since.subsec_nanos());
-    time.context("the clock is past the end of time")
-}
-
-fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -286,7 +271,7 @@ mod tests {
     use super::*;
 
     fn own(directory: &Path) -> Result<Kept> {
-        Source::Own(directory.to_owned()).make_and_load()
+        Source::Own(directory.to_owned()).make_and_load(Errand::Own)
     }
 
     #[test]
@@ -328,7 +313,60 @@ mod tests {
         // What the operator names may be.
         symlink(at("identity/cert.pem"), at("cert")).unwrap();
         symlink(at("identity/key.pem"), at("key")).unwrap();
-        Source::Given { certificate: at("cert"), key: at("key") }.load().unwrap();
+        Source::Given { certificate: at("cert"), key: at("key") }.load(Errand::Own).unwrap();
+    }
+
+    /// What is looked at is what is used: whoever swaps the directory for a link, at whatever moment, has nothing
+    /// made where that leads.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_directory_that_is_swapped_for_a_link_leads_nowhere() {
+        use std::os::unix::fs::symlink;
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with, unlinkat};
+        const ROUNDS: usize = 2_000;
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        std::fs::create_dir(at("elsewhere")).unwrap();
+        symlink(at("elsewhere"), at("link")).unwrap();
+        let directory = at("identity");
+        let real = OwnDirectory::make(&directory, Links::Refused, Errand::Own).unwrap();
+        let elsewhere = || std::fs::read_dir(at("elsewhere")).unwrap().count();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let (one, other) = (at("identity"), at("link"));
+                    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            let mut made = 0;
+            for _ in 0..ROUNDS {
+                made += usize::from(own(&directory).is_ok());
+                for name in [KEY, CERTIFICATE] {
+                    let _ = unlinkat(real.handle(), name, AtFlags::empty());
+                }
+                if elsewhere() > 0 || made > 20 {
+                    break;
+                }
+            }
+            let led_astray = elsewhere();
+            // The control: to look at a path, and then use it, is led astray.
+            for _ in 0..ROUNDS * 100 {
+                if !directory.is_symlink() {
+                    let _ = File::create(directory.join("control"));
+                }
+                if elsewhere() > 0 {
+                    break;
+                }
+            }
+            let control = elsewhere();
+            over.store(true, Ordering::Relaxed);
+            assert!(made > 0, "it was always the link");
+            assert_eq!(led_astray, 0);
+            assert!(control > 0, "nobody was ever led astray");
+        });
     }
 
     #[test]
@@ -353,7 +391,7 @@ mod tests {
         let file = home.path().join("file");
         std::fs::write(&file, vec![b'x'; PEM_BYTES_MAX as usize + 1]).unwrap();
         let given = Source::Given { certificate: file.clone(), key: file };
-        assert!(given.load().unwrap_err().to_string().contains("too large"));
+        assert!(given.load(Errand::Own).unwrap_err().to_string().contains("too large"));
     }
 
     #[test]

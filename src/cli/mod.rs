@@ -5,6 +5,7 @@ mod admission;
 mod ask;
 mod change;
 mod confine;
+mod directory;
 mod exit;
 mod identity;
 mod job;

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +12,14 @@ use clap::{Args, ValueEnum};
 use ftx::server::{Access, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper};
 use ftx_client::DEFAULT_PORT;
 use ftx_protocol::limits::{INTEGER_MAX, REQUESTS_TOTAL};
+use rustix::fs::Mode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::activation;
 use super::admission::{Admission, Settled, reach};
 use super::confine::{self, GivenUp};
+use super::directory::{Errand, Links, OwnDirectory};
 use super::identity::{Kept, Reloaded};
 use super::log::{Guard, Log};
 use super::size::Size;
@@ -137,12 +139,9 @@ impl Serve {
         let user = self.user.as_deref().map(User::find).transpose()?;
         let directory = self.directory.clone();
         let listen = self.listen()?;
-        let made = ftx::server::make_directory(&directory, access)?;
-        if let (Some(user), MadeDirectory::New) = (&user, made) {
-            user.take_over(&directory)?;
-        }
-        let who = user.as_ref().map_or_else(rustix::process::geteuid, User::uid);
-        let settled = self.admission.settle(&directory, reach(&listen), who)?;
+        let errand = user.as_ref().map_or(Errand::Own, User::errand);
+        let made = make_directory(&directory, access, errand)?;
+        let settled = self.admission.settle(&directory, reach(&listen), errand)?;
         let prepared = Server::prepare(self.options(&settled), listen)?;
         if let Some(user) = &user {
             hand_over(user, &settled)?;
@@ -278,10 +277,26 @@ fn start_log(format: LogFormat) -> Result<Guard> {
     Ok(guard)
 }
 
+/// Makes the directory that is to be served, for whoever the server is going to be.
+fn make_directory(path: &Path, access: Access, errand: Errand) -> Result<MadeDirectory> {
+    let absolute = std::path::absolute(path).context("cannot find the directory")?;
+    let (Errand::For(..), Access::ReadWrite, Some(above), Some(name)) =
+        (errand, access, absolute.parent(), absolute.file_name())
+    else {
+        return Ok(ftx::server::make_directory(path, access)?);
+    };
+    let make = || {
+        let above = OwnDirectory::open(above, Links::Followed, errand)?;
+        above.make_below(name, Mode::from_raw_mode(0o777), errand)
+    };
+    let made = make().with_context(|| format!("cannot make the directory {}", path.display()))?;
+    Ok(if made.is_some() { MadeDirectory::New } else { MadeDirectory::Old })
+}
+
 /// Gives the state, which may have been made as root, to the user that the process then is.
 fn hand_over(user: &User, settled: &Settled) -> Result<()> {
     if let Some(state) = &settled.state {
-        user.take_over_all(state.path())?;
+        user.take_over(state.handle())?;
     }
     user.become_it()?;
     if let Some(state) = &settled.state {

@@ -4,22 +4,21 @@
 //! nor around it: what is in it must not be fetched, and not be replaced by a put.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::Metadata;
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use clap::Args;
-use ftx::server::access::file_time;
-use ftx_disk::landing::{Landing, Replace};
-use ftx_disk::sys::Native;
-use ftx_protocol::{Durability, Escaped, Mode};
-use rustix::fs::OFlags;
-use rustix::process::{Uid, geteuid};
+use ftx_disk::landing::Replace;
+use ftx_protocol::{Escaped, Mode};
+use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use super::directory::{Errand, Links, OwnDirectory};
 
 /// The file in a state directory that says which directory is served with it.
 const SERVED: &str = "served";
@@ -38,9 +37,10 @@ pub struct Place {
 }
 
 /// The state of a served directory.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct State {
     path: PathBuf,
+    directory: OwnDirectory,
 }
 
 /// There is no state to use.
@@ -92,19 +92,20 @@ impl StateError {
 
 impl State {
     /// The state for a directory that is served, which exists; made if it is not there. `asked` is
-    /// what `--state` says, `user` who the server is going to be.
+    /// what `--state` says.
     ///
     /// # Errors
     /// When there is no place for it, or the place is not safe.
-    pub fn of(served: &Path, asked: Option<&Path>, user: Uid) -> Result<Self, StateError> {
+    pub fn of(served: &Path, asked: Option<&Path>, errand: Errand) -> Result<Self, StateError> {
         let served = canonical(served)?;
         let path = place(&served, asked)?;
         keep_apart(&path, &served)?;
-        make(&path)?;
+        let directory = OwnDirectory::make(&path, Links::Followed, errand)
+            .map_err(StateError::system("make", &path))?;
         let path = canonical(&path)?;
         keep_apart(&path, &served)?;
-        check(&path, user)?;
-        let state = Self { path };
+        check(&path, &directory, errand)?;
+        let state = Self { path, directory };
         state.note(&served)?;
         Ok(state)
     }
@@ -113,9 +114,9 @@ impl State {
     ///
     /// # Errors
     /// When it is there, and is not safe.
-    pub fn if_there(served: &Path, user: Uid) -> Result<Option<Self>, StateError> {
+    pub fn if_there(served: &Path, errand: Errand) -> Result<Option<Self>, StateError> {
         match place(&canonical(served)?, None) {
-            Ok(path) if path.exists() => Self::of(served, None, user).map(Some),
+            Ok(path) if path.exists() => Self::of(served, None, errand).map(Some),
             Ok(_) | Err(StateError::Nowhere) => Ok(None),
             Err(error) => Err(error),
         }
@@ -128,9 +129,10 @@ impl State {
     /// When there is none, or several, or it is not safe.
     pub fn to_change(place: &Place) -> Result<Self, StateError> {
         match (&place.of, &place.state) {
-            (Some(served), _) => Self::of(served, None, geteuid()),
+            (Some(served), _) => Self::of(served, None, Errand::Own),
             (None, Some(path)) => {
-                make(path)?;
+                OwnDirectory::make(path, Links::Followed, Errand::Own)
+                    .map_err(StateError::system("make", path))?;
                 Self::there(path)
             }
             (None, None) => Self::to_look_at(place),
@@ -155,8 +157,10 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StateError::None),
             result => {
                 let path = result.map_err(StateError::system("find", path))?;
-                check(&path, geteuid())?;
-                Ok(Self { path })
+                let directory = OwnDirectory::open(&path, Links::Followed, Errand::Own)
+                    .map_err(StateError::system("open", &path))?;
+                check(&path, &directory, Errand::Own)?;
+                Ok(Self { path, directory })
             }
         }
     }
@@ -166,6 +170,11 @@ impl State {
         &self.path
     }
 
+    /// The same, open.
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        self.directory.handle()
+    }
+
     /// The directory in it for the key that clients know the server by, and its certificate.
     pub fn identity(&self) -> PathBuf {
         self.path.join("identity")
@@ -173,13 +182,7 @@ impl State {
 
     /// The directory that is served with it, if that was noted.
     pub fn served(&self) -> Option<PathBuf> {
-        let mut options = OpenOptions::new();
-        // What is ours is no link, and a FIFO keeps nobody waiting.
-        let itself = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        options.read(true).custom_flags(itself.bits().cast_signed());
-        let mut path = Vec::new();
-        options.open(self.path.join(SERVED)).ok()?.read_to_end(&mut path).ok()?;
-        Some(OsString::from_vec(path).into())
+        noted(&self.directory)
     }
 
     /// Notes which directory is served with it, for those who ask without saying which.
@@ -187,16 +190,17 @@ impl State {
         if self.served().is_some_and(|noted| noted.as_os_str() == served.as_os_str()) {
             return Ok(());
         }
-        let served = served.as_os_str().as_bytes();
-        let write = || -> io::Result<()> {
-            // Several may note it at the same time.
-            let mut landing = Landing::create(Native, &self.path, getrandom::u64()?)?;
-            landing.write(served)?;
-            let (mode, now) = (Mode::new(0o600), file_time(SystemTime::now()));
-            landing.publish(SERVED.as_bytes(), mode, now, Replace::Yes, Durability::Full)
-        };
-        write().map_err(StateError::system("write to", &self.path))
+        let bytes = served.as_os_str().as_bytes();
+        self.directory
+            .write(SERVED, bytes, Mode::new(0o600), Replace::Yes)
+            .map_err(StateError::system("write to", &self.path))
     }
+}
+
+fn noted(state: &OwnDirectory) -> Option<PathBuf> {
+    let mut path = Vec::new();
+    state.open_file(SERVED).ok()?.read_to_end(&mut path).ok()?;
+    Some(OsString::from_vec(path).into())
 }
 
 /// Where the state for a served directory belongs.
@@ -240,10 +244,9 @@ fn the_only_one() -> Result<PathBuf, StateError> {
     let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
     for entry in entries {
         let path = entry.map_err(StateError::system("list", &states))?.path();
-        let state = State { path };
-        if let Some(served) = state.served().filter(|served| served.is_dir()) {
-            found.push((served, state.path));
-        }
+        let state = OwnDirectory::open(&path, Links::Refused, Errand::Own).ok();
+        let served = state.as_ref().and_then(noted).filter(|served| served.is_dir());
+        found.extend(served.map(|served| (served, path)));
     }
     found.sort();
     match found.as_slice() {
@@ -287,35 +290,15 @@ fn is_inside(inner: &Path, outer: &Path) -> Result<bool, StateError> {
     Ok(false)
 }
 
-/// Makes a directory and those above it, durably.
-fn make(path: &Path) -> Result<(), StateError> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(StateError::system("make", path))?;
-    for made in missing {
-        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
-        let above = above.unwrap_or(Path::new("."));
-        File::open(above)
-            .and_then(|directory| directory.sync_all())
-            .map_err(StateError::system("sync", above))?;
-    }
-    Ok(())
-}
-
 /// Nobody but the user who is, or will be, the server may get at it.
-fn check(path: &Path, user: Uid) -> Result<(), StateError> {
-    let metadata = path.metadata().map_err(StateError::system("look at", path))?;
-    let owner = Uid::from_raw(metadata.uid());
-    if owner != user && owner != geteuid() {
-        return Err(StateError::NotOurs { path: shown(path), owner: metadata.uid() });
+fn check(path: &Path, directory: &OwnDirectory, errand: Errand) -> Result<(), StateError> {
+    let owner = directory.owner();
+    if owner != errand.server() && owner != geteuid() {
+        return Err(StateError::NotOurs { path: shown(path), owner: owner.as_raw() });
     }
-    let mode = metadata.permissions().mode() & 0o777;
-    match mode & 0o077 {
-        0 => Ok(()),
-        _ => Err(StateError::Open { path: shown(path), mode }),
+    match directory.mode() {
+        mode if mode & 0o077 == 0 => Ok(()),
+        mode => Err(StateError::Open { path: shown(path), mode }),
     }
 }
 
@@ -335,8 +318,9 @@ mod tests {
     fn a_link_does_not_say_what_is_served() {
         let home = tempfile::tempdir().unwrap();
         let at = |name: &str| home.path().join(name);
-        let state = State { path: at("state") };
-        std::fs::create_dir(&state.path).unwrap();
+        let path = at("state");
+        let directory = OwnDirectory::make(&path, Links::Refused, Errand::Own).unwrap();
+        let state = State { path, directory };
         std::fs::write(at("other"), "/etc").unwrap();
         std::os::unix::fs::symlink(at("other"), state.path.join(SERVED)).unwrap();
         assert_eq!(state.served(), None);

@@ -4,11 +4,13 @@
 //! The system calls are for the calling thread alone. So this comes before there is a second one, and
 //! makes sure of that.
 
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd;
 use rustix::process::{Gid, Uid, getegid, geteuid, getgid, getuid};
+
+use super::directory::Errand;
 
 /// Somebody whom this system knows.
 #[derive(Debug)]
@@ -36,8 +38,12 @@ impl User {
         (getuid(), geteuid(), getgid(), getegid()) == (self.uid, self.uid, self.gid, self.gid)
     }
 
-    pub fn uid(&self) -> Uid {
-        self.uid
+    /// For whom directories are looked for and made.
+    pub fn errand(&self) -> Errand {
+        match geteuid().is_root() {
+            true => Errand::For(self.uid, self.gid),
+            false => Errand::Own,
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -48,7 +54,7 @@ impl User {
 #[cfg(target_os = "linux")]
 mod system {
     use super::*;
-    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+    use std::os::fd::AsFd;
 
     use rustix::fs::{Dir, FileType, Mode, OFlags, fchown, fstat, openat};
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -60,25 +66,18 @@ mod system {
     /// How deep a state directory is: it has one for the identity.
     const DEPTH: u32 = 1;
 
-    fn open(directory: &Path) -> rustix::io::Result<OwnedFd> {
-        rustix::fs::open(directory, LOOK | OFlags::DIRECTORY, Mode::empty())
-    }
-
     impl User {
-        /// Gives this user a directory that root has made.
-        pub fn take_over(&self, path: &Path) -> Result<()> {
-            let failed = || format!("cannot give {} to {}", path.display(), self.name);
-            self.take(open(path).with_context(failed)?.as_fd()).with_context(failed)
-        }
-
-        /// Gives this user what root has made in a directory of the server's state.
-        pub fn take_over_all(&self, state: &Path) -> Result<()> {
-            let failed = || format!("cannot give {} to {}", state.display(), self.name);
-            self.take_all(open(state).with_context(failed)?.as_fd(), DEPTH).with_context(failed)
+        /// Gives this user a directory of the server's state that is root's, with what is in it. In one that is
+        /// not root's, whoever owns it may have put what root would rather keep.
+        pub fn take_over(&self, state: BorrowedFd<'_>) -> Result<()> {
+            let failed = || format!("cannot give the server's state to {}", self.name);
+            match fstat(state).with_context(failed)?.st_uid {
+                0 => self.take_all(state, DEPTH).with_context(failed),
+                _ => Ok(()),
+            }
         }
 
         fn take_all(&self, directory: BorrowedFd<'_>, depth: u32) -> Result<()> {
-            self.take(directory)?;
             for entry in Dir::read_from(directory)? {
                 let entry = entry?;
                 let name = entry.file_name();
@@ -95,7 +94,8 @@ mod system {
                     _ => {}
                 }
             }
-            Ok(())
+            // Last: as long as it is root's, nobody else changes what is in it.
+            self.take(directory)
         }
 
         /// Gives this user what is open, if it is root's, and has no second name in a place where it
@@ -140,11 +140,7 @@ mod system {
     use super::*;
 
     impl User {
-        pub fn take_over(&self, _: &Path) -> Result<()> {
-            Ok(())
-        }
-
-        pub fn take_over_all(&self, _: &Path) -> Result<()> {
+        pub fn take_over(&self, _: BorrowedFd<'_>) -> Result<()> {
             Ok(())
         }
 

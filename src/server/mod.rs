@@ -130,7 +130,6 @@ pub struct Prepared {
     options: Options,
     sockets: Vec<Listening>,
     addresses: Vec<(SocketAddr, Policy)>,
-    tokens: Option<Arc<Tokens>>,
     root: OwnedFd,
 }
 
@@ -145,16 +144,18 @@ impl Prepared {
         self.root.as_fd()
     }
 
-    /// Recovers what an earlier server left in the directory, and starts the threads.
+    /// Reads the tokens, recovers what an earlier server left in the directory, and starts the threads.
     ///
     /// # Errors
     /// When that is not possible.
     pub fn open(self) -> Result<Server, StartError> {
         let addresses = self.addresses.into_iter().map(|(address, _)| address).collect();
-        let watch = self.tokens.as_ref().map(Tokens::watch).transpose()?;
+        // Not before: whoever prepares may be root, and the directory that they are in another user's.
+        let tokens = self.options.tokens.as_deref().map(Tokens::open).transpose()?;
+        let watch = tokens.as_ref().map(Tokens::watch).transpose()?;
         let identity = self.options.identity.as_ref();
         let tls = identity.map(ftx_channel::server_config).transpose()?;
-        let house = House { gate: Gate::new(self.tokens), tls };
+        let house = House { gate: Gate::new(tokens), tls };
         let selectors = Selectors::new(self.sockets, house, &self.options)?;
         Ok(Server { selectors, addresses, _watch: watch })
     }
@@ -178,11 +179,11 @@ pub enum MadeDirectory {
 }
 
 impl Server {
-    /// Binds the addresses, and makes the directory if it is not there. What comes after that needs
+    /// Binds the addresses, and opens the directory, which is there. What comes after that needs
     /// nothing outside the directory.
     ///
     /// # Errors
-    /// When any of that is not possible; nothing is left behind but a new directory.
+    /// When any of that is not possible; nothing is left behind.
     pub fn prepare(options: Options, listen: Listen) -> Result<Prepared, StartError> {
         let sockets = listen::open(listen, &options.policy)?;
         let addresses =
@@ -193,20 +194,19 @@ impl Server {
         {
             return Err(ListenError::Exposed(silent.address).into());
         }
-        make_directory(&options.directory, options.access)?;
         let root = Native.open_root(&options.directory).map_err(|error| OpenError::Root {
             path: options.directory.display().to_string(),
             error,
         })?;
-        let tokens = options.tokens.as_deref().map(Tokens::open).transpose()?;
-        Ok(Prepared { options, sockets, addresses, tokens, root })
+        Ok(Prepared { options, sockets, addresses, root })
     }
 
-    /// All of it: [`Server::prepare`], then [`Prepared::open`].
+    /// All of it: [`make_directory`], [`Server::prepare`], then [`Prepared::open`].
     ///
     /// # Errors
-    /// Those of both.
+    /// Those of the three.
     pub fn bind(options: Options, listen: Listen) -> Result<Self, StartError> {
+        make_directory(&options.directory, options.access)?;
         Self::prepare(options, listen)?.open()
     }
 

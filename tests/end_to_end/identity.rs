@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -248,16 +248,24 @@ fn a_certificate_of_others_is_announced_without_a_key() {
     assert!(said.contains("cannot read"), "{said}");
 }
 
-/// A server that is started as root is somebody else when it takes the first byte.
-#[test]
-fn user_is_who_serves() {
-    const USER: &str = "nobody";
+/// Whom root starts a server for.
+const USER: &str = "nobody";
+
+/// That user's numbers, and those of the group.
+fn user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
-        return not_tested("--user needs root");
+        not_tested("--user needs root");
+        return None;
     }
     let id = |option| Command::new("id").args([option, USER]).output().unwrap().stdout;
     let number = |option| text(&id(option)).trim().parse::<u32>().unwrap();
-    let (uid, gid) = (number("-u"), number("-g"));
+    Some((number("-u"), number("-g")))
+}
+
+/// A server that is started as root is somebody else when it takes the first byte.
+#[test]
+fn user_is_who_serves() {
+    let Some((uid, gid)) = user() else { return };
     let world = World::new();
     // A temporary directory is for its owner only.
     set_mode(world.home.path(), 0o755);
@@ -298,8 +306,83 @@ fn user_is_who_serves() {
     fs::write(&secret, "of root").unwrap();
     symlink(&secret, state.join("usage.old")).unwrap();
     fs::hard_link(&secret, state.join("other")).unwrap();
+    // Nor does it get what of root's it has moved there from another directory of its own.
+    let moved = state.join("moved");
+    fs::write(&moved, "of root").unwrap();
     let _server = Server::start(&new, "127.0.0.1:0", &options);
-    assert_eq!(fs::metadata(&secret).unwrap().uid(), 0);
+    for path in [&secret, &moved] {
+        assert_eq!(fs::metadata(path).unwrap().uid(), 0, "{}", path.display());
+    }
+}
+
+/// What root has made for the server before it is another user is that user's then.
+#[test]
+fn state_of_root_is_handed_over() {
+    let Some((uid, _)) = user() else { return };
+    let world = World::new();
+    set_mode(world.home.path(), 0o755);
+    let state = world.home.path().join("kept");
+    let mut token = Command::new(env!("CARGO_BIN_EXE_ftx"));
+    token.args(["token", "--state", word(&state), "add", "alice", "--can", "read"]);
+    assert!(token.output().unwrap().status.success());
+    assert_eq!(fs::metadata(&state).unwrap().uid(), 0);
+    let options = ["--user", USER, "--require-token", "--state", word(&state)];
+    let _server = Server::start(&world.home.path().join("new"), "127.0.0.1:0", &options);
+    let names = ["", "tokens", "tokens.lock", "served", "identity", "identity/key.pem"];
+    for path in names.map(|name| state.join(name)) {
+        assert_eq!(fs::metadata(&path).unwrap().uid(), uid, "{}", path.display());
+    }
+}
+
+/// Root makes nothing, and gives nothing away, where a link of the user leads.
+#[test]
+fn root_is_led_nowhere_by_the_user() {
+    let Some((uid, gid)) = user() else { return };
+    let world = World::new();
+    let at = |name: &str| world.home.path().join(name);
+    set_mode(world.home.path(), 0o755);
+    for directory in ["of-root", "of-user"] {
+        fs::create_dir(at(directory)).unwrap();
+    }
+    chown(at("of-user"), Some(uid), Some(gid)).unwrap();
+    symlink(at("of-root"), at("of-user/way")).unwrap();
+    lchown(at("of-user/way"), Some(uid), Some(gid)).unwrap();
+    let state = at("kept");
+    for options in [
+        ["--state", word(&at("of-user/way/state"))],
+        ["--identity", word(&at("of-user/way/identity"))],
+        ["--identity", word(&at("of-user/way"))],
+    ] {
+        let state = ["--user", USER, "--require-token", "--state", word(&state)];
+        let options = match options[0] {
+            "--state" => [&state[..3], &options].concat(),
+            _ => [&state[..], &options].concat(),
+        };
+        let said = refused(&world, &options);
+        assert!(said.contains("lead root anywhere") || said.contains("is a link"), "{said}");
+    }
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_ftx"));
+    serve.arg("serve").arg(at("of-user/way/served")).args(["--listen", "127.0.0.1:0"]);
+    serve.args(["--user", USER]).env("XDG_STATE_HOME", at("elsewhere"));
+    serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = to_its_end(serve.spawn().unwrap());
+    assert!(text(&output.stderr).contains("lead root anywhere"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_dir(at("of-root")).unwrap().count(), 0);
+    // A link of root's own leads on, and so does one of the user's to what is the user's.
+    fs::create_dir(at("of-user/real")).unwrap();
+    symlink("real", at("of-user/short")).unwrap();
+    for path in ["of-user/real", "of-user/short"] {
+        lchown(at(path), Some(uid), Some(gid)).unwrap();
+    }
+    symlink(at("of-user/short"), at("link")).unwrap();
+    let (state, identity) = (at("link/state"), at("link/more/identity"));
+    let options = ["--user", USER, "--require-token", "--state", word(&state)];
+    let options = [&options[..], &["--identity", word(&identity)]].concat();
+    let _server = Server::start(&at("link/served"), "127.0.0.1:0", &options);
+    for name in ["state", "state/tokens", "more", "more/identity", "served"] {
+        let path = at("of-user/real").join(name);
+        assert_eq!(fs::metadata(&path).unwrap().uid(), uid, "{name}");
+    }
 }
 
 #[test]
