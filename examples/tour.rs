@@ -100,6 +100,7 @@ fn options(directory: std::path::PathBuf) -> Options {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         partial_ttl: Duration::from_secs(3_600),
+        abandoned_after: Duration::from_secs(600),
         drain_timeout: Duration::from_secs(5),
     }
 }

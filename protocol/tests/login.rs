@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ftx_protocol::client::{Client, Event as Heard};
 use ftx_protocol::message::{Done, Entries, File, Limits, Put};
-use ftx_protocol::server::{Command, Event, Output, Reason, Server, Settings};
+use ftx_protocol::server::{Command, Event, NoMore, Output, Reason, Server, Settings};
 use ftx_protocol::{
     Algorithm, Code, Condition, Digest, Durability, FileTime, Mode, Name, Refusal, RequestId, Time,
     Token, TransferId, Version, limits,
@@ -258,6 +258,53 @@ fn a_right_that_is_lost_inside_a_part_leaves_zeros_in_it() {
     assert_eq!(machine.output(NOW), Output::Zeros(3));
     assert_eq!(said(&mut machine), [format!("000{}", error(Some(1), Code::Expired))]);
     assert_eq!(commands(&mut machine), [Command::Close(RequestId(1))]);
+}
+
+/// Rule 14.10: who asks for nothing is told at once, and what runs is answered first.
+#[test]
+fn a_connection_whose_token_is_over_ends_and_answers_what_runs() {
+    for (why, code) in [(NoMore::TokenGone, "denied"), (NoMore::TokenExpired, "expired")] {
+        let greeted = || {
+            let mut machine = machine(limits::REQUESTS_TOTAL);
+            machine.receive(HELLO.as_bytes(), NOW);
+            commands(&mut machine);
+            said(&mut machine);
+            machine
+        };
+        let last = format!("{{\"error\":{{\"code\":\"{code}\",");
+        let mut idle = greeted();
+        idle.end_admission(why, NOW);
+        let heard = said(&mut idle);
+        assert!(heard.len() == 1 && heard[0].starts_with(&last), "{heard:?}");
+        idle.receive_end(NOW);
+        assert_eq!(idle.closed(), Some(Reason::Failed(why.refusal().code)));
+
+        let mut puts = greeted();
+        puts.receive(PUT.as_bytes(), NOW);
+        commands(&mut puts);
+        puts.end_admission(why, NOW);
+        puts.end_admission(why, NOW);
+        assert_eq!(said(&mut puts), [""; 0]);
+        puts.receive(b"{\"ping\":{\"id\":2}}\n", NOW);
+        let heard = said(&mut puts);
+        assert!(heard[0].starts_with(&format!("{{\"error\":{{\"id\":2,\"code\":\"{code}\"")));
+        puts.handle(Event::Refused { id: RequestId(1), refusal: why.refusal() }, NOW);
+        let heard = said(&mut puts);
+        assert!(heard[0].contains("\"id\":1") && heard[1].starts_with(&last), "{heard:?}");
+
+        // A list that waits for its client asks storage, which knows.
+        let mut lists = greeted();
+        lists.receive(b"{\"list\":{\"id\":1}}\n", NOW);
+        commands(&mut lists);
+        let entries = || Entries { id: RequestId(1), entries: Vec::new(), unread: Vec::new() };
+        for _ in 0..limits::ENTRIES_AHEAD {
+            lists.handle(Event::Entries(entries()), NOW);
+            said(&mut lists);
+            commands(&mut lists);
+        }
+        lists.end_admission(why, NOW);
+        assert_eq!(commands(&mut lists), [Command::More(RequestId(1))]);
+    }
 }
 
 #[test]

@@ -118,6 +118,11 @@ pub struct Serve {
     admission: Admission,
 }
 
+/// How long what a token has left unfinished is kept after it. Who has put an old or a wrong tokens file in the place
+/// hears of it at once, from all who are not let in, and has this time to put the right one back; who has removed a
+/// token has the room soon.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Durability {
     Full,
@@ -226,6 +231,7 @@ impl Serve {
             header_timeout: self.header_timeout,
             idle_timeout: self.idle_timeout,
             partial_ttl: self.partial_ttl,
+            abandoned_after: ABANDONED_AFTER,
             drain_timeout: self.drain_timeout,
         }
     }

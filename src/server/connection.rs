@@ -84,6 +84,14 @@ enum Face {
     Known,
 }
 
+/// Whether the client may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admitted {
+    Yes,
+    /// Its token is over.
+    NoMore,
+}
+
 /// One connection.
 pub(super) struct Connection {
     stream: Stream,
@@ -169,7 +177,8 @@ impl Connection {
     }
 
     /// The time has come that [`Connection::deadline`] named.
-    pub(super) fn on_time(&mut self, now: Time) {
+    pub(super) fn on_time(&mut self, now: Time) -> Admitted {
+        let admitted = self.check_token(now);
         if self.stream.is_ready() {
             self.machine.on_time(now);
         } else {
@@ -177,6 +186,20 @@ impl Connection {
             self.machine.broken();
         }
         self.carry_out(None, now);
+        admitted
+    }
+
+    /// Ends the connection, with what runs on it, if its token is over.
+    pub(super) fn check_token(&mut self, now: Time) -> Admitted {
+        let checked = self.guest.as_mut().map_or(Ok(()), |guest| guest.check_token(now));
+        match checked {
+            Ok(()) => Admitted::Yes,
+            Err(why) => {
+                self.machine.end_admission(why, now);
+                self.carry_out(None, now);
+                Admitted::NoMore
+            }
+        }
     }
 
     pub(super) fn peer(&self) -> SocketAddr {

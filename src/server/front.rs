@@ -29,7 +29,7 @@ const ACCEPT_BATCH: usize = 64;
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often expired uploads are looked for: this often, or four times in their time to live.
+/// How often uploads that are over are looked for: this often, or four times in the time that they are kept.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_EVERY_MIN: Duration = Duration::from_millis(100);
 
@@ -38,6 +38,8 @@ const EXPIRE_EVERY_MIN: Duration = Duration::from_millis(100);
 pub(super) enum Order {
     /// Serve this connection, which has its seat.
     Serve(Arrival),
+    /// The tokens have changed: those whose token is over are to go.
+    CheckTokens,
     /// No more connections come; finish what runs.
     Stop,
 }
@@ -134,7 +136,8 @@ impl Front {
             let token = token::listener(place);
             registry.register(&mut listening.listener, token, Interest::READABLE)?;
         }
-        let expire_every = (options.partial_ttl / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY);
+        let kept = options.partial_ttl.min(options.abandoned_after);
+        let expire_every = (kept / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY);
         Ok(Self {
             listeners,
             seats,

@@ -4,15 +4,20 @@
 //! is not counted, has nothing of it once it has said hello. Knows no socket and no message.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ftx_channel::ServerConfig;
 use ftx_protocol::limits::LINGER;
+use ftx_protocol::server::NoMore;
 use ftx_protocol::token::Token;
 use ftx_protocol::{Code, Refusal, Time};
 
 use super::access::{self, Channel, Gate, Operation, Policy, Principal, Transport, Who};
 use super::doors::Pass;
 use super::storage::Granted;
+
+/// The resolution of [`Time`].
+const TICK: Duration = Duration::from_millis(1);
 
 /// What all connections come into.
 pub(super) struct House {
@@ -27,6 +32,8 @@ pub(super) struct Guest {
     policy: Policy,
     pass: Pass,
     principal: Principal,
+    /// When the time of its token is over, as far as is known.
+    token_ends: Option<Time>,
     leaving: Leaving,
 }
 
@@ -40,7 +47,8 @@ enum Leaving {
 
 impl Guest {
     pub(super) fn new(house: Arc<House>, policy: Policy, pass: Pass) -> Self {
-        Self { house, policy, pass, principal: Principal::Nobody, leaving: Leaving::No }
+        let principal = Principal::Nobody;
+        Self { house, policy, pass, principal, token_ends: None, leaving: Leaving::No }
     }
 
     pub(super) fn tls(&self) -> Option<&Arc<ServerConfig>> {
@@ -67,6 +75,7 @@ impl Guest {
             Ok(principal) => {
                 self.principal = principal;
                 self.pass.greeted();
+                self.note_end(now);
                 Ok(())
             }
             Err(refusal) => {
@@ -77,6 +86,23 @@ impl Guest {
                 Err(refusal)
             }
         }
+    }
+
+    /// Whether its token is still good.
+    ///
+    /// # Errors
+    /// When it was removed, or its time is over.
+    pub(super) fn check_token(&mut self, now: Time) -> Result<(), NoMore> {
+        self.token_ends = None;
+        self.principal.check_token(self.house.gate.now())?;
+        self.note_end(now);
+        Ok(())
+    }
+
+    fn note_end(&mut self, now: Time) {
+        let left = self.principal.time_left(self.house.gate.now());
+        // Not before: then it would not be over.
+        self.token_ends = left.map(|left| now.after(left.saturating_add(TICK)));
     }
 
     /// Whether it is held to nothing and counted nowhere.
@@ -106,9 +132,10 @@ impl Guest {
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        match self.leaving {
+        let leaving = match self.leaving {
             Leaving::No => None,
             Leaving::Until(time) => Some(time),
-        }
+        };
+        [leaving, self.token_ends].into_iter().flatten().min()
     }
 }

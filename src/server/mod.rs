@@ -92,6 +92,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long an interrupted upload is kept, counted while the server runs.
     pub partial_ttl: Duration,
+    /// How long a token has to be over before what it left unfinished goes, counted while the server runs.
+    pub abandoned_after: Duration,
     /// How long running transfers may go on after the server was asked to stop.
     pub drain_timeout: Duration,
 }
@@ -152,11 +154,11 @@ impl Prepared {
         let addresses = self.addresses.into_iter().map(|(address, _)| address).collect();
         // Not before: whoever prepares may be root, and the directory that they are in another user's.
         let tokens = self.options.tokens.as_deref().map(Tokens::open).transpose()?;
-        let watch = tokens.as_ref().map(Tokens::watch).transpose()?;
         let identity = self.options.identity.as_ref();
         let tls = identity.map(ftx_channel::server_config).transpose()?;
-        let house = House { gate: Gate::new(tokens), tls };
+        let house = House { gate: Gate::new(tokens.clone()), tls };
         let selectors = Selectors::new(self.sockets, house, &self.options)?;
+        let watch = tokens.map(|tokens| tokens.watch(selectors.token_check())).transpose()?;
         Ok(Server { selectors, addresses, _watch: watch })
     }
 }

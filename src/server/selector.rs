@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::Options;
 use super::buffers::{BUFFERS, Buffer, Pool};
-use super::connection::{BufferTurn, Connection, TurnEnd};
+use super::connection::{Admitted, BufferTurn, Connection, TurnEnd};
 use super::front::{Arrival, Front, Order, Seats};
 use super::guest::{Guest, House};
 use super::mailbox::Mailbox;
@@ -36,6 +36,9 @@ const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a connection that is ended for that may leave to be written.
 const LAST_WORDS_BYTES: usize = 4 * 1024;
+
+/// Connections whose tokens are looked at in one go when the tokens have changed: some hundred microseconds.
+const TOKENS_CHECKED: usize = 512;
 
 /// Bytes that one connection may move in one turn before the others have theirs.
 const TURN_BYTES: usize = 1024 * 1024;
@@ -112,6 +115,8 @@ pub(super) struct Selector {
     deadlines: BTreeSet<(Time, ConnectionKey)>,
     pool: Pool,
     rate: Option<Rate>,
+    /// The next place of which the token has to be looked at, while there is one.
+    unchecked: Option<usize>,
     /// The buffer that was read into last and that no job kept.
     spare: Option<Buffer>,
     held_bytes: usize,
@@ -163,6 +168,7 @@ impl Selector {
             deadlines: BTreeSet::new(),
             pool: Pool::new(BUFFERS / common.selectors.max(1)),
             rate: options.limit_rate.map(Rate::new),
+            unchecked: None,
             spare: None,
             held_bytes: 0,
             held_bytes_max: HELD_BYTES / common.selectors.max(1),
@@ -201,6 +207,7 @@ impl Selector {
             self.take_outcomes(now);
             self.serve_buffers();
             self.look_at_the_time(now);
+            self.check_tokens(now);
             self.accept(now);
             self.give_turns(now);
         }
@@ -224,7 +231,7 @@ impl Selector {
         let free_at = self.rate.as_ref().map(Rate::free_at).unwrap_or_default();
         let now = self.now();
         let can_turn = !self.run_queue.is_empty() && free_at <= now;
-        if can_turn || can_serve {
+        if can_turn || can_serve || self.unchecked.is_some() {
             return Some(Duration::ZERO);
         }
         let turn = (!self.run_queue.is_empty()).then_some(free_at);
@@ -264,6 +271,7 @@ impl Selector {
         for order in self.orders.take() {
             match order {
                 Order::Serve(arrival) => self.admit(arrival, now),
+                Order::CheckTokens => self.unchecked = Some(0),
                 Order::Stop if self.phase == Phase::Run => self.drain(now),
                 Order::Stop => {}
             }
@@ -315,18 +323,42 @@ impl Selector {
             self.deadlines.pop_first();
             if let Some(entry) = self.entry(key) {
                 entry.deadline = None;
-                entry.connection.on_time(now);
+                if entry.connection.on_time(now) == Admitted::NoMore {
+                    self.drop_what_is_over();
+                }
                 self.queue(key);
             }
         }
         if self.front.as_mut().is_some_and(|front| front.must_expire(now)) {
-            self.directory.expire(self.started.elapsed());
+            self.drop_what_is_over();
         }
         if let Phase::Drain { until } = self.phase
             && until <= now
         {
             self.phase = Phase::Cut { until: now.after(ftx_protocol::limits::LINGER) };
             self.each_connection(|connection| connection.fail(Code::ShuttingDown, now));
+        }
+    }
+
+    fn drop_what_is_over(&self) {
+        self.directory.expire(self.started.elapsed());
+    }
+
+    /// Goes on with looking whose token is over, after a change of the tokens.
+    fn check_tokens(&mut self, now: Time) {
+        let Some(first) = self.unchecked else { return };
+        let end = first.saturating_add(TOKENS_CHECKED);
+        for place in first..end.min(self.connections.capacity()) {
+            if let Some(entry) = self.connections.get_mut(place)
+                && entry.connection.check_token(now) == Admitted::NoMore
+            {
+                let key = entry.key;
+                self.queue(key);
+            }
+        }
+        self.unchecked = (end < self.connections.capacity()).then_some(end);
+        if self.unchecked.is_none() && self.front.is_some() {
+            self.drop_what_is_over();
         }
     }
 

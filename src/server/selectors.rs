@@ -42,7 +42,8 @@ impl Selectors {
             wakers.push(selector::waker(poll)?);
         }
         let outcomes = Arc::new(Outcomes::new(&wakers));
-        let directory = Arc::new(Directory::open(options, Arc::clone(&outcomes))?);
+        let tokens = house.gate.tokens().cloned();
+        let directory = Arc::new(Directory::open(options, tokens, Arc::clone(&outcomes))?);
         let seats =
             Arc::new(Seats::new(selectors, options.connections_max, Arc::clone(&first_waker)));
         let first_orders = Arc::new(Mailbox::new(first_waker));
@@ -73,6 +74,13 @@ impl Selectors {
             .collect();
         let front = Selector::new(0, first_poll, Some(front), first_orders, &common, options);
         Ok(Self { front, others, directory })
+    }
+
+    /// Has all of them look whose token is over. Never waits.
+    pub(super) fn token_check(&self) -> impl Fn() + Send + 'static {
+        let all: Vec<_> = [&self.front].into_iter().chain(&self.others).collect();
+        let all: Vec<_> = all.into_iter().map(Selector::orders).collect();
+        move || all.iter().for_each(|orders| orders.push([Order::CheckTokens]))
     }
 
     pub(super) fn stopper(&self) -> Stopper {

@@ -5,6 +5,7 @@
 mod both;
 mod doors;
 mod logins;
+mod over;
 mod peer;
 mod rights;
 mod world;

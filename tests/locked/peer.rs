@@ -190,6 +190,13 @@ impl Peer {
         }
     }
 
+    /// Waits until it is said that some of a body is durable.
+    pub fn until_kept(&mut self) {
+        let mut line = String::new();
+        self.wire.read_line(&mut line).unwrap();
+        assert!(line.starts_with("{\"kept\""), "{line}");
+    }
+
     /// The code of the next line, which is to be an error.
     pub fn code(&mut self) -> String {
         let line = self.line();

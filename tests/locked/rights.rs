@@ -52,14 +52,15 @@ fn every_verb_needs_its_right() {
 #[test]
 fn right_lost_ends_at_next_request() {
     let world = World::locked();
-    let mut peer = world.login(&world.token(ALL));
+    let token = world.token(ALL);
+    let (mut peer, mut other) = (world.login(&token), world.login(&token));
     peer.put(1, "a", b"hello");
     assert!(peer.line()["done"].is_object());
     world.take_back(1);
     peer.put(2, "a", b"other");
     assert_eq!(peer.code(), "denied");
-    peer.say(json!({"get": {"id": 3, "name": "a", "digest": "sha256"}}));
-    assert_eq!(peer.code(), "denied");
+    other.say(json!({"get": {"id": 3, "name": "a", "digest": "sha256"}}));
+    assert_eq!(other.code(), "denied");
     assert_eq!(world.stored("a").unwrap(), b"hello");
 }
 

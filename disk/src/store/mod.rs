@@ -329,6 +329,20 @@ impl<D: Disk> Store<D> {
         expired.len()
     }
 
+    /// Those who have begun transfers that are large enough to be resumed, and not complete.
+    pub fn owners(&self) -> Vec<Owner> {
+        self.transfers.owners()
+    }
+
+    /// Drops what is held of an owner's transfers that nobody works on. Returns how many.
+    pub fn forget_owner(&self, owner: Owner) -> usize {
+        let abandoned = self.transfers.take_owned(owner);
+        for partial in &abandoned {
+            self.drop_partial(partial);
+        }
+        abandoned.len()
+    }
+
     /// What there is on its hands.
     ///
     /// # Errors

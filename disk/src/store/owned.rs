@@ -134,6 +134,35 @@ fn no_stranger_disturbs_an_upload_that_goes_on() {
 }
 
 #[test]
+fn what_an_owner_has_left_goes_and_nothing_else() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let begin = |number, owner| {
+        let mut upload = store.begin(put("big", number, BIG_BYTES, 0, owner)).unwrap();
+        let checkpoint = upload.write(&[7; GRID_BYTES as usize]).unwrap().unwrap();
+        store.make_durable(checkpoint).unwrap();
+        upload
+    };
+    for (number, owner) in [(1, Some(ALICE)), (2, Some(ALICE)), (3, Some(BOB)), (4, None)] {
+        store.suspend(begin(number, owner));
+    }
+    let live = begin(5, Some(ALICE));
+    let mut owners = store.owners();
+    owners.sort();
+    assert_eq!(owners, [ALICE, BOB]);
+    assert_eq!(store.forget_owner(ALICE), 2);
+    let held = |number, owner: Option<Owner>| store.held(&id(number), owner.as_ref()).at;
+    assert_eq!([held(1, Some(ALICE)), held(2, Some(ALICE))], [0, 0]);
+    assert_eq!([held(3, Some(BOB)), held(4, None)], [GRID_BYTES; 2]);
+    assert_eq!(store.counts().unwrap(), Counts { partial: 3, staged: 3 });
+    store.suspend(live);
+    assert_eq!((store.forget_owner(ALICE), store.forget_owner(ALICE)), (1, 0));
+    assert_eq!(store.owners(), [BOB]);
+    drop(store);
+    assert_eq!(open(&sim).counts().unwrap(), Counts { partial: 2, staged: 2 });
+}
+
+#[test]
 fn unfinished_uploads_are_counted_for_each_owner_until_they_are_over() {
     let sim = Sim::new();
     let store = open(&sim);

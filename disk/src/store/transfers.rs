@@ -181,6 +181,25 @@ impl Transfers {
         }
     }
 
+    /// Those who have begun transfers that are not complete.
+    pub(super) fn owners(&self) -> Vec<Owner> {
+        lock(&self.table).owners.keys().copied().flatten().collect()
+    }
+
+    /// Takes out the transfers of an owner that nobody works on.
+    pub(super) fn take_owned(&self, owner: Owner) -> Vec<Shared<Partial>> {
+        let Table { partial, owners, .. } = &mut *lock(&self.table);
+        // One that is locked is being worked on.
+        let is_idle = |known: &Known| known.partial.try_lock().is_ok_and(|p| p.use_ != Use::Busy);
+        let taken = partial.extract_if(|_, known| known.owner == Some(owner) && is_idle(known));
+        taken
+            .map(|(_, known)| {
+                uncount(owners, known.owner);
+                known.partial
+            })
+            .collect()
+    }
+
     /// Takes out the transfers that were idle for `ttl`.
     pub(super) fn take_expired(&self, ttl: Duration, running: Duration) -> Vec<Shared<Partial>> {
         let mut expired = Vec::new();

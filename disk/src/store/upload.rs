@@ -148,7 +148,6 @@ pub struct Checkpoint<D: Disk> {
     epoch: u64,
     pending: Arc<AtomicBool>,
     durability: Durability,
-    name: Name,
 }
 
 /// A put whose bytes are whole and have the right digest.
@@ -288,15 +287,7 @@ impl<D: Disk> Staged<D> {
             epoch: *epoch,
             pending: Arc::clone(pending),
             durability: plan.durability,
-            name: plan.name.clone(),
         })
-    }
-}
-
-impl<D: Disk> Checkpoint<D> {
-    /// Whose bytes these are.
-    pub fn name(&self) -> &Name {
-        &self.name
     }
 }
 

@@ -4,13 +4,13 @@
 use super::order::Order;
 use super::outbound::Outbound;
 use super::{
-    Admission, Attachment, Cancelled, Command, DrainCause, Inbound, Reason, Server, Stage,
+    Admission, Attachment, Cancelled, Command, DrainCause, Inbound, NoMore, Reason, Server, Stage,
 };
 use crate::clock::Time;
 use crate::edges::{Step, Turn};
 use crate::error::{Code, Refusal};
 use crate::limits::{CANCELLED, CANCELLED_WITHIN, LINGER, LINGER_BYTES};
-use crate::message::{Error, ServerMessage};
+use crate::message::{Error, More, ServerMessage};
 
 impl Server {
     /// The peer will send no more.
@@ -47,12 +47,26 @@ impl Server {
 
     /// The server is about to stop: finishes what runs and takes no new requests.
     pub fn shut_down(&mut self, now: Time) {
+        self.wind_up(NoMore::Stops, now);
+    }
+
+    /// The client's token is over, in one of its two ways: finishes what runs, which storage refuses to go on with,
+    /// and takes no new requests.
+    pub fn end_admission(&mut self, why: NoMore, now: Time) {
+        // A list that waits for its client would not come to know of it.
+        if let Some(&id) = self.busy.lists.front() {
+            self.allow_more(&More { id });
+        }
+        self.wind_up(why, now);
+    }
+
+    fn wind_up(&mut self, why: NoMore, now: Time) {
         match self.stage {
             Stage::Talk => {
-                self.take_no_more(Code::ShuttingDown);
+                self.take_no_more(why);
                 self.finish_drain(now);
             }
-            Stage::Greet { .. } => self.fail(Code::ShuttingDown.into(), now),
+            Stage::Greet { .. } => self.fail(why.refusal(), now),
             Stage::Drain(_) | Stage::Linger { .. } | Stage::Closed(_) => {}
         }
     }
@@ -125,9 +139,9 @@ impl Server {
     }
 
     /// Finishes what runs, and refuses what comes.
-    pub(super) fn take_no_more(&mut self, code: Code) {
+    pub(super) fn take_no_more(&mut self, why: NoMore) {
         if let Stage::Talk = self.stage {
-            self.turn(Turn::Quiet, Stage::Drain(DrainCause::NoMore(code)));
+            self.turn(Turn::Quiet, Stage::Drain(DrainCause::NoMore(why)));
         }
     }
 
@@ -139,7 +153,7 @@ impl Server {
         }
         *count = count.saturating_add(1);
         if *count > CANCELLED {
-            self.take_no_more(Code::Busy);
+            self.take_no_more(NoMore::Enough);
         }
     }
 
@@ -193,7 +207,7 @@ impl Server {
                 self.detach();
                 self.turn(Turn::Finished, Stage::Closed(Reason::Finished));
             }
-            DrainCause::NoMore(code) => self.fail(code.into(), now),
+            DrainCause::NoMore(why) => self.fail(why.refusal(), now),
         }
     }
 }

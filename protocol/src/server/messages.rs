@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::busy::Busy;
 use super::requests::{Committing, Listing, Outcome, Progress, Receiving, Request};
-use super::{Command, DrainCause, Inbound, Server, Stage};
+use super::{Command, DrainCause, Inbound, NoMore, Server, Stage};
 use crate::clock::Time;
 use crate::edges::{Phase, Step, Turn};
 use crate::error::{Code, Refusal};
@@ -86,10 +86,10 @@ impl Server {
         self.last_id = Some(id);
         self.requests_total = self.requests_total.saturating_add(1);
         if self.requests_total > self.settings.requests_total_max {
-            self.take_no_more(Code::Busy);
+            self.take_no_more(NoMore::Enough);
         }
-        if let Stage::Drain(DrainCause::NoMore(code)) = self.stage {
-            self.refuse_at_once(id, code.into(), now);
+        if let Stage::Drain(DrainCause::NoMore(why)) = self.stage {
+            self.refuse_at_once(id, why.refusal(), now);
             return false;
         }
         true
@@ -252,7 +252,7 @@ impl Server {
         }
     }
 
-    fn allow_more(&mut self, more: &More) {
+    pub(super) fn allow_more(&mut self, more: &More) {
         if let Some(Request::List(listing)) = self.busy.requests.get_mut(&more.id) {
             listing.ahead = listing.ahead.saturating_add(1).min(ENTRIES_AHEAD);
         }

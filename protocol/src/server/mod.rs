@@ -86,8 +86,33 @@ enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DrainCause {
     PeerFinished,
-    /// The server takes none: this is what it says to further ones, and at the end.
-    NoMore(Code),
+    /// The server takes none: this is why.
+    NoMore(NoMore),
+}
+
+/// Why a server takes no more requests on a connection (rule 4.12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoMore {
+    /// It is about to stop.
+    Stops,
+    /// There were enough of them.
+    Enough,
+    /// The client's token was removed (rule 14.10).
+    TokenGone,
+    /// The time of the client's token is over.
+    TokenExpired,
+}
+
+impl NoMore {
+    /// What is said to further requests, and at the end.
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::Stops => Code::ShuttingDown.into(),
+            Self::Enough => Code::Busy.into(),
+            Self::TokenGone => Refusal::new(Code::Denied, "the token was taken back"),
+            Self::TokenExpired => Code::Expired.into(),
+        }
+    }
 }
 
 /// Whether the client can still be turned away as if it had said nothing but `hello`.

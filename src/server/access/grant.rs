@@ -70,6 +70,14 @@ impl Lease {
         }
     }
 
+    /// Whether nobody knows now if it holds: what it was granted for is not to be destroyed for that.
+    pub(in crate::server) fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Always => false,
+            Self::Token { tokens, .. } => tokens.are_in_doubt(),
+        }
+    }
+
     /// Asks again. Cheap where nothing has changed: no lock, no system call.
     pub(in crate::server) fn check(&self) -> Result<(), Refusal> {
         let Self::Token { tokens, known, generation, needs } = self else { return Ok(()) };

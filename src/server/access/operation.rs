@@ -405,7 +405,7 @@ mod tests {
         state.add(line(1, Rights::ALL, None));
         let tokens = state.tokens();
         let mut gone = Principal::Token(tokens.login(&secret(1), SystemTime::now()).unwrap());
-        let _watch = tokens.watch().unwrap();
+        let _watch = tokens.watch(|| {}).unwrap();
         state.change(|lines| lines.clear());
         each_operation(|operation| {
             let open = matches!(operation, Operation::Login | Operation::End);

@@ -118,6 +118,10 @@ impl Gate {
         Self { tokens }
     }
 
+    pub(in crate::server) fn tokens(&self) -> Option<&Arc<Tokens>> {
+        self.tokens.as_ref()
+    }
+
     /// The time by which tokens expire; it never goes back.
     pub(in crate::server) fn now(&self) -> SystemTime {
         self.tokens.as_ref().map_or_else(SystemTime::now, |tokens| tokens.now())

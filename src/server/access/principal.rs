@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use ftx_protocol::server::NoMore;
 use ftx_protocol::{Code, Refusal};
 
 use super::rights::Rights;
@@ -46,7 +47,7 @@ impl Member {
 
 /// The refusal of what a token may not do because it is not known any more.
 pub(super) fn gone() -> Refusal {
-    Refusal::new(Code::Denied, "the token was taken back")
+    NoMore::TokenGone.refusal()
 }
 
 /// Somebody's name, for the log.
@@ -65,6 +66,26 @@ impl Principal {
             Self::Local => Who::Local,
             Self::Public(_) => Who::Public,
             Self::Token(member) => Who::Token(Arc::clone(&member.known)),
+        }
+    }
+
+    /// Whether its token is over. Who came without one is who he was; and where nobody knows which tokens there
+    /// are, nobody is let do anything, but may stay until that is known.
+    pub(in crate::server) fn check_token(&mut self, now: SystemTime) -> Result<(), NoMore> {
+        let Self::Token(member) = self else { return Ok(()) };
+        match member.renew(now).map(|_| ()) {
+            Ok(()) => Ok(()),
+            Err(refusal) if refusal.code == Code::Expired => Err(NoMore::TokenExpired),
+            Err(_) if member.tokens.are_in_doubt() => Ok(()),
+            Err(_) => Err(NoMore::TokenGone),
+        }
+    }
+
+    /// How much time its token has left, if that ends.
+    pub(in crate::server) fn time_left(&self, now: SystemTime) -> Option<Duration> {
+        match self {
+            Self::Token(member) => member.known.time_left(now),
+            Self::Nobody | Self::Local | Self::Public(_) => None,
         }
     }
 }

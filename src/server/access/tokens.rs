@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ftx_protocol::{Code, Name, Owner, Refusal, Token};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
@@ -52,6 +52,11 @@ impl Known {
         }
     }
 
+    /// None where it does not end.
+    pub(super) fn time_left(&self, now: SystemTime) -> Option<Duration> {
+        self.expires.map(|end| end.duration_since(now).unwrap_or_default())
+    }
+
     pub(super) fn check_time(&self, now: SystemTime) -> Result<(), Refusal> {
         match self.expires {
             Some(end) if now >= end => Err(Code::Expired.into()),
@@ -67,6 +72,8 @@ pub(in crate::server) struct Tokens {
     clock: Clock,
     table: Mutex<Arc<Table>>,
     generation: AtomicU64,
+    /// The file cannot be read or understood: nobody knows which tokens there are.
+    in_doubt: AtomicBool,
     looking: Mutex<Looking>,
 }
 
@@ -127,6 +134,7 @@ impl Tokens {
             clock: Clock::new(),
             table: Mutex::default(),
             generation: AtomicU64::new(0),
+            in_doubt: AtomicBool::new(false),
             looking: Mutex::new(Looking {
                 seen: Seen::Nothing,
                 lines: Vec::new(),
@@ -138,12 +146,29 @@ impl Tokens {
         Ok(Arc::new(tokens))
     }
 
-    /// Keeps them as the file has them, and what was used written down, until the watch is dropped.
+    /// Keeps them as the file has them, and what was used written down, until the watch is dropped. Calls
+    /// `changed` after each change, which is not to wait for anything.
     ///
     /// # Errors
     /// When the system starts no thread.
-    pub(in crate::server) fn watch(self: &Arc<Self>) -> io::Result<Watch> {
-        Watch::start(Arc::clone(self))
+    pub(in crate::server) fn watch(
+        self: &Arc<Self>,
+        changed: impl Fn() + Send + 'static,
+    ) -> io::Result<Watch> {
+        Watch::start(Arc::clone(self), changed)
+    }
+
+    /// Whether nobody knows now which tokens there are. Nobody is let in then; and nothing is lost that
+    /// whoever turns out to have one would go on with.
+    pub(in crate::server) fn are_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Acquire)
+    }
+
+    /// Whether the file, which can be read, has no such token, or one whose time is over.
+    pub(in crate::server) fn is_over(&self, id: Owner) -> bool {
+        let now = self.now();
+        let over = self.find(id).is_none_or(|known| known.check_time(now).is_err());
+        over && !self.are_in_doubt()
     }
 
     pub(in crate::server) fn now(&self) -> SystemTime {
@@ -194,6 +219,7 @@ impl Tokens {
         match self.take_up() {
             Ok((opened, lines)) => {
                 let looked = self.apply(&mut looking, lines);
+                self.in_doubt.store(false, Ordering::Release);
                 let had = std::mem::replace(&mut looking.seen, Seen::Good(opened));
                 if let Seen::Bad { .. } = had {
                     tracing::info!("the tokens file is good again");
@@ -201,6 +227,8 @@ impl Tokens {
                 looked
             }
             Err(why) => {
+                // First: whoever does not find a token in what follows must know why.
+                self.in_doubt.store(true, Ordering::Release);
                 let looked = self.apply(&mut looking, Vec::new());
                 let is_news = !matches!(&looking.seen, Seen::Bad { why: said } if *said == why);
                 if is_news {
@@ -309,7 +337,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
     use crate::server::access::file::Taken;
@@ -409,7 +437,7 @@ mod tests {
     fn a_change_holds_when_it_has_returned() {
         let state = State::new();
         let tokens = state.tokens();
-        let _watch = tokens.watch().unwrap();
+        let _watch = tokens.watch(|| {}).unwrap();
         for round in 0..5 {
             state.add(line(1, Rights::READING, None));
             assert_eq!(login(&tokens, 1), None, "{round}");
@@ -430,7 +458,7 @@ mod tests {
         let state = State::new();
         state.add(line(1, Rights::READING, None));
         let (quick, slow) = (state.tokens(), state.tokens());
-        let _watch = quick.watch().unwrap();
+        let _watch = quick.watch(|| {}).unwrap();
         std::thread::scope(|scope| {
             let began = Instant::now();
             let change = scope.spawn(|| state.change(|lines| lines.clear()));
@@ -466,7 +494,7 @@ mod tests {
             let member = tokens.login(&secret(1), SystemTime::now()).unwrap();
             let lease = crate::server::access::Lease::of(&member, rights);
             assert_eq!(lease.check(), Ok(()));
-            let _watch = tokens.watch().unwrap();
+            let _watch = tokens.watch(|| {}).unwrap();
             state.change(|lines| change(&mut lines[0]));
             code(lease.check())
         };
@@ -490,7 +518,7 @@ mod tests {
         state.add(limited(2));
         let share = |tokens: &Tokens, number: u8| tokens.find(Owner([number; 8])).unwrap().share();
         let tokens = state.tokens();
-        let watch = tokens.watch().unwrap();
+        let watch = tokens.watch(|| {}).unwrap();
         share(&tokens, 1).reserve(0, Some(70)).unwrap().keep();
         let path = state.directory.path().join("tokens");
         let text = std::fs::read(&path).unwrap();
@@ -505,7 +533,7 @@ mod tests {
         drop(running);
         drop(tokens);
         let tokens = state.tokens();
-        let _watch = tokens.watch().unwrap();
+        let _watch = tokens.watch(|| {}).unwrap();
         assert_eq!(code(share(&tokens, 1).reserve(0, Some(31))), Some(Code::Quota));
         assert!(share(&tokens, 1).reserve(0, Some(30)).is_ok());
         assert!(share(&tokens, 2).reserve(0, Some(100)).is_ok(), "what ran counts for nothing");

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::tokens::Tokens;
+use super::tokens::{Looked, Tokens};
 
 /// How often it looks: a stat costs a few microseconds.
 const LOOK: Duration = Duration::from_millis(50);
@@ -23,12 +23,17 @@ pub(in crate::server) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn start(tokens: Arc<Tokens>) -> io::Result<Self> {
+    pub(super) fn start(
+        tokens: Arc<Tokens>,
+        changed: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
         let (end, ended) = mpsc::channel();
         let thread = std::thread::Builder::new().name("tokens".into()).spawn(move || {
             let mut saved = Instant::now();
             while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
-                tokens.look();
+                if tokens.look() == Looked::Changed {
+                    changed();
+                }
                 if saved.elapsed() >= SAVE {
                     tokens.save_usage();
                     saved = Instant::now();

@@ -135,12 +135,12 @@ pub(super) fn refused(
     op: &'static str,
     name: &dyn Display,
     refusal: &Refusal,
-    began: Option<Instant>,
+    began: Instant,
 ) {
     let Origin { peer, who, .. } = origin;
     let Refusal { code: result, message: why, .. } = refusal;
     let (name, token) = (Word(name), who.token());
-    let ms = began.map(milliseconds);
+    let ms = milliseconds(began);
     match result.fault() {
         Fault::Server if *result != Code::ShuttingDown => {
             warn!(target: "audit", %who, token, %peer, op, %name, %result, why, ms, "{op} failed");

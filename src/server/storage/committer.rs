@@ -13,7 +13,7 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Durability, Name, Refusal};
 
 use super::sweeper::Sweeper;
-use super::transfers::{Slot, Transfers};
+use super::transfers::{Ending, Slot, Transfers};
 use super::workers::{Ahead, lock};
 use super::{
     Checkpoint, ConnectionKey, Finished, Granted, Origin, Outcome, Outcomes, Step, Store, Turn,
@@ -242,7 +242,6 @@ impl Bench {
     }
 
     fn make_durable(&self, slot: &Slot, checkpoint: Checkpoint) {
-        let name = checkpoint.name().clone();
         let durable = self.store.make_durable(checkpoint);
         match durable.and_then(|at| slot.reached(at).map(|()| at)) {
             Ok(at) => {
@@ -252,14 +251,12 @@ impl Bench {
             // The put is past this, or somebody else's.
             Err(refusal) if refusal.code == Code::TakenOver => {}
             Err(refusal) => {
-                audit::refused(&slot.origin, "put", &name, &refusal, None);
+                audit::refused(&slot.origin, "put", &slot.name, &refusal, slot.began);
                 // First: whoever works on it finds it gone after this, and the reason is this one.
                 let event = Event::Refused { id: slot.id, refusal };
                 self.outcomes.push_event(slot.origin.key, event);
                 if let Some(upload) = slot.condemn() {
-                    self.store.discard(*upload);
-                    slot.give_back();
-                    self.transfers.release(slot);
+                    self.transfers.let_go(slot, *upload, Ending::Discard);
                 }
             }
         }
@@ -344,7 +341,7 @@ impl Bench {
                 Event::Ok(message::Okay { id, durability: Some(durability) })
             }
             Err(refusal) => {
-                audit::refused(origin, audit::word(change), name, &refusal, Some(*began));
+                audit::refused(origin, audit::word(change), name, &refusal, *began);
                 Event::Refused { id, refusal }
             }
         };
@@ -384,7 +381,7 @@ impl Bench {
                 })
             }
             Err(refusal) => {
-                audit::refused(&slot.origin, "put", name, &refusal, Some(course.began));
+                audit::refused(&slot.origin, "put", name, &refusal, course.began);
                 Event::Refused { id: slot.id, refusal }
             }
         };

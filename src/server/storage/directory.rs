@@ -1,8 +1,8 @@
 //! The directory as storage: the store, the workers and the committer put together.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ftx_disk::store;
@@ -12,20 +12,30 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Name, RequestId};
 use tracing::{info, warn};
 
+use super::abandoned::Abandoned;
 use super::committer::Committer;
 use super::lane::{Entrance, Lane};
 use super::room::Room;
 use super::transfers::Transfers;
-use super::workers::Workers;
+use super::workers::{Workers, lock};
 use super::{ConnectionKey, Granted, Origin, Outcomes, Store, audit};
+use crate::server::access::Tokens;
 use crate::server::{Options, StartError};
 
 /// A served directory, open.
 pub(in crate::server) struct Directory {
     entrance: Arc<Entrance>,
     workers: Workers,
+    expiry: Arc<Expiry>,
+}
+
+/// What uploads go by that nobody goes on with.
+struct Expiry {
     partial_ttl: Duration,
-    expiring: Arc<AtomicBool>,
+    tokens: Option<Arc<Tokens>>,
+    abandoned: Mutex<Abandoned>,
+    /// Whether a thread is at it.
+    runs: AtomicBool,
 }
 
 /// What all strands work with.
@@ -55,7 +65,7 @@ impl Shared {
                 })
             }
             Err(refusal) => {
-                audit::refused(origin, "stat", name, &refusal, Some(began));
+                audit::refused(origin, "stat", name, &refusal, began);
                 Event::Refused { id, refusal }
             }
         };
@@ -68,6 +78,7 @@ impl Directory {
     /// threads.
     pub(in crate::server) fn open(
         options: &Options,
+        tokens: Option<Arc<Tokens>>,
         outcomes: Arc<Outcomes>,
     ) -> Result<Self, StartError> {
         let store_options = store::Options {
@@ -100,7 +111,13 @@ impl Directory {
         let shared = Arc::new(Shared { store, outcomes, transfers, committer, room });
         let workers = Workers::start()?;
         let entrance = Arc::new(Entrance { shared, line: workers.line() });
-        Ok(Self { entrance, workers, partial_ttl: options.partial_ttl, expiring: Arc::default() })
+        let expiry = Arc::new(Expiry {
+            partial_ttl: options.partial_ttl,
+            tokens,
+            abandoned: Mutex::new(Abandoned::new(options.abandoned_after)),
+            runs: AtomicBool::new(false),
+        });
+        Ok(Self { entrance, workers, expiry })
     }
 
     /// A new connection's way in.
@@ -108,23 +125,20 @@ impl Directory {
         Lane::new(Arc::clone(&self.entrance), key, peer)
     }
 
-    /// Drops uploads that nobody has touched for their time to live. On a thread of its own, because
-    /// it waits for the disk; one at a time, however long that is.
+    /// Ends uploads that have lost the right to go on, and drops those that nobody has touched for their time to
+    /// live, or whose token is over. On a thread of its own, because it waits for the disk; one at a time, however
+    /// long that is.
     pub(in crate::server) fn expire(&self, running: Duration) {
-        if self.expiring.swap(true, Ordering::AcqRel) {
+        if self.expiry.runs.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (shared, ttl) = (Arc::clone(&self.entrance.shared), self.partial_ttl);
-        let expiring = Arc::clone(&self.expiring);
+        let (shared, expiry) = (Arc::clone(&self.entrance.shared), Arc::clone(&self.expiry));
         let spawned = std::thread::Builder::new().name("expire".into()).spawn(move || {
-            let expired = shared.store.expire(ttl, running);
-            if expired > 0 {
-                info!(expired, "dropped uploads that nobody went on with");
-            }
-            expiring.store(false, Ordering::Release);
+            expiry.look(&shared, running);
+            expiry.runs.store(false, Ordering::Release);
         });
         if let Err(error) = spawned {
-            self.expiring.store(false, Ordering::Release);
+            self.expiry.runs.store(false, Ordering::Release);
             warn!(%error, "cannot look for expired uploads now; trying again later");
         }
     }
@@ -133,5 +147,23 @@ impl Directory {
     pub(in crate::server) fn finish(self) {
         self.workers.finish();
         self.entrance.shared.committer.finish();
+    }
+}
+
+impl Expiry {
+    fn look(&self, shared: &Shared, running: Duration) {
+        shared.transfers.end_lost();
+        let expired = shared.store.expire(self.partial_ttl, running);
+        if expired > 0 {
+            info!(expired, "dropped uploads that nobody went on with");
+        }
+        let Some(tokens) = &self.tokens else { return };
+        let owners = shared.store.owners();
+        let abandoned = lock(&self.abandoned).look(&owners, |owner| tokens.is_over(owner), running);
+        let dropped: usize =
+            abandoned.into_iter().map(|owner| shared.store.forget_owner(owner)).sum();
+        if dropped > 0 {
+            info!(dropped, "dropped unfinished uploads of tokens that are over");
+        }
     }
 }

@@ -98,7 +98,7 @@ impl Fetch {
             }
         });
         let outcome = outcome.unwrap_or_else(|refusal| {
-            audit::refused(&self.origin, "get", &get.name, &refusal, Some(began));
+            audit::refused(&self.origin, "get", &get.name, &refusal, began);
             Outcome::Event(Event::Refused { id: get.id, refusal })
         });
         self.opened.push(outcome);
@@ -202,7 +202,7 @@ impl Fetch {
             }
             Err(refusal) => {
                 let shown = listing::shown(list.name.as_ref());
-                audit::refused(&self.origin, "list", &shown, &refusal, Some(began));
+                audit::refused(&self.origin, "list", &shown, &refusal, began);
                 let event = Event::Refused { id: list.id, refusal };
                 self.shared.outcomes.push_event(self.origin.key, event);
             }
@@ -277,7 +277,7 @@ impl Fetch {
         if let Some(open) = self.gets.get_mut(&id) {
             open.told = Told::Yes;
             let (op, began) = (open.purpose.word(), open.began);
-            audit::refused(&self.origin, op, &open.name, &refusal, Some(began));
+            audit::refused(&self.origin, op, &open.name, &refusal, began);
         }
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
     }

@@ -46,6 +46,11 @@ impl Granted {
         self.0.as_ref()?.share.as_ref()
     }
 
+    /// Whether nobody knows now if it still holds.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.0.as_ref().is_some_and(|grant| grant.lease.is_in_doubt())
+    }
+
     /// Whether it still holds: to be asked before each part, and before a name is taken.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ impl OpenList {
         if let Err(refusal) = self.granted.check() {
             let name = shown(self.name.as_ref());
             self.told = Told::Yes;
-            audit::refused(origin, "list", &name, &refusal, Some(self.began));
+            audit::refused(origin, "list", &name, &refusal, self.began);
             return Event::Refused { id, refusal };
         }
         let mut message = Entries { id, entries: Vec::new(), unread: Vec::new() };

@@ -3,6 +3,7 @@
 //! No descriptor, path or error number of a disk passes it. Whoever stands behind it (today a
 //! [`Directory`]) may wait for disks; whoever stands before it never waits for an answer.
 
+mod abandoned;
 pub(super) mod audit;
 mod body;
 mod committer;

@@ -6,14 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use ftx_disk::store;
-use ftx_protocol::message::{Held, HeldState, Resume};
+use ftx_protocol::message::{Held, HeldState, Put, Resume};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Owner, Refusal, RequestId, TransferId};
+use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId};
 
 use super::workers::lock;
-use super::{ConnectionKey, Granted, Origin, Outcomes, Store, Upload};
+use super::{ConnectionKey, Granted, Origin, Outcomes, Store, Upload, audit};
 use crate::server::access::Reservation;
 
 /// One put on its way, shared by the strand that feeds it and whoever wants to take it over.
@@ -22,6 +23,8 @@ pub(super) struct Slot {
     pub(super) id: RequestId,
     /// What the put was granted.
     pub(super) granted: Granted,
+    pub(super) name: Name,
+    pub(super) began: Instant,
     transfer: TransferId,
     inside: Mutex<Inside>,
 }
@@ -81,11 +84,12 @@ impl Transfers {
     /// than it was begun with is not told that there is such a one.
     pub(super) fn claim(
         &self,
-        transfer: TransferId,
+        put: &Put,
         origin: &Origin,
-        id: RequestId,
         granted: Granted,
+        began: Instant,
     ) -> Result<Arc<Slot>, Refusal> {
+        let Put { id, transfer, ref name, .. } = *put;
         let mut slots = lock(&self.slots);
         if let Some(slot) = slots.get(&transfer) {
             if slot.granted.owner() != granted.owner() {
@@ -96,7 +100,8 @@ impl Transfers {
         }
         let inside =
             Mutex::new(Inside { state: State::Working, successor: None, reservation: None });
-        let slot = Arc::new(Slot { origin: origin.clone(), id, granted, transfer, inside });
+        let (origin, name) = (origin.clone(), name.clone());
+        let slot = Arc::new(Slot { origin, id, granted, name, began, transfer, inside });
         slots.insert(transfer, Arc::clone(&slot));
         Ok(slot)
     }
@@ -156,6 +161,34 @@ impl Transfers {
                 self.succeed(&mut inside, successor);
             }
         }
+    }
+
+    /// Ends the puts whose right is lost and for which nothing comes: a body that comes ends at its next
+    /// part by itself.
+    pub(super) fn end_lost(&self) {
+        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
+        for slot in slots {
+            if let Err(refusal) = slot.granted.check()
+                && let Some(upload) = slot.take()
+            {
+                audit::refused(&slot.origin, "put", &slot.name, &refusal, slot.began);
+                let event = Event::Refused { id: slot.id, refusal };
+                self.outcomes.push_event(slot.origin.key, event);
+                self.let_go(&slot, *upload, slot.ending_of_lost());
+            }
+        }
+    }
+
+    /// Nobody goes on with an upload in this slot.
+    pub(super) fn let_go(&self, slot: &Slot, upload: Upload, ending: Ending) {
+        match ending {
+            Ending::Suspend => self.store.suspend(upload),
+            Ending::Discard => {
+                self.store.discard(upload);
+                slot.give_back();
+            }
+        }
+        self.release(slot);
     }
 
     /// Has a request wait in a slot, in the place of one that waits there.
@@ -256,6 +289,15 @@ impl Slot {
             }
             State::Evicting(ending) => Some((upload, ending)),
             State::Idle(_) | State::Gone => Some((upload, Ending::Suspend)),
+        }
+    }
+
+    /// What becomes of the bytes of a put that has lost its right to go on. Where it cannot be known which
+    /// tokens there are, nothing is lost by that.
+    pub(super) fn ending_of_lost(&self) -> Ending {
+        match self.granted.is_in_doubt() {
+            true => Ending::Suspend,
+            false => Ending::Discard,
         }
     }
 

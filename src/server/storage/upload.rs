@@ -29,17 +29,11 @@ const PARTIALS_OF_ANYONE: usize = 1_024;
 pub(super) struct Bring {
     shared: Arc<Shared>,
     origin: Origin,
-    puts: HashMap<RequestId, Open>,
+    /// Puts whose body is open, as far as this connection knows.
+    puts: HashMap<RequestId, Arc<Slot>>,
     taken_bytes: usize,
     /// Puts that are whole, and go to the committer together.
     whole: Vec<Whole>,
-}
-
-/// A put whose body is open, as far as this connection knows.
-struct Open {
-    slot: Arc<Slot>,
-    name: Name,
-    began: Instant,
 }
 
 impl Bring {
@@ -50,13 +44,13 @@ impl Bring {
     fn begin(&mut self, put: Put, granted: Granted) {
         let (id, name, began) = (put.id, put.name.clone(), Instant::now());
         let transfers = &self.shared.transfers;
-        let slot = match transfers.claim(put.transfer, &self.origin, id, granted) {
+        let slot = match transfers.claim(&put, &self.origin, granted, began) {
             Ok(slot) => slot,
             Err(refusal) => return self.refuse(id, &name, refusal, began),
         };
         match self.try_begin(put, &slot) {
             Ok(upload) => {
-                self.puts.insert(id, Open { slot: Arc::clone(&slot), name, began });
+                self.puts.insert(id, Arc::clone(&slot));
                 self.keep(id, &slot, Box::new(upload));
             }
             Err(refusal) => {
@@ -89,13 +83,14 @@ impl Bring {
     }
 
     fn write(&mut self, id: RequestId, bytes: &[u8]) {
-        let Some(open) = self.puts.get(&id) else { return };
-        let slot = Arc::clone(&open.slot);
+        let Some(slot) = self.puts.get(&id).cloned() else { return };
         let Some(mut upload) = slot.take() else { return self.lost(id) };
-        let written = slot.granted.check().and_then(|()| {
-            slot.brought(upload.offset().saturating_add(bytes.len() as u64))?;
-            upload.write(bytes)
-        });
+        if let Err(refusal) = slot.granted.check() {
+            return self.fail(id, *upload, refusal, slot.ending_of_lost());
+        }
+        let written = slot
+            .brought(upload.offset().saturating_add(bytes.len() as u64))
+            .and_then(|()| upload.write(bytes));
         match written {
             Ok(checkpoint) => {
                 if let Some(checkpoint) = checkpoint {
@@ -104,18 +99,20 @@ impl Bring {
                 }
                 self.keep(id, &slot, upload);
             }
-            Err(refusal) => self.fail(id, *upload, refusal),
+            Err(refusal) => self.fail(id, *upload, refusal, Ending::Discard),
         }
     }
 
     fn finish(&mut self, end: &End) {
-        let Some(open) = self.puts.get(&end.id) else { return };
-        let (slot, name, began) = (Arc::clone(&open.slot), open.name.clone(), open.began);
+        let Some(slot) = self.puts.get(&end.id).cloned() else { return };
         let Some(upload) = slot.take() else { return self.lost(end.id) };
-        if let Err(refusal) = slot.granted.check().and_then(|()| slot.reached(end.size)) {
-            return self.fail(end.id, *upload, refusal);
+        if let Err(refusal) = slot.granted.check() {
+            return self.fail(end.id, *upload, refusal, slot.ending_of_lost());
         }
-        let course = Course { began, spent: upload.spent(), ended: Instant::now() };
+        if let Err(refusal) = slot.reached(end.size) {
+            return self.fail(end.id, *upload, refusal, Ending::Discard);
+        }
+        let course = Course { began: slot.began, spent: upload.spent(), ended: Instant::now() };
         match upload.finish(&self.shared.store, end.size, end.digest) {
             Ok(finished) => {
                 self.puts.remove(&end.id);
@@ -125,7 +122,7 @@ impl Bring {
                 self.puts.remove(&end.id);
                 slot.give_back();
                 self.shared.transfers.release(&slot);
-                self.refuse(end.id, &name, refusal, began);
+                self.refuse(end.id, &slot.name, refusal, slot.began);
             }
         }
     }
@@ -146,7 +143,7 @@ impl Bring {
     /// Gives the upload back to its slot, or lets go of it where the slot has to.
     fn keep(&mut self, id: RequestId, slot: &Arc<Slot>, upload: Box<Upload>) {
         if let Some((upload, ending)) = slot.put_back(upload) {
-            self.let_go(slot, *upload, ending);
+            self.shared.transfers.let_go(slot, *upload, ending);
             self.lost(id);
         }
     }
@@ -158,36 +155,25 @@ impl Bring {
         }
     }
 
-    fn fail(&mut self, id: RequestId, upload: Upload, refusal: Refusal) {
-        if let Some(open) = self.puts.remove(&id) {
-            self.let_go(&open.slot, upload, Ending::Discard);
-            self.refuse(id, &open.name, refusal, open.began);
+    fn fail(&mut self, id: RequestId, upload: Upload, refusal: Refusal, ending: Ending) {
+        if let Some(slot) = self.puts.remove(&id) {
+            self.shared.transfers.let_go(&slot, upload, ending);
+            self.refuse(id, &slot.name, refusal, slot.began);
         }
-    }
-
-    fn let_go(&self, slot: &Slot, upload: Upload, ending: Ending) {
-        match ending {
-            Ending::Suspend => self.shared.store.suspend(upload),
-            Ending::Discard => {
-                self.shared.store.discard(upload);
-                slot.give_back();
-            }
-        }
-        self.shared.transfers.release(slot);
     }
 
     /// The body of a put ends without its last byte.
     fn end(&mut self, id: RequestId, ending: Ending) {
-        if let Some(open) = self.puts.remove(&id)
-            && let Some(upload) = open.slot.take()
+        if let Some(slot) = self.puts.remove(&id)
+            && let Some(upload) = slot.take()
         {
-            audit::broken_off(&self.origin, "put", &open.name, upload.offset(), open.began);
-            self.let_go(&open.slot, *upload, ending);
+            audit::broken_off(&self.origin, "put", &slot.name, upload.offset(), slot.began);
+            self.shared.transfers.let_go(&slot, *upload, ending);
         }
     }
 
     fn refuse(&self, id: RequestId, name: &Name, refusal: Refusal, began: Instant) {
-        audit::refused(&self.origin, "put", name, &refusal, Some(began));
+        audit::refused(&self.origin, "put", name, &refusal, began);
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
     }
 }

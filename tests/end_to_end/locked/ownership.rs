@@ -138,8 +138,10 @@ fn plain_cannot_take_over_a_tokens_transfer() {
 fn removed_token_with_reused_name_is_another() {
     let house = House::locked();
     let first = house.add("alice", "write");
+    begin_large(&mut house.talk(&first), 1);
     let mut talk = house.talk(&first);
-    begin_large(&mut talk, 1);
+    talk.say(resume(1, TRANSFER));
+    assert_eq!(talk.line()["held"]["ranges"], json!([[0, 8 * MIB]]));
     house.remove("alice");
     let second = house.add("alice", "write");
     assert_ne!(first, second);
