@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use ftx_protocol::token::Token;
 use serde_json::json;
 
+use crate::both::{MIB, noise, until};
 use crate::peer::Peer;
-use crate::world::{MIB, Terms, World, noise, until};
+use crate::world::{Terms, World};
 
 /// How long what a token has left is kept.
 const AFTER: Duration = Duration::from_millis(800);
@@ -92,7 +93,7 @@ fn what_waits_for_its_client_ends_with_the_token() {
 /// Begins a large put, of which some is durable.
 fn begun(world: &World, token: &Token, transfer: &str) -> Peer {
     let mut peer = world.login(token);
-    let part = noise(MIB);
+    let part = noise(MIB, 1);
     peer.begin(1, "big", 20 * MIB, transfer);
     (0..9).for_each(|number| peer.part(1, number * MIB, &part));
     peer.until_kept();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::house::{House, introduced, put, word};
+use super::house::{House, Inside, introduced, put, word};
 use crate::harness::{MIB, until};
 use crate::injection::Injection;
 use crate::talk::HELLO_DIGEST;
