@@ -270,6 +270,15 @@ impl Put {
     }
 }
 
+/// Where files go, as -o says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To<'a> {
+    /// Here, each under the last part of its name.
+    Here,
+    Stdout,
+    Path(&'a Path),
+}
+
 impl Get {
     pub fn run(mut self, clients: &Clients) -> Exit {
         if self.output.as_ref().is_some_and(|path| is_stdout(path)) {
@@ -285,13 +294,16 @@ impl Get {
                 }
             }
         }
-        let into_directory = self.output.as_ref().is_some_and(|path| is_directory(path));
-        let to_stdout = self.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
-        if self.names.len() > 1 && self.output.is_some() && !into_directory && !to_stdout {
+        if self.names.len() > 1
+            && let To::Path(path) = self.to()
+            && !is_directory(path)
+        {
             return usage("several names need -o to be a directory that exists");
         }
         let last_parts = self.names.iter().filter_map(|name| Path::new(name).file_name());
-        if !to_stdout && let Some(twice) = first_repeated(last_parts.map(OsStrExt::as_bytes)) {
+        if self.to() != To::Stdout
+            && let Some(twice) = first_repeated(last_parts.map(OsStrExt::as_bytes))
+        {
             return usage(&format!("two of these files would be called {twice} here"));
         }
         first_failure(self.names.iter().map(|name| self.one(clients, name)))
@@ -350,27 +362,35 @@ impl Get {
         self.tree.run(&self.names, self.output.as_deref(), &options, self.common.form(), &client)
     }
 
-    fn results(&self) -> Results {
+    fn to(&self) -> To<'_> {
         match &self.output {
-            Some(path) if path.as_os_str() == "-" => Results::Stderr,
-            _ => Results::Stdout,
+            None => To::Here,
+            Some(path) if path.as_os_str() == "-" => To::Stdout,
+            Some(path) => To::Path(path),
+        }
+    }
+
+    fn results(&self) -> Results {
+        match self.to() {
+            To::Stdout => Results::Stderr,
+            To::Here | To::Path(_) => Results::Stdout,
         }
     }
 
     /// Where one file goes, and how that is called in its checksum line.
     fn sink(&self, name: &Name) -> Result<(Sink, Vec<u8>), Failure> {
         let last = PathBuf::from(OsString::from_vec(name.last_part().to_vec()));
-        let path = match &self.output {
-            None => last,
-            Some(path) if path.as_os_str() == "-" => {
+        let path = match self.to() {
+            To::Here => last,
+            To::Stdout => {
                 return Ok((Sink::Stream(Box::new(stdout()?)), name.as_bytes().to_vec()));
             }
-            Some(path) if is_directory(path) => path.join(last),
-            Some(path) if path.as_os_str().as_bytes().ends_with(b"/") => {
+            To::Path(path) if is_directory(path) => path.join(last),
+            To::Path(path) if path.as_os_str().as_bytes().ends_with(b"/") => {
                 let path = ftx_protocol::Escaped(path.as_os_str().as_bytes()).to_string();
                 return Err(wrong(&format!("-o {path}: there is no such directory")));
             }
-            Some(path) => path.clone(),
+            To::Path(path) => path.to_owned(),
         };
         let shown = path.as_os_str().as_bytes().to_vec();
         Ok((output::sink(path)?, shown))
