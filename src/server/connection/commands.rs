@@ -1,7 +1,7 @@
 //! What the machine of a connection wants done: who it is found out, and what is allowed becomes a job.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use ftx_protocol::message::Change;
 use ftx_protocol::server::{Command, Event};
@@ -37,15 +37,16 @@ impl Connection {
 
     fn log_in(&mut self, token: Option<&Token>, now: Time) {
         let Some(guest) = &mut self.guest else { return };
+        let began = Instant::now();
         match guest.log_in(token, self.stream.channel(), now) {
             Ok(()) if guest.is_at_home() && self.stream.plain().is_some() => self.guest = None,
             Ok(()) => {
                 if token.is_some() {
-                    audit::logged_in(self.lane.peer(), &guest.who());
+                    audit::logged_in(self.lane.peer(), &guest.who(), began);
                 }
             }
             Err(refusal) => {
-                audit::not_admitted(self.lane.peer(), &refusal);
+                audit::not_admitted(self.lane.peer(), &refusal, began);
                 self.machine.refuse_login(refusal, now);
             }
         }

@@ -99,10 +99,10 @@ pub(super) fn listed(
 }
 
 /// What a name stands for was told.
-pub(super) fn told(origin: &Origin, name: &Name, began: Instant) {
+pub(super) fn told(origin: &Origin, op: &'static str, name: &Name, began: Instant) {
     let Origin { peer, who, .. } = origin;
     let (name, ms) = (Word(name), milliseconds(began));
-    info!(target: "audit", %who, token = who.token(), %peer, op = "stat", %name, result = "ok", ms, "told");
+    info!(target: "audit", %who, token = who.token(), %peer, op, %name, result = "ok", ms, "told");
 }
 
 /// Names were changed.
@@ -129,29 +129,51 @@ pub(super) fn changed(origin: &Origin, change: &Change, durability: Durability, 
     );
 }
 
+/// How far something came that was refused, besides its name.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Came<'a> {
+    /// To nothing.
+    Nowhere,
+    /// So many bytes of a body were moved.
+    Bytes(u64),
+    /// So many entries of a list were told.
+    Entries(u64),
+    /// Something was to get this name.
+    To(Option<&'a Name>),
+}
+
 /// Something was begun and failed, or was refused by what there is.
 pub(super) fn refused(
     origin: &Origin,
     op: &'static str,
     name: &dyn Display,
+    came: Came<'_>,
     refusal: &Refusal,
     began: Instant,
 ) {
     let Origin { peer, who, .. } = origin;
     let Refusal { code: result, message: why, .. } = refusal;
     let (name, token) = (Word(name), who.token());
+    let (bytes, entries, to) = match came {
+        Came::Nowhere => (None, None, None),
+        Came::Bytes(bytes) => (Some(bytes), None, None),
+        Came::Entries(entries) => (None, Some(entries), None),
+        Came::To(to) => (None, None, to.map(Word).map(tracing::field::display)),
+    };
     let ms = milliseconds(began);
     match result.fault() {
-        Fault::Server if *result != Code::ShuttingDown => {
-            warn!(target: "audit", %who, token, %peer, op, %name, %result, why, ms, "{op} failed");
-        }
-        _ => {
-            info!(target: "audit", %who, token, %peer, op, %name, %result, why, ms, "{op} refused");
-        }
+        Fault::Server if *result != Code::ShuttingDown => warn!(
+            target: "audit", %who, token, %peer, op, %name, to, bytes, entries, %result, why, ms,
+            "{op} failed"
+        ),
+        _ => info!(
+            target: "audit", %who, token, %peer, op, %name, to, bytes, entries, %result, why, ms,
+            "{op} refused"
+        ),
     }
 }
 
-/// Somebody may not do something: it was refused before anything was looked at.
+/// Somebody may not do something: it was refused before anything was looked at, which takes no time.
 pub(in crate::server) fn denied(
     peer: SocketAddr,
     who: &Who,
@@ -173,18 +195,23 @@ pub(in crate::server) fn denied(
     let (name, to) = (name.map(Word), to.map(Word));
     let (name, to) = (name.map(tracing::field::display), to.map(tracing::field::display));
     let Refusal { code: result, message: why, .. } = refusal;
-    info!(target: "audit", %who, token = who.token(), %peer, op, name, to, %result, why, "{op} refused");
+    info!(
+        target: "audit", %who, token = who.token(), %peer, op, name, to, %result, why, ms = 0,
+        "{op} refused"
+    );
 }
 
 /// Somebody with a token logged in.
-pub(in crate::server) fn logged_in(peer: SocketAddr, who: &Who) {
-    info!(target: "audit", %who, token = who.token(), %peer, op = "login", result = "ok", "logged in");
+pub(in crate::server) fn logged_in(peer: SocketAddr, who: &Who, began: Instant) {
+    let (token, ms) = (who.token(), milliseconds(began));
+    info!(target: "audit", %who, token, %peer, op = "login", result = "ok", ms, "logged in");
 }
 
 /// Somebody was not admitted.
-pub(in crate::server) fn not_admitted(peer: SocketAddr, refusal: &Refusal) {
-    let result = refusal.code;
-    info!(target: "audit", who = "nobody", %peer, op = "login", %result, "login refused");
+pub(in crate::server) fn not_admitted(peer: SocketAddr, refusal: &Refusal, began: Instant) {
+    let Refusal { code: result, message: why, .. } = refusal;
+    let ms = milliseconds(began);
+    info!(target: "audit", who = "nobody", %peer, op = "login", %result, why, ms, "login refused");
 }
 
 /// What a change of names is called.

@@ -12,6 +12,7 @@ use ftx_protocol::message::{self, Done, Kept, Spent};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Durability, Name, Refusal};
 
+use super::audit::Came;
 use super::sweeper::Sweeper;
 use super::transfers::{Ending, Slot, Transfers};
 use super::workers::{Ahead, lock};
@@ -48,6 +49,7 @@ pub(super) struct Whole {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Course {
     pub(super) began: Instant,
+    pub(super) bytes: u64,
     pub(super) spent: store::Spent,
     /// The moment of its `end`.
     pub(super) ended: Instant,
@@ -251,7 +253,8 @@ impl Bench {
             // The put is past this, or somebody else's.
             Err(refusal) if refusal.code == Code::TakenOver => {}
             Err(refusal) => {
-                audit::refused(&slot.origin, "put", &slot.name, &refusal, slot.began);
+                let came = Came::Nowhere;
+                audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
                 // First: whoever works on it finds it gone after this, and the reason is this one.
                 let event = Event::Refused { id: slot.id, refusal };
                 self.outcomes.push_event(slot.origin.key, event);
@@ -330,7 +333,7 @@ impl Bench {
         result: Result<Durability, Refusal>,
     ) -> (ConnectionKey, Outcome) {
         let Changing { origin, change, began, .. } = changing;
-        let (name, _) = change.names();
+        let (name, to) = change.names();
         let id = change.id();
         let event = match result {
             Ok(durability) => {
@@ -341,7 +344,7 @@ impl Bench {
                 Event::Ok(message::Okay { id, durability: Some(durability) })
             }
             Err(refusal) => {
-                audit::refused(origin, audit::word(change), name, &refusal, *began);
+                audit::refused(origin, audit::word(change), name, Came::To(to), &refusal, *began);
                 Event::Refused { id, refusal }
             }
         };
@@ -381,7 +384,8 @@ impl Bench {
                 })
             }
             Err(refusal) => {
-                audit::refused(&slot.origin, "put", name, &refusal, course.began);
+                let came = Came::Bytes(course.bytes);
+                audit::refused(&slot.origin, "put", name, came, &refusal, course.began);
                 Event::Refused { id: slot.id, refusal }
             }
         };

@@ -13,6 +13,7 @@ use ftx_protocol::{Name, RequestId};
 use tracing::{info, warn};
 
 use super::abandoned::Abandoned;
+use super::audit::Came;
 use super::committer::Committer;
 use super::lane::{Entrance, Lane};
 use super::room::Room;
@@ -49,11 +50,18 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Says what a name stands for.
-    pub(super) fn stat(&self, origin: &Origin, id: RequestId, name: &Name, granted: &Granted) {
+    pub(super) fn stat(
+        &self,
+        origin: &Origin,
+        op: &'static str,
+        id: RequestId,
+        name: &Name,
+        granted: &Granted,
+    ) {
         let began = Instant::now();
         let event = match self.store.stat(name, granted.within()) {
             Ok(found) => {
-                audit::told(origin, name, began);
+                audit::told(origin, op, name, began);
                 Event::Info(Info {
                     id,
                     kind: found.kind,
@@ -65,7 +73,7 @@ impl Shared {
                 })
             }
             Err(refusal) => {
-                audit::refused(origin, "stat", name, &refusal, began);
+                audit::refused(origin, op, name, Came::Nowhere, &refusal, began);
                 Event::Refused { id, refusal }
             }
         };

@@ -17,6 +17,7 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
 use tracing::error;
 
+use super::audit::Came;
 use super::body::{Step, ended_early, read_to_grid, remember, send, timed, write};
 use super::committer::microseconds;
 use super::directory::Shared;
@@ -98,7 +99,7 @@ impl Fetch {
             }
         });
         let outcome = outcome.unwrap_or_else(|refusal| {
-            audit::refused(&self.origin, "get", &get.name, &refusal, began);
+            audit::refused(&self.origin, "get", &get.name, Came::Nowhere, &refusal, began);
             Outcome::Event(Event::Refused { id: get.id, refusal })
         });
         self.opened.push(outcome);
@@ -171,7 +172,7 @@ impl Fetch {
                 (Ok(reading), Some(algorithm)) => (reading, algorithm),
                 // A directory, or nothing at all.
                 _ => {
-                    self.shared.stat(&self.origin, id, &name, &granted);
+                    self.shared.stat(&self.origin, "sum", id, &name, &granted);
                     return Worked::Done;
                 }
             };
@@ -202,7 +203,7 @@ impl Fetch {
             }
             Err(refusal) => {
                 let shown = listing::shown(list.name.as_ref());
-                audit::refused(&self.origin, "list", &shown, &refusal, began);
+                audit::refused(&self.origin, "list", &shown, Came::Nowhere, &refusal, began);
                 let event = Event::Refused { id: list.id, refusal };
                 self.shared.outcomes.push_event(self.origin.key, event);
             }
@@ -217,10 +218,9 @@ impl Fetch {
 
     fn send(&mut self, id: RequestId, at: u64, size: u64, stream: &Stream, scratch: &mut [u8]) {
         let mut count: u64 = 0;
-        let refusal = self.gets.get(&id).and_then(|open| open.granted.check().err());
+        let mut refusal = self.gets.get(&id).and_then(|open| open.granted.check().err());
         let end = loop {
-            if let Some(refusal) = refusal {
-                self.refuse(id, refusal);
+            if refusal.is_some() {
                 break SendEnd::Short;
             }
             let left = size.saturating_sub(count);
@@ -230,10 +230,7 @@ impl Fetch {
             let Some(open) = self.gets.get_mut(&id) else { break SendEnd::Short };
             match open.step(&self.shared, at.saturating_add(count), left, stream, scratch) {
                 Step::Sent(sent) => count = count.saturating_add(sent),
-                Step::Short(refusal) => {
-                    self.refuse(id, refusal);
-                    break SendEnd::Short;
-                }
+                Step::Short(why) => refusal = Some(why),
                 Step::Socket(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Step::Socket(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     break SendEnd::Blocked;
@@ -243,6 +240,9 @@ impl Fetch {
         };
         if let Some(open) = self.gets.get_mut(&id) {
             open.sent = open.sent.saturating_add(count);
+        }
+        if let Some(refusal) = refusal {
+            self.refuse(id, refusal);
         }
         self.shared.outcomes.push(self.origin.key, Outcome::Sent { count, end });
     }
@@ -277,7 +277,11 @@ impl Fetch {
         if let Some(open) = self.gets.get_mut(&id) {
             open.told = Told::Yes;
             let (op, began) = (open.purpose.word(), open.began);
-            audit::refused(&self.origin, op, &open.name, &refusal, began);
+            let came = match open.purpose {
+                Purpose::Get => Came::Bytes(open.sent),
+                Purpose::Sum => Came::Nowhere,
+            };
+            audit::refused(&self.origin, op, &open.name, came, &refusal, began);
         }
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
     }

@@ -9,6 +9,7 @@ use ftx_protocol::message::{Entries, Entry, Okay, Unread};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Kind, Name, RequestId};
 
+use super::audit::Came;
 use super::download::Told;
 use super::{Granted, Listing, Origin, audit};
 
@@ -45,7 +46,8 @@ impl OpenList {
         if let Err(refusal) = self.granted.check() {
             let name = shown(self.name.as_ref());
             self.told = Told::Yes;
-            audit::refused(origin, "list", &name, &refusal, self.began);
+            let came = Came::Entries(self.entries);
+            audit::refused(origin, "list", &name, came, &refusal, self.began);
             return Event::Refused { id, refusal };
         }
         let mut message = Entries { id, entries: Vec::new(), unread: Vec::new() };

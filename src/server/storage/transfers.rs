@@ -13,6 +13,7 @@ use ftx_protocol::message::{Held, HeldState, Put, Resume};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId};
 
+use super::audit::Came;
 use super::workers::lock;
 use super::{ConnectionKey, Granted, Origin, Outcomes, Store, Upload, audit};
 use crate::server::access::Reservation;
@@ -171,7 +172,8 @@ impl Transfers {
             if let Err(refusal) = slot.granted.check()
                 && let Some(upload) = slot.take()
             {
-                audit::refused(&slot.origin, "put", &slot.name, &refusal, slot.began);
+                let came = Came::Bytes(upload.offset());
+                audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
                 let event = Event::Refused { id: slot.id, refusal };
                 self.outcomes.push_event(slot.origin.key, event);
                 self.let_go(&slot, *upload, slot.ending_of_lost());

@@ -10,6 +10,7 @@ use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Refusal, RequestId};
 
+use super::audit::Came;
 use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
@@ -46,7 +47,7 @@ impl Bring {
         let transfers = &self.shared.transfers;
         let slot = match transfers.claim(&put, &self.origin, granted, began) {
             Ok(slot) => slot,
-            Err(refusal) => return self.refuse(id, &name, refusal, began),
+            Err(refusal) => return self.refuse(id, &name, Came::Nowhere, refusal, began),
         };
         match self.try_begin(put, &slot) {
             Ok(upload) => {
@@ -55,7 +56,7 @@ impl Bring {
             }
             Err(refusal) => {
                 self.shared.transfers.release(&slot);
-                self.refuse(id, &name, refusal, began);
+                self.refuse(id, &name, Came::Nowhere, refusal, began);
             }
         }
     }
@@ -112,7 +113,9 @@ impl Bring {
         if let Err(refusal) = slot.reached(end.size) {
             return self.fail(end.id, *upload, refusal, Ending::Discard);
         }
-        let course = Course { began: slot.began, spent: upload.spent(), ended: Instant::now() };
+        let bytes = upload.offset();
+        let course =
+            Course { began: slot.began, bytes, spent: upload.spent(), ended: Instant::now() };
         match upload.finish(&self.shared.store, end.size, end.digest) {
             Ok(finished) => {
                 self.puts.remove(&end.id);
@@ -122,7 +125,7 @@ impl Bring {
                 self.puts.remove(&end.id);
                 slot.give_back();
                 self.shared.transfers.release(&slot);
-                self.refuse(end.id, &slot.name, refusal, slot.began);
+                self.refuse(end.id, &slot.name, Came::Bytes(bytes), refusal, slot.began);
             }
         }
     }
@@ -157,8 +160,9 @@ impl Bring {
 
     fn fail(&mut self, id: RequestId, upload: Upload, refusal: Refusal, ending: Ending) {
         if let Some(slot) = self.puts.remove(&id) {
+            let came = Came::Bytes(upload.offset());
             self.shared.transfers.let_go(&slot, upload, ending);
-            self.refuse(id, &slot.name, refusal, slot.began);
+            self.refuse(id, &slot.name, came, refusal, slot.began);
         }
     }
 
@@ -172,8 +176,8 @@ impl Bring {
         }
     }
 
-    fn refuse(&self, id: RequestId, name: &Name, refusal: Refusal, began: Instant) {
-        audit::refused(&self.origin, "put", name, &refusal, began);
+    fn refuse(&self, id: RequestId, name: &Name, came: Came<'_>, refusal: Refusal, began: Instant) {
+        audit::refused(&self.origin, "put", name, came, &refusal, began);
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
     }
 }
@@ -198,7 +202,7 @@ impl Hand for Bring {
                 self.shared.transfers.resume(&resume, self.origin.key, granted.owner());
             }
             Job::Stat(stat, granted) => {
-                self.shared.stat(&self.origin, stat.id, &stat.name, &granted);
+                self.shared.stat(&self.origin, "stat", stat.id, &stat.name, &granted);
             }
             Job::Change(change, granted) => {
                 let (origin, began) = (self.origin.clone(), Instant::now());

@@ -100,6 +100,7 @@ fn every_operation_that_ended_or_was_refused_has_one_line() {
     assert_eq!(word(&talk.line()), "denied");
     let denied = line_of(&house, "move", "denied");
     assert_eq!(denied["message"], "move refused");
+    assert!(denied["ms"].is_u64(), "{denied}");
     assert!(denied["why"].as_str().is_some_and(|why| why.contains("may")), "{denied}");
     assert_eq!(
         (&denied["who"], &denied["name"], &denied["to"]),
@@ -108,7 +109,46 @@ fn every_operation_that_ended_or_was_refused_has_one_line() {
     let wrong = format!("ftx1_{}A", "B".repeat(42));
     for (token, code) in [(Some(wrong.as_str()), "login_failed"), (None, "login_required")] {
         assert_eq!(house.hello(token).1, code);
-        assert_eq!(line_of(&house, "login", code)["who"], "nobody");
+        let refused = line_of(&house, "login", code);
+        assert_eq!(refused["who"], "nobody");
+        assert!(refused["ms"].is_u64() && refused["why"].is_string(), "{refused}");
+    }
+}
+
+/// A line of what was refused has what a line of what was done has, as far as there is such a thing.
+#[test]
+fn what_is_refused_says_how_far_it_came_and_how_long_that_took() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let token = house.add("alice", "read,list,write,delete");
+    let mut talk = house.talk(&token);
+    let mut asks = |message: Value, code: &str| {
+        talk.say(message);
+        assert_eq!(word(&talk.line()), code);
+    };
+    asks(json!({"move": {"id": 1, "name": "x", "to": "y"}}), "not_found");
+    asks(json!({"stat": {"id": 2, "name": "x", "digest": "sha256"}}), "not_found");
+    let mut puts = house.talk(&token);
+    puts.say(put(3, "large", 20 * MIB, 3));
+    puts.part(3, 0, b"content");
+    assert!(puts.is_answered(4));
+    let mut mismatches = house.talk(&token);
+    mismatches.say(put(5, "small", 7, 5));
+    mismatches.part(5, 0, b"content");
+    mismatches.say(json!({"end": {"id": 5, "size": 7, "digest": HELLO_DIGEST}}));
+    assert_eq!(word(&mismatches.line()), "digest_mismatch");
+    house.remove("alice");
+    puts.part(3, 7, b" and more");
+    assert_eq!(word(&puts.line()), "denied");
+    for (op, result, field, value) in [
+        ("move", "not_found", "to", json!("y")),
+        ("sum", "not_found", "name", json!("x")),
+        ("put", "denied", "bytes", json!(7)),
+        ("put", "digest_mismatch", "bytes", json!(7)),
+    ] {
+        let line = line_of(&house, op, result);
+        assert_eq!(line[field], value, "{line}");
+        assert_eq!(line["who"], "alice", "{line}");
+        assert!(line["ms"].is_u64() && line["why"].is_string(), "{line}");
     }
 }
 
