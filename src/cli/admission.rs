@@ -62,12 +62,12 @@ pub struct Admission {
 
     /// Connections of one address at once; those of this machine are not counted
     #[arg(long, value_name = "N", default_value_t = DoorOptions::default().connections_per_address,
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = super::size::count::<u32>)]
     max_connections_per_address: u32,
 
     /// Logins of one address that may fail before it has to wait, longer each time
     #[arg(long, value_name = "N", default_value_t = DoorOptions::default().failed_logins,
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = super::size::count::<u32>)]
     max_failed_logins: u32,
 
     /// For tests: addresses of this machine are counted as all others are

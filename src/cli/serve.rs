@@ -66,12 +66,13 @@ pub struct Serve {
     min_free: Size,
 
     /// Connections at once; more wait until one ends
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+          value_parser = super::size::count::<usize>)]
     max_connections: usize,
 
     /// Requests that one connection may make in all; then it has to come anew, which ftx does by itself
     #[arg(long, value_name = "N", default_value_t = REQUESTS_TOTAL,
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = super::size::count::<u64>)]
     max_requests: u64,
 
     /// Threads that wait for sockets, besides those that wait for disks. One keeps two cores busy; where there
@@ -224,7 +225,7 @@ impl Serve {
             },
             size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
             free_min_bytes: self.min_free.bytes(),
-            connections_max: self.max_connections.max(1),
+            connections_max: self.max_connections,
             requests_max: self.max_requests,
             threads: self.threads,
             limit_rate: self.limit_rate,

@@ -44,6 +44,15 @@ pub fn rate(text: &str) -> Result<NonZeroU64, String> {
     NonZeroU64::new(size.bytes()).ok_or_else(|| "a rate of 0 would move nothing".to_owned())
 }
 
+/// A number of things that a server cannot do without.
+pub fn count<N: FromStr + Default + PartialEq>(text: &str) -> Result<N, String> {
+    match text.parse() {
+        Ok(number) if number != N::default() => Ok(number),
+        Ok(_) => Err("it is 1 or more: zero never means unlimited".to_owned()),
+        Err(_) => Err("not a number from 1 on, or one too large".to_owned()),
+    }
+}
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
