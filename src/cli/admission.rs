@@ -161,7 +161,7 @@ impl Settled {
         });
         let identity = self.identity.iter();
         identity
-            .flat_map(|identity| locked.clone().map(|(at, _)| identity.introduction(*at)))
+            .flat_map(|identity| locked.clone().flat_map(|(at, _)| identity.introductions(*at)))
             .collect()
     }
 

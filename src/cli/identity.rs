@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -146,13 +146,25 @@ impl Kept {
     }
 
     /// What whoever wants to use the server is told: where it is, and what its key is, unless others
-    /// vouch for it.
-    pub fn introduction(&self, address: SocketAddr) -> String {
-        let host = host_of(address);
-        match self.source {
-            Source::Own(_) => format!("ftx login ftx://{host}#{}", self.identity.pin()),
-            Source::Given { .. } => format!("ftx login ftx://{host}"),
-        }
+    /// vouch for it. That they do for a name.
+    pub fn introductions(&self, address: SocketAddr) -> Vec<String> {
+        let (routed, name) = match address.ip().is_unspecified() {
+            true => (routed_like(address), own_name()),
+            false => (None, None),
+        };
+        let port = address.port();
+        let name = name.map(|name| format!("{name}:{port}"));
+        let routed = routed.map(|ip| SocketAddr::new(ip, port).to_string());
+        let hosts: Vec<String> = match (&self.source, routed, name) {
+            (_, None, None) => vec![address.to_string()],
+            (Source::Given { .. }, _, Some(name)) => vec![name],
+            (_, routed, name) => routed.into_iter().chain(name).collect(),
+        };
+        let pin = match self.source {
+            Source::Own(_) => format!("#{}", self.identity.pin()),
+            Source::Given { .. } => String::new(),
+        };
+        hosts.into_iter().map(|host| format!("ftx login ftx://{host}{pin}")).collect()
     }
 
     pub fn directories(&self) -> Vec<PathBuf> {
@@ -169,14 +181,25 @@ pub enum Reloaded {
     OtherKey(Pin),
 }
 
-/// How others reach an address: one that stands for all of this machine's has the machine's name.
-fn host_of(address: SocketAddr) -> String {
+/// The address of this machine by which it reaches others, of the kind of `like`: of all that it has, that is
+/// the one by which they reach it, if one is. Nothing is sent to find out.
+fn routed_like(like: SocketAddr) -> Option<IpAddr> {
+    // Nobody has these: they are for documents, and the way there is the way to everybody.
+    let (from, to) = match like.ip() {
+        IpAddr::V4(any) => (any.into(), IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1))),
+        IpAddr::V6(any) => (any.into(), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(from, 0)).ok()?;
+    socket.connect(SocketAddr::new(to, 9)).ok()?;
+    let own = socket.local_addr().ok()?.ip();
+    Some(own).filter(|own| !own.is_loopback() && !own.is_unspecified())
+}
+
+/// What this machine calls itself. Not everybody may be able to resolve it.
+fn own_name() -> Option<String> {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let is_name = |character: char| character.is_ascii_alphanumeric() || "-.".contains(character);
-    if address.ip().is_unspecified() && !name.is_empty() && name.chars().all(is_name) {
-        return format!("{name}:{}", address.port());
-    }
-    address.to_string()
+    Some(name).filter(|name| !name.is_empty() && name.chars().all(is_name))
 }
 
 /// Opens a directory with a key of ours, and looks at what was opened.
@@ -370,18 +393,30 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_stands_for_all_is_told_by_the_name_of_the_machine() {
+    fn an_address_that_stands_for_all_is_told_by_an_address_of_the_machine_and_by_its_name() {
         let home = tempfile::tempdir().unwrap();
         let kept = own(&home.path().join("identity")).unwrap();
         let pin = kept.identity.pin();
         for address in ["10.0.0.1:7389", "[2001:db8::1]:7389"] {
             let told = format!("ftx login ftx://{address}#{pin}");
-            assert_eq!(kept.introduction(address.parse().unwrap()), told);
+            assert_eq!(kept.introductions(address.parse().unwrap()), [told]);
         }
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         for address in ["0.0.0.0:7389", "[::]:7389"] {
-            let told = kept.introduction(address.parse().unwrap());
-            let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-            assert!(told.contains(&format!("ftx://{name}:7389#")), "{told}");
+            let address: SocketAddr = address.parse().unwrap();
+            let told = kept.introductions(address);
+            let last = told.last().unwrap();
+            assert!(last.contains(&format!("ftx://{name}:7389#")), "{told:?}");
+            let Some(ip) = routed_like(address) else { continue };
+            let first = format!("ftx login ftx://{}#{pin}", SocketAddr::new(ip, 7389));
+            assert_eq!((told.len(), &told[0]), (2, &first));
+            // It is one of this machine's.
+            UdpSocket::bind(SocketAddr::new(ip, 0)).unwrap();
+            let given = Kept {
+                identity: Arc::clone(&kept.identity),
+                source: Source::Given { certificate: "c".into(), key: "k".into() },
+            };
+            assert_eq!(given.introductions(address), [format!("ftx login ftx://{name}:7389")]);
         }
     }
 

@@ -152,6 +152,7 @@ impl Serve {
         if let Some(user) = &user {
             hand_over(user, &settled)?;
         }
+        let introductions = settled.introductions(&prepared);
         let given_up = match unconfined {
             true => GivenUp::Nothing,
             false => confine::give_up(prepared.root(), access, &settled.outside()),
@@ -166,7 +167,6 @@ impl Serve {
         if made == MadeDirectory::New {
             tracing::info!(directory = %directory.display(), "made the directory");
         }
-        let introductions = settled.introductions(&prepared);
         let server = prepared.open()?;
         // Before it says that it is ready: whoever has read that may send a signal.
         take_signals(server.stopper(), settled.identity)?;

@@ -206,6 +206,24 @@ fn an_identity_is_made_once_for_nobody_else_to_read() {
     assert_eq!(served.len(), 1, "{served:?}");
 }
 
+/// Whoever listens everywhere says an address under which others find it, though they may not know its name.
+#[test]
+fn a_server_that_listens_everywhere_says_an_address() {
+    let world = World::new();
+    let server = Server::start(&world.served(), "0.0.0.0:0", &[]);
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let by_name = format!("to connect: ftx login ftx://{name}:{}#", server.address.port());
+    until("it says how to connect", || server.said().contains(&by_name));
+    let said = server.said();
+    let first = said.lines().next().unwrap();
+    if first.starts_with(&by_name) {
+        return not_tested("this machine has no way to others");
+    }
+    let (address, pin) =
+        first.strip_prefix("to connect: ftx login ftx://").unwrap().split_once('#').unwrap();
+    assert_eq!(shown(address.parse().unwrap()).to_string(), pin);
+}
+
 #[test]
 fn a_key_in_the_served_directory_is_refused() {
     let world = World::new();
