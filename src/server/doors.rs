@@ -88,22 +88,29 @@ pub(super) enum Shut {
 }
 
 /// Who is counted together: an IPv4 address, or the first 64 bits of an IPv6 address, which is what
-/// one network has.
+/// one network has; and the first 48, which is what one site has: 65,536 such networks.
 ///
-/// Some have more than that: a /48 has 65,536 such networks, so each cap as many times over, and it
-/// can have all others without a connection forgotten. What holds against it is what holds for all
-/// together: the part that may be without a login, and all connections that there may be.
+/// Some have more than that. What holds against them is what holds for all together: the part that may
+/// be without a login, and all connections that there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     V4(u32),
-    V6(u64),
+    Network(u64),
+    Site(u64),
 }
 
-/// What is known of an address.
+/// A site may have so many times what an address may have: there are people in several of its networks.
+const SITE_ADDRESSES: u32 = 8;
+
+/// What is known of an address, or of all of a site.
 #[derive(Debug, Default)]
 struct Address {
     /// Of all addresses together.
     all: Arc<Ungreeted>,
+    /// The site that it is of.
+    site: Option<Arc<Address>>,
+    /// How many times as much it may have as one address.
+    times: u32,
     connections: AtomicU32,
     ungreeted: AtomicU32,
     failures: AtomicU32,
@@ -154,7 +161,7 @@ impl Doors {
         Self {
             options,
             ungreeted_max: (connections_max / UNGREETED_PART).max(UNGREETED_MIN),
-            overflow: Address::new(&all),
+            overflow: Address::new(&all, None, 1),
             all,
             addresses: HashMap::new(),
             order: VecDeque::new(),
@@ -176,26 +183,33 @@ impl Doors {
             self.say_refused(peer, shut, now);
             return Err(shut);
         }
-        address.connections.fetch_add(1, Ordering::Relaxed);
-        address.ungreeted.fetch_add(1, Ordering::Relaxed);
+        for counted in address.with_site() {
+            counted.connections.fetch_add(1, Ordering::Relaxed);
+            counted.ungreeted.fetch_add(1, Ordering::Relaxed);
+        }
         self.all.0.fetch_add(1, Ordering::Relaxed);
         let free_failures = self.options.failed_logins;
         Ok(Pass { address: Some(address), greeted: Greeted::No, free_failures })
     }
 
     fn may_enter(&self, address: &Address, now: Time) -> Result<(), Shut> {
-        if now.0 < address.shut_until.load(Ordering::Relaxed) {
-            return Err(Shut::Penalty);
+        for counted in address.with_site() {
+            let most = |of_one: u32| of_one.saturating_mul(counted.times);
+            if now.0 < counted.shut_until.load(Ordering::Relaxed) {
+                return Err(Shut::Penalty);
+            }
+            let connections = counted.connections.load(Ordering::Relaxed);
+            if connections >= most(self.options.connections_per_address) {
+                return Err(Shut::Crowded);
+            }
+            if counted.ungreeted.load(Ordering::Relaxed) >= most(UNGREETED_PER_ADDRESS) {
+                return Err(Shut::Ungreeted);
+            }
         }
-        if address.connections.load(Ordering::Relaxed) >= self.options.connections_per_address {
-            return Err(Shut::Crowded);
+        match self.all.0.load(Ordering::Relaxed) < self.ungreeted_max {
+            true => Ok(()),
+            false => Err(Shut::Ungreeted),
         }
-        if address.ungreeted.load(Ordering::Relaxed) >= UNGREETED_PER_ADDRESS
-            || self.all.0.load(Ordering::Relaxed) >= self.ungreeted_max
-        {
-            return Err(Shut::Ungreeted);
-        }
-        Ok(())
     }
 
     /// What is known of an address; of all that are not remembered, where there is no room for it.
@@ -203,6 +217,7 @@ impl Doors {
         if let Some(address) = self.addresses.get(&key) {
             return Arc::clone(address);
         }
+        let site = key.site().map(|site| self.address(site, now));
         if self.addresses.len() >= ADDRESSES_MAX && self.sweep_after <= now {
             self.sweep(now);
         }
@@ -212,7 +227,8 @@ impl Doors {
         if self.addresses.len() >= ADDRESSES_MAX {
             return Arc::clone(&self.overflow);
         }
-        let address = Address::new(&self.all);
+        let times = if let Key::Site(_) = key { SITE_ADDRESSES } else { 1 };
+        let address = Address::new(&self.all, site, times);
         self.addresses.insert(key, Arc::clone(&address));
         self.order.push_back(key);
         address
@@ -264,20 +280,48 @@ impl Key {
         match address {
             IpAddr::V4(address) => Self::V4(address.to_bits()),
             IpAddr::V6(address) => {
-                Self::V6(u64::try_from(address.to_bits() >> 64).unwrap_or_default())
+                Self::Network(u64::try_from(address.to_bits() >> 64).unwrap_or_default())
             }
+        }
+    }
+
+    /// The site that a network is of.
+    fn site(self) -> Option<Self> {
+        match self {
+            Self::Network(bits) => Some(Self::Site(bits >> 16)),
+            Self::V4(_) | Self::Site(_) => None,
         }
     }
 }
 
-/// Each connection's pass holds its address, beside the table.
+/// Each connection's pass holds its address, beside the table, and each network its site.
 fn is_connected(address: &Arc<Address>) -> bool {
     Arc::strong_count(address) > 1
 }
 
 impl Address {
-    fn new(all: &Arc<Ungreeted>) -> Arc<Self> {
-        Arc::new(Self { all: Arc::clone(all), ..Self::default() })
+    fn new(all: &Arc<Ungreeted>, site: Option<Arc<Self>>, times: u32) -> Arc<Self> {
+        Arc::new(Self { all: Arc::clone(all), site, times, ..Self::default() })
+    }
+
+    /// All that is counted for it.
+    fn with_site(&self) -> impl Iterator<Item = &Self> {
+        [Some(self), self.site.as_deref()].into_iter().flatten()
+    }
+
+    /// A login failed: from some number on, it has to wait before it is let in again.
+    fn failed(&self, now: u64, free_failures: u32) {
+        // Two at once may count as one; the next one counts.
+        let failures = self.failures_at(now).saturating_add(1);
+        self.failures.store(failures, Ordering::Relaxed);
+        self.failed_at.store(now, Ordering::Relaxed);
+        let free_failures = free_failures.saturating_mul(self.times);
+        if let Some(over) = failures.checked_sub(free_failures).filter(|over| *over > 0) {
+            let doubled = 1_u32.checked_shl(over.saturating_sub(1)).unwrap_or(u32::MAX);
+            let penalty = PENALTY_MIN.saturating_mul(doubled).min(PENALTY_MAX);
+            let until = now.saturating_add(milliseconds(penalty));
+            self.shut_until.fetch_max(until, Ordering::Relaxed);
+        }
     }
 
     /// Failed logins that are not forgotten.
@@ -306,23 +350,17 @@ impl Pass {
 
     /// A login failed: from some number on, the address has to wait before it is let in again.
     pub(super) fn failed(&self, now: Time) {
-        let Some(address) = &self.address else { return };
-        let now = now.0;
-        // Two at once may count as one; the next one counts.
-        let failures = address.failures_at(now).saturating_add(1);
-        address.failures.store(failures, Ordering::Relaxed);
-        address.failed_at.store(now, Ordering::Relaxed);
-        if let Some(over) = failures.checked_sub(self.free_failures).filter(|over| *over > 0) {
-            let doubled = 1_u32.checked_shl(over.saturating_sub(1)).unwrap_or(u32::MAX);
-            let penalty = PENALTY_MIN.saturating_mul(doubled).min(PENALTY_MAX);
-            let until = now.saturating_add(milliseconds(penalty));
-            address.shut_until.fetch_max(until, Ordering::Relaxed);
+        let address = self.address.as_deref();
+        for counted in address.into_iter().flat_map(Address::with_site) {
+            counted.failed(now.0, self.free_failures);
         }
     }
 
     fn leave_ungreeted(&self) {
         if let Some(address) = &self.address {
-            address.ungreeted.fetch_sub(1, Ordering::Relaxed);
+            for counted in address.with_site() {
+                counted.ungreeted.fetch_sub(1, Ordering::Relaxed);
+            }
             address.all.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -333,8 +371,9 @@ impl Drop for Pass {
         if self.greeted == Greeted::No {
             self.leave_ungreeted();
         }
-        if let Some(address) = &self.address {
-            address.connections.fetch_sub(1, Ordering::Relaxed);
+        let address = self.address.as_deref();
+        for counted in address.into_iter().flat_map(Address::with_site) {
+            counted.connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -388,6 +427,44 @@ mod tests {
         let _pass = greeted(&mut doors, "2001:db8:0:1::1").unwrap();
         assert_eq!(greeted(&mut doors, "2001:db8:0:1:ffff::2").err(), Some(Shut::Crowded));
         assert!(greeted(&mut doors, "2001:db8:0:2::1").is_ok());
+    }
+
+    #[test]
+    fn the_networks_of_a_site_have_a_few_times_what_one_has() {
+        let mut doors = few(2);
+        let network = |n: u32| format!("2001:db8:1:{n:x}::1");
+        let mut passes: Vec<Pass> = (0..SITE_ADDRESSES)
+            .flat_map(|n| [n, n])
+            .map(|n| greeted(&mut doors, &network(n)).unwrap())
+            .collect();
+        let next = network(SITE_ADDRESSES);
+        assert_eq!(greeted(&mut doors, &next).err(), Some(Shut::Crowded));
+        assert!(greeted(&mut doors, "2001:db8:2::1").is_ok(), "another site");
+        passes.pop();
+        assert!(greeted(&mut doors, &next).is_ok());
+        drop(passes);
+        doors.sweep(at(0));
+        doors.sweep(at(0));
+        assert!(doors.addresses.is_empty(), "nothing is left of it");
+
+        let mut silent = few(1_000);
+        let most = SITE_ADDRESSES * UNGREETED_PER_ADDRESS;
+        let enter = |doors: &mut Doors, n| doors.enter(address(&network(n)), at(0));
+        let _crowd: Vec<Pass> = (0..most).map(|n| enter(&mut silent, n).unwrap()).collect();
+        assert_eq!(enter(&mut silent, most).err(), Some(Shut::Ungreeted));
+    }
+
+    #[test]
+    fn logins_that_fail_in_one_network_after_another_cost_the_site() {
+        let mut doors = doors(DoorOptions::default());
+        let network = |n: u32| address(&format!("2001:db8:1:{n:x}::1"));
+        let free = SITE_ADDRESSES * DoorOptions::default().failed_logins;
+        for n in 0..=free {
+            doors.enter(network(n), at(0)).unwrap().failed(at(0));
+        }
+        assert_eq!(doors.enter(network(free + 1), at(0)).err(), Some(Shut::Penalty));
+        assert!(doors.enter(address("2001:db8:2::1"), at(0)).is_ok(), "another site");
+        assert!(doors.enter(network(free + 1), at(1)).is_ok(), "the first costs a second");
     }
 
     #[test]
