@@ -8,13 +8,14 @@
 use std::io;
 use std::sync::Arc;
 
+use ftx_protocol::limits::NAME_PARTS;
 use rustix::io::Errno;
 
 use crate::identity::Inode;
 use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Directories that may be open, one in the other: as deep as a legal name goes.
-const DEPTH_MAX: usize = 2_048;
+const DEPTH_MAX: usize = NAME_PARTS;
 
 /// A walk. After a [`Step::Seen`] of a directory, [`Walk::enter`] goes into it.
 pub struct Walk<D: Disk> {

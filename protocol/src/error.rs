@@ -116,7 +116,7 @@ codes! {
     BadOffset = "bad_offset", Client, Fresh;
     /// The transfer id was used for another file, digest kind or size before. Take a new id.
     TransferMismatch = "transfer_mismatch", Client, Fresh;
-    /// The name breaks the rules for names: empty part, `.`, `..`, NUL, too long.
+    /// The name breaks the rules for names: empty part, `.`, `..`, NUL, too long, too many parts.
     BadName = "bad_name", Request, No;
     /// The name, or what it leads to, is the server's own staging directory.
     ReservedName = "reserved_name", Request, No;

@@ -56,6 +56,10 @@ pub const NAME_BYTES: usize = 4_095;
 /// One part of a name (`NAME_MAX` of every common file system).
 pub const NAME_PART_BYTES: usize = 255;
 
+/// Parts of a name. Each but the last is a directory that a put may have to make, one after the other, and sync.
+/// Trees of people and of programs have a few dozen at most.
+pub const NAME_PARTS: usize = 128;
+
 /// The opaque text of a version.
 pub const VERSION_BYTES: usize = 64;
 

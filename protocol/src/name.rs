@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap}
 use thiserror::Error;
 
 use crate::escape::Escaped;
-use crate::limits::{NAME_BYTES, NAME_PART_BYTES};
+use crate::limits::{NAME_BYTES, NAME_PART_BYTES, NAME_PARTS};
 
 /// A relative path of one or more parts, checked. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,9 @@ pub enum NameError {
     /// The whole is longer than [`NAME_BYTES`].
     #[error("a name has at most 4,095 bytes")]
     TooLong,
+    /// There are more parts than [`NAME_PARTS`].
+    #[error("a name has at most 128 parts")]
+    TooManyParts,
 }
 
 impl Name {
@@ -49,8 +52,9 @@ impl Name {
         if bytes.len() > NAME_BYTES {
             return Err(NameError::TooLong);
         }
-        for part in bytes.split(|&byte| byte == b'/') {
+        for (before, part) in bytes.split(|&byte| byte == b'/').enumerate() {
             match part {
+                _ if before >= NAME_PARTS => return Err(NameError::TooManyParts),
                 b"" => return Err(NameError::EmptyPart),
                 b"." | b".." => return Err(NameError::DotPart),
                 part if part.contains(&0) => return Err(NameError::Nul),
@@ -247,7 +251,10 @@ mod tests {
     #[test]
     fn names_that_a_disk_cannot_or_must_not_see_are_refused() {
         let long_part = "a".repeat(NAME_PART_BYTES + 1);
-        let long_name = ["abc"; NAME_BYTES / 4 + 1].join("/") + "/x";
+        let longest_part = "a".repeat(NAME_PART_BYTES);
+        let long_name = vec![longest_part; NAME_BYTES / NAME_PART_BYTES + 1].join("/");
+        let deep_name = ["a"; NAME_PARTS + 1].join("/");
+        assert!(Name::parse(&deep_name.as_bytes()[2..]).is_ok());
         for (text, error) in [
             ("", NameError::EmptyPart),
             ("/etc/passwd", NameError::EmptyPart),
@@ -259,6 +266,7 @@ mod tests {
             ("a\0b", NameError::Nul),
             (&long_part, NameError::PartTooLong),
             (&long_name, NameError::TooLong),
+            (&deep_name, NameError::TooManyParts),
         ] {
             assert_eq!(Name::parse(text.as_bytes()), Err(error), "{text:?}");
         }

@@ -114,6 +114,7 @@ fn the_table_of_limits_is_the_one_in_the_code() {
         Some(limits::DISCARD_BYTES),
         Some(limits::NAME_BYTES as u64),
         Some(limits::NAME_PART_BYTES as u64),
+        Some(limits::NAME_PARTS as u64),
         Some(limits::VERSION_BYTES as u64),
         Some(limits::TEXT_BYTES as u64),
         Some(limits::ENTRIES_AHEAD.into()),
@@ -147,6 +148,8 @@ fn the_numbers_in_the_rules_are_those_of_the_limits() {
     assert!(rule_text("14.5").contains(&format!("`{TOKEN_PREFIX}` and {characters} characters")));
     assert!(rule_text("10.1").contains(&format!("{} s", limits::ALIVE_EVERY.as_secs())));
     assert!(rule_text("10.2").contains(&format!("{} s", limits::SILENCE.as_secs())));
+    assert!(rule_text("3.2").contains(&format!("{} parts", limits::NAME_PARTS)));
+    assert!(NameError::TooManyParts.to_string().contains(&limits::NAME_PARTS.to_string()));
     assert_eq!(Name::parse(&[b'a'; 256]), Err(NameError::PartTooLong));
 }
 

@@ -233,7 +233,7 @@ fn requests_on_one_name_take_effect_in_the_order_in_which_they_were_sent() {
 fn thousands_of_requests_that_wait_for_one_name_are_charged_and_all_answered() {
     let mut driven = Driven::greeted();
     driven.hear(put_line(1, "d", 5).as_bytes());
-    let deep = ["d"; 1_000].join("/");
+    let deep = ["d"; limits::NAME_PARTS].join(&format!("/{}", "d".repeat(7)));
     for id in 2..=2_001 {
         driven.hear(format!("{{\"stat\":{{\"id\":{id},\"name\":\"{deep}\"}}}}\n").as_bytes());
     }

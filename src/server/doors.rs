@@ -93,7 +93,7 @@ pub(super) enum Shut {
 /// Some have more than that. What holds against them is what holds for all together: the part that may
 /// be without a login, and all connections that there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+pub(super) enum Key {
     V4(u32),
     Network(u64),
     Site(u64),
@@ -276,8 +276,8 @@ impl Doors {
 }
 
 impl Key {
-    fn of(address: IpAddr) -> Self {
-        match address {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.to_bits()),
             IpAddr::V6(address) => {
                 Self::Network(u64::try_from(address.to_bits() >> 64).unwrap_or_default())

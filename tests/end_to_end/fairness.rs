@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
+use ftx_protocol::limits::NAME_PARTS;
 use serde_json::json;
 
 use crate::harness::{PATIENCE, Server, World, until};
@@ -133,4 +134,36 @@ fn a_digest_that_nobody_waits_for_any_more_is_not_computed_to_its_end() {
     until("the file is let go of", || open() == 0);
     assert!(read_bytes(&server) < SIZE / 2, "it was read to its end");
     assert!(Talk::with(server.address).is_answered(1));
+}
+
+#[test]
+fn a_small_put_does_not_wait_for_all_the_directories_that_others_ask_for() {
+    const CLIENTS: u64 = 3;
+    const PUTS: u64 = 4;
+    let world = World::new();
+    let server = world.serve();
+    // A disk that takes its time for each of them.
+    let Some(fault) = Injection::into(&server, "fsync,fdatasync", None, "delay_enter=2000") else {
+        return;
+    };
+    let deep = |id: u64| format!("deep-{id}/{}hello", "d/".repeat(NAME_PARTS - 2));
+    let mut others: Vec<Talk> = (0..CLIENTS).map(|_| Talk::with(server.address)).collect();
+    for (talk, first) in others.iter_mut().zip((0..).step_by(10)) {
+        (first..first + PUTS).for_each(|id| talk.put_hello(id, &deep(id), "full"));
+    }
+    // By now the files of all of them are synced, and it is the directories that they wait for.
+    assert_eq!(others[0].line()["done"]["durability"], "full");
+    let mut small = Talk::with(server.address);
+    small.put_hello(100, "small", "full");
+    assert_eq!(small.line()["done"]["durability"], "full");
+    for (talk, unanswered) in others.iter_mut().zip([PUTS - 1, PUTS, PUTS]) {
+        (0..unanswered).for_each(|_| assert_eq!(talk.line()["done"]["durability"], "full"));
+    }
+    drop(fault);
+    let puts = || server.log().matches("op=\"put\"").count() as u64;
+    until("the log has all", || puts() == CLIENTS * PUTS + 1);
+    let log = server.log();
+    let before = log.lines().filter(|line| line.contains("op=\"put\""));
+    let before = before.take_while(|line| !line.contains("name=small")).count() as u64;
+    assert!(before <= CLIENTS * PUTS / 2, "it came after {before} of the others");
 }

@@ -115,14 +115,19 @@ impl<D: Disk> Committing<D> {
     }
 
     /// Syncs a directory, and whatever leads to it from the root and was not synced since this
-    /// store began. A sync that failed is not tried again.
-    pub(super) fn sync_up(&mut self, directory: &D::Handle) -> std::io::Result<()> {
-        let mut here = self.sync_one(directory)?;
+    /// store began. A sync that failed is not tried again. `now` are those that were synced since
+    /// the last name was changed.
+    pub(super) fn sync_up(
+        &mut self,
+        directory: &D::Handle,
+        now: &mut HashSet<Inode>,
+    ) -> std::io::Result<()> {
+        let mut here = self.sync_one(directory, now)?;
         let mut entries = Vec::new();
         let mut above: Option<D::Handle> = None;
         while here != self.root && !self.synced.contains(&here) {
             let parent = self.disk.open_parent(above.as_ref().unwrap_or(directory))?;
-            let parent_inode = self.sync_one(&parent)?;
+            let parent_inode = self.sync_one(&parent, now)?;
             entries.push(here);
             if parent_inode == here {
                 // The top of the file system: the directory was moved out of the root meanwhile.
@@ -138,15 +143,23 @@ impl<D: Disk> Committing<D> {
         Ok(())
     }
 
-    fn sync_one(&mut self, directory: &D::Handle) -> std::io::Result<Inode> {
+    fn sync_one(
+        &mut self,
+        directory: &D::Handle,
+        now: &mut HashSet<Inode>,
+    ) -> std::io::Result<Inode> {
         let inode = self.inode(directory)?;
         if self.doubtful.contains(&inode) {
             return Err(Errno::IO.into());
+        }
+        if now.contains(&inode) {
+            return Ok(inode);
         }
         if let Err(error) = self.disk.sync(directory) {
             self.doubtful.insert(inode);
             return Err(error);
         }
+        now.insert(inode);
         Ok(inode)
     }
 
@@ -180,7 +193,7 @@ impl<D: Disk> Store<D> {
             })
             .map_err(|error| refusal(Cause::Sync, "syncing the file", &error));
         if result.is_err() {
-            self.abandon(private, committed);
+            self.abandon(private, std::slice::from_ref(committed));
         }
         result
     }
@@ -225,6 +238,8 @@ impl<D: Disk> Store<D> {
             .into_iter()
             .map(|step| self.make(private, step, &journalled, &mut committing, &mut ground))
             .collect();
+        // Before what was changed is answered: no start may make one of these after that.
+        self.abandon(private, &ground.refused);
         let failed = sync_directories(&mut committing, &made, &ground.changed);
         let loses_its_name = |made: &Made<D>| match made {
             Made::File(named) => failed.contains(&named.directory),
@@ -275,7 +290,7 @@ impl<D: Disk> Store<D> {
             }
             Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
                 if let Err(refusal) = journalled {
-                    self.abandon(private, &committed);
+                    ground.refused.push(committed);
                     return Err(Err(refusal.clone()));
                 }
                 self.give_name(private, file, committed, committing, ground)
@@ -321,7 +336,7 @@ impl<D: Disk> Store<D> {
         self.options.memory == Memory::Puts || committed.durability > Durability::None
     }
 
-    /// Gives one file its name. What cannot have it is gone after that.
+    /// Gives one file its name. What cannot have it is gone when the round is over.
     fn give_name(
         &self,
         private: &Private<D>,
@@ -337,7 +352,7 @@ impl<D: Disk> Store<D> {
         match self.take_name(private, origin, &committed, committing, ground) {
             Ok((_, directory)) => Ok(Named { file, committed, directory }),
             Err(refusal) => {
-                self.abandon(private, &committed);
+                ground.refused.push(committed);
                 Err(refusal)
             }
         }
@@ -380,29 +395,35 @@ impl<D: Disk> Store<D> {
         stored(committed, found.as_ref(), Some(replay))
     }
 
-    /// Ends a put that is whole and is not to have its name. Waits for the disk, if it was promised
-    /// anything.
-    pub fn give_up(&self, finished: Finished<D>) {
-        if let (FinishedBody::Staged { committed, .. }, Ok(private)) =
-            (&finished.body, self.writable())
-        {
-            self.abandon(private, committed);
-        }
+    /// Ends puts that are whole and are not to have their names. Waits for the disk, once, if any of
+    /// them was promised anything.
+    pub fn give_up(&self, finished: Vec<Finished<D>>) {
+        let Ok(private) = self.writable() else { return };
+        let staged = finished.into_iter().filter_map(|finished| match finished.body {
+            FinishedBody::Staged { committed, .. } => Some(committed),
+            FinishedBody::Complete(_) => None,
+        });
+        self.abandon(private, &staged.collect::<Vec<_>>());
     }
 
-    /// Ends a put that is whole and cannot have its name: its record is taken back, durably,
-    /// before its staged file goes, so that no restart takes the absence from staging for success.
-    /// If that cannot be done the file stays, for the next start to decide.
-    pub(super) fn abandon(&self, private: &Private<D>, committed: &Committed) {
-        self.transfers.remove(&committed.transfer);
-        let retracted = lock(&private.journal).retract(
-            &private.directory,
-            committed.transfer,
-            &committed.staged,
-            sync_for(committed.durability),
-        );
-        if retracted.is_ok() {
-            self.remove_staged(&committed.staged, committed.inode);
+    /// Ends puts that are whole and cannot have their names: their records are taken back, durably,
+    /// before their staged files go, so that no restart takes the absence from staging for success.
+    /// If that cannot be done the files stay, for the next start to decide.
+    fn abandon(&self, private: &Private<D>, refused: &[Committed]) {
+        let Some(durability) = refused.iter().map(|committed| committed.durability).max() else {
+            return;
+        };
+        refused.iter().for_each(|committed| self.transfers.remove(&committed.transfer));
+        let taken_back = refused.iter().map(|Committed { transfer, staged, .. }| Record::Drop {
+            transfer: *transfer,
+            staged: staged.clone(),
+        });
+        let taken_back: Vec<Record> = taken_back.collect();
+        let sync = sync_for(durability);
+        if lock(&private.journal).retract(&private.directory, &taken_back, sync).is_ok() {
+            refused.iter().for_each(|committed| {
+                self.remove_staged(&committed.staged, committed.inode);
+            });
         }
     }
 }
@@ -425,10 +446,13 @@ fn sync_directories<D: Disk>(
             Made::File(_) | Made::Change(_) => {}
         }
     }
+    let mut now = HashSet::new();
     wanted
         .into_iter()
         .filter(|inode| {
-            directories.get(inode).is_none_or(|handle| committing.sync_up(handle).is_err())
+            directories
+                .get(inode)
+                .is_none_or(|handle| committing.sync_up(handle, &mut now).is_err())
         })
         .collect()
 }

@@ -326,3 +326,30 @@ fn control_without_the_sync_of_the_journal_the_checks_fail() {
 fn control_without_the_sync_of_staging_the_checks_fail() {
     assert!(TRIAL.is_found_out(|label| label == "staging"));
 }
+
+/// Of these two a peer may have as many in a round as it likes.
+#[test]
+fn a_round_waits_once_for_all_that_it_refuses_and_once_for_the_directory_of_many_new_ones() {
+    let sim = Sim::new();
+    let store = try_open(&sim).unwrap();
+    let mut told = Told::default();
+    whole(&store, &mut told, "taken/file", id(0), b"x");
+    let names = ["taken", "a/f", "taken", "b/f", "taken", "c/f", "taken"];
+    let round = names.into_iter().zip(1..).map(|(name, number)| {
+        let mut upload = store.begin(put(name, id(number), 1, 0)).unwrap();
+        upload.write(b"x").unwrap();
+        finish(&store, &mut told, id(number), upload, b"x").unwrap()
+    });
+    let round: Vec<Finished<Sim>> = round.collect();
+    let before = sim.log().len();
+    for (name, answer) in names.into_iter().zip(commit(&store, round)) {
+        let code = answer.err().map(|refusal| refusal.code);
+        assert_eq!(code, (name == "taken").then_some(Code::IsDirectory), "{name}");
+    }
+    let log = sim.log();
+    let syncs = |of: &str| {
+        let sync = format!("sync {of}");
+        log[before..].iter().filter(|call| call.ends_with(&sync)).count()
+    };
+    assert_eq!((syncs("journal"), syncs("root")), (2, 1), "{:?}", &log[before..]);
+}

@@ -108,7 +108,7 @@ impl<D: Disk> Journal<D> {
         &self.image
     }
 
-    /// Takes a transfer back. What the journal said of it counts no more even if that cannot be
+    /// Takes transfers back. What the journal said of them counts no more even if that cannot be
     /// written now: no later journal will say it.
     ///
     /// # Errors
@@ -116,13 +116,11 @@ impl<D: Disk> Journal<D> {
     pub(super) fn retract(
         &mut self,
         private: &D::Handle,
-        transfer: TransferId,
-        staged: &str,
+        taken_back: &[Record],
         sync: Sync,
     ) -> io::Result<()> {
-        let record = Record::Drop { transfer, staged: staged.to_owned() };
-        self.image.apply(&record);
-        match self.write(private, std::slice::from_ref(&record), sync) {
+        taken_back.iter().for_each(|record| self.image.apply(record));
+        match self.write(private, taken_back, sync) {
             Ok(()) => Ok(()),
             Err(_) => self.renew(private, self.image.clone()),
         }

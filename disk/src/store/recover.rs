@@ -333,7 +333,9 @@ impl<D: Disk> Store<D> {
     ) -> Option<()> {
         match committed.durability {
             Durability::None => Some(()),
-            Durability::Memory | Durability::Full => committing.sync_up(directory).ok(),
+            Durability::Memory | Durability::Full => {
+                committing.sync_up(directory, &mut HashSet::new()).ok()
+            }
         }
     }
 }

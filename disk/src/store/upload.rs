@@ -425,12 +425,9 @@ impl<D: Disk> Store<D> {
         if let Some(private) = &self.private {
             // Not synced, and an error has no consequence: a transfer whose staged file is gone is
             // forgotten at the next start all the same.
-            let _ = lock(&private.journal).retract(
-                &private.directory,
-                begun.transfer,
-                &begun.staged,
-                Sync::Never,
-            );
+            let (transfer, staged) = (begun.transfer, begun.staged.clone());
+            let taken_back = [Record::Drop { transfer, staged }];
+            let _ = lock(&private.journal).retract(&private.directory, &taken_back, Sync::Never);
         }
         self.remove_staged(&begun.staged, begun.inode);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ftx_protocol::server::NoMore;
-use ftx_protocol::{Code, Refusal};
+use ftx_protocol::{Code, Owner, Refusal};
 
 use super::rights::Rights;
 use super::tokens::{Known, Tokens};
@@ -91,12 +91,17 @@ impl Principal {
 }
 
 impl Who {
-    /// The first digits of the token's id: names can be used again, ids are not.
-    pub(in crate::server) fn token(&self) -> Option<String> {
+    /// The token's id.
+    pub(in crate::server) fn owner(&self) -> Option<Owner> {
         match self {
             Self::Nobody | Self::Local | Self::Public => None,
-            Self::Token(known) => Some(known.id.to_string().chars().take(8).collect()),
+            Self::Token(known) => Some(known.id),
         }
+    }
+
+    /// The first digits of the token's id: names can be used again, ids are not.
+    pub(in crate::server) fn token(&self) -> Option<String> {
+        self.owner().map(|owner| owner.to_string().chars().take(8).collect())
     }
 }
 

@@ -2,8 +2,7 @@
 //! commits in rounds whatever they have returned, with the changes that wait. A put that is slow to
 //! sync joins a later round.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Durability, Name, Refusal};
 
 use super::audit::Came;
+use super::queue::{Round, Waiting, Waits};
 use super::sweeper::Sweeper;
 use super::transfers::{Ending, Slot, Transfers};
 use super::workers::{Ahead, lock};
@@ -28,9 +28,6 @@ const SYNCERS: usize = 8;
 /// Threads that sync puts on their way. They are others, so that many large puts to a slow disk do
 /// not keep the small ones from being finished.
 const KEEPERS: usize = 4;
-
-/// Puts and changes in one round: bounds how long the first of them waits for the last.
-const ROUND_ITEMS: usize = 512;
 
 /// The bytes of a put so far, to be made durable.
 pub(super) struct Keep {
@@ -97,17 +94,21 @@ impl Item {
             Self::Change(changing) => &changing.granted,
         }
     }
-}
 
-/// A queue that threads wait at.
-struct Waiting<T> {
-    state: Mutex<WaitingState<T>>,
-    wake: Condvar,
-}
-
-struct WaitingState<T> {
-    items: VecDeque<T>,
-    closed: bool,
+    /// What the store makes of it, and who is told what became of that.
+    fn split(self) -> (Told, Step) {
+        match self {
+            Self::Put(Whole { slot, finished, course }) => {
+                let name = finished.name().clone();
+                (Told::Put { slot, name, course }, Step::Put(*finished))
+            }
+            Self::Change(changing) => {
+                let change = to_store(&changing);
+                let within = changing.granted.within().cloned();
+                (Told::Change(changing), Step::Change { change, within })
+            }
+        }
+    }
 }
 
 /// The threads, and the way to them.
@@ -175,10 +176,15 @@ impl Committer {
         }
     }
 
-    /// Makes a round of what need not be synced here and now, if nobody makes one: then it waits for
-    /// no other one's disk. Else it joins the next.
+    /// Makes a round of what need not be synced here and now, if nobody makes one or waits for one: then it
+    /// waits for no other one's disk. Else, and if it is more than a round, it stands in line.
     fn make_soon(&self, items: Vec<Item>) {
-        match self.bench.store.turn_if_free() {
+        let mut round = Round::default();
+        let turn = match items.iter().all(|item| round.admit(item)) && self.round.is_empty() {
+            true => self.bench.store.turn_if_free(),
+            false => None,
+        };
+        match turn {
             _ if items.is_empty() => {}
             Some(turn) => self.bench.make(turn, items),
             None => self.round.push_all(items),
@@ -266,43 +272,39 @@ impl Bench {
     }
 
     fn commit(&self, round: &Waiting<Item>) {
-        while let Some(round) = round.take_up_to(ROUND_ITEMS) {
-            self.make(self.store.turn(), round);
+        while round.wait_for_more().is_some() {
+            let turn = self.store.turn();
+            // Not before: whoever has come meanwhile may have a better place.
+            self.make(turn, round.take_round());
         }
     }
 
     /// Makes a round, and tells everybody what became of it. Who has lost the right to it meanwhile is
     /// not in it.
     fn make(&self, turn: Turn<'_>, round: Vec<Item>) {
-        let mut told = Vec::with_capacity(round.len());
         let mut steps = Vec::with_capacity(round.len());
-        let mut outcomes = Vec::with_capacity(round.len());
+        let mut told = Vec::with_capacity(round.len());
+        let (mut given_up, mut lost) = (Vec::new(), Vec::new());
         for item in round {
-            match (item.granted().check(), item) {
-                (Ok(()), Item::Put(Whole { slot, finished, course })) => {
-                    told.push(Told::Put { slot, name: finished.name().clone(), course });
-                    steps.push(Step::Put(*finished));
+            match (item.granted().check(), item.split()) {
+                (Ok(()), (who, step)) => {
+                    told.push(who);
+                    steps.push(step);
                 }
-                (Ok(()), Item::Change(changing)) => {
-                    let change = to_store(&changing);
-                    let within = changing.granted.within().cloned();
-                    steps.push(Step::Change { change, within });
-                    told.push(Told::Change(changing));
-                }
-                (Err(refusal), Item::Put(Whole { slot, finished, course })) => {
-                    let name = finished.name().clone();
-                    self.store.give_up(*finished);
-                    outcomes.push(self.end(&slot, &name, course, Err(refusal)));
-                }
-                (Err(refusal), Item::Change(changing)) => {
-                    outcomes.push(self.changed(&changing, Err(refusal)));
+                (Err(refusal), (who, step)) => {
+                    lost.push((who, refusal));
+                    match step {
+                        Step::Put(finished) => given_up.push(finished),
+                        Step::Change { .. } => {}
+                    }
                 }
             }
         }
-        for (told, result) in told.iter().zip(self.store.commit_in(turn, steps)) {
-            outcomes.extend(self.tell(told, result));
-        }
-        self.outcomes.push_all(outcomes);
+        self.store.give_up(given_up);
+        let lost = lost.iter().map(|(who, refusal)| (who, Err(refusal.clone())));
+        let made = told.iter().zip(self.store.commit_in(turn, steps));
+        let outcomes = lost.chain(made).filter_map(|(who, result)| self.tell(who, result));
+        self.outcomes.push_all(outcomes.collect());
     }
 
     fn tell(
@@ -393,6 +395,47 @@ impl Bench {
     }
 }
 
+impl Waits for Keep {
+    fn origin(&self) -> &Origin {
+        &self.slot.origin
+    }
+}
+
+impl Waits for Whole {
+    fn origin(&self) -> &Origin {
+        &self.slot.origin
+    }
+}
+
+impl Waits for Item {
+    fn origin(&self) -> &Origin {
+        match self {
+            Self::Put(whole) => &whole.slot.origin,
+            Self::Change(changing) => &changing.origin,
+        }
+    }
+
+    fn directories(&self) -> [Option<&[u8]>; 2] {
+        match self {
+            Self::Put(whole) => [whole.finished.name().parent_bytes(), None],
+            Self::Change(Changing { change: message::Change::Mkdir(mkdir), .. }) => {
+                [Some(mkdir.name.as_bytes()), None]
+            }
+            Self::Change(Changing { change, .. }) => {
+                let (name, to) = change.names();
+                [name.parent_bytes(), to.and_then(Name::parent_bytes)]
+            }
+        }
+    }
+
+    fn taken_away(&self) -> Option<&[u8]> {
+        match self {
+            Self::Put(_) | Self::Change(Changing { change: message::Change::Mkdir(_), .. }) => None,
+            Self::Change(Changing { change, .. }) => Some(change.names().0.as_bytes()),
+        }
+    }
+}
+
 /// Who is told what became of a step.
 enum Told {
     Put { slot: Arc<Slot>, name: Name, course: Course },
@@ -421,50 +464,5 @@ fn to_store(changing: &Changing) -> store::Change {
             depth: remove.depth,
             durability: remove.durability,
         },
-    }
-}
-
-impl<T> Default for Waiting<T> {
-    fn default() -> Self {
-        let state = WaitingState { items: VecDeque::new(), closed: false };
-        Self { state: Mutex::new(state), wake: Condvar::new() }
-    }
-}
-
-impl<T> Waiting<T> {
-    fn push_all(&self, items: Vec<T>) {
-        match items.len() {
-            0 => {}
-            1 => {
-                lock(&self.state).items.extend(items);
-                self.wake.notify_one();
-            }
-            _ => {
-                lock(&self.state).items.extend(items);
-                self.wake.notify_all();
-            }
-        }
-    }
-
-    fn close(&self) {
-        lock(&self.state).closed = true;
-        self.wake.notify_all();
-    }
-
-    fn take_one(&self) -> Option<T> {
-        self.take_up_to(1)?.pop()
-    }
-
-    /// At least one, unless the queue is closed and empty.
-    fn take_up_to(&self, limit: usize) -> Option<Vec<T>> {
-        let mut state = lock(&self.state);
-        while state.items.is_empty() {
-            if state.closed {
-                return None;
-            }
-            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        let count = limit.min(state.items.len());
-        Some(state.items.drain(..count).collect())
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use ftx_protocol::limits::NAME_PARTS;
 use ftx_protocol::{Code, Condition, Depth, Durability};
 
 use super::{change, code, listed, make, make_all, moving, removing, swept, while_exchanging};
@@ -76,7 +77,7 @@ fn nobody_reaches_what_was_removed_by_a_symlink_into_the_trash() {
 fn a_tree_deeper_than_any_name_is_swept() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_native(dir.path());
-    let deep = vec!["d"; 1_500].join("/");
+    let deep = vec!["d"; NAME_PARTS - 2].join("/");
     for top in ["x", "y"] {
         change(&store, make_all(&format!("{top}/{deep}"))).unwrap();
     }
