@@ -360,15 +360,17 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Ends an upload whose body broke off: what is durable of it is kept, the rest goes.
-    pub fn suspend(&self, upload: Upload<D>) {
-        let Body::Staged(staged) = upload.body else { return };
+    /// Ends an upload whose body broke off: what is durable of it is kept, the rest goes. Returns how
+    /// many bytes of a transfer are kept; no checkpoint of it makes them more after that.
+    pub fn suspend(&self, upload: Upload<D>) -> u64 {
+        let Body::Staged(staged) = upload.body else { return 0 };
         let Resume::Yes { partial, epoch, .. } = &staged.resume else {
-            return self.remove_staged(&staged.part, staged.inode);
+            self.remove_staged(&staged.part, staged.inode);
+            return 0;
         };
         let mut partial = lock(partial);
         if partial.check_epoch(*epoch).is_err() {
-            return;
+            return 0;
         }
         // A checkpoint that is under way must not promise what is cut off here.
         partial.epoch = partial.epoch.saturating_add(1);
@@ -382,12 +384,14 @@ impl<D: Disk> Store<D> {
                 // fails, whoever goes on does it; the promise stands.
                 let _ = self.disk.truncate(&staged.file.handle, at);
                 partial.use_ = Use::Idle;
+                at
             }
             None => {
                 let begun = partial.begun.clone();
                 partial.kept = Kept::Lost;
                 drop(partial);
                 self.forget(&begun);
+                0
             }
         }
     }

@@ -155,16 +155,29 @@ impl Drop for Reservation {
 }
 
 #[cfg(test)]
+impl Share {
+    /// Of a token that has brought nothing yet.
+    pub(in crate::server) fn new(max_bytes: Option<u64>) -> Self {
+        Self { account: Arc::default(), max_bytes, max_partials: 2 }
+    }
+
+    /// What is settled, and what is reserved.
+    pub(in crate::server) fn counts(&self) -> (u64, u64) {
+        let Counts { settled, reserved } = *self.account.lock();
+        (settled, reserved)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn share(max_bytes: Option<u64>) -> Share {
-        Share { account: Arc::default(), max_bytes, max_partials: 2 }
+        Share::new(max_bytes)
     }
 
     fn counts(share: &Share) -> (u64, u64) {
-        let Counts { settled, reserved } = *share.account.lock();
-        (settled, reserved)
+        share.counts()
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Transfers {
             State::Idle(upload) => {
                 inside.successor = Some(successor);
                 drop(inside);
-                self.store.suspend(*upload);
+                slot.suspend(&self.store, *upload);
                 self.outcomes.push_event(slot.origin.key, taken_over(slot.id));
                 self.release(&slot);
             }
@@ -184,7 +184,7 @@ impl Transfers {
     /// Nobody goes on with an upload in this slot.
     pub(super) fn let_go(&self, slot: &Slot, upload: Upload, ending: Ending) {
         match ending {
-            Ending::Suspend => self.store.suspend(upload),
+            Ending::Suspend => slot.suspend(&self.store, upload),
             Ending::Discard => {
                 self.store.discard(upload);
                 slot.give_back();
@@ -249,6 +249,14 @@ impl Slot {
                 None => Ok(()),
             },
         }
+    }
+
+    /// Ends the upload, and keeps and counts what is durable of it. A checkpoint that is durable may not have been
+    /// counted yet, and comes too late for that when the slot is released.
+    pub(super) fn suspend(&self, store: &Store, upload: Upload) {
+        let durable = store.suspend(upload);
+        // All of it was brought, so there is room for it in the share.
+        let _ = self.reached(durable);
     }
 
     /// The put took effect: what it brought counts from now on.
@@ -321,4 +329,83 @@ impl Slot {
 /// What the connection is told from which a transfer was taken.
 pub(super) fn taken_over(id: RequestId) -> Event {
     Event::Refused { id, refusal: Code::TakenOver.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use ftx_disk::store::{Access, Memory, Naming, OldMode, Options};
+    use ftx_disk::sys::Native;
+    use ftx_protocol::limits::GRID_BYTES;
+    use ftx_protocol::{Algorithm, Condition, Durability, Name};
+
+    use super::*;
+    use crate::server::access::{Grant, Lease, Share, Who};
+
+    #[test]
+    fn what_became_durable_while_it_was_taken_over_is_counted() {
+        const SIZE: u64 = 2 * GRID_BYTES;
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            access: Access::ReadWrite,
+            durability: Durability::None,
+            memory: Memory::Puts,
+            size_max_bytes: SIZE,
+            free_min_bytes: 0,
+        };
+        let (store, _) = Store::open(Native, directory.path(), options).unwrap();
+        let transfers = Transfers::new(Arc::new(store), Arc::new(Outcomes::new(&[])));
+        let share = Share::new(Some(SIZE));
+        let owner = Owner([1; 8]);
+        let granted = Granted::new(Grant {
+            condition: None,
+            within: None,
+            owner: Some(owner),
+            naming: Naming::AsAsked,
+            old_mode: OldMode::Replaced,
+            share: Some(share.clone()),
+            lease: Lease::Always,
+        });
+        let key = ConnectionKey::new(0, 0, 1);
+        let origin = Origin { key, peer: ([127, 0, 0, 1], 1).into(), who: Who::Nobody };
+        let transfer = TransferId([7; 16]);
+        let asked = Put {
+            id: RequestId(1),
+            name: Name::parse(b"file").unwrap(),
+            digest: Algorithm::Sha256,
+            size: Some(SIZE),
+            at: 0,
+            transfer,
+            mtime: None,
+            mode: None,
+            condition: Condition::Always,
+            durability: Durability::None,
+            need: Vec::new(),
+        };
+        let slot = transfers.claim(&asked, &origin, granted, Instant::now()).unwrap();
+        slot.reserve(0, Some(SIZE)).unwrap();
+        let put = store::Put {
+            name: asked.name,
+            algorithm: asked.digest,
+            size: asked.size,
+            at: asked.at,
+            transfer,
+            condition: asked.condition,
+            durability: asked.durability,
+            modified: asked.mtime,
+            mode: asked.mode,
+            owner: Some(owner),
+            within: None,
+            naming: Naming::AsAsked,
+        };
+        let mut upload = Box::new(transfers.store.begin(put).unwrap());
+        let checkpoint = upload.write(&vec![0; GRID_BYTES as usize]).unwrap().unwrap();
+        assert!(slot.put_back(upload).is_none());
+        // It is durable now, and before that is counted somebody else comes for it.
+        let durable = transfers.store.make_durable(checkpoint).unwrap();
+        let resume = Resume { id: RequestId(2), transfer, need: Vec::new() };
+        transfers.resume(&resume, ConnectionKey::new(0, 0, 2), Some(&owner));
+        slot.reached(durable).unwrap();
+        assert_eq!(transfers.store.held(&transfer, Some(&owner)).at, GRID_BYTES);
+        assert_eq!(share.counts(), (GRID_BYTES, 0), "it was counted once");
+    }
 }
