@@ -313,6 +313,11 @@ impl<D: Disk> Store<D> {
         self.transfers.partials_of(owner)
     }
 
+    /// Whether a transfer is one of these.
+    pub fn is_unfinished(&self, transfer: &TransferId) -> bool {
+        self.transfers.partial(transfer).is_some()
+    }
+
     /// The cache of digests.
     pub fn digests(&self) -> &DigestCache<D> {
         &self.digests

@@ -16,6 +16,7 @@ use super::abandoned::Abandoned;
 use super::audit::Came;
 use super::committer::Committer;
 use super::lane::{Entrance, Lane};
+use super::partials::Partials;
 use super::room::Room;
 use super::transfers::Transfers;
 use super::workers::{Workers, lock};
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     pub(super) outcomes: Arc<Outcomes>,
     pub(super) transfers: Arc<Transfers>,
     pub(super) committer: Committer,
+    pub(super) partials: Partials,
     pub(super) room: Arc<Room>,
 }
 
@@ -116,7 +118,8 @@ impl Directory {
         let committer =
             Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
         let room = Arc::new(Room::new());
-        let shared = Arc::new(Shared { store, outcomes, transfers, committer, room });
+        let partials = Partials::default();
+        let shared = Arc::new(Shared { store, outcomes, transfers, committer, partials, room });
         let workers = Workers::start()?;
         let entrance = Arc::new(Entrance { shared, line: workers.line() });
         let expiry = Arc::new(Expiry {

@@ -12,6 +12,7 @@ mod download;
 mod granted;
 mod lane;
 mod listing;
+mod partials;
 mod queue;
 mod room;
 mod sweeper;

@@ -8,7 +8,7 @@ use ftx_disk::store;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Name, Refusal, RequestId};
+use ftx_protocol::{Name, Refusal, RequestId, TransferId};
 
 use super::audit::Came;
 use super::committer::{Changing, Course, Keep, Whole};
@@ -17,14 +17,11 @@ use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Upload, audit};
 use crate::server::access::Who;
+use crate::server::doors;
 
 /// The connection hears of so many stored bytes while there are more to store, so that it reads on meanwhile. To
 /// tell of each piece costs more than it gains; to tell when all are stored leaves both sides waiting in turns.
 const TAKEN_BYTES: usize = 512 * 1024;
-
-/// Unfinished uploads that are kept of all who have no token, where others than this machine's users may be
-/// among them: staging must not grow without end. The oldest go when their time is over.
-const PARTIALS_OF_ANYONE: usize = 1_024;
 
 /// The hand of the strand.
 pub(super) struct Bring {
@@ -64,20 +61,21 @@ impl Bring {
     fn try_begin(&self, put: Put, slot: &Slot) -> Result<Upload, Refusal> {
         let granted = &slot.granted;
         if put.at == 0 && put.size.is_none_or(|size| size >= RESUMABLE_BYTES) {
-            self.check_partials(granted)?;
+            self.check_partials(put.transfer, granted)?;
         }
         slot.reserve(put.at, put.size)?;
         self.shared.store.begin(beginning(put, granted))
     }
 
     /// Whether one more unfinished upload may be kept.
-    fn check_partials(&self, granted: &Granted) -> Result<(), Refusal> {
-        let unfinished = || self.shared.store.partials_of(granted.owner());
+    fn check_partials(&self, transfer: TransferId, granted: &Granted) -> Result<(), Refusal> {
+        let Shared { store, partials, .. } = &*self.shared;
+        let unfinished = || store.partials_of(granted.owner());
         match (granted.share(), &self.origin.who) {
             (Some(share), _) => share.check_partials(unfinished()),
-            (None, Who::Public) if unfinished() >= PARTIALS_OF_ANYONE => {
-                let message = "there are as many unfinished uploads as may be kept without a token";
-                Err(Refusal::new(Code::Quota, message))
+            (None, Who::Public) => {
+                let address = doors::Key::of(self.origin.peer.ip());
+                partials.begin(transfer, address, unfinished(), |other| store.is_unfinished(other))
             }
             (None, _) => Ok(()),
         }
