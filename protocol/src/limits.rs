@@ -9,6 +9,10 @@ use std::time::Duration;
 /// A message line with its `\n`. Holds the longest legal name in base64 several times over.
 pub const LINE_BYTES: usize = 32 * 1024;
 
+/// The first line of a client, with its `\n`. A token and the longest agent fit, with room for
+/// fields to come. Nobody is known yet, and there may be thousands who never say more than half of it.
+pub const HELLO_BYTES: usize = 4 * 1024;
+
 /// The raw bytes of one `data` message. Large enough that the header is noise, small enough that
 /// other lines get through between two parts within milliseconds.
 pub const PART_BYTES: u64 = 1024 * 1024;
@@ -109,6 +113,7 @@ pub const LINGER_BYTES: u64 = 16 * 1024 * 1024;
 pub const REPLY_QUEUE_BYTES: usize = 256 * 1024;
 
 const _: () = {
+    assert!(TEXT_BYTES * 2 < HELLO_BYTES && HELLO_BYTES < LINE_BYTES);
     assert!(NAME_BYTES * 4 / 3 * 2 < LINE_BYTES, "a name in base64 fits a line");
     assert!(GRID_BYTES.is_multiple_of(PART_BYTES), "parts end on the grid");
     assert!(UNKEPT_BYTES.is_multiple_of(GRID_BYTES));

@@ -18,8 +18,8 @@ use crate::message::{ClientMessage, ServerMessage};
 use crate::name::BAD_NAME_MARK;
 use crate::token::TOKEN_PREFIX;
 
-/// Collects a line that arrives in pieces. Holds nothing while lines arrive whole, at most
-/// [`LINE_BYTES`] otherwise, and looks at no byte twice.
+/// Collects a line that arrives in pieces. Holds nothing while lines arrive whole, less than the
+/// longest line otherwise, and looks at no byte twice.
 #[derive(Default)]
 pub struct LineBuffer {
     partial: Vec<u8>,
@@ -39,14 +39,19 @@ pub enum Taken<'a> {
     Line(Cow<'a, [u8]>, usize),
     /// No end yet: all of the input was kept.
     Partial,
-    /// No end within [`LINE_BYTES`].
+    /// No end within the longest line.
     TooLong,
 }
 
 impl LineBuffer {
     /// Takes the next line, or what there is of it, from the front of `input`.
     pub fn take<'a>(&mut self, input: &'a [u8]) -> Taken<'a> {
-        let room = LINE_BYTES.saturating_sub(self.partial.len());
+        self.take_within(LINE_BYTES, input)
+    }
+
+    /// As [`LineBuffer::take`], of a line that has at most so many bytes with its `\n`.
+    pub fn take_within<'a>(&mut self, line_bytes: usize, input: &'a [u8]) -> Taken<'a> {
+        let room = line_bytes.saturating_sub(self.partial.len());
         let end = memchr::memchr(b'\n', input.get(..room).unwrap_or(input));
         match end {
             Some(end) => {

@@ -109,6 +109,7 @@ fn the_table_of_limits_is_the_one_in_the_code() {
         Some(least.requests),
         Some(least.grid),
         None,
+        Some(limits::HELLO_BYTES as u64),
         Some(limits::RESUMABLE_BYTES),
         Some(limits::UNKEPT_BYTES),
         Some(limits::DISCARD_BYTES),
@@ -143,6 +144,7 @@ fn the_numbers_in_the_rules_are_those_of_the_limits() {
     ] {
         assert!(rule_text(rule).contains(&format!("{number} MiB")), "{rule}");
     }
+    assert!(rule_text("2.5").contains(&format!("{} bytes", limits::HELLO_BYTES)));
     assert!(rule_text("4.12").contains(&format!("{} s", limits::CANCELLED_WITHIN.as_secs())));
     let characters = Token::new([0; 32]).text().len() - TOKEN_PREFIX.len();
     assert!(rule_text("14.5").contains(&format!("`{TOKEN_PREFIX}` and {characters} characters")));

@@ -371,6 +371,29 @@ fn a_connection_that_has_asked_enough_answers_what_runs_and_takes_no_more() {
 }
 
 #[test]
+fn who_has_not_said_hello_makes_the_server_hold_little() {
+    let hello = |bytes: usize| {
+        let (begin, end) = ("{\"hello\":{\"ftx\":1,\"x\":\"", "\"}}\n");
+        format!("{begin}{}{end}", "x".repeat(bytes - begin.len() - end.len()))
+    };
+    let mut longest = machine(limits::REQUESTS_TOTAL);
+    let text = hello(limits::HELLO_BYTES);
+    let (most, last) = text.split_at(limits::HELLO_BYTES - 1);
+    longest.receive(most.as_bytes(), NOW);
+    assert_eq!(longest.held_bytes(), limits::HELLO_BYTES - 1);
+    longest.receive(last.as_bytes(), NOW);
+    assert!(said(&mut longest)[0].contains("\"welcome\""));
+    // What comes behind it may be as long as any line.
+    longest.receive("x".repeat(limits::LINE_BYTES - 1).as_bytes(), NOW);
+    assert_eq!(longest.held_bytes(), limits::LINE_BYTES - 1);
+
+    let mut too_long = machine(limits::REQUESTS_TOTAL);
+    too_long.receive(&hello(limits::HELLO_BYTES + 1).as_bytes()[..limits::HELLO_BYTES], NOW);
+    let heard = said(&mut too_long);
+    assert!(heard[0].starts_with("{\"error\":{\"code\":\"line_too_long\""), "{heard:?}");
+}
+
+#[test]
 fn requests_that_are_broken_off_as_fast_as_lines_come_end_the_connection() {
     let abort = |id| format!("{{\"abort\":{{\"id\":{id},\"code\":\"aborted\"}}}}\n");
     let ask = [

@@ -31,7 +31,7 @@ use crate::clock::Time;
 use crate::edges::{self, Edges, Phase, StageKind, Step, Turn};
 use crate::error::{Code, Refusal};
 use crate::ids::RequestId;
-use crate::limits::{DISCARD_BYTES, REPLY_QUEUE_BYTES};
+use crate::limits::{DISCARD_BYTES, HELLO_BYTES, LINE_BYTES, REPLY_QUEUE_BYTES};
 use crate::line::{LineBuffer, Taken};
 use crate::message::{Error, Limits, ServerMessage};
 
@@ -321,7 +321,11 @@ impl Server {
         if self.line.held_bytes() == 0 {
             self.inbound = Inbound::LINE;
         }
-        match self.line.take(input) {
+        let line_bytes = match self.stage {
+            Stage::Greet { .. } => HELLO_BYTES,
+            _ => LINE_BYTES,
+        };
+        match self.line.take_within(line_bytes, input) {
             Taken::Line(line, used) => {
                 self.read_line(&line, now);
                 used
