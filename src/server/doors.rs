@@ -93,9 +93,9 @@ pub(super) enum Shut {
 /// Some have more than that. What holds against them is what holds for all together: the part that may
 /// be without a login, and all connections that there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Key {
+pub(super) enum Network {
     V4(u32),
-    Network(u64),
+    V6(u64),
     Site(u64),
 }
 
@@ -144,10 +144,10 @@ pub(super) struct Doors {
     options: DoorOptions,
     ungreeted_max: usize,
     all: Arc<Ungreeted>,
-    addresses: HashMap<Key, Arc<Address>>,
+    addresses: HashMap<Network, Arc<Address>>,
     /// The keys of `addresses`, each once: the oldest first, but for those that were looked at and
     /// had a connection.
-    order: VecDeque<Key>,
+    order: VecDeque<Network>,
     /// All for whom there is no room, as if they were one address.
     overflow: Arc<Address>,
     sweep_after: Time,
@@ -177,7 +177,7 @@ impl Doors {
         if peer.is_loopback() && self.options.own_machine == OwnMachine::Free {
             return Ok(Pass::default());
         }
-        let address = self.address(Key::of(peer), now);
+        let address = self.address(Network::of(peer), now);
         if let Err(shut) = self.may_enter(&address, now) {
             self.refused = self.refused.saturating_add(1);
             self.say_refused(peer, shut, now);
@@ -213,11 +213,11 @@ impl Doors {
     }
 
     /// What is known of an address; of all that are not remembered, where there is no room for it.
-    fn address(&mut self, key: Key, now: Time) -> Arc<Address> {
-        if let Some(address) = self.addresses.get(&key) {
+    fn address(&mut self, network: Network, now: Time) -> Arc<Address> {
+        if let Some(address) = self.addresses.get(&network) {
             return Arc::clone(address);
         }
-        let site = key.site().map(|site| self.address(site, now));
+        let site = network.site().map(|site| self.address(site, now));
         if self.addresses.len() >= ADDRESSES_MAX && self.sweep_after <= now {
             self.sweep(now);
         }
@@ -227,10 +227,10 @@ impl Doors {
         if self.addresses.len() >= ADDRESSES_MAX {
             return Arc::clone(&self.overflow);
         }
-        let times = if let Key::Site(_) = key { SITE_ADDRESSES } else { 1 };
+        let times = if let Network::Site(_) = network { SITE_ADDRESSES } else { 1 };
         let address = Address::new(&self.all, site, times);
-        self.addresses.insert(key, Arc::clone(&address));
-        self.order.push_back(key);
+        self.addresses.insert(network, Arc::clone(&address));
+        self.order.push_back(network);
         address
     }
 
@@ -275,12 +275,12 @@ impl Doors {
     }
 }
 
-impl Key {
+impl Network {
     pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.to_bits()),
             IpAddr::V6(address) => {
-                Self::Network(u64::try_from(address.to_bits() >> 64).unwrap_or_default())
+                Self::V6(u64::try_from(address.to_bits() >> 64).unwrap_or_default())
             }
         }
     }
@@ -288,7 +288,7 @@ impl Key {
     /// The site that a network is of.
     fn site(self) -> Option<Self> {
         match self {
-            Self::Network(bits) => Some(Self::Site(bits >> 16)),
+            Self::V6(bits) => Some(Self::Site(bits >> 16)),
             Self::V4(_) | Self::Site(_) => None,
         }
     }
@@ -535,7 +535,7 @@ mod tests {
     }
 
     fn is_remembered(doors: &Doors, peer: IpAddr) -> bool {
-        doors.addresses.contains_key(&Key::of(peer))
+        doors.addresses.contains_key(&Network::of(peer))
     }
 
     #[test]

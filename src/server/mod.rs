@@ -10,6 +10,7 @@
 //!   mailbox     what other threads have to say to one selector
 //!   token       what an event is for
 //!   connection  one socket and its machine; moves bytes between the two and storage
+//!   held        who goes when too much is held
 //!   guest       who is at the other end of a connection
 //!   stream      what lies between the bytes of ftx and a socket: nothing, or TLS
 //!   rate        how fast all connections together may move bytes
@@ -24,6 +25,7 @@ mod connection;
 mod doors;
 mod front;
 mod guest;
+mod held;
 mod listen;
 mod mailbox;
 mod rate;

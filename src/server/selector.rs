@@ -19,8 +19,10 @@ use tracing::{debug, info, warn};
 use super::Options;
 use super::buffers::{BUFFERS, Buffer, Pool};
 use super::connection::{Admitted, BufferTurn, Connection, TurnEnd};
+use super::doors::Network;
 use super::front::{Arrival, Front, Order, Seats};
 use super::guest::{Guest, House};
+use super::held::{self, Holder};
 use super::mailbox::Mailbox;
 use super::rate::Rate;
 use super::storage::{Directory, Outcomes};
@@ -31,7 +33,7 @@ use super::token::{self, ConnectionKey, Source};
 const EVENTS: usize = 1_024;
 
 /// Unfinished lines and unread replies of all connections together. Far more than honest clients
-/// need; past its share of it, a selector ends the connection that adds to it.
+/// need; past its share of it, a selector ends one that holds much.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a connection that is ended for that may leave to be written.
@@ -453,10 +455,8 @@ impl Selector {
     fn settle(&mut self, key: ConnectionKey, end: TurnEnd, now: Time) {
         let Some(entry) = self.connections.get_mut(key.place()) else { return };
         let held_bytes = entry.connection.held_bytes();
-        self.held_bytes =
-            self.held_bytes.saturating_sub(entry.held_bytes).saturating_add(held_bytes);
-        let grew = held_bytes > entry.held_bytes;
-        entry.held_bytes = held_bytes;
+        let was = std::mem::replace(&mut entry.held_bytes, held_bytes);
+        self.held_bytes = self.held_bytes.saturating_sub(was).saturating_add(held_bytes);
         let deadline = entry.connection.deadline(now);
         if deadline != entry.deadline {
             if let Some(time) = entry.deadline {
@@ -477,16 +477,29 @@ impl Selector {
             TurnEnd::WantBuffer => {}
             TurnEnd::Close(reason) => return self.close(key, reason),
         }
-        if grew && self.held_bytes > self.held_bytes_max {
-            if let Some(entry) = self.entry(key) {
-                entry.connection.fail(Code::Busy, now);
-                // What it has not read until now it will not read to get at the error.
-                if entry.connection.held_bytes() > LAST_WORDS_BYTES {
-                    entry.connection.give_up(now);
-                }
-            }
-            self.queue(key);
+        if held_bytes > was && self.held_bytes > self.held_bytes_max {
+            self.end_who_holds_most(now);
         }
+    }
+
+    /// Looks at all: it is rare, and who makes it happen pays with a connection each time.
+    fn end_who_holds_most(&mut self, now: Time) {
+        let holders = self.connections.iter().map(|(_, entry)| Holder {
+            key: entry.key,
+            network: Network::of(entry.connection.peer().ip()),
+            bytes: entry.held_bytes,
+        });
+        let Some(key) = held::who_holds_most(holders) else { return };
+        let Some(entry) = self.connections.get_mut(key.place()) else { return };
+        entry.connection.fail(Code::Busy, now);
+        // What it has not read until now it will not read to get at the error.
+        if entry.connection.held_bytes() > LAST_WORDS_BYTES {
+            entry.connection.give_up(now);
+        }
+        let held_bytes = entry.connection.held_bytes();
+        let was = std::mem::replace(&mut entry.held_bytes, held_bytes);
+        self.held_bytes = self.held_bytes.saturating_sub(was).saturating_add(held_bytes);
+        self.queue(key);
     }
 
     fn close(&mut self, key: ConnectionKey, reason: Reason) {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use ftx_protocol::limits::NAME_PARTS;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Server, World, until};
 use crate::injection::Injection;
@@ -166,4 +166,35 @@ fn a_small_put_does_not_wait_for_all_the_directories_that_others_ask_for() {
     let before = log.lines().filter(|line| line.contains("op=\"put\""));
     let before = before.take_while(|line| !line.contains("name=small")).count() as u64;
     assert!(before <= CLIENTS * PUTS / 2, "it came after {before} of the others");
+}
+
+/// Opens a put, and asks so many things about names below it, which wait for it. Each takes 4 KB.
+fn park(talk: &mut Talk, name: &str, stats: usize) {
+    let long = vec!["x".repeat(250); 15].join("/");
+    talk.say(json!({"put": {
+        "id": 1, "name": name, "digest": "sha256", "size": 5, "transfer": format!("{stats:032x}"),
+    }}));
+    for id in 2..2 + stats {
+        talk.say(json!({"stat": {"id": id, "name": format!("{name}/{long}")}}));
+    }
+}
+
+#[test]
+fn who_holds_most_of_what_a_server_may_hold_is_ended_and_not_who_asks_last() {
+    const SELECTORS: usize = 16;
+    let world = World::new();
+    // Each has its part of 64 MiB: 4 MiB.
+    let server = world.serve_with(&["--threads", &SELECTORS.to_string()]);
+    let mut hoarder = Talk::with(server.address);
+    let _others: Vec<Talk> = (1..SELECTORS).map(|_| Talk::with(server.address)).collect();
+    park(&mut hoarder, "much", 760);
+    assert!(hoarder.is_answered(10_000), "it may hold as much, if nobody else wants it");
+    let mut honest = Talk::with(server.address);
+    park(&mut honest, "little", 300);
+    assert!(honest.is_answered(10_000));
+    let line = hoarder.line();
+    assert_eq!((&line["error"]["code"], &line["error"]["id"]), (&json!("busy"), &Value::Null));
+    honest.part(1, 0, b"hello");
+    honest.say(json!({"end": {"id": 1, "size": 5, "digest": HELLO_DIGEST}}));
+    assert_eq!(honest.line()["done"]["digest"], HELLO_DIGEST);
 }

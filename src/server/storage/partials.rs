@@ -24,7 +24,7 @@ const REMEMBERED_MAX: usize = 2 * PARTIALS_OF_ANYONE;
 #[derive(Default)]
 pub(super) struct Partials {
     /// Some of them may be over.
-    begun: Mutex<HashMap<TransferId, doors::Key>>,
+    begun: Mutex<HashMap<TransferId, doors::Network>>,
 }
 
 impl Partials {
@@ -36,7 +36,7 @@ impl Partials {
     pub(super) fn begin(
         &self,
         transfer: TransferId,
-        address: doors::Key,
+        address: doors::Network,
         unfinished: usize,
         is_unfinished: impl Fn(&TransferId) -> bool,
     ) -> Result<(), Refusal> {
@@ -65,8 +65,8 @@ impl Partials {
 mod tests {
     use super::*;
 
-    fn address(last: u8) -> doors::Key {
-        doors::Key::of([192, 0, 2, last].into())
+    fn address(last: u8) -> doors::Network {
+        doors::Network::of([192, 0, 2, last].into())
     }
 
     fn id(number: usize) -> TransferId {

@@ -118,14 +118,14 @@ impl<T: Waits> Waiting<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Client {
     Token(Owner),
-    Address(doors::Key),
+    Address(doors::Network),
 }
 
 impl Client {
     fn of(origin: &Origin) -> Self {
         match origin.who.owner() {
             Some(owner) => Self::Token(owner),
-            None => Self::Address(doors::Key::of(origin.peer.ip())),
+            None => Self::Address(doors::Network::of(origin.peer.ip())),
         }
     }
 }

@@ -74,7 +74,7 @@ impl Bring {
         match (granted.share(), &self.origin.who) {
             (Some(share), _) => share.check_partials(unfinished()),
             (None, Who::Public) => {
-                let address = doors::Key::of(self.origin.peer.ip());
+                let address = doors::Network::of(self.origin.peer.ip());
                 partials.begin(transfer, address, unfinished(), |other| store.is_unfinished(other))
             }
             (None, _) => Ok(()),

@@ -1,0 +1,62 @@
+//! Who has to go where connections make a selector hold more than it may: somebody who holds much, and not
+//! whoever asked last.
+
+use std::collections::HashMap;
+
+use super::doors::Network;
+use super::token::ConnectionKey;
+
+/// A connection, and what it makes the server hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holder {
+    pub(super) key: ConnectionKey,
+    pub(super) network: Network,
+    pub(super) bytes: usize,
+}
+
+/// The one that holds most, of those of the address that holds most in all: many connections that each
+/// hold little are one who holds much.
+pub(super) fn who_holds_most(
+    holders: impl Iterator<Item = Holder> + Clone,
+) -> Option<ConnectionKey> {
+    let mut networks: HashMap<Network, usize> = HashMap::new();
+    for holder in holders.clone() {
+        let bytes = networks.entry(holder.network).or_default();
+        *bytes = bytes.saturating_add(holder.bytes);
+    }
+    let (network, _) = networks.into_iter().max_by_key(|(_, bytes)| *bytes)?;
+    let of_it = holders.filter(|holder| holder.network == network);
+    of_it.max_by_key(|holder| holder.bytes).map(|holder| holder.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn holder(place: usize, address: &str, bytes: usize) -> Holder {
+        let network = Network::of(address.parse::<IpAddr>().unwrap());
+        Holder { key: ConnectionKey::new(0, 1, place), network, bytes }
+    }
+
+    #[test]
+    fn who_holds_most_goes_and_many_connections_of_one_address_are_one() {
+        let most =
+            |holders: &[Holder]| who_holds_most(holders.iter().copied()).map(|key| key.place());
+        assert_eq!(most(&[]), None);
+        let mut holders = vec![
+            holder(0, "192.0.2.1", 5),
+            holder(1, "192.0.2.2", 900),
+            holder(2, "2001:db8::1", 40),
+            holder(3, "2001:db8:0:1::1", 800),
+        ];
+        assert_eq!(most(&holders), Some(1));
+        // A network is one address, as is what is mapped.
+        holders.extend((10..40).map(|place| holder(place, "2001:db8::2", place)));
+        holders.push(holder(40, "2001:db8::3", 200));
+        assert_eq!(most(&holders), Some(40));
+        holders.extend([holder(50, "::ffff:192.0.2.1", 600), holder(51, "192.0.2.1", 590)]);
+        assert_eq!(most(&holders), Some(50));
+    }
+}
