@@ -14,8 +14,6 @@ use crate::ids::RequestId;
 pub(super) struct Busy {
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) order: Order,
-    /// Requests whose command waits for another one, by that one, to take effect.
-    pub(super) held_back: BTreeMap<RequestId, Vec<RequestId>>,
     /// Gets, and stats that want a digest, that may be opened, and those that are being opened.
     pub(super) to_open: VecDeque<RequestId>,
     pub(super) opening: BTreeSet<RequestId>,
@@ -35,7 +33,6 @@ pub(super) struct Lazily(Option<Box<Busy>>);
 static IDLE: Busy = Busy {
     requests: BTreeMap::new(),
     order: Order::new(),
-    held_back: BTreeMap::new(),
     to_open: VecDeque::new(),
     opening: BTreeSet::new(),
     lists: VecDeque::new(),
@@ -50,7 +47,6 @@ impl Lazily {
     pub(super) fn rest(&mut self) {
         let is_idle = self.0.as_ref().is_some_and(|busy| {
             busy.requests.is_empty()
-                && busy.held_back.is_empty()
                 && busy.to_open.is_empty()
                 && busy.opening.is_empty()
                 && busy.lists.is_empty()

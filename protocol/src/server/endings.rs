@@ -25,7 +25,7 @@ impl Server {
                 if let Some(id) = self.receiving.take() {
                     self.forget(id, Step::Refused);
                     self.busy.commands.push_back(Command::Suspend(id));
-                    self.release(id);
+                    self.release();
                 }
                 if torn && self.busy.requests.is_empty() {
                     return self.gone(Reason::PeerGone);
@@ -179,7 +179,6 @@ impl Server {
         self.line.clear();
         self.busy.requests.clear();
         self.busy.order = Order::default();
-        self.busy.held_back.clear();
         self.busy.to_open.clear();
         self.busy.opening.clear();
         self.busy.lists.clear();

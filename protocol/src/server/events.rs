@@ -3,6 +3,8 @@
 //! Answers to requests that are over (refused, aborted, of a connection that failed) come late and
 //! are passed over.
 
+use std::iter;
+
 use super::busy::Busy;
 use super::requests::{Body, Outcome, Progress, Request, Sending};
 use super::{Command, Event, Server};
@@ -82,14 +84,14 @@ impl Server {
         let nothing_to_send = matches!(body, Body::Open) && file.at >= file.size;
         let sending = Sending { at: file.at, size: file.size, body, outcome };
         self.enter(id, Step::Opened, Request::Send(sending));
-        self.busy.order.leave(&name, id);
+        self.busy.order.leave(iter::once(&name), id);
         self.busy.opening.remove(&id);
         self.busy.send_queue.push_back(id);
         self.say(&ServerMessage::File(file), now);
         if nothing_to_send {
             self.busy.commands.push_back(Command::Digest(id));
         }
-        self.release(id);
+        self.release();
     }
 
     /// Says some of what is in a directory. The first of it means that the list has taken effect.
@@ -103,8 +105,8 @@ impl Server {
         self.say(&ServerMessage::Entries(entries), now);
         self.answered(now);
         if let (Progress::Opening, Some(name)) = (was, name) {
-            self.busy.order.leave(&name, id);
-            self.release(id);
+            self.busy.order.leave(iter::once(&name), id);
+            self.release();
         }
         self.continue_list();
     }

@@ -1,5 +1,6 @@
 //! What the server does with each message of a client.
 
+use std::iter;
 use std::time::Duration;
 
 use super::busy::Busy;
@@ -124,8 +125,11 @@ impl Server {
     }
 
     fn begin_in_order(&mut self, id: RequestId, request: Request) {
-        for name in request.ordered_names() {
-            self.busy.order.enter(name.clone(), id);
+        match &request {
+            Request::List(Listing { list: List { name: None, .. }, .. }) => {
+                self.busy.order.enter_last(id);
+            }
+            request => self.busy.order.enter(request.ordered_names(), id),
         }
         self.enter(id, Step::Data, request);
         self.issue_in_order(id);
@@ -143,7 +147,7 @@ impl Server {
             return self.refuse_at_once(put.id, Code::TooLarge.into(), now);
         }
         self.discarded_bytes = 0;
-        self.busy.order.enter(put.name.clone(), put.id);
+        self.busy.order.enter(iter::once(&put.name), put.id);
         self.receiving = Some(put.id);
         let receiving = Receiving {
             name: put.name.clone(),
@@ -268,18 +272,8 @@ impl Server {
 
     /// Issues the command of a request now, or when those before it have taken effect.
     fn issue_in_order(&mut self, id: RequestId) {
-        let Some(request) = self.busy.requests.get(&id) else { return };
-        let blocker = match request {
-            Request::List(Listing { list: List { name: None, .. }, .. }) => {
-                self.busy.order.last_before(id)
-            }
-            request => {
-                request.ordered_names().filter_map(|name| self.busy.order.blocker(name, id)).max()
-            }
-        };
-        match blocker {
-            Some(blocker) => self.busy.held_back.entry(blocker).or_default().push(id),
-            None => self.issue(id),
+        if !self.busy.order.holds_back(id) {
+            self.issue(id);
         }
     }
 
@@ -348,10 +342,10 @@ impl Server {
         }
     }
 
-    /// Issues the commands that waited for a request which has just taken effect.
-    pub(super) fn release(&mut self, id: RequestId) {
-        for waiting in self.busy.held_back.remove(&id).unwrap_or_default() {
-            self.issue_in_order(waiting);
+    /// Issues the commands whose turn has come, because a request has just taken effect or never will.
+    pub(super) fn release(&mut self) {
+        while let Some(id) = self.busy.order.next_free() {
+            self.issue(id);
         }
         self.open_more();
     }

@@ -412,9 +412,7 @@ impl Server {
         let Some(request) = self.busy.requests.remove(&id) else { return };
         debug_assert_eq!(edges::request(request.phase(), step), Some(Phase::Reply));
         self.taken.request(request.phase(), step);
-        for name in request.ordered_names() {
-            self.busy.order.leave(name, id);
-        }
+        self.busy.order.leave(request.ordered_names(), id);
         self.busy.requests_bytes = self.busy.requests_bytes.saturating_sub(request.cost_bytes());
         self.busy.opening.remove(&id);
         match request {
@@ -438,7 +436,7 @@ impl Server {
         self.forget(id, step);
         self.say(message, now);
         self.answered(now);
-        self.release(id);
+        self.release();
     }
 
     fn refuse(&mut self, id: RequestId, step: Step, refusal: Refusal, now: Time) {

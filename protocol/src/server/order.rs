@@ -1,84 +1,270 @@
 //! Requests of one connection that name the same name, or one an ancestor of the other, take
 //! effect in the order in which they were sent (rule 4.6). This keeps that order, and nothing else.
+//!
+//! A request stands in a queue at its own name, which it takes, and at each name above it, through
+//! which it passes. Those that only pass go beside each other; who takes a name goes alone. So what
+//! one that leaves lets go is found where it stood, whatever else waits.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 
 use crate::ids::RequestId;
 use crate::name::Name;
 
+/// What standing in one queue costs: a request stands in as many as its name has parts.
+const PLACE_BYTES: usize = 40;
+
+/// A name where requests stand, by its hash, so that a place costs no copy of it. Two that have the same one
+/// would only wait for each other without need.
+type Place = u64;
+
+/// Why a request stands at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// It names something below.
+    Passes,
+    /// It names this.
+    Takes,
+}
+
+/// Whether it has got there what it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Waits,
+    Open,
+}
+
 /// The requests that have a name and have not taken effect.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    names: BTreeMap<Name, BTreeSet<RequestId>>,
+    /// All queues, each in the order in which the requests were sent.
+    queues: BTreeMap<(Place, RequestId), (Way, Gate)>,
+    /// At how many places each of the requests waits.
+    waits: BTreeMap<RequestId, usize>,
+    /// Lists of the root, which come after all that were sent before them, and hold nobody up.
+    last: BTreeSet<RequestId>,
+    /// Those whose turn has come since somebody asked.
+    free: VecDeque<RequestId>,
+}
+
+/// What a name costs as long as a request with it is in the order.
+pub(super) fn cost_bytes(name: &Name) -> usize {
+    name.as_bytes().len().saturating_add(name.parts().count().saturating_mul(PLACE_BYTES))
 }
 
 impl Order {
     pub(super) const fn new() -> Self {
-        Self { names: BTreeMap::new() }
-    }
-
-    /// Puts a request in its place. Ids rise, so it stands behind all that are there.
-    pub(super) fn enter(&mut self, name: Name, id: RequestId) {
-        self.names.entry(name).or_default().insert(id);
-    }
-
-    /// The request has taken effect, or never will.
-    pub(super) fn leave(&mut self, name: &Name, id: RequestId) {
-        if let Some(ids) = self.names.get_mut(name) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.names.remove(name);
-            }
+        Self {
+            queues: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            last: BTreeSet::new(),
+            free: VecDeque::new(),
         }
     }
 
-    /// The last of the earlier requests on this name, an ancestor or a descendant: the one to wait
-    /// for. When it has taken effect, those before it mostly have too.
-    pub(super) fn blocker(&self, name: &Name, id: RequestId) -> Option<RequestId> {
-        let bytes = name.as_bytes();
-        let slashes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        let above = slashes.filter_map(|(at, _)| bytes.get(..at)).chain([bytes]);
-        let above = above.filter_map(|ancestor| self.names.get(ancestor));
-        // Names below this one stand together, from the name with a slash on.
-        let below_from = [bytes, b"/"].concat();
-        let below = self
-            .names
-            .range::<[u8], _>((Bound::Included(&below_from[..]), Bound::Unbounded))
-            .take_while(|(other, _)| other.as_bytes().starts_with(&below_from))
-            .map(|(_, ids)| ids);
-        above.chain(below).filter_map(|ids| ids.range(..id).next_back()).max().copied()
+    /// Puts a request in its places. Ids rise, so it stands behind all that are there.
+    pub(super) fn enter<'a>(&mut self, names: impl Iterator<Item = &'a Name>, id: RequestId) {
+        let mut waits: usize = 0;
+        for (place, way) in places(names) {
+            let ahead = self.ahead(place, id);
+            let gate = if may_follow(ahead, way) { Gate::Open } else { Gate::Waits };
+            waits = waits.saturating_add(usize::from(gate == Gate::Waits));
+            self.queues.insert((place, id), (way, gate));
+        }
+        self.waits.insert(id, waits);
     }
 
-    /// The last of all the earlier requests.
-    pub(super) fn last_before(&self, id: RequestId) -> Option<RequestId> {
-        self.names.values().filter_map(|ids| ids.range(..id).next_back()).max().copied()
+    /// Has a list of the root wait for all that are there.
+    pub(super) fn enter_last(&mut self, id: RequestId) {
+        if !self.waits.is_empty() {
+            self.last.insert(id);
+        }
     }
+
+    /// Whether it is not the request's turn yet.
+    pub(super) fn holds_back(&self, id: RequestId) -> bool {
+        self.waits.get(&id).is_some_and(|places| *places > 0) || self.last.contains(&id)
+    }
+
+    /// The request has taken effect, or never will. Those whose turn has come by that are what
+    /// [`Order::next_free`] tells.
+    pub(super) fn leave<'a>(&mut self, names: impl Iterator<Item = &'a Name>, id: RequestId) {
+        self.last.remove(&id);
+        if self.waits.remove(&id).is_none() {
+            return;
+        }
+        for (place, _) in places(names) {
+            if self.queues.remove(&(place, id)).is_some() {
+                self.open_behind(place, id);
+            }
+        }
+        while let Some(&list) = self.last.first()
+            && self.waits.first_key_value().is_none_or(|(first, _)| *first > list)
+        {
+            self.last.remove(&list);
+            self.free.push_back(list);
+        }
+    }
+
+    /// A request that had to wait and has its turn now. Told once.
+    pub(super) fn next_free(&mut self) -> Option<RequestId> {
+        self.free.pop_front()
+    }
+
+    fn ahead(&self, place: Place, id: RequestId) -> Option<(Way, Gate)> {
+        self.queues.range((place, RequestId(0))..(place, id)).next_back().map(|(_, stands)| *stands)
+    }
+
+    /// Lets go on who waited for the one that stood there.
+    fn open_behind(&mut self, place: Place, id: RequestId) {
+        let mut ahead = self.ahead(place, id);
+        let behind = (place, id)..=(place, RequestId(u64::MAX));
+        for ((_, next), (way, gate)) in self.queues.range_mut(behind) {
+            if *gate == Gate::Open || !may_follow(ahead, *way) {
+                return;
+            }
+            *gate = Gate::Open;
+            ahead = Some((*way, *gate));
+            if let Some(places) = self.waits.get_mut(next) {
+                *places = places.saturating_sub(1);
+                if *places == 0 {
+                    self.free.push_back(*next);
+                }
+            }
+        }
+    }
+}
+
+/// Whether one that stands right behind another at a place need not wait there.
+fn may_follow(ahead: Option<(Way, Gate)>, way: Way) -> bool {
+    match ahead {
+        None => true,
+        Some((Way::Passes, Gate::Open)) => way == Way::Passes,
+        Some((Way::Passes, Gate::Waits) | (Way::Takes, _)) => false,
+    }
+}
+
+/// Where a request with these names stands. What it both passes and takes, as one that moves a
+/// directory into itself, it takes.
+fn places<'a>(names: impl Iterator<Item = &'a Name>) -> BTreeMap<Place, Way> {
+    let mut places = BTreeMap::new();
+    for name in names {
+        // Whoever finds names with one hash makes their own requests wait.
+        let mut hasher = DefaultHasher::new();
+        let mut parts = name.parts().peekable();
+        while let Some(part) = parts.next() {
+            hasher.write(part);
+            hasher.write(b"/");
+            let way = if parts.peek().is_some() { Way::Passes } else { Way::Takes };
+            let stands = places.entry(hasher.finish()).or_insert(way);
+            *stands = way.max(*stands);
+        }
+    }
+    places
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NOBODY: [u64; 0] = [];
+
     fn name(text: &str) -> Name {
         Name::parse(text.as_bytes()).unwrap()
+    }
+
+    fn enter(order: &mut Order, text: &str, id: u64) {
+        order.enter([name(text)].iter(), RequestId(id));
+    }
+
+    /// Whose turn has come by that.
+    fn leave(order: &mut Order, text: &str, id: u64) -> Vec<u64> {
+        order.leave([name(text)].iter(), RequestId(id));
+        std::iter::from_fn(|| order.next_free()).map(|id| id.0).collect()
     }
 
     #[test]
     fn only_names_on_one_line_of_descent_wait_for_each_other() {
         let mut order = Order::default();
-        order.enter(name("a/b"), RequestId(1));
-        order.enter(name("a-"), RequestId(2));
+        enter(&mut order, "a/b", 1);
+        enter(&mut order, "a-", 2);
         for (text, waits) in
             [("a/b", true), ("a", true), ("a/b/c", true), ("a/c", false), ("a/bc", false)]
         {
-            assert_eq!(order.blocker(&name(text), RequestId(3)).is_some(), waits, "{text}");
+            enter(&mut order, text, 3);
+            assert_eq!(order.holds_back(RequestId(3)), waits, "{text}");
+            assert_eq!(leave(&mut order, text, 3), NOBODY, "{text}");
         }
-        assert_eq!(order.blocker(&name("a/b"), RequestId(1)), None, "the first waits for nobody");
-        order.enter(name("a/b/c"), RequestId(3));
-        assert_eq!(order.blocker(&name("a/b"), RequestId(9)), Some(RequestId(3)), "the last one");
-        order.leave(&name("a/b/c"), RequestId(3));
-        order.leave(&name("a/b"), RequestId(1));
-        assert_eq!(order.blocker(&name("a"), RequestId(3)), None);
+        assert!(!order.holds_back(RequestId(1)), "the first waits for nobody");
+        enter(&mut order, "a/b/c", 4);
+        enter(&mut order, "a", 5);
+        assert_eq!(leave(&mut order, "a/b", 1), [4]);
+        assert_eq!(leave(&mut order, "a/b/c", 4), [5]);
+        assert_eq!(leave(&mut order, "a", 5), NOBODY);
+        assert_eq!(leave(&mut order, "a-", 2), NOBODY);
+        assert!(order.queues.is_empty() && order.waits.is_empty());
+    }
+
+    #[test]
+    fn a_list_of_the_root_comes_after_all_before_it_and_holds_nobody_up() {
+        let mut order = Order::default();
+        order.enter_last(RequestId(1));
+        assert!(!order.holds_back(RequestId(1)));
+        enter(&mut order, "a", 2);
+        enter(&mut order, "b", 3);
+        order.enter_last(RequestId(4));
+        order.enter_last(RequestId(5));
+        enter(&mut order, "c", 6);
+        assert!(order.holds_back(RequestId(4)) && !order.holds_back(RequestId(6)));
+        order.leave([].iter(), RequestId(4));
+        assert_eq!(leave(&mut order, "a", 2), NOBODY);
+        assert_eq!(leave(&mut order, "b", 3), [5]);
+    }
+
+    /// As the rule says it: whoever came before and has a name on the same line is waited for.
+    #[test]
+    fn whatever_comes_and_goes_the_order_is_that_of_the_rule() {
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut pick = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let mut any_name = |parts: u64| {
+            let parts: Vec<_> = (0..=pick(parts)).map(|_| ["a", "b"][pick(2) as usize]).collect();
+            name(&parts.join("/"))
+        };
+        let mut draw = 0x2545_f491_4f6c_dd1d_u64;
+        let mut order = Order::default();
+        let mut there: BTreeMap<u64, Vec<Name>> = BTreeMap::new();
+        let mut free = BTreeSet::new();
+        for id in 1..20_000 {
+            draw = draw
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let names: Vec<Name> = (0..=(draw >> 60) / 12).map(|_| any_name(4)).collect();
+            order.enter(names.iter(), RequestId(id));
+            there.insert(id, names);
+            if !order.holds_back(RequestId(id)) {
+                free.insert(id);
+            }
+            // Whoever has the turn goes, and some who have not.
+            if there.len() > 12 {
+                let gone = *there.keys().nth((draw >> 32) as usize % there.len()).unwrap();
+                let names = there.remove(&gone).unwrap();
+                free.remove(&gone);
+                order.leave(names.iter(), RequestId(gone));
+                while let Some(next) = order.next_free() {
+                    assert!(free.insert(next.0), "{} is told twice", next.0);
+                }
+            }
+            for (&id, names) in &there {
+                let waits = there.range(..id).flat_map(|(_, earlier)| earlier);
+                let waits =
+                    waits.into_iter().any(|one| names.iter().any(|name| one.overlaps(name)));
+                assert_eq!(free.contains(&id), !waits, "{id} of {there:?}");
+            }
+        }
     }
 }

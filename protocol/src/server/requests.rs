@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::order;
 use crate::digest::{Algorithm, Digest};
 use crate::edges::Phase;
 use crate::error::Refusal;
@@ -124,10 +125,8 @@ impl Request {
     pub(super) fn cost_bytes(&self) -> usize {
         let name_bytes = match self {
             // It keeps its name when it has left the order.
-            Self::List(listing) => {
-                listing.list.name.as_ref().map_or(0, |name| name.as_bytes().len())
-            }
-            other => other.ordered_names().map(|name| name.as_bytes().len()).sum(),
+            Self::List(listing) => listing.list.name.as_ref().map_or(0, order::cost_bytes),
+            other => other.ordered_names().map(order::cost_bytes).sum(),
         };
         let body_bytes = match self {
             Self::Send(Sending { body: Body::Here(bytes), .. }) => bytes.len(),
