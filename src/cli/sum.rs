@@ -10,6 +10,7 @@ use clap::Args;
 use ftx_client::{
     Algorithm, Answer, Ask, Cache, Class, Code, Digest, Failure, Kind, Name, Remote, Stat,
 };
+use ftx_protocol::Escaped;
 use serde_json::json;
 
 use super::exit::Exit;
@@ -44,7 +45,9 @@ pub struct Sum {
 /// Reads what put printed (or sha256sum, with names on the server). The server reads every byte.
 /// Exit code 5 says that something is changed or missing.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  ftx put -r photos > SUMS && ftx verify SUMS")]
+#[command(
+    after_help = "Examples:\n  ftx put -r photos > SUMS && ftx verify SUMS\n  find photos -type f -exec sha256sum {} + | ftx verify -"
+)]
 pub struct Verify {
     /// A file of checksum lines; - is standard input
     #[arg(value_name = "SUMS")]
@@ -110,7 +113,7 @@ enum Verdict {
 }
 
 /// How many lines each.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     ok: u64,
     changed: u64,
@@ -170,8 +173,20 @@ impl Verify {
             if let Some(failure) = broken {
                 return Err(failure);
             }
+            if counts == Counts::default() {
+                say(&format!("{} has no checksum lines: there was nothing to verify", self.list()));
+                return Ok(Exit::Usage);
+            }
             Ok(counts.end())
         })
+    }
+
+    /// The list, for messages.
+    fn list(&self) -> String {
+        match self.sums.as_os_str().as_bytes() {
+            b"-" => "standard input".to_owned(),
+            path => Escaped(path).to_string(),
+        }
     }
 
     fn line(&self, name: &Name, verdict: Verdict) -> Vec<u8> {
@@ -211,15 +226,11 @@ impl Counts {
             line.push_str(&format!("; {lines}"));
         }
         say(&line);
-        match (changed.saturating_add(*missing), *failed, ok.saturating_add(*unreadable)) {
+        match (changed.saturating_add(*missing), *failed, *unreadable) {
             (1.., _, _) => Exit::Integrity,
             (0, 1.., _) => Exit::Refused,
-            (0, 0, 0) => {
-                say("there was nothing to verify");
-                Exit::Usage
-            }
-            (0, 0, _) if *unreadable > 0 => Exit::Usage,
-            (0, 0, _) => Exit::Done,
+            (0, 0, 1..) => Exit::Usage,
+            (0, 0, 0) => Exit::Done,
         }
     }
 }

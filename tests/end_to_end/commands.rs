@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::harness::{Server, World, text};
 
@@ -144,6 +145,48 @@ fn sums_are_of_the_bytes_and_verify_tells_what_became_of_them() {
     world.run(server.address, &["sum", "docs"], 4);
     let sum = world.run(server.address, &["sum", "--digest", "blake3", "docs/sub/b"], 0).stdout;
     assert!(text(&sum).starts_with("BLAKE3 (docs/sub/b) = "), "{}", text(&sum));
+}
+
+#[test]
+fn the_backup_of_the_readme_is_verified_on_a_day_on_which_nothing_changed_too() {
+    let world = World::new();
+    let server = world.serve();
+    let photos = world.here().join("photos");
+    fs::create_dir_all(photos.join("2026")).unwrap();
+    for (name, text) in [("a b", "a"), ("2026/back\\slash", "b"), ("2026/left.tmp", "out")] {
+        fs::write(photos.join(name), text).unwrap();
+    }
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let recipe = readme.split("**Back up a folder.**").nth(1).unwrap();
+    let recipe = recipe.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut path = std::ffi::OsString::from(Path::new(env!("CARGO_BIN_EXE_ftx")).parent().unwrap());
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    // Never the home of whoever runs the tests.
+    let ftx = world.ftx(server.address, [""; 0]);
+    let follow = || {
+        let mut shell = Command::new("sh");
+        for (name, value) in ftx.get_envs() {
+            if let Some(value) = value {
+                shell.env(name, value);
+            }
+        }
+        shell.env("HOME", world.here()).env("PATH", &path).current_dir(world.here());
+        shell.args(["-ec", recipe]).output().unwrap()
+    };
+    for day in ["the first", "a quiet"] {
+        let verified = follow();
+        let said = text(&verified.stderr);
+        assert_eq!(verified.status.code(), Some(0), "{day} day: {said}");
+        assert!(said.contains("2 ok, 0 changed, 0 missing"), "{day} day: {said}");
+    }
+    // Of the same size and time, as a bad disk leaves it.
+    let stored = world.served().join("photos/a b");
+    let time = fs::metadata(&stored).unwrap().modified().unwrap();
+    fs::write(&stored, "x").unwrap();
+    fs::File::options().write(true).open(&stored).unwrap().set_modified(time).unwrap();
+    let verified = follow();
+    assert_eq!(verified.status.code(), Some(5), "{}", text(&verified.stderr));
 }
 
 #[test]

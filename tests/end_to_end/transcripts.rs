@@ -261,6 +261,8 @@ fn holding_sums_against_what_is_there() {
     session.types("ftx verify SUMS");
     session.types("ftx verify one");
     session.types("ftx verify nothing");
+    fs::write(session.world.here().join("none"), "").unwrap();
+    session.types("ftx verify none");
     session.ends_as("verifying.txt");
 }
 
