@@ -23,6 +23,7 @@ mod connect;
 mod failure;
 mod get;
 mod hashing;
+mod ids;
 mod interrupt;
 mod json_name;
 mod link;

@@ -1,12 +1,12 @@
 //! Putting a file: read, hash, send, in one pass, on as many connections as it takes.
 
+mod between;
+
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use ftx_disk::hash::Saved;
-use ftx_disk::identity::Identity;
 use ftx_protocol::client::{Event, Violation};
-use ftx_protocol::limits::{GRID_BYTES, PART_BYTES, RESUMABLE_BYTES};
+use ftx_protocol::limits::PART_BYTES;
 use ftx_protocol::message::{Done, HeldState, Put, Resume};
 use ftx_protocol::{
     Algorithm, Code, Condition, Digest, Durability, Name, Replay, RequestId, Retry as Again,
@@ -14,13 +14,14 @@ use ftx_protocol::{
 };
 
 use crate::ask::wait;
-use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, is_about_the_login};
+use crate::failure::{Failure, Reached, Trouble};
+use crate::ids::new_id;
 use crate::link::{Link, READ_BYTES};
 use crate::reading::Reading;
 use crate::retry::Patience;
-use crate::source::{Got, Kind, Source};
+use crate::source::{Got, Source};
 use crate::spent::{Spent, timed};
-use crate::state::{Direction, Key, State, Subject, note, warn_stateless};
+use crate::state::{State, note};
 use crate::{Client, Counts, Notice, Observer};
 
 /// After a failed write the server may still have said why; this is how long it is listened to.
@@ -92,6 +93,7 @@ struct Transfer<'a, 'o> {
     transfer: TransferId,
     /// Whether the server may know the transfer.
     known: Known,
+    held: Held,
     reached: Reached,
     /// How far it was sent at the most.
     sent_to: u64,
@@ -100,6 +102,14 @@ struct Transfer<'a, 'o> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     No,
+    Perhaps,
+}
+
+/// What the server may hold of the transfer from before this connection. A refusal of a put that
+/// goes on with it leaves it there, if it comes at once (rule 7.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Nothing,
     Perhaps,
 }
 
@@ -125,59 +135,12 @@ impl<'a, 'o> Transfer<'a, 'o> {
             state: None,
             transfer: new_id()?,
             known: Known::No,
+            held: Held::Nothing,
             reached: Reached::No,
             sent_to: 0,
         };
         transfer.take_up_state();
         Ok(transfer)
-    }
-
-    /// Finds out whether an earlier process began this.
-    fn take_up_state(&mut self) {
-        let Kind::File { identity, .. } = &self.reading.source.kind else { return };
-        let identity = *identity;
-        if identity.size < RESUMABLE_BYTES {
-            return;
-        }
-        let key = Key {
-            direction: Direction::Put,
-            server: &self.client.server,
-            name: self.name,
-            path: &self.reading.source.path,
-            algorithm: self.options.algorithm,
-        };
-        match State::open(&key) {
-            Ok(Some((state, earlier))) => {
-                self.state = Some(state);
-                match earlier.map(|earlier| (earlier.subject, earlier.saved)) {
-                    Some((Subject::Put { transfer, source, .. }, saved))
-                        if identity.is_same_after_reboot(&source) =>
-                    {
-                        self.transfer = transfer;
-                        self.known = Known::Perhaps;
-                        // What the earlier process did after its last note is not known exactly;
-                        // this is the most that it can have been.
-                        let last = saved.last().map_or(0, Saved::offset);
-                        let most = last.saturating_add(GRID_BYTES).min(identity.size);
-                        self.sent_to = most;
-                        self.reading.take_over(saved, most);
-                    }
-                    _ => self.begin_state(identity),
-                }
-            }
-            // Another process puts the same file; this one is a transfer of its own.
-            Ok(None) => {}
-            Err(error) => warn_stateless(self.observer, &error),
-        }
-    }
-
-    fn begin_state(&mut self, source: Identity) {
-        let transfer = self.transfer;
-        let path = &self.reading.source.path;
-        note(&mut self.state, self.observer, |state| {
-            let path = std::path::absolute(path)?.into();
-            state.begin(&Subject::Put { transfer, source, path })
-        });
     }
 
     fn run(mut self) -> Result<PutDone, Failure> {
@@ -213,45 +176,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
         trouble.into_failure(&format!("put {}", self.name), &self.client.server)
     }
 
-    /// The end, unless the same command may still succeed where this one ended.
-    fn give_up(&mut self, trouble: Trouble) -> Failure {
-        let about_login =
-            matches!(&trouble, Trouble::Refused(refusal) if is_about_the_login(refusal.code));
-        let stays = match &trouble {
-            Trouble::Refused(refusal) => {
-                refusal.code == Code::TakenOver || Class::Refused(refusal.code).is_about_the_way()
-            }
-            Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => {
-                self.known == Known::Perhaps
-            }
-            Trouble::Final(failure) => {
-                failure.class == Class::Untrusted && self.known == Known::Perhaps
-            }
-            Trouble::Violation(_) | Trouble::Corrupt(_) => false,
-        };
-        if !stays && let Some(state) = self.state.take() {
-            state.remove();
-        }
-        let failure = self.failure(trouble);
-        // A server that asks for a login has not said that it has anything.
-        if stays && self.state.is_some() && !about_login {
-            failure.with_hint(&format!("the server keeps what it has; {GOES_ON}"))
-        } else {
-            failure
-        }
-    }
-
-    fn start_over(&mut self) -> Result<(), Failure> {
-        self.transfer = new_id()?;
-        self.known = Known::No;
-        self.reading.start_over();
-        if let Kind::File { identity, .. } = &self.reading.source.kind {
-            let identity = *identity;
-            self.begin_state(identity);
-        }
-        Ok(())
-    }
-
     fn done(&self, done: &Done) -> PutDone {
         PutDone {
             size: done.size,
@@ -280,10 +204,17 @@ impl<'a, 'o> Transfer<'a, 'o> {
         let link = timed(&mut self.spent.waiting, || self.client.link())?;
         self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
+        self.held = Held::Nothing;
         let at = match self.known {
             Known::No => 0,
-            Known::Perhaps => self.resume(&link)?,
+            Known::Perhaps => {
+                self.held = Held::Perhaps;
+                self.resume(&link)?
+            }
         };
+        if at == 0 {
+            self.held = Held::Nothing;
+        }
         self.rewind(at)?;
         let put = self.request(at);
         self.known = Known::Perhaps;
@@ -484,32 +415,5 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
             }
         }
-    }
-}
-
-pub(crate) fn new_id() -> Result<TransferId, Failure> {
-    Ids::default().take(1)
-}
-
-/// Ids for many transfers, asked for together.
-#[derive(Default)]
-pub(crate) struct Ids(Vec<[u8; 16]>);
-
-impl Ids {
-    const TOGETHER: usize = 64;
-
-    pub(crate) fn next(&mut self) -> Result<TransferId, Failure> {
-        self.take(Self::TOGETHER)
-    }
-
-    fn take(&mut self, together: usize) -> Result<TransferId, Failure> {
-        if self.0.is_empty() {
-            let mut ids = vec![[0; 16]; together];
-            getrandom::fill(ids.as_flattened_mut()).map_err(|error| {
-                Failure::new(Class::Local, format!("the system gives no random numbers: {error}"))
-            })?;
-            self.0 = ids;
-        }
-        Ok(TransferId(self.0.pop().unwrap_or_default()))
     }
 }

@@ -258,6 +258,29 @@ fn a_source_that_changed_in_between_is_put_from_the_start() {
 }
 
 #[test]
+fn a_put_that_is_refused_at_once_goes_on_once_it_is_let() {
+    let world = World::new();
+    let mut server = world.serve();
+    let bytes = world.noise("big", FILE_BYTES);
+    let mut put = world.ftx(server.address, ["put", "big"]).spawn().unwrap();
+    until("half is there", || world.staged_bytes() > FILE_BYTES as u64 / 2);
+    put.kill().unwrap();
+    put.wait().unwrap();
+    server.kill_and_restart(&world.served(), &["--max-size", "1M"]);
+    for _ in 0..2 {
+        let refused = world.run(server.address, &["put", "big"], 4);
+        let said = text(&refused.stderr);
+        assert!(said.contains("goes on with what the server still has"), "{said}");
+    }
+    server.kill_and_restart(&world.served(), &[]);
+    let output = world.run(server.address, &["put", "big", "--json"], 0);
+    assert_cheap(&output);
+    let moved = done_event(&output)["moved_bytes"].as_u64().unwrap();
+    assert!(moved < FILE_BYTES as u64 * 3 / 4, "it did not go on: {moved}");
+    assert!(world.stored("big") == bytes);
+}
+
+#[test]
 fn a_source_that_changes_while_it_is_read_is_an_error_and_the_old_file_stays() {
     let world = World::new();
     let server = world.serve();

@@ -182,7 +182,7 @@ impl Job<'_, '_> {
         let mut begun = store.begin(begin(transfer));
         if begun.is_err() && opened.at == 0 {
             // Something is held under this id that cannot be gone on with.
-            begun = store.begin(begin(crate::put::new_id()?));
+            begun = store.begin(begin(crate::ids::new_id()?));
         }
         match begun {
             Ok(begun) => *upload = Some(Box::new(begun)),

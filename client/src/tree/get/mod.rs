@@ -36,8 +36,8 @@ use super::settle::{Item, Settler};
 use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions};
 use crate::Client;
 use crate::failure::{Class, Failure, Reached, Trouble};
+use crate::ids::Ids;
 use crate::link::{Link, READ_BYTES};
-use crate::put::Ids;
 use crate::retry::Patience;
 use crate::spent::timed;
 

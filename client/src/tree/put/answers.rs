@@ -6,7 +6,7 @@ use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again}
 
 use super::{File, Job, Sent, Work};
 use crate::failure::{Class, Trouble};
-use crate::put::new_id;
+use crate::ids::new_id;
 use crate::tree::{TreeNotice, Update};
 
 impl Job<'_, '_> {

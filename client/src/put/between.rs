@@ -1,0 +1,109 @@
+//! What a put takes over from an earlier process, and what it leaves to a later one.
+
+use ftx_disk::hash::Saved;
+use ftx_disk::identity::Identity;
+use ftx_protocol::Code;
+use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
+
+use super::{Held, Known, Transfer};
+use crate::failure::{Class, Failure, GOES_ON, Trouble, is_about_the_login};
+use crate::ids::new_id;
+use crate::source::Kind;
+use crate::state::{Direction, Key, State, Subject, note, warn_stateless};
+
+impl Transfer<'_, '_> {
+    /// Finds out whether an earlier process began this.
+    pub(super) fn take_up_state(&mut self) {
+        let Kind::File { identity, .. } = &self.reading.source.kind else { return };
+        let identity = *identity;
+        if identity.size < RESUMABLE_BYTES {
+            return;
+        }
+        let key = Key {
+            direction: Direction::Put,
+            server: &self.client.server,
+            name: self.name,
+            path: &self.reading.source.path,
+            algorithm: self.options.algorithm,
+        };
+        match State::open(&key) {
+            Ok(Some((state, earlier))) => {
+                self.state = Some(state);
+                match earlier.map(|earlier| (earlier.subject, earlier.saved)) {
+                    Some((Subject::Put { transfer, source, .. }, saved))
+                        if identity.is_same_after_reboot(&source) =>
+                    {
+                        self.transfer = transfer;
+                        self.known = Known::Perhaps;
+                        // What the earlier process did after its last note is not known exactly;
+                        // this is the most that it can have been.
+                        let last = saved.last().map_or(0, Saved::offset);
+                        let most = last.saturating_add(GRID_BYTES).min(identity.size);
+                        self.sent_to = most;
+                        self.reading.take_over(saved, most);
+                    }
+                    _ => self.begin_state(identity),
+                }
+            }
+            // Another process puts the same file; this one is a transfer of its own.
+            Ok(None) => {}
+            Err(error) => warn_stateless(self.observer, &error),
+        }
+    }
+
+    fn begin_state(&mut self, source: Identity) {
+        let transfer = self.transfer;
+        let path = &self.reading.source.path;
+        note(&mut self.state, self.observer, |state| {
+            let path = std::path::absolute(path)?.into();
+            state.begin(&Subject::Put { transfer, source, path })
+        });
+    }
+
+    /// The end, unless the same command may still succeed where this one ended.
+    pub(super) fn give_up(&mut self, trouble: Trouble) -> Failure {
+        let about_login =
+            matches!(&trouble, Trouble::Refused(refusal) if is_about_the_login(refusal.code));
+        // One that came too late for that: the next try finds nothing, and that is all.
+        let still_held = matches!(&trouble, Trouble::Refused(refusal) if !passes(refusal.code))
+            && self.held == Held::Perhaps;
+        let stays = match &trouble {
+            Trouble::Refused(refusal) => passes(refusal.code) || still_held,
+            Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => {
+                self.known == Known::Perhaps
+            }
+            Trouble::Final(failure) => {
+                failure.class == Class::Untrusted && self.known == Known::Perhaps
+            }
+            Trouble::Violation(_) | Trouble::Corrupt(_) => false,
+        };
+        if !stays && let Some(state) = self.state.take() {
+            state.remove();
+        }
+        let failure = self.failure(trouble);
+        // A server that asks for a login has not said that it has anything.
+        if !stays || self.state.is_none() || about_login {
+            failure
+        } else if still_held {
+            failure.with_hint("the same command goes on with what the server still has")
+        } else {
+            failure.with_hint(&format!("the server keeps what it has; {GOES_ON}"))
+        }
+    }
+
+    pub(super) fn start_over(&mut self) -> Result<(), Failure> {
+        self.transfer = new_id()?;
+        self.known = Known::No;
+        self.reading.start_over();
+        if let Kind::File { identity, .. } = &self.reading.source.kind {
+            let identity = *identity;
+            self.begin_state(identity);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a refusal says nothing of the transfer itself.
+fn passes(code: Code) -> bool {
+    code == Code::TakenOver || Class::Refused(code).is_about_the_way()
+}
