@@ -2,12 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{World, done_event, noise, text, until};
+use crate::harness::{PATIENCE, World, done_event, noise, text, until};
 
 /// A client's patience with a server that owes it something (rule 10.2).
 const SILENCE: Duration = Duration::from_secs(30);
@@ -116,4 +116,72 @@ fn a_pipe_that_is_quiet_for_longer_than_the_idle_timeout_is_not_taken_for_dead()
     assert_eq!(done_event(&output)["connections"], 1);
     assert!(empty_parts.load(Ordering::SeqCst) >= 2);
     assert!(world.stored("a") == bytes);
+}
+
+/// Lets a client run for a small part of the time only, until it has ended.
+fn slowed_down(mut client: Child) -> Output {
+    const STANDS: Duration = Duration::from_millis(450);
+    const RUNS: Duration = Duration::from_millis(30);
+    let id = client.id().to_string();
+    let signal = |name: &str| {
+        // One that has just ended gets none.
+        let _ = Command::new("kill").args([name, &id]).stderr(Stdio::null()).status();
+    };
+    let end = Instant::now() + PATIENCE;
+    while client.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < end, "it does not end");
+        signal("-STOP");
+        std::thread::sleep(STANDS);
+        signal("-CONT");
+        std::thread::sleep(RUNS);
+    }
+    client.wait_with_output().unwrap()
+}
+
+/// What a job that was never interrupted says, however long it was busy with something else.
+fn assert_undisturbed(output: &Output) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(!said.contains("again"), "{said}");
+}
+
+#[test]
+fn a_job_that_is_busy_with_one_large_file_for_longer_than_the_idle_timeout_is_not_interrupted() {
+    let world = World::new();
+    let server = world.serve_with(&["--idle-timeout", "1s"]);
+    let tree = world.here().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    world.noise("tree/large", 9_000_000);
+    for name in ["a", "b", "y", "z"] {
+        world.noise(&format!("tree/{name}"), 1_000);
+    }
+    // Slower than the one second in which something has to be said.
+    let args = ["put", "-r", "tree", "--limit-rate", "4M", "--retry-for", "0"];
+    assert_undisturbed(&world.ftx(server.address, args).output().unwrap());
+    assert!(world.stored("tree/large") == std::fs::read(tree.join("large")).unwrap());
+}
+
+#[test]
+fn a_job_that_reads_for_longer_than_the_idle_timeout_is_not_interrupted() {
+    const LARGE_BYTES: u64 = 192 * 1024 * 1024;
+    let world = World::new();
+    let server = world.serve_with(&["--idle-timeout", "2s"]);
+    for directory in [world.here(), world.served()] {
+        std::fs::create_dir(directory.join("tree")).unwrap();
+        let large = std::fs::File::create(directory.join("tree/large")).unwrap();
+        large.set_len(LARGE_BYTES).unwrap();
+        for name in ["a", "b", "y", "z"] {
+            std::fs::write(
+                directory.join("tree").join(name),
+                directory.as_os_str().as_encoded_bytes(),
+            )
+            .unwrap();
+        }
+    }
+    // The server has read it by now, and has to wait for the client alone.
+    world.run(server.address, &["sum", "--cached", "tree/large"], 0);
+    for action in ["get", "put"] {
+        let args = [action, "-r", "--checksum", "tree", "--retry-for", "0"];
+        assert_undisturbed(&slowed_down(world.ftx(server.address, args).spawn().unwrap()));
+    }
 }

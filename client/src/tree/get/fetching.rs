@@ -1,5 +1,7 @@
 //! Files on their way: compared, asked for, received.
 
+use std::time::{Duration, Instant};
+
 use ftx_disk::hash::Running;
 use ftx_disk::store;
 use ftx_protocol::client::Event;
@@ -136,7 +138,15 @@ impl Job<'_, '_> {
         }
         let mut running = Running::new(self.tree.options.algorithm);
         let mut buffer = vec![0; READ_BYTES];
+        let mut said = Instant::now();
         while running.offset() < size {
+            if said.elapsed() >= SIGN_OF_LIFE
+                && let Some(link) = &self.link
+            {
+                // Who cannot be told is found out to be gone when this is over.
+                link.send(|machine, out, now| machine.ping(out, now)).ok()?;
+                said = Instant::now();
+            }
             let count = reading.read_at(&mut buffer, running.offset()).ok()?;
             if count == 0 {
                 return None;
@@ -302,6 +312,10 @@ const REQUESTS_MAX: usize = 512;
 const ASKED_TOGETHER: usize = 64;
 
 const REQUESTS_BYTES: usize = 32 * 1024;
+
+/// How often the server hears something while a file is read here, however long that takes: more often
+/// than any server wants to.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Files and directories that were listed and not asked for: more are listed when there are fewer.
 const LISTED_MAX: usize = 1_024;

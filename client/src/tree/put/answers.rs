@@ -1,6 +1,7 @@
 //! What the server says, and what follows from it.
 
 use ftx_protocol::client::Event;
+use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{Done, Held, HeldState, Info};
 use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again};
 
@@ -13,7 +14,7 @@ impl Job<'_, '_> {
     pub(super) fn heard(&mut self, event: Event) -> Result<(), Trouble> {
         match event {
             Event::Done(done) => self.acknowledged(&done),
-            Event::Info(info) => self.compared(&info),
+            Event::Info(info) => self.compared(&info)?,
             Event::Held(held) => self.held(&held)?,
             Event::Ok(okay) => {
                 self.patience.progress();
@@ -74,8 +75,17 @@ impl Job<'_, '_> {
     }
 
     /// The server has said what it has under the name of a file.
-    fn compared(&mut self, info: &Info) {
-        let Some(Work::Ask(file)) = self.under_way.remove(&info.id) else { return };
+    fn compared(&mut self, info: &Info) -> Result<(), Trouble> {
+        let is_large =
+            |work: &Work| matches!(work, Work::Ask(file) if file.stat.size >= RESUMABLE_BYTES);
+        if self.options.update == Update::Digest
+            && self.under_way.get(&info.id).is_some_and(is_large)
+            && let Some(pipe) = &mut self.pipe
+        {
+            // It takes its time to read; the server answers the others meanwhile.
+            pipe.flush()?;
+        }
+        let Some(Work::Ask(file)) = self.under_way.remove(&info.id) else { return Ok(()) };
         self.asked.remove(&file.number);
         let same = info.kind == Kind::File
             && info.size == file.stat.size
@@ -83,7 +93,10 @@ impl Job<'_, '_> {
                 Update::Digest => {
                     match (file.digest(self.options.algorithm, &mut self.buffer), info.digest) {
                         (Ok(ours), theirs) => theirs == Some(ours),
-                        (Err(failure), _) => return self.fail(file.name.as_bytes(), &failure),
+                        (Err(failure), _) => {
+                            self.fail(file.name.as_bytes(), &failure);
+                            return Ok(());
+                        }
                     }
                 }
                 Update::SizeAndTime | Update::All => {
@@ -96,6 +109,7 @@ impl Job<'_, '_> {
         } else {
             self.again.push_back(Work::Put(file));
         }
+        Ok(())
     }
 
     /// The server has said what it has of a file that was under way when the connection broke.

@@ -321,9 +321,15 @@ impl<'a, 'o> Job<'a, 'o> {
     }
 
     fn try_hear(&mut self) -> Result<Option<Event>, Trouble> {
-        match &mut self.pipe {
-            Some(pipe) => pipe.try_hear(),
-            None => Ok(None),
+        let Some(pipe) = &mut self.pipe else { return Ok(None) };
+        match pipe.try_hear() {
+            // A server waits only so long while this side reads a large file, or sends one by a way
+            // of its own. Nothing is lost with it, and the next request opens another one.
+            Err(Trouble::Broken(_) | Trouble::Refused(_)) if self.under_way.is_empty() => {
+                self.pipe = None;
+                Ok(None)
+            }
+            heard => heard,
         }
     }
 
