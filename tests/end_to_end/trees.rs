@@ -253,6 +253,81 @@ fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped(
 }
 
 #[test]
+fn where_it_cannot_be_noted_what_the_server_has_nothing_is_removed_and_the_exit_code_says_so() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    many(&world.served().join("tree"), 3);
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("extra"), "x").unwrap();
+    for more in [&[][..], &["-n"]] {
+        let args = [&["get", "-r", "--delete", "tree", "--json"], more].concat();
+        let mut get = world.ftx(server.address, args);
+        let output = get.env_remove("XDG_STATE_HOME").env_remove("HOME").output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{said}");
+        assert!(said.contains("nothing will be removed here"), "{said}");
+        let done = summary(&output);
+        assert_eq!((&done["files"], &done["failed"]), (&json!(3), &json!(1)), "{done}");
+        assert!(tree.join("extra").exists());
+    }
+}
+
+#[test]
+fn where_there_is_no_room_to_note_what_the_server_has_nothing_is_removed_either() {
+    /// More than a new table has room for.
+    const FILES: usize = 2_500;
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    fs::create_dir(world.served().join("tree")).unwrap();
+    for number in 0..FILES {
+        fs::write(world.served().join(format!("tree/{number}")), "").unwrap();
+    }
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("extra"), "x").unwrap();
+    // So slow that the table is in the way before it has to grow.
+    let args = ["get", "-r", "--delete", "-n", "tree", "--json", "--limit-rate", "64K"];
+    let get = world.ftx(server.address, args).spawn().unwrap();
+    let state = world.home.path().join("state/ftx");
+    let noted = || {
+        let entries = fs::read_dir(&state).into_iter().flatten().flatten();
+        let is_noted =
+            |path: &std::path::PathBuf| text(path.as_os_str().as_bytes()).contains("/seen-");
+        entries.map(|entry| entry.path()).find(is_noted)
+    };
+    until("it is noted what the server has", || noted().is_some());
+    fs::create_dir(noted().unwrap().with_extension("new")).unwrap();
+    let output = get.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert_eq!(said.matches("nothing will be removed here").count(), 1, "{said}");
+    assert_eq!(summary(&output)["removed"], 0);
+}
+
+#[test]
+fn what_went_from_the_server_after_a_run_that_was_killed_goes_here_too() {
+    let world = World::new();
+    let server = world.serve();
+    many(&world.served().join("tree"), 3);
+    fs::write(world.served().join("tree/large"), noise(4 * MIB, 1)).unwrap();
+    let mut get = ["get", "-r", "--delete", "tree", "--limit-rate", "1M"].to_vec();
+    let mut first = world.ftx(server.address, &get).spawn().unwrap();
+    until("the large one is on its way", || {
+        let staged = fs::read_dir(world.here().join("tree/.ftx/staging"));
+        let came = fs::read_dir(world.here().join("tree/d0")).map_or(0, Iterator::count);
+        came == 3 && staged.is_ok_and(|mut staged| staged.next().is_some())
+    });
+    first.kill().unwrap();
+    first.wait().unwrap();
+    fs::remove_file(world.served().join("tree/d0/f1")).unwrap();
+    get.truncate(4);
+    world.run(server.address, &get, 0);
+    assert!(!world.here().join("tree/d0/f1").exists());
+    assert!(world.here().join("tree/large").exists());
+}
+
+#[test]
 fn patterns_choose_what_takes_part() {
     let world = World::new();
     let server = world.serve();

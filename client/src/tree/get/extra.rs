@@ -10,15 +10,26 @@ use ftx_protocol::{Depth, Name};
 use super::listing::seen_mark;
 use super::settling::GROUP_ITEMS;
 use super::{Job, Whole};
-use crate::failure::Failure;
+use crate::failure::{Class, Failure};
 use crate::tree::rules::{PathKind, Verdict};
 use crate::tree::settle::Item;
-use crate::tree::{Mood, TreeNotice};
+use crate::tree::{Extra, Mood, TreeNotice};
 
 impl Job<'_, '_> {
     /// Removes what the server does not have.
     pub(super) fn remove_extra(&mut self) -> Result<(), Failure> {
-        let Some(seen) = self.seen.take() else { return Ok(()) };
+        if self.tree.options.extra == Extra::Keep {
+            return Ok(());
+        }
+        let Some(seen) = self.seen.take() else {
+            // Why is told already.
+            let message = format!(
+                "get {}: nothing was removed, because what the server has could not be noted",
+                self.tree.name
+            );
+            self.fail_target(&Failure::new(Class::Local, message));
+            return Ok(());
+        };
         if self.whole == Whole::No || self.done.failed > 0 {
             let message = "nothing was removed, because not everything could be listed and got";
             (self.observer)(TreeNotice::Warning(message.to_owned()));

@@ -5,9 +5,11 @@ use ftx_disk::store::{Change, OldMode, PRIVATE};
 use ftx_protocol::message::{Entry, Unread};
 use ftx_protocol::{Code, Condition, FileTime, Kind, Mode, Name, Parents, Refusal};
 
+use super::logs::nothing_goes;
 use super::{Earlier, File, Job, Left, Next, Open, Whole, Work};
-use crate::failure::Trouble;
+use crate::failure::{Trouble, plain};
 use crate::tree::folds::Told;
+use crate::tree::log::Log;
 use crate::tree::rules::{PathKind, Verdict};
 use crate::tree::settle::Item;
 use crate::tree::{Mood, TreeNotice, Update, mark};
@@ -33,9 +35,8 @@ impl Job<'_, '_> {
         if let Some(seen) = &mut self.seen
             && let Err(error) = seen.add(&seen_mark(path.as_bytes()))
         {
-            self.whole = Whole::No;
-            let message = format!("cannot note what the server has: {error}");
-            (self.observer)(TreeNotice::Warning(message));
+            self.seen.take().into_iter().for_each(Log::remove);
+            (self.observer)(TreeNotice::Warning(nothing_goes(&plain(&error))));
         }
         if self.collides(&path) {
             return;

@@ -32,6 +32,18 @@ impl Client {
     }
 }
 
+/// A log for what the server has; what an earlier run left in it may not be there any more.
+fn open_seen(client: &Client, key: &[u8]) -> Result<Log, String> {
+    let open = || open_log("seen", &client.server, key, None).map_err(|error| plain(&error));
+    open()?.into_iter().for_each(Log::remove);
+    open()?.ok_or_else(|| "another process gets the same".to_owned())
+}
+
+/// For the user: a list of what the server has is not kept.
+pub(super) fn nothing_goes(cause: &str) -> String {
+    format!("cannot note what the server has: {cause}; nothing will be removed here")
+}
+
 /// What tells this job from another one.
 fn key(name: &Name, target: &Path) -> Vec<u8> {
     [name.as_bytes(), b"\0", target.as_os_str().as_encoded_bytes()].concat()
@@ -76,6 +88,12 @@ impl Logs {
             },
             path: target.into_os_string(),
         };
+        let seen = match tree.options.extra {
+            Extra::Remove => open_seen(client, &key)
+                .inspect_err(|cause| observer(TreeNotice::Warning(nothing_goes(cause))))
+                .ok(),
+            Extra::Keep => None,
+        };
         let mut open = |what: &str, about: Option<About>| {
             open_log(what, &client.server, &key, about).unwrap_or_else(|error| {
                 let message = format!("cannot keep a log for going on later: {}", plain(&error));
@@ -86,10 +104,6 @@ impl Logs {
         let log = match tree.options.mood {
             Mood::Do => open("get", Some(about)),
             Mood::Tell => None,
-        };
-        let seen = match tree.options.extra {
-            Extra::Remove => open("seen", None),
-            Extra::Keep => None,
         };
         let folds = match ground.names {
             Names::Folded => {
