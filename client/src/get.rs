@@ -402,10 +402,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
         let landed = std::mem::replace(&mut self.landed, Landed::Nothing);
         let (sink, file) = (&mut self.sink, self.file.as_ref());
         let GetOptions { replace, durability, .. } = *self.options;
-        timed(&mut self.spent.sync, || landed.finish(sink, file, replace, durability))?;
+        let finished =
+            timed(&mut self.spent.sync, || landed.finish(sink, file, replace, durability));
+        // Whichever way it ended, there is no part to go on with.
         if let Some(state) = self.state.take() {
             state.remove();
         }
+        finished?;
         let paced = self.client.paced().saturating_sub(self.paced_before);
         let spent = Spent { wall: self.began.elapsed(), paced, server: end.spent, ..self.spent };
         Ok(GetDone { size: end.size, digest: end.digest, counts: self.counts, spent })

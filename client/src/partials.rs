@@ -17,6 +17,9 @@ use crate::state;
 /// What notes are called.
 const ABOUT: &str = "about";
 
+/// The action of a get of one file.
+pub(crate) const GET: &str = "get";
+
 /// What an interrupted transfer was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
@@ -79,6 +82,7 @@ pub fn leftovers() -> Result<Vec<Leftover>, Failure> {
 
 fn look(note: &Path) -> Option<Leftover> {
     let mut about: About = serde_json::from_slice(&std::fs::read(note).ok()?).ok()?;
+    let needs_part = about.action == GET && about.part.is_some();
     // Of what came whole, nothing hidden is left.
     about.part = about.part.filter(|part| Path::new(part).symlink_metadata().is_ok());
     let state = note.with_extension("");
@@ -97,6 +101,12 @@ fn look(note: &Path) -> Option<Leftover> {
         Err(TryLockError::WouldBlock) => Working::Now,
         Ok(()) | Err(TryLockError::Error(_)) => Working::NotNow,
     };
+    if needs_part && about.part.is_none() && work == Working::NotNow {
+        // Somebody has taken away what there was to go on with.
+        let _ = std::fs::remove_file(&state);
+        let _ = std::fs::remove_file(note);
+        return None;
+    }
     Some(Leftover { about, part_bytes, age, work, state })
 }
 
@@ -129,6 +139,14 @@ impl Leftover {
 /// Notes what a state is the state of.
 pub(crate) fn note(state: &Path, about: &About) -> io::Result<()> {
     std::fs::write(note_of(state), serde_json::to_vec(about)?)
+}
+
+/// Whether the hidden file that a state is about is there. One whose name is not known is not.
+pub(crate) fn has_part(state: &Path) -> bool {
+    let about = std::fs::read(note_of(state)).ok();
+    let about = about.and_then(|bytes| serde_json::from_slice::<About>(&bytes).ok());
+    let part = about.and_then(|about| about.part);
+    part.is_some_and(|part| Path::new(&part).symlink_metadata().is_ok())
 }
 
 /// The state is gone.

@@ -29,14 +29,14 @@ use crate::{Notice, Observer};
 /// Appended states between two syncs of the file: what a power cut of this machine may cost.
 const SYNC_EVERY: u32 = 4;
 
-/// A state that no put has touched for this long, and whose source is not what it was, is of no use
-/// to anybody. A source that is as it was may still be put.
+/// A state that nobody has touched for this long, and with which nobody can go on, is removed: that
+/// of a put whose source is not what it was, that of a get whose part file is gone.
 const STALE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The longest first line: a path of 4,096 bytes takes four times as many in it.
 const FIRST_LINE_BYTES_MAX: u64 = 64 * 1024;
 
-/// How many states of other puts one put looks at, so that it never waits for an old crowd of them.
+/// How many states of others one transfer looks at, so that it never waits for an old crowd of them.
 const LOOKED_AT_MAX: usize = 64;
 
 /// What is being transferred.
@@ -133,9 +133,7 @@ impl State {
             Err(error) if error.kind() == ErrorKind::InvalidData => None,
             Err(error) => return Err(error),
         };
-        if key.direction == Direction::Put {
-            prune(&directory, SystemTime::now());
-        }
+        prune(&directory, SystemTime::now());
         // A torn last line would swallow the next one.
         if !text.is_empty() && !text.ends_with('\n') {
             file.write_all(b"\n")?;
@@ -222,7 +220,7 @@ impl Key<'_> {
         About {
             action: match self.direction {
                 Direction::Put => "put".to_owned(),
-                Direction::Get => "get".to_owned(),
+                Direction::Get => partials::GET.to_owned(),
             },
             server: self.server.to_string(),
             name: self.name.to_string(),
@@ -250,17 +248,20 @@ impl Key<'_> {
     }
 }
 
-/// Removes states of puts that were left long ago and cannot be gone on with. Which of many are
+/// Removes states that were left long ago and cannot be gone on with. Which of many are
 /// looked at is left to chance, so that none is passed over for ever.
 fn prune(directory: &Path, now: SystemTime) {
-    // What cannot be looked at or removed now is there at the next put too.
+    // What cannot be looked at or removed now is there at the next transfer too.
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    let is_put = |name: &OsString| {
+    let is_state = |name: &OsString| {
         let name = name.as_bytes();
-        name.starts_with(Direction::Put.prefix().as_bytes()) && !name.contains(&b'.')
+        let begins = |direction: Direction| name.starts_with(direction.prefix().as_bytes());
+        // Not the log of a tree, which is written in another way.
+        let is_get = begins(Direction::Get) && !name.starts_with(b"get-tree-");
+        (begins(Direction::Put) || is_get) && !name.contains(&b'.')
     };
     let mut names: Vec<OsString> =
-        entries.flatten().map(|entry| entry.file_name()).filter(is_put).collect();
+        entries.flatten().map(|entry| entry.file_name()).filter(is_state).collect();
     if names.len() > LOOKED_AT_MAX {
         let chance = getrandom::u32().ok().and_then(|number| usize::try_from(number).ok());
         let first = chance.and_then(|number| number.checked_rem(names.len())).unwrap_or(0);
@@ -289,9 +290,11 @@ fn is_stale(path: &Path, now: SystemTime) -> io::Result<bool> {
     // What comes behind it may be long, and does not matter here.
     let mut first = Vec::new();
     io::BufReader::new(file.take(FIRST_LINE_BYTES_MAX)).read_until(b'\n', &mut first)?;
-    let Ok(Subject::Put { source, path, .. }) = serde_json::from_slice(&first) else {
+    let (source, path) = match serde_json::from_slice(&first) {
+        Ok(Subject::Put { source, path, .. }) => (source, path),
+        Ok(Subject::Get { .. }) => return Ok(!partials::has_part(path)),
         // Damaged: nobody goes on with it.
-        return Ok(true);
+        Err(_) => return Ok(true),
     };
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(!identity(&metadata).is_same_after_reboot(&source)),
@@ -352,11 +355,8 @@ mod tests {
     use super::*;
     use ftx_disk::hash::Running;
 
-    #[test]
-    fn a_torn_or_foreign_state_says_nothing_that_is_not_true() {
-        assert!(parse("").is_none());
-        assert!(parse("not ours\n").is_none());
-        let subject = Subject::Get {
+    fn got() -> Subject {
+        Subject::Get {
             version: Version::parse("v").unwrap(),
             size: 5,
             mtime: FileTime::new(1, 0).unwrap(),
@@ -364,7 +364,14 @@ mod tests {
             part: "p".into(),
             inode: Inode { device: 1, number: 2 },
             boot: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_torn_or_foreign_state_says_nothing_that_is_not_true() {
+        assert!(parse("").is_none());
+        assert!(parse("not ours\n").is_none());
+        let subject = got();
         let saved = Running::new(Algorithm::Sha256).save().unwrap();
         let first = serde_json::to_string(&subject).unwrap();
         let line = serde_json::to_string(&Line::At(saved)).unwrap();
@@ -400,11 +407,11 @@ mod tests {
         lock.try_lock().unwrap();
         let damaged = home.path().join("put-damaged");
         std::fs::write(&damaged, b"\xff\n").unwrap();
-        let get = home.path().join("get-damaged");
-        std::fs::write(&get, "x\n").unwrap();
+        let tree = home.path().join("get-tree-1");
+        std::fs::write(&tree, "a log\n").unwrap();
         let there = |now: SystemTime| {
             prune(home.path(), now);
-            [&same, &busy, &get, &gone, &changed, &damaged].map(|path| path.exists())
+            [&same, &busy, &tree, &gone, &changed, &damaged].map(|path| path.exists())
         };
         let now = SystemTime::now();
         assert_eq!(there(now), [true; 6]);
@@ -413,6 +420,32 @@ mod tests {
         assert_eq!(there(later), [true, true, true, false, false, false]);
         drop(lock);
         assert_eq!(there(later), [true, false, true, false, false, false]);
+    }
+
+    #[test]
+    fn old_states_of_gets_go_once_their_part_is_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let subject = serde_json::to_string(&got()).unwrap() + "\n";
+        let [kept, gone] = ["get-kept", "get-gone"].map(|name| home.path().join(name));
+        for state in [&kept, &gone] {
+            std::fs::write(state, &subject).unwrap();
+            let part = state.with_extension("part");
+            std::fs::write(&part, "some").unwrap();
+            let about = About {
+                action: partials::GET.to_owned(),
+                server: String::new(),
+                name: String::new(),
+                path: OsString::new(),
+                part: Some(part.into()),
+            };
+            partials::note(state, &about).unwrap();
+        }
+        std::fs::remove_file(gone.with_extension("part")).unwrap();
+        let now = SystemTime::now();
+        prune(home.path(), now);
+        assert!(kept.exists() && gone.exists());
+        prune(home.path(), now + STALE + Duration::from_secs(60));
+        assert!(kept.exists() && !gone.exists());
     }
 
     #[test]

@@ -330,6 +330,54 @@ fn a_small_get_that_fails_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_get_whose_part_file_was_taken_away_is_not_listed_as_one_to_go_on_with() {
+    let world = World::new();
+    let server = world.serve();
+    world.noise("big", 10 * MIB);
+    world.run(server.address, &["put", "big"], 0);
+    let begun = || {
+        let args = ["get", "big", "-o", "back", "--limit-rate", "6M"];
+        let get = world.ftx(server.address, args).spawn().unwrap();
+        until("it is noted that it has begun", || {
+            let notes = std::fs::read_dir(world.home.path().join("state/ftx"));
+            let mut names = notes.into_iter().flatten().flatten().map(|note| note.file_name());
+            world.part_bytes() > 0
+                && names.any(|name| text(name.as_encoded_bytes()).ends_with(".about"))
+        });
+        get
+    };
+    let take_away = || {
+        let entries = std::fs::read_dir(world.here()).unwrap().flatten();
+        let is_part = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "part");
+        let part = entries.map(|entry| entry.path()).find(is_part).unwrap();
+        std::fs::remove_file(part).unwrap();
+    };
+    let nothing_is_left = || {
+        let state = world.home.path().join("state/ftx");
+        assert_eq!(std::fs::read_dir(state).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(world.here()).unwrap().count(), 1);
+    };
+    // Its last step, to its name, fails.
+    let get = begun();
+    take_away();
+    let output = get.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+    nothing_is_left();
+    // Or it was killed before.
+    let mut get = begun();
+    get.kill().unwrap();
+    get.wait().unwrap();
+    let listed = |expected| {
+        let left = text(&world.run(server.address, &["partials"], 0).stdout);
+        assert_eq!(left.lines().count(), expected, "{left}");
+    };
+    listed(1);
+    take_away();
+    listed(0);
+    nothing_is_left();
+}
+
+#[test]
 fn a_file_that_changes_while_it_is_fetched_never_arrives_mixed() {
     let world = World::new();
     let server = world.serve();
