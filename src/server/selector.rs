@@ -351,9 +351,10 @@ impl Selector {
         let Some(first) = self.unchecked else { return };
         let end = first.saturating_add(TOKENS_CHECKED);
         for place in first..end.min(self.connections.capacity()) {
-            if let Some(entry) = self.connections.get_mut(place)
-                && entry.connection.check_token(now) == Admitted::NoMore
-            {
+            let Some(entry) = self.connections.get_mut(place) else { continue };
+            let admitted = entry.connection.check_token(now);
+            // A token may have got another end.
+            if admitted == Admitted::NoMore || entry.connection.deadline(now) != entry.deadline {
                 let key = entry.key;
                 self.queue(key);
             }

@@ -78,8 +78,8 @@ impl Selectors {
 
     /// Has all of them look whose token is over. Never waits.
     pub(super) fn token_check(&self) -> impl Fn() + Send + 'static {
-        let all: Vec<_> = [&self.front].into_iter().chain(&self.others).collect();
-        let all: Vec<_> = all.into_iter().map(Selector::orders).collect();
+        let all = std::iter::once(&self.front).chain(&self.others);
+        let all: Vec<Arc<Mailbox<Order>>> = all.map(Selector::orders).collect();
         move || all.iter().for_each(|orders| orders.push([Order::CheckTokens]))
     }
 

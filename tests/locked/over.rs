@@ -65,6 +65,14 @@ fn connections_end_when_the_time_of_their_token_is_over() {
     until("nothing is left", || world.staged() == 0);
 }
 
+#[test]
+fn an_end_that_a_token_gets_while_it_is_used_holds() {
+    let world = patient();
+    let mut idle = world.login(&world.token(ALL));
+    world.end_in(1, Duration::from_millis(500));
+    is_ended(&mut idle, None, "expired");
+}
+
 /// Neither a body that stays open for as long as empty parts come, nor a list that nobody reads on, keeps a
 /// connection.
 #[test]

@@ -129,6 +129,15 @@ impl World {
         self.change(|lines| lines.retain(|line| line.id != Owner([number; 8])));
     }
 
+    /// Lets a token end after this time.
+    pub fn end_in(&self, number: u8, time: Duration) {
+        let end = file_time(SystemTime::now() + time);
+        self.change(|lines| {
+            let line = lines.iter_mut().find(|line| line.id == Owner([number; 8]));
+            line.unwrap().expires = Some(end);
+        });
+    }
+
     /// Writes something else in the place of the tokens, and returns what was there.
     pub fn replace_tokens(&self, text: &[u8]) -> Vec<u8> {
         let path = self.home.path().join("state/tokens");
