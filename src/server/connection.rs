@@ -443,7 +443,6 @@ impl Connection {
             Ok(count) => {
                 self.moved(count as u64);
                 self.machine.wrote(count as u64, now);
-                self.claim.shrink_to(self.machine.held_bytes());
                 self.carry_out(None, now);
                 Moved::Bytes(count)
             }

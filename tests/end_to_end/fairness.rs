@@ -6,7 +6,7 @@ use std::time::Duration;
 use ftx_protocol::limits::NAME_PARTS;
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Server, World, until};
+use crate::harness::{MIB, PATIENCE, Server, World, until};
 use crate::injection::Injection;
 use crate::talk::{HELLO_DIGEST, Talk};
 
@@ -99,6 +99,13 @@ fn a_client_whose_disk_is_stuck_keeps_a_few_buffers_and_the_others_get_theirs() 
     }
 }
 
+/// How often the server has a file open.
+fn open_as(server: &Server, name: &str) -> usize {
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap();
+    let targets = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets.filter(|target| target.ends_with(name)).count()
+}
+
 /// Bytes that the server has read, from wherever.
 fn read_bytes(server: &Server) -> u64 {
     let counts = std::fs::read_to_string(format!("/proc/{}/io", server.child.id())).unwrap();
@@ -114,11 +121,7 @@ fn a_digest_that_nobody_waits_for_any_more_is_not_computed_to_its_end() {
     // All hole: it takes no room, and many minutes to hash.
     let file = std::fs::File::create(world.served().join("huge")).unwrap();
     file.set_len(SIZE).unwrap();
-    let open = || {
-        let entries = std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap();
-        let targets = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        targets.filter(|target| target.ends_with("huge")).count()
-    };
+    let open = || open_as(&server, "huge");
     let ask = || {
         let mut talk = Talk::with(server.address);
         talk.say(json!({"get": {"id": 1, "name": "huge", "digest": "sha256", "at": SIZE}}));
@@ -197,4 +200,31 @@ fn who_holds_most_of_what_a_server_may_hold_is_ended_and_not_who_asks_last() {
     honest.part(1, 0, b"hello");
     honest.say(json!({"end": {"id": 1, "size": 5, "digest": HELLO_DIGEST}}));
     assert_eq!(honest.line()["done"]["digest"], HELLO_DIGEST);
+}
+
+#[test]
+fn small_files_that_were_asked_for_and_broken_off_leave_their_room_to_others() {
+    const SIZE: usize = 64 * 1024;
+    let world = World::new();
+    let server = world.serve();
+    let file = world.served().join("small");
+    std::fs::write(&file, vec![1; SIZE]).unwrap();
+    let get = |id: usize| json!({"get": {"id": id, "name": "small", "digest": "sha256"}});
+    let lines: Vec<String> = (1..=2 * 8 * MIB / SIZE)
+        .map(|id| format!("{}\n{}\n", get(id), json!({"abort": {"id": id, "code": "aborted"}})))
+        .collect();
+    let mut idle = Talk::with(server.address);
+    idle.send(lines.concat().as_bytes());
+    for _ in &lines {
+        assert_eq!(idle.code(), "aborted");
+    }
+    until("all were opened", || server.log().matches("small").count() >= lines.len());
+    // More than is on its way to one who does not read. A file for which there is room is not open meanwhile.
+    let mut waiting = Talk::with(server.address);
+    for id in 1..=400 {
+        waiting.say(get(id));
+    }
+    assert_eq!(waiting.line()["file"]["size"], SIZE);
+    until("the files are read whole", || open_as(&server, "small") == 0);
+    assert!(idle.is_answered(100_000));
 }

@@ -14,7 +14,8 @@ use crate::server::buffers::{Buffer, Piece};
 use crate::server::storage::{Granted, Job, audit};
 
 impl Connection {
-    /// Turns the machine's commands into jobs, as far as they are allowed.
+    /// Turns the machine's commands into jobs, as far as they are allowed. Whatever was done before, this comes
+    /// after it, so here room is given back that the machine needs no more.
     pub(super) fn carry_out(&mut self, input: Option<&Arc<Buffer>>, now: Time) {
         let mut jobs = Vec::new();
         while let Some(command) = self.machine.poll_command() {
@@ -33,6 +34,7 @@ impl Connection {
             }
         }
         self.submit(jobs);
+        self.claim.shrink_to(self.machine.held_bytes());
     }
 
     fn log_in(&mut self, token: Option<&Token>, now: Time) {
