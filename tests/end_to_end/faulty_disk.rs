@@ -1,6 +1,7 @@
 //! The disk fails under a running server: what failed is told by its documented code, nothing that
 //! is not true is acknowledged, and the server goes on for others.
 
+use std::ffi::OsStr;
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{MIB, Server, World, noise, text, until};
 use crate::injection::Injection;
-use crate::talk::Talk;
+use crate::talk::{HELLO_DIGEST, Talk};
 
 const SYNCS: &str = "fsync,fdatasync";
 
@@ -161,4 +162,23 @@ fn a_file_that_cannot_be_read_is_told_in_the_middle_of_a_get() {
 #[test]
 fn a_file_that_cannot_be_read_is_told_when_the_kernel_sends_it_too() {
     a_get_fails(true);
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_not_told_of_without_the_digest_that_was_asked_for() {
+    let world = World::new();
+    let server = world.serve();
+    std::fs::write(world.served().join("fails-once"), "hello").unwrap();
+    let mut talk = Talk::with(server.address);
+    let path = Some(OsStr::new("fails-once"));
+    let Some(fault) = Injection::into(&server, "openat2,openat", path, "error=EACCES:when=1")
+    else {
+        return;
+    };
+    let ask = |id| json!({"stat": {"id": id, "name": "fails-once", "digest": "sha256"}});
+    talk.say(ask(1));
+    assert_eq!(talk.code(), "permission_denied");
+    drop(fault);
+    talk.say(ask(2));
+    assert_eq!(talk.line()["info"]["digest"], HELLO_DIGEST);
 }

@@ -9,7 +9,7 @@ use ftx_disk::store;
 use ftx_disk::sys::Native;
 use ftx_protocol::message::Info;
 use ftx_protocol::server::Event;
-use ftx_protocol::{Name, RequestId};
+use ftx_protocol::{Name, Refusal, RequestId};
 use tracing::{info, warn};
 
 use super::abandoned::Abandoned;
@@ -61,7 +61,20 @@ impl Shared {
         granted: &Granted,
     ) {
         let began = Instant::now();
-        let event = match self.store.stat(name, granted.within()) {
+        self.tell(origin, op, id, name, began, self.store.stat(name, granted.within()));
+    }
+
+    /// Says what was found of a name when it was looked for.
+    pub(super) fn tell(
+        &self,
+        origin: &Origin,
+        op: &'static str,
+        id: RequestId,
+        name: &Name,
+        began: Instant,
+        found: Result<store::Info, Refusal>,
+    ) {
+        let event = match found {
             Ok(found) => {
                 audit::told(origin, op, name, began);
                 Event::Info(Info {

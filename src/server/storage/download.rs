@@ -167,15 +167,19 @@ impl Fetch {
     /// Says what a name stands for, with the digest of a file.
     fn sum(&mut self, stat: Stat, granted: Granted) -> Worked {
         let Stat { id, name, digest, cache, .. } = stat;
-        let (reading, algorithm) =
-            match (self.shared.store.open_file(&name, granted.within()), digest) {
-                (Ok(reading), Some(algorithm)) => (reading, algorithm),
-                // A directory, or nothing at all.
-                _ => {
-                    self.shared.stat(&self.origin, "sum", id, &name, &granted);
-                    return Worked::Done;
-                }
-            };
+        let Some(algorithm) = digest else {
+            self.shared.stat(&self.origin, "sum", id, &name, &granted);
+            return Worked::Done;
+        };
+        let began = Instant::now();
+        let reading = match self.shared.store.open_file(&name, granted.within()) {
+            Ok(reading) => reading,
+            Err(refusal) => {
+                let found = self.directory(&name, &granted, refusal);
+                self.shared.tell(&self.origin, "sum", id, &name, began, found);
+                return Worked::Done;
+            }
+        };
         let hash = self.hash(&reading, algorithm, cache);
         let open = Open {
             name,
@@ -192,6 +196,23 @@ impl Fetch {
         };
         self.gets.insert(id, open);
         Worked::Unfinished(Job::Digest(id))
+    }
+
+    /// What a name stands for that could not be opened as a file, if that is because it is a directory. A file
+    /// that it has become since would be told of without its digest.
+    fn directory(
+        &self,
+        name: &Name,
+        granted: &Granted,
+        refusal: Refusal,
+    ) -> Result<store::Info, Refusal> {
+        if refusal.code != Code::IsDirectory {
+            return Err(refusal);
+        }
+        match self.shared.store.stat(name, granted.within())? {
+            found if found.kind == Kind::Directory => Ok(found),
+            _ => Err(refusal),
+        }
     }
 
     fn list(&mut self, list: List, granted: Granted) {
