@@ -50,7 +50,7 @@ pub const RESUMABLE_BYTES: u64 = GRID_BYTES;
 pub const UNKEPT_BYTES: u64 = 3 * GRID_BYTES;
 
 /// Raw bytes of bodies that were refused, or that nobody asked for, read and thrown away on one
-/// connection since a put was last accepted. Past it the connection is closed: a refusal
+/// connection since something of a put was last kept or stored. Past it the connection is closed: a refusal
 /// should not cost more than reconnecting.
 pub const DISCARD_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ftx_protocol::client::{Client, Event as Heard};
-use ftx_protocol::message::{Done, Entries, File, Limits, Put};
+use ftx_protocol::message::{Done, Entries, File, Kept, Limits, Put};
 use ftx_protocol::server::{Command, Event, NoMore, Output, Reason, Server, Settings};
 use ftx_protocol::{
     Algorithm, Code, Condition, Digest, Durability, FileTime, Mode, Name, Refusal, RequestId, Time,
@@ -391,6 +391,39 @@ fn who_has_not_said_hello_makes_the_server_hold_little() {
     too_long.receive(&hello(limits::HELLO_BYTES + 1).as_bytes()[..limits::HELLO_BYTES], NOW);
     let heard = said(&mut too_long);
     assert!(heard[0].starts_with("{\"error\":{\"code\":\"line_too_long\""), "{heard:?}");
+}
+
+#[test]
+fn a_put_that_is_refused_forgives_nothing_of_what_was_thrown_away() {
+    let part = vec![0; limits::PART_BYTES as usize];
+    let put = |id: u64| {
+        let size = format!("\"size\":{}", limits::GRID_BYTES);
+        PUT.replace("\"size\":5", &size).replace("\"id\":1", &format!("\"id\":{id}"))
+    };
+    // Begins a put that storage refuses, and sends a part of it all the same.
+    let refused = |machine: &mut Server, id: u64| {
+        machine.receive(put(id).as_bytes(), NOW);
+        commands(machine);
+        machine.handle(Event::Refused { id: RequestId(id), refusal: no(Code::Denied) }, NOW);
+        let data = format!("{{\"data\":{{\"id\":{id},\"at\":0,\"size\":{}}}}}\n", part.len());
+        machine.receive(data.as_bytes(), NOW);
+        machine.receive(&part, NOW);
+        said(machine).last().unwrap().contains("too_much_discarded")
+    };
+    let most = limits::DISCARD_BYTES / limits::PART_BYTES;
+    let mut machine = machine(limits::REQUESTS_TOTAL);
+    machine.receive(HELLO.as_bytes(), NOW);
+    assert!((1..=most).all(|id| !refused(&mut machine, id)));
+    // One that is taken does.
+    let taken = most + 1;
+    machine.receive(put(taken).as_bytes(), NOW);
+    machine.handle(Event::Kept(Kept { id: RequestId(taken), at: limits::GRID_BYTES }), NOW);
+    machine.receive(
+        format!("{{\"abort\":{{\"id\":{taken},\"code\":\"aborted\"}}}}\n").as_bytes(),
+        NOW,
+    );
+    assert!((taken + 1..=taken + most).all(|id| !refused(&mut machine, id)));
+    assert!(refused(&mut machine, taken + most + 1));
 }
 
 #[test]

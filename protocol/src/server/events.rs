@@ -65,6 +65,7 @@ impl Server {
     fn kept(&mut self, kept: Kept, now: Time) {
         if let Some(Request::Receive(receiving)) = self.busy.requests.get_mut(&kept.id) {
             receiving.kept = kept.at;
+            self.discarded_bytes = 0;
             self.taken.request(Phase::Receive, Step::Kept);
             self.answered(now);
             self.say(&ServerMessage::Kept(kept), now);
@@ -73,6 +74,7 @@ impl Server {
 
     fn stored(&mut self, done: Done, now: Time) {
         if let Some(Request::Commit(_)) = self.busy.requests.get(&done.id) {
+            self.discarded_bytes = 0;
             self.reply(done.id, Step::Stored, &ServerMessage::Done(done), now);
         }
     }

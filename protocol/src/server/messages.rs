@@ -146,7 +146,6 @@ impl Server {
         if put.size.unwrap_or(put.at) > self.settings.limits.file {
             return self.refuse_at_once(put.id, Code::TooLarge.into(), now);
         }
-        self.discarded_bytes = 0;
         self.busy.order.enter(iter::once(&put.name), put.id);
         self.receiving = Some(put.id);
         let receiving = Receiving {
