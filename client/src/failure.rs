@@ -48,12 +48,35 @@ pub struct Failure {
     /// What has to change.
     pub class: Class,
     message: String,
+    source: SourceWas,
+}
+
+/// What a put that fails here has found out about its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SourceWas {
+    /// Nothing.
+    Unsaid,
+    /// It changed while it was read.
+    Changed,
 }
 
 impl Failure {
     /// A failure of a class, with what a person reads.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        Self { class, message: message.into() }
+        Self { class, message: message.into(), source: SourceWas::Unsaid }
+    }
+
+    /// The source of a put changed while it was read.
+    pub(crate) fn source_changed(message: impl Into<String>) -> Self {
+        Self { source: SourceWas::Changed, ..Self::new(Class::Local, message) }
+    }
+
+    /// What a server is told whose put ends with this (rule 5.5).
+    pub(crate) fn code_of_abort(&self) -> Code {
+        match self.source {
+            SourceWas::Changed => Code::Changed,
+            SourceWas::Unsaid => Code::Aborted,
+        }
     }
 
     /// A local file or directory that could not be used: what was being done, which, and why.

@@ -298,7 +298,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             Err(Trouble::Interrupted) => return Err(Trouble::Interrupted),
             Err(trouble) => {
                 let code = match &trouble {
-                    Trouble::Final(_) => Code::Changed,
+                    Trouble::Final(failure) => failure.code_of_abort(),
                     _ => Code::Aborted,
                 };
                 self.abort(link, id, code, heard);

@@ -178,7 +178,7 @@ impl Source {
 
     pub(crate) fn changed(&self) -> Failure {
         let message = format!("{} changed while it was read; put it again", shown(&self.path));
-        Failure::new(Class::Local, message)
+        Failure::source_changed(message)
     }
 }
 

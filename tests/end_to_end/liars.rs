@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Output;
+use std::sync::mpsc::channel;
 
 use serde_json::{Value, json};
 
@@ -121,6 +122,24 @@ fn a_server_that_acknowledges_something_else_is_not_believed() {
         assert!([3, 5].contains(&code), "{digest} {size}: {code} {}", text(&output.stderr));
         assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     }
+}
+
+#[test]
+fn a_source_that_cannot_be_read_is_not_said_to_have_changed() {
+    let world = World::new();
+    let (heard, closed_with) = channel();
+    let server = liar(move |talk, request| {
+        let (closed, _) = talk.past_parts();
+        heard.send(closed["abort"]["code"].clone()).unwrap();
+        let code = &closed["abort"]["code"];
+        talk.say(json!({"error": {"id": request["put"]["id"], "code": code, "message": "As it was asked for."}}));
+    });
+    let mut put = world.ftx(server, ["put", "-", "--as", "a", "--retry-for", "0"]);
+    // It opens, and cannot be read.
+    put.stdin(std::fs::File::open(world.here()).unwrap());
+    let output = put.output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+    assert_eq!(closed_with.recv().unwrap(), "aborted");
 }
 
 #[test]

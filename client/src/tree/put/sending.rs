@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ftx_disk::hash::Running;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{self, Cache, Change, Put, Resume};
-use ftx_protocol::{Code, Digest, Name, RequestId};
+use ftx_protocol::{Digest, Name, RequestId};
 
 use super::{File, Job, Sent, Work};
 use crate::Notice;
@@ -102,7 +102,8 @@ impl Job<'_, '_> {
                 }
             }
             Err(failure) => {
-                self.pipe()?.make(|machine, out, _| machine.abort(id, Code::Changed, out));
+                let code = failure.code_of_abort();
+                self.pipe()?.make(|machine, out, _| machine.abort(id, code, out));
                 self.forget_bytes(size);
                 self.under_way.insert(id, Work::Aborted);
                 self.fail(name.as_bytes(), &failure);
