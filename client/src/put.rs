@@ -223,7 +223,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
         let (sender, heard) = sync_channel(UNHEARD_MAX);
         std::thread::scope(|scope| {
             scope.spawn(|| link.listen(&sender, |event| matches!(event, Event::Done(_))));
-            let result = self.feed(&link, id, &heard);
+            // Whoever speaks to nobody any more does not wait to be heard.
+            let result = self.feed(&link, id, heard);
             if result.is_err() {
                 // Ends the listener.
                 link.close();
@@ -286,13 +287,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
         &mut self,
         link: &Link,
         id: RequestId,
-        heard: &Receiver<Result<Event, Trouble>>,
+        heard: Receiver<Result<Event, Trouble>>,
     ) -> Result<Done, Trouble> {
-        match self.send_body(link, id, heard) {
+        match self.send_body(link, id, &heard) {
             Ok(()) => {}
             // The server may have said why before it closed.
             Err(trouble @ Trouble::Broken(_)) => {
-                return Err(self.last_words(heard).unwrap_or(trouble));
+                return Err(self.last_words(&heard).unwrap_or(trouble));
             }
             // As a break: what can be resumed is kept.
             Err(Trouble::Interrupted) => return Err(Trouble::Interrupted),
@@ -301,7 +302,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     Trouble::Final(failure) => failure.code_of_abort(),
                     _ => Code::Aborted,
                 };
-                self.abort(link, id, code, heard);
+                self.abort(link, id, code, &heard);
                 return Err(trouble);
             }
         }

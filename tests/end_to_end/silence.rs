@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{PATIENCE, World, done_event, noise, text, until};
+use crate::harness::{PATIENCE, World, done_event, noise, text, to_its_end, until};
 
 /// A client's patience with a server that owes it something (rule 10.2).
 const SILENCE: Duration = Duration::from_secs(30);
@@ -116,6 +116,35 @@ fn a_pipe_that_is_quiet_for_longer_than_the_idle_timeout_is_not_taken_for_dead()
     assert_eq!(done_event(&output)["connections"], 1);
     assert!(empty_parts.load(Ordering::SeqCst) >= 2);
     assert!(world.stored("a") == bytes);
+}
+
+#[test]
+fn an_interrupted_put_ends_though_the_server_has_said_as_much_as_is_listened_to() {
+    /// What a put takes of a server that it has not come to hear.
+    const UNHEARD: usize = 4_096;
+    const LARGE_BYTES: usize = 30 * 1024 * 1024;
+    let world = World::new();
+    world.noise("large", LARGE_BYTES);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let put = world.ftx(listener.local_addr().unwrap(), ["put", "large"]).spawn().unwrap();
+    let (mut socket, _) = listener.accept().unwrap();
+    socket
+        .write_all(b"{\"welcome\":{\"ftx\":1,\"features\":[\"sha256\"],\"limits\":{\"line\":32768,\"part\":1048576,\"requests\":4096,\"grid\":8388608,\"file\":1099511627776}}}\n")
+        .unwrap();
+    // Nothing is read, and so the client waits for room to send.
+    let mut waiting = vec![0; LARGE_BYTES];
+    let mut came = 0;
+    until("the client cannot send any more", || {
+        std::thread::sleep(Duration::from_millis(200));
+        came == std::mem::replace(&mut came, socket.peek(&mut waiting).unwrap()) && came > 0
+    });
+    socket.write_all("{\"kept\":{\"id\":1,\"at\":0}}\n".repeat(UNHEARD).as_bytes()).unwrap();
+    // If it has not heard all of it, this shows less.
+    std::thread::sleep(Duration::from_millis(500));
+    let interrupted = Command::new("kill").args(["-INT", &put.id().to_string()]).status();
+    assert!(interrupted.unwrap().success());
+    let output = to_its_end(put);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
 }
 
 /// Lets a client run for a small part of the time only, until it has ended.
