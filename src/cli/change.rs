@@ -124,12 +124,11 @@ impl Mv {
                 let ends_in_slash = self.to.as_bytes().ends_with(b"/");
                 match session.stat(Stat::of(to.name.clone())) {
                     Ok(info) if info.kind == Kind::Directory => inside(Some(&to.name), &from.name)?,
-                    Err(failure) if failure.class == Class::Refused(Code::NotFound) => {
-                        if ends_in_slash {
-                            return Err(failure);
-                        }
-                        to.name
+                    Ok(_) if ends_in_slash => {
+                        let message = format!("mv {}: {} is no directory", from.name, to.name);
+                        return Err(Failure::new(Class::Refused(Code::NotADirectory), message));
                     }
+                    Err(failure) if ends_in_slash => return Err(failure),
                     Ok(_) | Err(_) => to.name,
                 }
             };

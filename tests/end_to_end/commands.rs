@@ -88,6 +88,9 @@ fn names_are_made_moved_and_removed() {
     does(&["mv", "docs/a.txt", "new/"]);
     assert_eq!(fs::read(served.join("new/a.txt")).unwrap(), b"hello");
     fails(&["mv", "new/a.txt", "docs/sub/b"], 4, "to replace it, say -f");
+    fails(&["mv", "-f", "new/a.txt", "docs/sub/b/"], 4, "docs/sub/b is no directory");
+    fails(&["mv", "-f", "new/a.txt", "nothing/"], 4, "(not_found)");
+    assert_eq!(fs::read(served.join("docs/sub/b")).unwrap(), vec![b'b'; 2048]);
     does(&["mv", "-f", "new/a.txt", "docs/sub/b"]);
     assert_eq!(fs::read(served.join("docs/sub/b")).unwrap(), b"hello");
     fails(&["mv", "docs", "docs/sub/inside"], 4, "into itself");
