@@ -265,7 +265,9 @@ impl There {
             return Ok(());
         }
         let last = match put.files.as_slice() {
-            [file] if file != "-" => Path::new(file).file_name().map(OsStr::to_owned),
+            // It says itself that it needs a name.
+            [file] if file == "-" => return Ok(()),
+            [file] => Path::new(file).file_name().map(OsStr::to_owned),
             _ => None,
         };
         match (&self.place, last) {

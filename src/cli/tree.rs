@@ -167,9 +167,15 @@ impl Selection {
             || self.dry_run
             || !self.exclude.is_empty()
             || !self.exclude_from.is_empty()
+            || !self.include.is_empty()
     }
 
     fn rules(&self) -> Result<Rules, Failure> {
+        if !self.include.is_empty() && self.exclude.is_empty() && self.exclude_from.is_empty() {
+            return Err(wrong(
+                "--include takes back what an --exclude leaves out; to move nothing else, say --exclude '*' too",
+            ));
+        }
         let files = self.exclude_from.iter().cloned().map(Rule::ExcludeFrom);
         let excluded = self.exclude.iter().cloned().map(Rule::Exclude);
         let included = self.include.iter().cloned().map(Rule::Include);
@@ -206,6 +212,11 @@ impl PutOptions {
         put: &ftx_client::PutOptions,
     ) -> Result<Job, Failure> {
         let to = self.to.as_ref().map(|to| Remote::parse(without_slash(to))).transpose()?;
+        if words.files.iter().any(|file| file == "-") {
+            return Err(wrong(
+                "- is standard input: put it alone, with --as NAME and without the words for trees",
+            ));
+        }
         let named = words.name.map(|name| Remote::parse(name.as_bytes())).transpose()?;
         let server = to.as_ref().or(named.as_ref()).and_then(|remote| remote.server.clone());
         let directory = to.map(|to| to.name);

@@ -66,6 +66,9 @@ fn commands_that_are_piped_in_end_at_the_first_that_fails() {
         assert!(!output.stderr.is_empty());
         assert!(!world.served().join("never").exists(), "{line}");
     }
+    let output = shell(&world, &server, "mkdir in\ncd in\nput -\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("put - needs --as NAME"), "{}", text(&output.stderr));
     let output = shell(&world, &server, "exit\nmkdir never\n");
     assert_eq!(output.status.code(), Some(0));
     assert!(!world.served().join("never").exists());

@@ -350,6 +350,24 @@ fn patterns_choose_what_takes_part() {
 }
 
 #[test]
+fn words_that_would_mean_nothing_are_refused_before_anything_is_moved() {
+    let world = World::new();
+    let server = world.serve();
+    fs::write(world.here().join("a"), "x").unwrap();
+    for (args, expected) in [
+        (&["put", "a", "--include", "b"][..], "--exclude '*'"),
+        (&["put", "-r", ".", "--to", "d", "--include", "a"], "--exclude '*'"),
+        (&["get", "a", "--include", "b"], "--exclude '*'"),
+        (&["put", "-", "--to", "d"], "standard input"),
+        (&["put", "-u", "-", "--as", "b"], "standard input"),
+    ] {
+        let said = text(&world.run(server.address, args, 2).stderr);
+        assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(world.served()).unwrap().count(), 1, "but its own directory");
+}
+
+#[test]
 fn a_list_of_files_is_put_under_its_own_names() {
     let world = World::new();
     let server = world.serve();
