@@ -352,7 +352,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it would have ended already".to_owned()),
         Ok(lifetime) => Ok(lifetime),
-        Err(error) => Err(error.to_string()),
+        Err(_) => Err("a time is a number with m, h, d or w, such as 12h or 7d".to_owned()),
     }
 }
 

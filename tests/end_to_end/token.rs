@@ -239,7 +239,7 @@ fn words_that_mean_nothing_are_refused() {
         (&["add", "alice", "--can", "read", "--under", "/etc"], "relative"),
         (&["add", "alice", "--can", "read", "--under", "/"], "empty"),
         (&["add", "alice", "--can", "read", "--expires", "0s"], "ended already"),
-        (&["add", "alice", "--can", "read", "--expires", "soon"], "--expires"),
+        (&["add", "alice", "--can", "read", "--expires", "yesterday"], "such as 12h or 7d"),
         (&["add", "alice", "--can", "read", "--max-bytes", "0"], "bring nothing"),
         (&["add", "alice", "--can", "read", "--max-partials", "0"], "--max-partials"),
         (&["ls", "--state", "x"], "--state"),
