@@ -40,13 +40,25 @@ pub enum ListenError {
     #[error("cannot listen on a socket that was handed over: {0}")]
     HandedOver(io::Error),
     /// The system refuses.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {}", words(error))]
     Bind {
         /// The address.
         address: SocketAddr,
         /// What the system says.
         error: io::Error,
     },
+}
+
+/// What the system says, without the number that std adds, and what to do about it.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error").next().unwrap_or_default();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("{words}. If another server is there, --listen takes another port")
+        }
+        _ => words.to_owned(),
+    }
 }
 
 /// A socket that listens.

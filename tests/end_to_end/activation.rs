@@ -160,3 +160,17 @@ fn the_units_are_valid_and_lock_the_service_in() {
     }
     assert!(locked.status.success(), "{said}{}", text(&locked.stdout));
 }
+
+#[test]
+fn a_port_that_is_taken_is_told_with_what_to_do() {
+    let world = World::new();
+    let server = world.serve();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
+    command.arg("serve").arg(world.here()).args(["--listen", &server.address.to_string()]);
+    command.env("XDG_STATE_HOME", world.home.path().join("state-of-the-server"));
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("in use. If another server is there, --listen takes"), "{said}");
+    assert!(!said.contains("os error"), "{said}");
+}
