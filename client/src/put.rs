@@ -5,9 +5,10 @@ mod between;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use between::GivenUp;
 use ftx_protocol::client::{Event, Violation};
 use ftx_protocol::limits::PART_BYTES;
-use ftx_protocol::message::{Done, HeldState, Put, Resume};
+use ftx_protocol::message::{Done, Held as HeldThere, HeldState, Put, Resume};
 use ftx_protocol::{
     Algorithm, Code, Condition, Digest, Durability, Name, Replay, RequestId, Retry as Again,
     TransferId,
@@ -94,6 +95,8 @@ struct Transfer<'a, 'o> {
     /// Whether the server may know the transfer.
     known: Known,
     held: Held,
+    /// What it was before, where it was given up.
+    given_up: Option<GivenUp>,
     reached: Reached,
     /// How far it was sent at the most.
     sent_to: u64,
@@ -136,6 +139,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             transfer: new_id()?,
             known: Known::No,
             held: Held::Nothing,
+            given_up: None,
             reached: Reached::No,
             sent_to: 0,
         };
@@ -204,6 +208,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         let link = timed(&mut self.spent.waiting, || self.client.link())?;
         self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
+        self.drop_given_up(&link)?;
         self.held = Held::Nothing;
         let at = match self.known {
             Known::No => 0,
@@ -254,12 +259,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// Asks what the server has, and makes sure that it is what we have. Returns where to go on.
     fn resume(&mut self, link: &Link) -> Result<u64, Trouble> {
-        let resume = Resume { id: RequestId(0), transfer: self.transfer, need: Vec::new() };
-        link.send(|machine, out, now| machine.resume(resume, out, now))?;
-        let held = wait(link, |event| match event {
-            Event::Held(held) => Some(held),
-            _ => None,
-        })?;
+        let held = held_of(link, self.transfer)?;
         let (HeldState::Partial | HeldState::Complete, Some(&(_, at)), Some(digest)) =
             (held.state, held.ranges.first(), held.digest)
         else {
@@ -270,6 +270,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
         }
         self.rewind(at)?;
         if self.reading.digest() != digest {
+            let size = self.reading.source.size();
+            self.given_up = Some(GivenUp { transfer: self.transfer, size });
             let cause = "the server holds other bytes than the source has".to_owned();
             return Err(Trouble::Corrupt(cause));
         }
@@ -417,4 +419,14 @@ impl<'a, 'o> Transfer<'a, 'o> {
             }
         }
     }
+}
+
+/// Asks what the server has of a transfer.
+fn held_of(link: &Link, transfer: TransferId) -> Result<HeldThere, Trouble> {
+    let resume = Resume { id: RequestId(0), transfer, need: Vec::new() };
+    link.send(|machine, out, now| machine.resume(resume, out, now))?;
+    wait(link, |event| match event {
+        Event::Held(held) => Some(held),
+        _ => None,
+    })
 }

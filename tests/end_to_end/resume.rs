@@ -255,6 +255,7 @@ fn a_source_that_changed_in_between_is_put_from_the_start() {
     std::fs::write(world.here().join("big"), &other).unwrap();
     world.run(server.address, &["put", "big"], 0);
     assert!(world.stored("big") == other);
+    until("what nobody goes on with is gone", || world.staged() == 0);
 }
 
 #[test]

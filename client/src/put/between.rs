@@ -2,16 +2,49 @@
 
 use ftx_disk::hash::Saved;
 use ftx_disk::identity::Identity;
-use ftx_protocol::Code;
 use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
+use ftx_protocol::message::{HeldState, Put};
+use ftx_protocol::{Code, TransferId};
 
-use super::{Held, Known, Transfer};
+use super::{Held, Known, Transfer, held_of};
+use crate::ask::wait;
 use crate::failure::{Class, Failure, GOES_ON, Trouble, is_about_the_login};
 use crate::ids::new_id;
+use crate::link::Link;
 use crate::source::Kind;
 use crate::state::{Direction, Key, State, Subject, note, warn_stateless};
 
+/// A transfer that nobody goes on with any more, and of which the server may hold something.
+pub(super) struct GivenUp {
+    pub(super) transfer: TransferId,
+    /// As it was put.
+    pub(super) size: Option<u64>,
+}
+
 impl Transfer<'_, '_> {
+    /// Has the server drop what it holds of a transfer that was given up for a new one: nobody would come
+    /// for it, and it would take its room, and count for who put it, for days. A server that refuses
+    /// that keeps it, and no more comes of it.
+    pub(super) fn drop_given_up(&mut self, link: &Link) -> Result<(), Trouble> {
+        let Some(GivenUp { transfer, size }) = self.given_up.take() else { return Ok(()) };
+        let dropped = held_of(link, transfer).and_then(|held| {
+            let (HeldState::Partial, Some(&(_, at))) = (held.state, held.ranges.first()) else {
+                return Ok(());
+            };
+            let put = Put { transfer, size, ..self.request(at) };
+            link.send(|machine, out, now| {
+                let id = machine.put(put, out, now);
+                machine.abort(id, Code::Aborted, out);
+            })?;
+            // Nothing but an error can come.
+            wait(link, |_| None)
+        });
+        match dropped {
+            Err(Trouble::Refused(refusal)) if !passes(refusal.code) => Ok(()),
+            result => result,
+        }
+    }
+
     /// Finds out whether an earlier process began this.
     pub(super) fn take_up_state(&mut self) {
         let Kind::File { identity, .. } = &self.reading.source.kind else { return };
@@ -42,7 +75,13 @@ impl Transfer<'_, '_> {
                         self.sent_to = most;
                         self.reading.take_over(saved, most);
                     }
-                    _ => self.begin_state(identity),
+                    earlier => {
+                        if let Some((Subject::Put { transfer, source, .. }, _)) = earlier {
+                            let size = Some(source.size);
+                            self.given_up = Some(GivenUp { transfer, size });
+                        }
+                        self.begin_state(identity);
+                    }
                 }
             }
             // Another process puts the same file; this one is a transfer of its own.
