@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod engine;
 mod error;
 mod identity;
 mod pin;

@@ -3,7 +3,10 @@
 //! It looks like such a socket: a read or a write does what can be done now and else says
 //! `WouldBlock`. It owns the state of TLS and never the socket, which is handed in with each call.
 //! One thread may read while another writes: the lock is held for one step of at most
-//! [`STEP_BYTES`] of cryptography and the nonblocking system calls to it, never while anybody waits.
+//! [`WIRE_BYTES`] of cryptography and the nonblocking system calls to it, never while anybody waits.
+//!
+//! Records are decrypted and encrypted in buffers that belong to the threads. A connection keeps what
+//! cannot be dealt with yet, and nothing when it is idle.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,34 +14,43 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::pki_types::ServerName;
-use rustls::{
-    ClientConfig, ClientConnection, Connection, Error, IoState, ServerConfig, ServerConnection,
-};
+use rustls::{ClientConfig, Error, ServerConfig};
 
-use crate::config::ALPN;
+use crate::engine::{Engine, Room};
 use crate::error::TlsError;
 
 /// Bytes that one call encrypts while it has the lock: about 20 µs. Larger steps leave the cache
 /// and are slower.
 pub const STEP_BYTES: usize = 64 * 1024;
 
-/// What the records around a step are longer than it, with room for a key update.
-const STEP_OVERHEAD_BYTES: usize = 4 * 1024;
-
 /// Bytes that are taken from the socket at a time; a buffer of this size belongs to each thread
-/// that reads, and none to a connection.
-const WIRE_BYTES: usize = 64 * 1024;
+/// that reads, and none to a connection. A client takes all that fits its own buffer: with 64 KiB a get
+/// took 4 % longer.
+const WIRE_BYTES: usize = 256 * 1024;
 
 /// Bytes that are taken from the socket at least, however little room the caller has: a line is read
 /// in small pieces, and each system call should bring what is there. What does not fit is kept.
 const WIRE_BYTES_MIN: usize = 4 * 1024;
 
-/// Bytes in a row that may come without a byte of content: a handshake is a few KiB, of which rustls
-/// takes messages of 64 KiB. A peer that sends more of them means to keep a thread busy.
+/// Bytes that are kept of what has come and is not whole: of content less than a record, and of a
+/// handshake a message of up to 64 KiB. A peer whose messages are larger is none of ours.
+const UNFINISHED_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes in a row that may come without a byte of content: a handshake is a few KiB. A peer that
+/// sends more of them means to keep a thread busy.
 const SILENT_BYTES_MAX: usize = 256 * 1024;
 
 thread_local! {
     static WIRE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends the buffer of this thread.
+fn with_wire<T>(act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut wire = WIRE.try_with(Cell::take).unwrap_or_default();
+    let done = act(&mut wire);
+    // A thread that is ending has no use for it.
+    let _ = WIRE.try_with(|kept| kept.set(wire));
+    done
 }
 
 /// One TLS connection, for one reader and one writer at a time, from any thread.
@@ -47,14 +59,24 @@ pub struct Tls {
 }
 
 struct Inside {
-    connection: Connection,
+    engine: Engine,
+    /// Records, or messages of a handshake, that have begun and are not whole.
+    unfinished: Vec<u8>,
     /// Content that came and that nobody has read. Empty whenever the socket is read, and so at most
     /// a record and [`WIRE_BYTES_MIN`] long.
-    spill: Vec<u8>,
-    spilled: usize,
+    spill: Kept,
+    /// What is to be sent, encrypted: a step, and what a handshake says.
+    unsent: Kept,
     silent: usize,
     hearing: Hearing,
     sending: Sending,
+}
+
+/// Bytes of which those in front are gone.
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    gone: usize,
 }
 
 /// What can still come from the peer.
@@ -77,8 +99,7 @@ enum Sending {
 impl Tls {
     /// The server's side of a connection.
     pub fn accept(config: &Arc<ServerConfig>) -> Result<Self, TlsError> {
-        let connection = ServerConnection::new(Arc::clone(config))?;
-        Ok(Self::new(connection.into()))
+        Ok(Self::new(Engine::server(config)?))
     }
 
     /// The client's side of a connection to `host`, a name or an address. What is to be sent first
@@ -88,17 +109,16 @@ impl Tls {
         let plain = host.split_once('%').map_or(host, |(address, _zone)| address);
         let name = ServerName::try_from(plain.to_owned());
         let name = name.map_err(|_| TlsError::Host(host.to_owned()))?;
-        let connection = ClientConnection::new(Arc::clone(config), name)?;
-        Ok(Self::new(connection.into()))
+        Ok(Self::new(Engine::client(config, name)?))
     }
 
-    fn new(mut connection: Connection) -> Self {
-        connection.set_buffer_limit(Some(STEP_BYTES + STEP_OVERHEAD_BYTES));
+    fn new(engine: Engine) -> Self {
         Self {
             inside: Mutex::new(Inside {
-                connection,
-                spill: Vec::new(),
-                spilled: 0,
+                engine,
+                unfinished: Vec::new(),
+                spill: Kept::default(),
+                unsent: Kept::default(),
                 silent: 0,
                 hearing: Hearing::Open,
                 sending: Sending::Open,
@@ -114,7 +134,7 @@ impl Tls {
     /// Whether the handshake is over, and went well: before that nothing can be written.
     pub fn is_ready(&self) -> bool {
         let inside = self.lock();
-        !inside.connection.is_handshaking() && !matches!(inside.hearing, Hearing::Broken(_))
+        !inside.engine.is_handshaking() && !matches!(inside.hearing, Hearing::Broken(_))
     }
 
     /// Whether a read would give bytes, or an end, without a look at the socket.
@@ -125,7 +145,9 @@ impl Tls {
 
     #[cfg(test)]
     pub(crate) fn kept_bytes(&self) -> usize {
-        self.lock().spill.len()
+        let inside = self.lock();
+        let kept = [&inside.unfinished, &inside.spill.bytes, &inside.unsent.bytes];
+        kept.iter().map(|bytes| bytes.capacity()).sum()
     }
 
     /// Content that came: all of it that there is room for, since each piece costs its reader more
@@ -134,33 +156,30 @@ impl Tls {
     ///
     /// It carries the handshake on, and sends what that produces as far as the socket takes it.
     pub fn read<S: Read + Write>(&self, socket: &mut S, room: &mut [u8]) -> io::Result<usize> {
-        let mut wire = WIRE.try_with(Cell::take).unwrap_or_default();
-        wire.resize(WIRE_BYTES, 0);
-        let mut got: usize = 0;
-        let read = loop {
-            let free = room.get_mut(got..).unwrap_or_default();
-            if free.is_empty() {
-                break Ok(got);
+        with_wire(|wire| {
+            let mut got: usize = 0;
+            loop {
+                let free = room.get_mut(got..).unwrap_or_default();
+                if free.is_empty() {
+                    return Ok(got);
+                }
+                // Whoever writes has its turn between two steps.
+                match self.lock().read(socket, wire, free) {
+                    Ok(0) => return Ok(got),
+                    Ok(count) => got = got.saturating_add(count),
+                    // What came before it is good; an end comes again.
+                    Err(_) if got > 0 => return Ok(got),
+                    Err(error) => return Err(error),
+                }
             }
-            // Whoever writes has its turn between two steps.
-            match self.lock().read(socket, &mut wire, free) {
-                Ok(0) => break Ok(got),
-                Ok(count) => got = got.saturating_add(count),
-                // What came before it is good; an end comes again.
-                Err(_) if got > 0 => break Ok(got),
-                Err(error) => break Err(error),
-            }
-        };
-        // A thread that is ending has no use for it.
-        let _ = WIRE.try_with(|kept| kept.set(wire));
-        read
+        })
     }
 
     /// Takes at most [`STEP_BYTES`] of `bytes`, and says how many. What it took may wait for the
     /// socket: [`flush`](Self::flush), or the next write, sends it. `WouldBlock` until what was taken
     /// before is out, and until the handshake is over: then it is a read that carries it on.
     pub fn write<S: Read + Write>(&self, socket: &mut S, bytes: &[u8]) -> io::Result<usize> {
-        self.lock().write(socket, bytes)
+        with_wire(|wire| self.lock().write(socket, wire, bytes))
     }
 
     /// Sends what was taken; `WouldBlock` while not all of it is out.
@@ -168,37 +187,26 @@ impl Tls {
         self.lock().flush(socket)
     }
 
-    /// Says that nothing more will be written, once, and sends what was taken.
+    /// Says that nothing more will be written, once, and sends what was taken. Before the handshake is
+    /// over there is nothing to say it with, and the peer sees a cut.
     pub fn close<S: Read + Write>(&self, socket: &mut S) -> io::Result<()> {
         let mut inside = self.lock();
         if matches!(inside.sending, Sending::Open) {
             inside.sending = Sending::Closed;
-            inside.connection.send_close_notify();
+            inside.say_closed();
         }
         inside.flush(socket)
     }
 }
 
 impl Inside {
-    fn take_spill(&mut self, room: &mut [u8]) -> usize {
-        let mut rest = self.spill.get(self.spilled..).unwrap_or_default();
-        // A read of a slice cannot fail.
-        let count = rest.read(room).unwrap_or_default();
-        self.spilled = self.spilled.saturating_add(count);
-        if self.spilled >= self.spill.len() {
-            self.spill = Vec::new();
-            self.spilled = 0;
-        }
-        count
-    }
-
     fn read<S: Read + Write>(
         &mut self,
         socket: &mut S,
-        wire: &mut [u8],
+        wire: &mut Vec<u8>,
         room: &mut [u8],
     ) -> io::Result<usize> {
-        let count = self.take_spill(room);
+        let count = self.spill.take(room);
         if count > 0 {
             return Ok(count);
         }
@@ -214,18 +222,26 @@ impl Inside {
                 Hearing::Broken(error) => return Err(invalid(error.clone())),
             }
             // Content is shorter than its records: what is read now fits, but for what was begun.
-            let limit = room.len().max(WIRE_BYTES_MIN).min(wire.len());
-            let part = wire.get_mut(..limit).unwrap_or_default();
-            let count = match socket.read(part) {
+            let limit = room.len().clamp(WIRE_BYTES_MIN, WIRE_BYTES);
+            let begun = self.unfinished.len();
+            let end = begun.saturating_add(limit);
+            if wire.len() < end {
+                wire.resize(end, 0);
+            }
+            let count = match socket.read(wire.get_mut(begun..end).unwrap_or_default()) {
+                Ok(0) => {
+                    self.hearing = Hearing::Cut;
+                    continue;
+                }
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let Some(came) = part.get(..count).filter(|came| !came.is_empty()) else {
-                self.hearing = Hearing::Cut;
-                continue;
-            };
-            let got = self.feed(came, room);
+            if let Some(place) = wire.get_mut(..begun) {
+                place.copy_from_slice(&self.unfinished);
+            }
+            let came = begun.saturating_add(count);
+            let got = self.feed(wire.get_mut(..came).unwrap_or_default(), count, room);
             if got > 0 {
                 let _ = self.flush(socket);
                 return Ok(got);
@@ -233,91 +249,40 @@ impl Inside {
         }
     }
 
-    /// Decrypts all of `wire` into `room` and, if that is full, into the spill.
-    fn feed(&mut self, mut wire: &[u8], room: &mut [u8]) -> usize {
-        let mut got = 0;
-        while !wire.is_empty() && matches!(self.hearing, Hearing::Open) {
-            let before = wire.len();
-            let state = match self.take(&mut wire) {
-                Ok(state) => state,
-                Err(error) => {
-                    self.hearing = Hearing::Broken(error);
-                    break;
-                }
-            };
-            let plain = state.plaintext_bytes_to_read();
-            self.silent = match plain {
-                0 => self.silent.saturating_add(before.saturating_sub(wire.len())),
-                _ => 0,
-            };
-            got = self.drain(plain, room, got);
-            if state.peer_has_closed() {
-                self.hearing = Hearing::Done;
-            } else if self.silent > SILENT_BYTES_MAX {
+    /// Decrypts what there is in `wire`, of which the last `new` bytes came now, into `room` and, if
+    /// that is full, into the spill. Keeps what is not whole.
+    fn feed(&mut self, wire: &mut [u8], new: usize, room: &mut [u8]) -> usize {
+        let mut room = Room::new(room, &mut self.spill.bytes);
+        let fed = self.engine.feed(wire, &mut room, &mut self.unsent.bytes);
+        let (got, has_content) = (room.filled(), room.has_content());
+        self.silent = if has_content { 0 } else { self.silent.saturating_add(new) };
+        self.unfinished = Vec::new();
+        match fed {
+            Err(error) => self.hearing = Hearing::Broken(error),
+            Ok(fed) if fed.has_ended => self.hearing = Hearing::Done,
+            Ok(_) if self.silent > SILENT_BYTES_MAX => {
                 self.hearing =
                     Hearing::Broken(Error::General("too much that has no content".to_owned()));
             }
-        }
-        got
-    }
-
-    fn take(&mut self, wire: &mut &[u8]) -> Result<IoState, Error> {
-        // Its buffer for content is empty, so it takes something. Otherwise this would not end.
-        match self.connection.read_tls(wire) {
-            Ok(0) => return Err(Error::General("TLS took nothing".to_owned())),
-            Ok(_) => {}
-            Err(error) => return Err(Error::General(error.to_string())),
-        }
-        let state = self.connection.process_new_packets()?;
-        self.check_what_is_spoken()?;
-        Ok(state)
-    }
-
-    /// A server that did not say that it speaks ftx is another service of that host, with the same
-    /// certificate: nothing is said to it. (rustls sees to the other side.)
-    fn check_what_is_spoken(&self) -> Result<(), Error> {
-        match &self.connection {
-            Connection::Client(client)
-                if !client.is_handshaking() && client.alpn_protocol() != Some(ALPN) =>
-            {
-                Err(Error::NoApplicationProtocol)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes `plain` bytes out of rustls, which must have none when it is given more; returns how
-    /// many are in `room` now, of which `got` were.
-    fn drain(&mut self, plain: usize, room: &mut [u8], mut got: usize) -> usize {
-        let mut left = plain;
-        while left > 0 {
-            let free = room.get_mut(got..).unwrap_or_default();
-            if free.is_empty() {
-                self.keep(left);
-                break;
-            }
-            match self.connection.reader().read(free) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => {
-                    got = got.saturating_add(count);
-                    left = left.saturating_sub(count);
+            Ok(fed) => {
+                let rest = wire.get(fed.taken..).unwrap_or_default();
+                if rest.len() > UNFINISHED_BYTES_MAX {
+                    self.hearing =
+                        Hearing::Broken(Error::General("too large a message".to_owned()));
+                } else {
+                    self.unfinished = rest.to_vec();
                 }
             }
         }
         got
     }
 
-    fn keep(&mut self, left: usize) {
-        let at = self.spill.len();
-        self.spill.resize(at.saturating_add(left), 0);
-        let free = self.spill.get_mut(at..).unwrap_or_default();
-        if let Err(error) = self.connection.reader().read_exact(free) {
-            self.spill.truncate(at);
-            self.hearing = Hearing::Broken(Error::General(error.to_string()));
-        }
-    }
-
-    fn write<S: Read + Write>(&mut self, socket: &mut S, bytes: &[u8]) -> io::Result<usize> {
+    fn write<S: Read + Write>(
+        &mut self,
+        socket: &mut S,
+        wire: &mut Vec<u8>,
+        bytes: &[u8],
+    ) -> io::Result<usize> {
         if matches!(self.sending, Sending::Closed) {
             return Err(ErrorKind::BrokenPipe.into());
         }
@@ -326,32 +291,84 @@ impl Inside {
             return Err(invalid(error.clone()));
         }
         flushed?;
-        if self.connection.is_handshaking() {
+        if self.engine.is_handshaking() {
             return Err(ErrorKind::WouldBlock.into());
         }
         let step = bytes.get(..STEP_BYTES).unwrap_or(bytes);
-        let count = self.connection.writer().write(step)?;
-        unblocked(self.flush(socket))?;
-        Ok(count)
+        let count = match self.engine.encrypt(&mut self.unfinished, step, wire) {
+            Ok(count) => count,
+            Err(error) => {
+                self.hearing = Hearing::Broken(error.clone());
+                return Err(invalid(error));
+            }
+        };
+        let mut rest = wire.get(..count).unwrap_or_default();
+        let sent = send(socket, &mut rest);
+        // It was taken, and belongs behind what was sent before, whatever the socket does now.
+        self.unsent.bytes.extend_from_slice(rest);
+        match sent {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(step.len()),
+        }
+    }
+
+    fn say_closed(&mut self) {
+        if matches!(self.hearing, Hearing::Broken(_)) || self.engine.is_handshaking() {
+            return;
+        }
+        // A connection on which it cannot be said is one that ends in another way.
+        let _ = self.engine.say_closed(&mut self.unfinished, &mut self.unsent.bytes);
     }
 
     fn flush<S: Write>(&mut self, socket: &mut S) -> io::Result<()> {
-        while self.connection.wants_write() {
-            match self.connection.write_tls(socket) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        self.engine.speak(&mut self.unsent.bytes);
+        if self.unsent.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let mut rest = self.unsent.rest();
+        let before = rest.len();
+        let sent = send(socket, &mut rest);
+        let count = before.saturating_sub(rest.len());
+        self.unsent.pass(count);
+        sent
     }
 }
 
-fn unblocked(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-        result => result,
+/// Writes as much as the socket takes, and leaves the rest.
+fn send<S: Write>(socket: &mut S, rest: &mut &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        match socket.write(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => *rest = rest.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl Kept {
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.gone..).unwrap_or_default()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rest().is_empty()
+    }
+
+    fn take(&mut self, room: &mut [u8]) -> usize {
+        // A read of a slice cannot fail.
+        let count = self.rest().read(room).unwrap_or_default();
+        self.pass(count);
+        count
+    }
+
+    /// So many more are gone. Keeps no memory when all are.
+    fn pass(&mut self, count: usize) {
+        self.gone = self.gone.saturating_add(count);
+        if self.gone >= self.bytes.len() {
+            *self = Self::default();
+        }
     }
 }
 

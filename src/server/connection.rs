@@ -6,7 +6,7 @@
 mod commands;
 mod saying;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use ftx_protocol::{Code, Time};
 use saying::Saying;
 use tracing::debug;
 
-use super::access::{Channel, Transport};
+use super::access::Transport;
 use super::buffers::{Buffer, Pool};
 use super::guest::Guest;
 use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd};
@@ -34,9 +34,9 @@ const LENT_BUFFERS: usize = 8;
 /// a buffer of its own.
 const LINES_BYTES: usize = 64 * 1024;
 
-/// Reads of a TLS connection in one step: records may hold a byte each, and then a buffer takes many
-/// times its size of them to fill. After so many the others have their turn.
-const TLS_READS: usize = 8;
+/// Bytes of a TLS connection's records that are read in one step: they may hold a byte each, and then a
+/// buffer takes many times its size of them to fill. After so many the others have their turn.
+const RECORDS_BYTES: usize = 512 * 1024;
 
 /// When an idle connection is looked at again of which a worker still had something in hand: long after the worker
 /// has put it down, and soon beside the time that connections are idle.
@@ -346,7 +346,7 @@ impl Connection {
             None => self.lent.push(lent),
         }
         match filled {
-            // Its records took as many reads as there are in a turn.
+            // Its records took all that there is in a turn.
             Ok(count) if count < limit && self.readable && self.stream.plain().is_none() => {
                 Moved::Bytes(turn_bytes.max(1))
             }
@@ -383,17 +383,13 @@ impl Connection {
     /// Reads until the buffer is full or the socket is empty: fewer, larger jobs.
     fn fill(&mut self, buffer: &mut [u8], limit: usize) -> io::Result<usize> {
         let limit = limit.min(buffer.len());
-        let mut reads = match self.stream.channel() {
-            Channel::Plain => usize::MAX,
-            Channel::Tls => TLS_READS,
-        };
+        let mut records_left = RECORDS_BYTES;
         let mut filled: usize = 0;
         while let Some(room) = buffer.get_mut(filled..limit)
             && !room.is_empty()
-            && reads > 0
+            && records_left > 0
         {
-            reads = reads.saturating_sub(1);
-            match (&self.stream).read(room) {
+            match self.stream.read(room, &mut records_left) {
                 Ok(0) if filled > 0 => break,
                 Ok(0) => return Ok(0),
                 Ok(count) => filled = filled.saturating_add(count),

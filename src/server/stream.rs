@@ -4,7 +4,7 @@
 //! `WouldBlock`. Whoever has it, the selector or the worker that sends, uses it in the same way.
 //! Knows no message, and not whether an address may be spoken to in plain.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 
@@ -99,6 +99,24 @@ impl Stream {
         self.socket().shutdown(Shutdown::Both)
     }
 
+    /// Reads. `Ok(0)` is the peer's word that it is done. Inside TLS, an end without it is an error, and no
+    /// more than `left` bytes of records are taken from the socket, which are then subtracted from it; if
+    /// there was no content in them it is `Interrupted`.
+    pub(super) fn read(&self, room: &mut [u8], left: &mut usize) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => (&**socket).read(room),
+            Self::Tls(secured) => {
+                let mut within = Within { socket: &secured.socket, left };
+                match secured.tls.read(&mut within, room) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock && *within.left == 0 => {
+                        Err(ErrorKind::Interrupted.into())
+                    }
+                    result => result,
+                }
+            }
+        }
+    }
+
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -107,63 +125,32 @@ impl Stream {
     }
 }
 
-/// A socket that is read once: records may hold a byte each, or none, and whoever fills a buffer from them is to
-/// say for how long.
-struct Once<'a> {
+/// A socket of which only so many bytes are read: records may hold a byte each, or none, and whoever fills a
+/// buffer from them is to say for how long.
+struct Within<'a> {
     socket: &'a TcpStream,
-    next: Next,
+    left: &'a mut usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Read,
-    /// Though there may be more.
-    Wait,
-}
-
-impl Read for Once<'_> {
+impl Read for Within<'_> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        if self.next == Next::Wait {
+        if *self.left == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let count = self.socket.read(room)?;
-        self.next = Next::Wait;
+        let limit = room.len().min(*self.left);
+        let count = self.socket.read(room.get_mut(..limit).unwrap_or_default())?;
+        *self.left = self.left.saturating_sub(count);
         Ok(count)
     }
 }
 
-impl Write for Once<'_> {
+impl Write for Within<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.write(bytes)
     }
 
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.socket.write_vectored(pieces)
-    }
-
     fn flush(&mut self) -> io::Result<()> {
         self.socket.flush()
-    }
-}
-
-impl Read for &Stream {
-    /// `Ok(0)` is the peer's word that it is done. Inside TLS, an end without it is an error, and what
-    /// came may have no content: then it is `Interrupted`.
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Plain(socket) => (&**socket).read(room),
-            Stream::Tls(secured) => {
-                let mut once = Once { socket: &secured.socket, next: Next::Read };
-                match secured.tls.read(&mut once, room) {
-                    Err(error)
-                        if error.kind() == ErrorKind::WouldBlock && once.next == Next::Wait =>
-                    {
-                        Err(ErrorKind::Interrupted.into())
-                    }
-                    result => result,
-                }
-            }
-        }
     }
 }
 
