@@ -12,7 +12,7 @@ use ftx_protocol::message::{Cache, End, File, Get};
 use ftx_protocol::{Algorithm, Digest, Durability, Name, RequestId, Retry as Again};
 
 use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, shown};
-use crate::hashing::Hashing;
+use crate::hashing::{Hashing, Piece};
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name};
 use crate::spent::{Spent, timed};
@@ -300,8 +300,11 @@ impl<'a, 'o> Transfer<'a, 'o> {
         }
         self.client.leave(&link);
         let end = ended.ok_or_else(|| Trouble::Broken("no answer".to_owned()))?;
-        let (have, spent) = self.hashing.digest()?;
-        self.spent.hash = spent;
+        let hashed = self.hashing.digest()?;
+        self.check_written()?;
+        self.spent.hash = hashed.hash;
+        self.spent.disk = self.spent.disk.saturating_add(hashed.disk);
+        let have = hashed.digest;
         if have != end.digest {
             let cause = format!(
                 "the bytes that arrived have {have}, the server says {}: something between its disk \
@@ -352,12 +355,18 @@ impl<'a, 'o> Transfer<'a, 'o> {
         });
     }
 
-    /// Takes bytes of the body, ranges of a buffer: they are written here, and hashed beside.
+    /// Takes bytes of the body, ranges of a buffer: they are hashed beside, and written by whoever has
+    /// less to do.
     fn take(&mut self, buffer: Vec<u8>, body: Vec<Range<usize>>) -> Result<(), Failure> {
-        for range in &body {
+        let mut pieces = Vec::with_capacity(body.len());
+        let beside = self.hashing.is_idle();
+        for range in body {
             let bytes = buffer.get(range.clone()).unwrap_or_default();
             let at = self.landed.written();
-            timed(&mut self.spent.disk, || self.landed.write(&mut self.sink, bytes))?;
+            let place = if beside { self.landed.leave(bytes.len()) } else { None };
+            if place.is_none() {
+                timed(&mut self.spent.disk, || self.landed.write(&mut self.sink, bytes))?;
+            }
             let end = self.landed.written();
             self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(bytes.len() as u64);
             let again = self.moved_to.min(end).saturating_sub(at);
@@ -367,12 +376,23 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 self.patience.progress();
             }
             (self.observer)(Notice::Moved { at: end });
+            pieces.push(Piece { bytes: range, place });
         }
-        self.hashing.take(buffer, body);
+        self.hashing.take(buffer, pieces);
         while let Some(saved) = self.hashing.passed() {
+            // What could not be written was said before the state behind it.
+            self.check_written()?;
             self.pass_grid(&saved)?;
         }
-        Ok(())
+        self.check_written()
+    }
+
+    /// Whether all could be written that was hashed.
+    fn check_written(&self) -> Result<(), Failure> {
+        match (self.hashing.failed(), &self.sink) {
+            (Some(error), Sink::File(path)) => Err(Failure::local("cannot write", path, &error)),
+            _ => Ok(()),
+        }
     }
 
     /// What was hashed had been written.

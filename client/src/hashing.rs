@@ -1,11 +1,15 @@
 //! A digest that is computed beside the moving of the bytes, by a thread of its own: a core moves
-//! them about as fast as another one hashes them.
+//! them about as fast as another one hashes them. Where that thread has nothing else to do it writes them,
+//! too: inside TLS, or with a fast digest, receiving is the longer part.
 
+use std::io;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use ftx_disk::hash::{Running, Saved};
+use ftx_disk::landing::Place;
+use ftx_disk::sys::Native;
 use ftx_protocol::Digest;
 use ftx_protocol::limits::GRID_BYTES;
 
@@ -20,65 +24,117 @@ const BUFFERS: usize = 4;
 pub(crate) struct Hashing {
     work: SyncSender<Work>,
     /// Buffers that were hashed.
-    spare: Receiver<Vec<u8>>,
+    done: Receiver<Vec<u8>>,
+    /// Of these, those that were seen to be.
+    spare: Vec<Vec<u8>>,
+    /// How many are being hashed, as far as was seen.
+    out: usize,
     /// How many more may be made.
     unmade: usize,
     passed: Receiver<Saved>,
+    failed: Receiver<io::Error>,
+}
+
+/// Bytes to be hashed, a range of a buffer.
+pub(crate) struct Piece {
+    pub(crate) bytes: Range<usize>,
+    /// Where they are to be written before that, unless they are written already.
+    pub(crate) place: Option<Place<Native>>,
+}
+
+/// What was computed, and the time that it took.
+pub(crate) struct Hashed {
+    pub(crate) digest: Digest,
+    pub(crate) hash: Duration,
+    pub(crate) disk: Duration,
 }
 
 enum Work {
-    /// Bytes are these ranges of a buffer.
-    Bytes { buffer: Vec<u8>, bytes: Vec<Range<usize>> },
-    /// Wants the digest so far, and the time that it took.
-    Digest(SyncSender<(Digest, Duration)>),
+    Pieces {
+        buffer: Vec<u8>,
+        pieces: Vec<Piece>,
+    },
+    /// Wants the digest so far.
+    Digest(SyncSender<Hashed>),
 }
 
 /// The thread's side.
 struct Hasher {
     running: Running,
-    spare: Sender<Vec<u8>>,
+    done: Sender<Vec<u8>>,
     passed: Sender<Saved>,
-    spent: Duration,
+    failed: Sender<io::Error>,
+    hash: Duration,
+    disk: Duration,
 }
 
 impl Hashing {
     /// Goes on from a running digest.
     pub(crate) fn new(running: Running) -> Self {
         let (work, todo) = sync_channel(BUFFERS);
-        let (give_back, spare) = channel();
+        let (give_back, done) = channel();
         let (pass, passed) = channel();
-        let hasher = Hasher { running, spare: give_back, passed: pass, spent: Duration::ZERO };
+        let (fail, failed) = channel();
+        let hasher = Hasher {
+            running,
+            done: give_back,
+            passed: pass,
+            failed: fail,
+            hash: Duration::ZERO,
+            disk: Duration::ZERO,
+        };
         // Ends when nobody has anything to hash any more.
         std::thread::spawn(move || hasher.run(&todo));
-        Self { work, spare, unmade: BUFFERS, passed }
+        Self { work, done, spare: Vec::new(), out: 0, unmade: BUFFERS, passed, failed }
     }
 
     /// A buffer to be filled. Waits for one that is being hashed if there are enough.
     pub(crate) fn buffer(&mut self) -> Vec<u8> {
-        if let Ok(buffer) = self.spare.try_recv() {
+        self.see_what_is_done();
+        if let Some(buffer) = self.spare.pop() {
             return buffer;
         }
         if let Some(unmade) = self.unmade.checked_sub(1) {
             self.unmade = unmade;
             return vec![0; READ_BYTES];
         }
+        self.out = self.out.saturating_sub(1);
         // A thread that is gone has told why by its panic; the digest will be missed.
-        self.spare.recv().unwrap_or_else(|_| vec![0; READ_BYTES])
+        self.done.recv().unwrap_or_else(|_| vec![0; READ_BYTES])
     }
 
-    /// Hashes ranges of a buffer, and takes it back.
-    pub(crate) fn take(&self, buffer: Vec<u8>, bytes: Vec<Range<usize>>) {
+    /// Whether the thread has nothing to do.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        self.see_what_is_done();
+        self.out == 0
+    }
+
+    fn see_what_is_done(&mut self) {
+        while let Ok(buffer) = self.done.try_recv() {
+            self.out = self.out.saturating_sub(1);
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Writes and hashes pieces of a buffer, and takes it back.
+    pub(crate) fn take(&mut self, buffer: Vec<u8>, pieces: Vec<Piece>) {
+        self.out = self.out.saturating_add(1);
         // As above.
-        let _ = self.work.send(Work::Bytes { buffer, bytes });
+        let _ = self.work.send(Work::Pieces { buffer, pieces });
     }
 
-    /// The next state of those at the points of the grid that were passed.
+    /// The next state of those at the points of the grid that were passed. What is before it was written.
     pub(crate) fn passed(&self) -> Option<Saved> {
         self.passed.try_recv().ok()
     }
 
-    /// Waits until all is hashed; says the time that it took, too.
-    pub(crate) fn digest(&self) -> Result<(Digest, Duration), Trouble> {
+    /// Why something could not be written. All was, if nothing is said once the digest is here.
+    pub(crate) fn failed(&self) -> Option<io::Error> {
+        self.failed.try_recv().ok()
+    }
+
+    /// Waits until all is hashed.
+    pub(crate) fn digest(&self) -> Result<Hashed, Trouble> {
         let (sender, answer) = sync_channel(1);
         // As above.
         let _ = self.work.send(Work::Digest(sender));
@@ -90,19 +146,30 @@ impl Hasher {
     fn run(mut self, todo: &Receiver<Work>) {
         while let Ok(work) = todo.recv() {
             match work {
-                Work::Bytes { buffer, bytes } => {
-                    for range in bytes {
-                        self.update(buffer.get(range).unwrap_or_default());
+                Work::Pieces { buffer, pieces } => {
+                    for Piece { bytes, place } in pieces {
+                        self.take(buffer.get(bytes).unwrap_or_default(), place);
                     }
                     // Nobody fills it again when the transfer is over.
-                    let _ = self.spare.send(buffer);
+                    let _ = self.done.send(buffer);
                 }
                 Work::Digest(answer) => {
+                    let (digest, hash, disk) = (self.running.digest(), self.hash, self.disk);
                     // Nobody waits for it when the transfer is over.
-                    let _ = answer.send((self.running.digest(), self.spent));
+                    let _ = answer.send(Hashed { digest, hash, disk });
                 }
             }
         }
+    }
+
+    fn take(&mut self, bytes: &[u8], place: Option<Place<Native>>) {
+        if let Some(place) = place
+            && let Err(error) = timed(&mut self.disk, || place.write(bytes))
+        {
+            // Before a state that would say that it was. Nobody hears of it when the transfer is over.
+            let _ = self.failed.send(error);
+        }
+        self.update(bytes);
     }
 
     fn update(&mut self, mut bytes: &[u8]) {
@@ -110,7 +177,7 @@ impl Hasher {
             let to_grid = GRID_BYTES.saturating_sub(self.running.offset() % GRID_BYTES);
             let count = usize::try_from(to_grid).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(count);
-            timed(&mut self.spent, || self.running.update(now));
+            timed(&mut self.hash, || self.running.update(now));
             bytes = later;
             if self.running.offset().is_multiple_of(GRID_BYTES)
                 && let Some(saved) = self.running.save()
@@ -125,6 +192,7 @@ impl Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ftx_disk::landing::Landing;
     use ftx_protocol::Algorithm;
 
     #[test]
@@ -136,14 +204,63 @@ mod tests {
             for _ in 0..2 * GRID_BYTES / READ_BYTES as u64 {
                 let mut buffer = hashing.buffer();
                 buffer.copy_from_slice(&bytes);
-                hashing.take(buffer, vec![0..7, 9..READ_BYTES]);
+                let piece = |bytes| Piece { bytes, place: None };
+                hashing.take(buffer, vec![piece(0..7), piece(9..READ_BYTES)]);
                 whole.update(&bytes[..7]);
                 whole.update(&bytes[9..]);
             }
-            assert_eq!(hashing.digest().unwrap().0, whole.digest());
+            assert_eq!(hashing.digest().unwrap().digest, whole.digest());
             let passed: Vec<u64> =
                 std::iter::from_fn(|| hashing.passed()).map(|saved| saved.offset()).collect();
             assert_eq!(passed, [GRID_BYTES]);
         }
+    }
+
+    #[test]
+    fn what_has_a_place_is_written_there_before_it_counts_as_hashed() {
+        let here = tempfile::tempdir().unwrap();
+        let mut landing = Landing::create(Native, here.path(), 1).unwrap();
+        let path = here.path().join(landing.part());
+        let mut hashing = Hashing::new(Running::new(Algorithm::Blake3));
+        let mut whole = Vec::new();
+        let mut writes = 0;
+        while hashing.passed().is_none() {
+            let mut buffer = hashing.buffer();
+            let value = (writes % 251) as u8;
+            buffer.fill(value);
+            whole.extend_from_slice(&buffer);
+            // Some have been written already, as where this thread has more to do.
+            let place = match writes % 3 {
+                0 => {
+                    landing.write(&buffer).unwrap();
+                    None
+                }
+                _ => Some(landing.leave(buffer.len() as u64)),
+            };
+            hashing.take(buffer, vec![Piece { bytes: 0..READ_BYTES, place }]);
+            writes += 1;
+        }
+        let on_disk = std::fs::read(&path).unwrap();
+        let grid = usize::try_from(GRID_BYTES).unwrap();
+        assert!(on_disk[..grid] == whole[..grid], "a point that was passed is on the disk");
+        let mut expected = Running::new(Algorithm::Blake3);
+        expected.update(&whole);
+        assert_eq!(hashing.digest().unwrap().digest, expected.digest());
+        assert!(std::fs::read(&path).unwrap() == whole, "and so is all, once the digest is here");
+        assert!(hashing.failed().is_none());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_told_before_anybody_relies_on_it() {
+        let here = tempfile::tempdir().unwrap();
+        let mut landing = Landing::create(Native, here.path(), 1).unwrap();
+        let mut hashing = Hashing::new(Running::new(Algorithm::Sha256));
+        // Where no file can have bytes.
+        landing.leave(i64::MAX as u64);
+        let buffer = hashing.buffer();
+        let place = Some(landing.leave(buffer.len() as u64));
+        hashing.take(buffer, vec![Piece { bytes: 0..READ_BYTES, place }]);
+        hashing.digest().unwrap();
+        assert!(hashing.failed().is_some());
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use ftx_protocol::{Durability, FileTime, Mode};
 use rustix::io::Errno;
@@ -16,10 +17,17 @@ use crate::sys::{Disk, FileKind, Want};
 pub struct Landing<D: Disk> {
     disk: D,
     directory: D::Handle,
-    file: D::Handle,
+    file: Arc<D::Handle>,
     part: String,
     inode: Inode,
     written: u64,
+}
+
+/// A place in a part file for bytes that somebody else writes, perhaps in another thread.
+pub struct Place<D: Disk> {
+    disk: D,
+    file: Arc<D::Handle>,
+    at: u64,
 }
 
 /// Whether a landing may replace what has its target's name.
@@ -57,7 +65,7 @@ impl<D: Disk> Landing<D> {
             result => result?,
         };
         let inode = Inode::of(&disk.stat(&file)?);
-        Ok(Self { disk, directory, file, part, inode, written: 0 })
+        Ok(Self { disk, directory, file: Arc::new(file), part, inode, written: 0 })
     }
 
     /// Goes on with a part file of an earlier run. What is in it past `written` does not count,
@@ -81,6 +89,7 @@ impl<D: Disk> Landing<D> {
             return Err(Errno::STALE.into());
         }
         disk.truncate(&file, written)?;
+        let file = Arc::new(file);
         Ok(Self { disk, directory, file, part: part.to_owned(), inode, written })
     }
 
@@ -99,7 +108,7 @@ impl<D: Disk> Landing<D> {
         self.inode
     }
 
-    /// Bytes that are in it so far.
+    /// Bytes that are in it so far, or that have their place in it.
     pub fn written(&self) -> u64 {
         self.written
     }
@@ -126,6 +135,15 @@ impl<D: Disk> Landing<D> {
         write_all(&self.disk, &self.file, bytes, self.written)?;
         self.written = self.written.saturating_add(bytes.len() as u64);
         Ok(())
+    }
+
+    /// The place of the next `size` bytes. They count as written: who takes the place says it when they could
+    /// not be, before anybody relies on them.
+    pub fn leave(&mut self, size: u64) -> Place<D> {
+        let place =
+            Place { disk: self.disk.clone(), file: Arc::clone(&self.file), at: self.written };
+        self.written = self.written.saturating_add(size);
+        place
     }
 
     /// Makes what is in it survive a power cut.
@@ -195,6 +213,16 @@ impl<D: Disk> Landing<D> {
     fn remove(&self) {
         // A part file that stays is hidden, and costs room only.
         let _ = self.disk.remove(&self.directory, self.part.as_bytes());
+    }
+}
+
+impl<D: Disk> Place<D> {
+    /// Writes the bytes that the place is for.
+    ///
+    /// # Errors
+    /// When the disk refuses them.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        write_all(&self.disk, &self.file, bytes, self.at)
     }
 }
 
