@@ -13,6 +13,7 @@ use super::confine::Outside;
 use super::directory::Errand;
 use super::identity::{Kept, Source};
 use super::state::State;
+use super::token::rights;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Who may use it")]
@@ -52,7 +53,7 @@ pub struct Admission {
 
     /// What everybody may do without a token, on every address: read, or several of read, list,
     /// write, replace and delete with commas between them
-    #[arg(long, value_name = "RIGHTS", value_parser = public, conflicts_with = "drop")]
+    #[arg(long, value_name = "RIGHTS", value_parser = rights, conflicts_with = "drop")]
     public: Option<Rights>,
 
     /// Be a drop box for everybody without a token: they can bring files, and see, replace or remove
@@ -203,14 +204,6 @@ fn keep_out(served: &Path, source: &Source) -> Result<()> {
     Ok(())
 }
 
-fn public(words: &str) -> Result<Rights, String> {
-    // Whoever may read everything may know what there is.
-    if words == "read" {
-        return Ok(Rights::READING);
-    }
-    Rights::from_words(words.split(',')).map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -232,13 +225,15 @@ mod tests {
     fn words_become_a_policy() {
         let none = PolicyOptions::default();
         let drop = Some(Rights::DROP);
+        let reading = Rights::from_words(["read"]).unwrap();
         let writing = Rights::from_words(["write", "list"]).unwrap();
         let cases = [
             ("", none),
             ("--require-token", PolicyOptions { loopback: Loopback::Locked, ..none }),
             ("--allow-plaintext", PolicyOptions { exposed: Exposed::PlainToo, ..none }),
             ("--allow-anyone", PolicyOptions { anyone: Some(Rights::ALL), ..none }),
-            ("--public read", PolicyOptions { public: Some(Rights::READING), ..none }),
+            ("--public read", PolicyOptions { public: Some(reading), ..none }),
+            ("--public read,list", PolicyOptions { public: Some(Rights::READING), ..none }),
             ("--public list,write", PolicyOptions { public: Some(writing), ..none }),
             ("--public drop", PolicyOptions { public: drop, ..none }),
             ("--drop", PolicyOptions { public: drop, ..none }),
@@ -258,6 +253,7 @@ mod tests {
             "--public drop,read",
             "--public ,",
             "--public all",
+            "--public read,replace",
             "--cert a",
             "--key a",
             "--identity a --cert b --key c",

@@ -334,7 +334,8 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES], Failure> {
     Ok(bytes)
 }
 
-fn rights(words: &str) -> Result<Rights, String> {
+/// What may be done, in words with commas between them.
+pub(super) fn rights(words: &str) -> Result<Rights, String> {
     match Rights::from_words(words.split(',').map(str::trim)) {
         Ok(rights) if rights.has(Right::Replace) && !rights.has(Right::Write) => {
             Err("replace by itself allows nothing: say write,replace".to_owned())

@@ -105,8 +105,8 @@ fn drop_box_keeps_all_of_fifty_puts_of_one_name_at_once() {
 }
 
 #[test]
-fn public_read_is_for_everybody_and_to_write_takes_a_token() {
-    let house = House::with(&["--public", "read"]);
+fn what_is_public_is_for_everybody_and_to_write_takes_a_token() {
+    let house = House::with(&["--public", "read, list"]);
     fs::create_dir(house.world.served().join("dir")).unwrap();
     fs::write(house.world.served().join("dir/file"), "hello").unwrap();
     house.world.noise("new", 1_000);

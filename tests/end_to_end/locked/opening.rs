@@ -91,6 +91,9 @@ fn whoever_may_not_write_leaves_no_file() {
     }
     anyone.say(json!({"mkdir": {"id": 21, "name": "deep/er"}}));
     assert_eq!(word(&anyone.line()), "denied");
+    // Nor does whoever may read know what there is.
+    anyone.say(json!({"list": {"id": 22}}));
+    assert_eq!(word(&anyone.line()), "denied");
     assert_eq!(everything(), before);
 }
 
