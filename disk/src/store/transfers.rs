@@ -186,12 +186,18 @@ impl Transfers {
         lock(&self.table).owners.keys().copied().flatten().collect()
     }
 
-    /// Takes out the transfers of an owner that nobody works on.
+    /// Takes out the transfers of an owner that nobody works on; who has found one meanwhile finds it gone.
     pub(super) fn take_owned(&self, owner: Owner) -> Vec<Shared<Partial>> {
         let Table { partial, owners, .. } = &mut *lock(&self.table);
-        // One that is locked is being worked on.
-        let is_idle = |known: &Known| known.partial.try_lock().is_ok_and(|p| p.use_ != Use::Busy);
-        let taken = partial.extract_if(|_, known| known.owner == Some(owner) && is_idle(known));
+        let lose = |known: &Known| match known.partial.try_lock() {
+            Ok(mut partial) if partial.use_ != Use::Busy => {
+                partial.kept = Kept::Lost;
+                true
+            }
+            // One that is locked is being worked on.
+            _ => false,
+        };
+        let taken = partial.extract_if(|_, known| known.owner == Some(owner) && lose(known));
         taken
             .map(|(_, known)| {
                 uncount(owners, known.owner);
@@ -200,7 +206,7 @@ impl Transfers {
             .collect()
     }
 
-    /// Takes out the transfers that were idle for `ttl`.
+    /// Takes out the transfers that were idle for `ttl`; who has found one meanwhile finds it gone.
     pub(super) fn take_expired(&self, ttl: Duration, running: Duration) -> Vec<Shared<Partial>> {
         let mut expired = Vec::new();
         let Table { partial, owners, .. } = &mut *lock(&self.table);
@@ -216,6 +222,7 @@ impl Transfers {
                 Use::IdleSince(since) => {
                     let stays = running.saturating_sub(since) < ttl;
                     if !stays {
+                        partial.kept = Kept::Lost;
                         expired.push(Arc::clone(&known.partial));
                         uncount(owners, known.owner);
                     }
