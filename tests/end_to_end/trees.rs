@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
@@ -293,11 +293,15 @@ fn where_there_is_no_room_to_note_what_the_server_has_nothing_is_removed_either(
     let noted = || {
         let entries = fs::read_dir(&state).into_iter().flatten().flatten();
         let is_noted =
-            |path: &std::path::PathBuf| text(path.as_os_str().as_bytes()).contains("/seen-");
+            |path: &PathBuf| text(path.as_os_str().as_bytes()).contains("/seen-");
         entries.map(|entry| entry.path()).find(is_noted)
     };
-    until("it is noted what the server has", || noted().is_some());
-    fs::create_dir(noted().unwrap().with_extension("new")).unwrap();
+    let mut table = None;
+    until("it is noted what the server has", || {
+        table = noted();
+        table.is_some()
+    });
+    fs::create_dir(table.unwrap().with_extension("new")).unwrap();
     let output = get.wait_with_output().unwrap();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(7), "{said}");
