@@ -292,8 +292,7 @@ fn where_there_is_no_room_to_note_what_the_server_has_nothing_is_removed_either(
     let state = world.home.path().join("state/ftx");
     let noted = || {
         let entries = fs::read_dir(&state).into_iter().flatten().flatten();
-        let is_noted =
-            |path: &PathBuf| text(path.as_os_str().as_bytes()).contains("/seen-");
+        let is_noted = |path: &PathBuf| text(path.as_os_str().as_bytes()).contains("/seen-");
         entries.map(|entry| entry.path()).find(is_noted)
     };
     let mut table = None;

@@ -9,7 +9,7 @@ use ftx_disk::store;
 use ftx_disk::sys::Native;
 use ftx_protocol::message::Info;
 use ftx_protocol::server::Event;
-use ftx_protocol::{Name, Refusal, RequestId};
+use ftx_protocol::{Code, Kind, Name, Refusal, RequestId};
 use tracing::{info, warn};
 
 use super::abandoned::Abandoned;
@@ -62,6 +62,23 @@ impl Shared {
     ) {
         let began = Instant::now();
         self.tell(origin, op, id, name, began, self.store.stat(name, granted.within()));
+    }
+
+    /// What a name stands for that could not be opened as a file, if that is because it is a directory. A file
+    /// that it has become since would be told of without its digest.
+    pub(super) fn directory(
+        &self,
+        name: &Name,
+        granted: &Granted,
+        refusal: Refusal,
+    ) -> Result<store::Info, Refusal> {
+        if refusal.code != Code::IsDirectory {
+            return Err(refusal);
+        }
+        match self.store.stat(name, granted.within())? {
+            found if found.kind == Kind::Directory => Ok(found),
+            _ => Err(refusal),
+        }
     }
 
     /// Says what was found of a name when it was looked for.

@@ -175,7 +175,7 @@ impl Fetch {
         let reading = match self.shared.store.open_file(&name, granted.within()) {
             Ok(reading) => reading,
             Err(refusal) => {
-                let found = self.directory(&name, &granted, refusal);
+                let found = self.shared.directory(&name, &granted, refusal);
                 self.shared.tell(&self.origin, "sum", id, &name, began, found);
                 return Worked::Done;
             }
@@ -189,30 +189,13 @@ impl Fetch {
             cache,
             hash,
             purpose: Purpose::Sum,
-            began: Instant::now(),
+            began,
             spent: store::Spent::default(),
             sent: 0,
             told: Told::No,
         };
         self.gets.insert(id, open);
         Worked::Unfinished(Job::Digest(id))
-    }
-
-    /// What a name stands for that could not be opened as a file, if that is because it is a directory. A file
-    /// that it has become since would be told of without its digest.
-    fn directory(
-        &self,
-        name: &Name,
-        granted: &Granted,
-        refusal: Refusal,
-    ) -> Result<store::Info, Refusal> {
-        if refusal.code != Code::IsDirectory {
-            return Err(refusal);
-        }
-        match self.shared.store.stat(name, granted.within())? {
-            found if found.kind == Kind::Directory => Ok(found),
-            _ => Err(refusal),
-        }
     }
 
     fn list(&mut self, list: List, granted: Granted) {

@@ -149,6 +149,7 @@ impl Transfers {
             State::Idle(upload) => {
                 inside.successor = Some(successor);
                 drop(inside);
+                slot.note_takeover(Came::Bytes(upload.offset()));
                 slot.suspend(&self.store, *upload);
                 self.outcomes.push_event(slot.origin.key, taken_over(slot.id));
                 self.release(&slot);
@@ -156,6 +157,8 @@ impl Transfers {
             State::Working => {
                 inside.state = State::Evicting(Ending::Suspend);
                 self.succeed(&mut inside, successor);
+                drop(inside);
+                slot.note_takeover(Came::Nowhere);
             }
             evicting @ State::Evicting(_) => {
                 inside.state = evicting;
@@ -257,6 +260,12 @@ impl Slot {
         let durable = store.suspend(upload);
         // All of it was brought, so there is room for it in the share.
         let _ = self.reached(durable);
+    }
+
+    /// That it is taken away from whoever brought it.
+    fn note_takeover(&self, came: Came<'_>) {
+        let refusal = Code::TakenOver.into();
+        audit::refused(&self.origin, "put", &self.name, came, &refusal, self.began);
     }
 
     /// The put took effect: what it brought counts from now on.

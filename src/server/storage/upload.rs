@@ -149,10 +149,14 @@ impl Bring {
         }
     }
 
-    /// The transfer is not this connection's any more.
+    /// The transfer is not this connection's any more: it was taken over, or ended with the right to it.
     fn lost(&mut self, id: RequestId) {
-        if self.puts.remove(&id).is_some() {
-            self.shared.outcomes.push_event(self.origin.key, taken_over(id));
+        if let Some(slot) = self.puts.remove(&id) {
+            let event = match slot.granted.check() {
+                Ok(()) => taken_over(id),
+                Err(refusal) => Event::Refused { id, refusal },
+            };
+            self.shared.outcomes.push_event(self.origin.key, event);
         }
     }
 

@@ -55,6 +55,22 @@ fn a_line_says_who_did_what_and_what_became_of_it() {
 }
 
 #[test]
+fn a_put_that_is_taken_over_has_its_line() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let token = house.add("alice", "write");
+    let mut talk = house.talk(&token);
+    talk.say(put(1, "large", 20 * MIB, 1));
+    talk.part(1, 0, b"content");
+    assert!(talk.is_answered(2));
+    let mut other = house.talk(&token);
+    other.say(json!({"resume": {"id": 1, "transfer": format!("{:032x}", 1)}}));
+    assert_eq!(word(&other.line()), "held");
+    let line = line_of(&house, "put", "taken_over");
+    assert_eq!((&line["name"], &line["who"]), (&json!("large"), &json!("alice")), "{line}");
+    assert!(line["ms"].is_u64(), "{line}");
+}
+
+#[test]
 fn every_operation_that_ended_or_was_refused_has_one_line() {
     let house = House::with(&["--require-token", "--log-format", "json"]);
     let token = house.add("alice", "read,list,write,delete");

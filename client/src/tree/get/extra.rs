@@ -11,6 +11,7 @@ use super::listing::seen_mark;
 use super::settling::GROUP_ITEMS;
 use super::{Job, Whole};
 use crate::failure::{Class, Failure};
+use crate::tree::log::Log;
 use crate::tree::rules::{PathKind, Verdict};
 use crate::tree::settle::Item;
 use crate::tree::{Extra, Mood, TreeNotice};
@@ -39,11 +40,19 @@ impl Job<'_, '_> {
         let failed =
             |error: &std::io::Error| Failure::local("cannot read", &self.ground.path, error);
         let opened = Native.open_root(&self.ground.path);
-        let mut walk = match opened.and_then(|root| Walk::new(Native, root.into())) {
+        let walk = match opened.and_then(|root| Walk::new(Native, root.into())) {
             Ok(walk) => walk,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(&error)),
         };
+        self.remove_unseen(walk, &seen);
+        seen.remove();
+        Ok(())
+    }
+
+    /// Removes what was not seen at the server; of a directory what was not, and then itself, if rules may have
+    /// kept something in it.
+    fn remove_unseen(&mut self, mut walk: Walk<Native>, seen: &Log) {
         let mut emptied: BTreeSet<Vec<u8>> = BTreeSet::new();
         while let Some(step) = walk.next() {
             let (path, kind, depth) = match step {
@@ -81,8 +90,6 @@ impl Job<'_, '_> {
             let Ok(name) = Name::parse(&path) else { continue };
             self.remove(name, depth);
         }
-        seen.remove();
-        Ok(())
     }
 
     pub(super) fn remove(&mut self, name: Name, depth: Depth) {
