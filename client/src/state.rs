@@ -323,7 +323,7 @@ fn parse(text: &str) -> Option<Earlier> {
     Some(earlier)
 }
 
-/// The directory for what a client remembers, [`directory`], made if it is not there; for its user only.
+/// `$XDG_STATE_HOME/ftx`, else `~/.local/state/ftx`, made if it is not there; for its user only.
 ///
 /// # Errors
 /// When nothing says where it is, or it cannot be made.
