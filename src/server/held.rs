@@ -6,6 +6,32 @@ use std::collections::HashMap;
 use super::doors::Network;
 use super::token::ConnectionKey;
 
+/// Unfinished lines and unread replies of all connections together. Far more than honest clients
+/// need; past its share of it, a selector ends one that holds much.
+const HELD_BYTES: usize = 64 * 1024 * 1024;
+
+/// What all connections of a selector hold, beside its share of what a server may.
+pub(super) struct Held {
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Held {
+    pub(super) fn new(selectors: usize) -> Self {
+        Self { bytes: 0, bytes_max: HELD_BYTES / selectors.max(1) }
+    }
+
+    /// One of them holds so many bytes now, and not as many as were counted of it.
+    pub(super) fn count(&mut self, counted: &mut usize, now: usize) {
+        self.bytes = self.bytes.saturating_sub(*counted).saturating_add(now);
+        *counted = now;
+    }
+
+    pub(super) fn is_too_much(&self) -> bool {
+        self.bytes > self.bytes_max
+    }
+}
+
 /// A connection, and what it makes the server hold.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Holder {

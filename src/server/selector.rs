@@ -22,7 +22,7 @@ use super::connection::{Admitted, BufferTurn, Connection, TurnEnd};
 use super::doors::Network;
 use super::front::{Arrival, Front, Order, Seats};
 use super::guest::{Guest, House};
-use super::held::{self, Holder};
+use super::held::{self, Held, Holder};
 use super::mailbox::Mailbox;
 use super::rate::Rate;
 use super::storage::{Directory, Outcomes};
@@ -31,10 +31,6 @@ use super::token::{self, ConnectionKey, Source};
 
 /// Readiness events taken in one go.
 const EVENTS: usize = 1_024;
-
-/// Unfinished lines and unread replies of all connections together. Far more than honest clients
-/// need; past its share of it, a selector ends one that holds much.
-const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a connection that is ended for that may leave to be written.
 const LAST_WORDS_BYTES: usize = 4 * 1024;
@@ -121,8 +117,7 @@ pub(super) struct Selector {
     unchecked: Option<usize>,
     /// The buffer that was read into last and that no job kept.
     spare: Option<Buffer>,
-    held_bytes: usize,
-    held_bytes_max: usize,
+    held: Held,
     phase: Phase,
 }
 
@@ -172,8 +167,7 @@ impl Selector {
             rate: options.limit_rate.map(Rate::new),
             unchecked: None,
             spare: None,
-            held_bytes: 0,
-            held_bytes_max: HELD_BYTES / common.selectors.max(1),
+            held: Held::new(common.selectors),
             phase: Phase::Run,
         }
     }
@@ -455,9 +449,9 @@ impl Selector {
     /// Brings the books in line with what a turn left.
     fn settle(&mut self, key: ConnectionKey, end: TurnEnd, now: Time) {
         let Some(entry) = self.connections.get_mut(key.place()) else { return };
-        let held_bytes = entry.connection.held_bytes();
-        let was = std::mem::replace(&mut entry.held_bytes, held_bytes);
-        self.held_bytes = self.held_bytes.saturating_sub(was).saturating_add(held_bytes);
+        let was = entry.held_bytes;
+        self.held.count(&mut entry.held_bytes, entry.connection.held_bytes());
+        let grew = entry.held_bytes > was;
         let deadline = entry.connection.deadline(now);
         if deadline != entry.deadline {
             if let Some(time) = entry.deadline {
@@ -478,7 +472,7 @@ impl Selector {
             TurnEnd::WantBuffer => {}
             TurnEnd::Close(reason) => return self.close(key, reason),
         }
-        if held_bytes > was && self.held_bytes > self.held_bytes_max {
+        if grew && self.held.is_too_much() {
             self.end_who_holds_most(now);
         }
     }
@@ -497,18 +491,16 @@ impl Selector {
         if entry.connection.held_bytes() > LAST_WORDS_BYTES {
             entry.connection.give_up(now);
         }
-        let held_bytes = entry.connection.held_bytes();
-        let was = std::mem::replace(&mut entry.held_bytes, held_bytes);
-        self.held_bytes = self.held_bytes.saturating_sub(was).saturating_add(held_bytes);
+        self.held.count(&mut entry.held_bytes, entry.connection.held_bytes());
         self.queue(key);
     }
 
     fn close(&mut self, key: ConnectionKey, reason: Reason) {
-        let Some(entry) = self.connections.try_remove(key.place()) else { return };
+        let Some(mut entry) = self.connections.try_remove(key.place()) else { return };
         if let Some(time) = entry.deadline {
             self.deadlines.remove(&(time, key));
         }
-        self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes);
+        self.held.count(&mut entry.held_bytes, 0);
         entry.connection.close();
         self.seats.free(self.number);
         let peer = entry.connection.peer();
