@@ -88,6 +88,18 @@ impl Client {
         self.sign_of_life().map_err(|trouble| trouble.into_failure("ping", &self.server))
     }
 
+    /// Makes sure that there is a server and that it lets this client in. A [`Keeper`](crate::Keeper)
+    /// has the connection then: one on which the greeting is still to come would not be kept.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or refuses.
+    pub fn greet(&self) -> Result<(), Failure> {
+        match self.sign_of_life() {
+            Ok(_) => Ok(()),
+            Err(trouble) => Err(trouble.into_failure("connect", &self.server)),
+        }
+    }
+
     pub(crate) fn sign_of_life(&self) -> Result<Duration, Trouble> {
         let link = self.link()?;
         let sent = Instant::now();

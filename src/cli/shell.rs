@@ -96,8 +96,8 @@ impl Shell {
 
     fn talk(&self, clients: Clients) -> Result<Exit, Failure> {
         let client = self.at.client(&clients, None);
-        // Says at once when there is no server.
-        drop(client.session()?);
+        // Says at once when there is no server, or when it lets nobody in.
+        client.greet()?;
         let there = There { clients, client, words: self.at.at.words(), place: None };
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor: Editor<Names, DefaultHistory> =

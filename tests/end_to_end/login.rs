@@ -404,6 +404,7 @@ fn refusals_that_are_about_the_login_say_what_to_do() {
             &["ls"],
             &["stat", "a"],
             &["ping"],
+            &["shell"],
         ] {
             let output = world.ftx(front.address, args).env("FTX_SERVER", front.line()).output();
             let output = output.unwrap();
