@@ -16,6 +16,31 @@ use crate::walk::{Step, Walk};
 /// Directories that all listings of a store have open together. Each is two descriptors.
 const DIRECTORIES_OPEN_MAX: usize = 2_048;
 
+/// Directories that some listings have open together, and how many that may be at most.
+#[derive(Debug)]
+pub struct OpenDirectories {
+    count: AtomicUsize,
+    max: usize,
+}
+
+impl OpenDirectories {
+    /// For listings that have no more than `max` open together. What a listing has open when it begins, and
+    /// while others begin at the same time, may come on top.
+    pub fn at_most(max: usize) -> Arc<Self> {
+        Arc::new(Self { count: AtomicUsize::new(0), max })
+    }
+
+    /// Of all listings of a store.
+    pub(super) fn of_a_store() -> Arc<Self> {
+        Self::at_most(DIRECTORIES_OPEN_MAX)
+    }
+
+    fn has_room(&self) -> bool {
+        // It is a count and guards nothing.
+        self.count.load(Ordering::Relaxed) < self.max
+    }
+}
+
 /// A listing, on its way.
 pub struct Listing<D: Disk> {
     walk: Walk<D>,
@@ -27,8 +52,8 @@ pub struct Listing<D: Disk> {
     unread: Option<Listed>,
     /// Directories that it has open, as `open` was told.
     counted: usize,
-    /// Those of all listings.
-    open: Arc<AtomicUsize>,
+    /// Those of all listings, and those of whoever asked for this one.
+    open: [Arc<OpenDirectories>; 2],
 }
 
 /// What a listing comes upon.
@@ -56,13 +81,14 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// When the name leads to nothing, to no directory, out of the root or of the scope `within`,
-    /// or to the store's own files; or the system refuses; or too much is being listed already
-    /// (`busy`).
+    /// or to the store's own files; or the system refuses; or too much is being listed already, of all
+    /// or of what `share` is for (`busy`).
     pub fn list(
         &self,
         name: Option<&Name>,
         depth: Depth,
         within: Option<&Name>,
+        share: &Arc<OpenDirectories>,
     ) -> Result<Listing<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Name, "opening the directory", error);
         let directory = match name {
@@ -79,7 +105,7 @@ impl<D: Disk> Store<D> {
             &self.disk.stat(&directory).map_err(|error| failed(&error))?,
         )?;
         let walk = Walk::new(self.disk.clone(), directory).map_err(|error| failed(&error))?;
-        let open = Arc::clone(&self.listed_directories);
+        let open = [Arc::clone(&self.listed_directories), Arc::clone(share)];
         let private = self.disk.stat_part(&self.root, PRIVATE).ok();
         let private = private.map(|stat| Inode::of(&stat));
         let name = name.cloned();
@@ -141,7 +167,7 @@ impl<D: Disk> Listing<D> {
     }
 
     fn check_room(&self) -> Result<(), Refusal> {
-        if self.open.load(Ordering::Relaxed) < DIRECTORIES_OPEN_MAX {
+        if self.open.iter().all(|open| open.has_room()) {
             return Ok(());
         }
         Err(Refusal::new(Code::Busy, "too many directories are being listed"))
@@ -150,8 +176,10 @@ impl<D: Disk> Listing<D> {
     /// Brings the count of open directories in line with the walk.
     fn account(&mut self) {
         let now = self.walk.depth().saturating_add(1);
-        self.open.fetch_add(now, Ordering::Relaxed);
-        self.open.fetch_sub(self.counted, Ordering::Relaxed);
+        for open in &self.open {
+            open.count.fetch_add(now, Ordering::Relaxed);
+            open.count.fetch_sub(self.counted, Ordering::Relaxed);
+        }
         self.counted = now;
     }
 
@@ -177,6 +205,8 @@ impl<D: Disk> Listing<D> {
 
 impl<D: Disk> Drop for Listing<D> {
     fn drop(&mut self) {
-        self.open.fetch_sub(self.counted, Ordering::Relaxed);
+        for open in &self.open {
+            open.count.fetch_sub(self.counted, Ordering::Relaxed);
+        }
     }
 }

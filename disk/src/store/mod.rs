@@ -46,7 +46,7 @@ mod upload;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ pub use change::{Change, OldMode};
 pub use commit::{Settled, Step, Turn};
 #[doc(hidden)]
 pub use journal::JournalText;
-pub use list::{Listed, Listing};
+pub use list::{Listed, Listing, OpenDirectories};
 pub use private::PRIVATE;
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;
@@ -282,7 +282,7 @@ pub struct Store<D: Disk> {
     /// Numbers staged files, and what was removed.
     next_staged: AtomicU64,
     /// Directories that listings have open.
-    listed_directories: Arc<AtomicUsize>,
+    listed_directories: Arc<OpenDirectories>,
 }
 
 impl<D: Disk> Store<D> {

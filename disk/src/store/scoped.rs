@@ -11,7 +11,7 @@ use std::time::Duration;
 use ftx_protocol::{Code, Condition, Depth, Durability, FileTime, Mode, Name, Parents};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::testing::{commit, name, new_id, open_native, whole};
+use super::testing::{commit, name, new_id, open_native, share, whole};
 use super::{Change, Listed, Naming, OldMode, Put, Settled, Step, Store, Stored, testing};
 use crate::sys::Native;
 
@@ -136,7 +136,7 @@ fn scoped_token_follows_no_link_out() {
         else {
             continue;
         };
-        let listed = store.list(Some(&name(directory)), Depth::All, scope);
+        let listed = store.list(Some(&name(directory)), Depth::All, scope, &share());
         refused(listed.err().map(|refusal| refusal.code), directory);
         for (beside, size) in [("new", Some(3)), ("new", None), ("new/new", Some(3))] {
             let beside = format!("{directory}/{beside}");
@@ -155,7 +155,10 @@ fn scoped_token_follows_no_link_out() {
         refused(change(&store, moving(path, "s/t/in/taken"), "s/t").err(), path);
         refused(change(&store, removing(path), "s/t").err(), path);
     }
-    refused(store.list(None, Depth::One, scope).err().map(|refusal| refusal.code), "the root");
+    refused(
+        store.list(None, Depth::One, scope, &share()).err().map(|refusal| refusal.code),
+        "the root",
+    );
     for own in [removing("s/t"), moving("s/t", "s/sibling/x"), moving("s/t/in", "s/t")] {
         let what = format!("{own:?}");
         refused(change(&store, own, "s/t").err(), &what);
@@ -178,7 +181,7 @@ fn in_the_scope_everything_is_as_without_one() {
     }
     assert!(store.stat(&name("s/t"), scope).is_ok());
     // A symlink is shown, and not entered.
-    let listing = store.list(Some(&name("s/t")), Depth::All, scope).unwrap();
+    let listing = store.list(Some(&name("s/t")), Depth::All, scope, &share()).unwrap();
     for listed in listing {
         let Listed::Entry { name, .. } = listed else { panic!("{listed:?}") };
         assert!(!name.to_string().contains("sibling/"), "{name}");
@@ -211,7 +214,7 @@ fn a_scope_that_is_not_there_is_made_by_the_first_put_and_by_nothing_that_reads(
     let missing = [
         store.open_file(&file, Some(&new)).err(),
         store.stat(&new, Some(&new)).err(),
-        store.list(Some(&new), Depth::All, Some(&new)).err(),
+        store.list(Some(&new), Depth::All, Some(&new), &share()).err(),
     ];
     for refusal in missing {
         assert_eq!(refusal.unwrap().code, Code::NotFound);
@@ -235,7 +238,7 @@ fn a_scope_that_is_a_symlink_or_below_one_or_a_file_is_no_scope() {
         let (below, within) = (name(&below), within.as_ref());
         let codes = [
             store.open_file(&below, within).err().map(|refusal| refusal.code),
-            store.list(within, Depth::One, within).err().map(|refusal| refusal.code),
+            store.list(within, Depth::One, within, &share()).err().map(|refusal| refusal.code),
             try_put(&store, put(&below.to_string(), Some(scope), Some(3))).err(),
             try_put(&store, put(&below.to_string(), Some(scope), None)).err(),
             change(&store, removing(&below.to_string()), scope).err(),
@@ -374,7 +377,7 @@ impl Raced<'_> {
             let count = reading.read_at(&mut bytes, 0).unwrap();
             assert_eq!(&bytes[..count], b"inside");
         }
-        let listing = self.store.list(Some(&directory), Depth::All, self.within.as_ref());
+        let listing = self.store.list(Some(&directory), Depth::All, self.within.as_ref(), &share());
         for listed in listing.into_iter().flatten() {
             let Listed::Entry { name, .. } = listed else { continue };
             assert!(!name.to_string().contains("sentinel"), "{name}");

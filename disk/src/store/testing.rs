@@ -2,12 +2,16 @@
 //! does beside it, and trials on disks that fail.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ftx_protocol::{Algorithm, Condition, Digest, Durability, Mode, Name, Refusal, TransferId};
 use rustix::io::Errno;
 
-use super::{Access, Finished, Memory, Naming, Options, Put, Settled, Step, Store, Stored, Upload};
+use super::{
+    Access, Finished, Memory, Naming, OpenDirectories, Options, Put, Settled, Step, Store, Stored,
+    Upload,
+};
 use crate::hash::Running;
 use crate::log::write_all;
 use crate::sim::{Fault, Sim, SimHandle};
@@ -35,6 +39,11 @@ pub(super) fn open(sim: &Sim) -> Store<Sim> {
 /// On a real disk.
 pub(super) fn open_native(root: &Path) -> Store<Native> {
     Store::open(Native, root, options()).unwrap().0
+}
+
+/// For a listing of somebody who may list all that a store lets be listed.
+pub(super) fn share() -> Arc<OpenDirectories> {
+    OpenDirectories::of_a_store()
 }
 
 pub(super) fn name(text: &str) -> Name {

@@ -20,7 +20,7 @@ use super::partials::Partials;
 use super::room::Room;
 use super::transfers::Transfers;
 use super::workers::{Workers, lock};
-use super::{ConnectionKey, Granted, Origin, Outcomes, Store, audit};
+use super::{ConnectionKey, Granted, Origin, Outcomes, Store, audit, listing};
 use crate::server::access::Tokens;
 use crate::server::{Options, StartError};
 
@@ -48,6 +48,7 @@ pub(super) struct Shared {
     pub(super) committer: Committer,
     pub(super) partials: Partials,
     pub(super) room: Arc<Room>,
+    pub(super) lists: listing::Shares,
 }
 
 impl Shared {
@@ -149,7 +150,9 @@ impl Directory {
             Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
         let room = Arc::new(Room::new());
         let partials = Partials::default();
-        let shared = Arc::new(Shared { store, outcomes, transfers, committer, partials, room });
+        let lists = listing::Shares::default();
+        let shared = Shared { store, outcomes, transfers, committer, partials, room, lists };
+        let shared = Arc::new(shared);
         let workers = Workers::start()?;
         let entrance = Arc::new(Entrance { shared, line: workers.line() });
         let expiry = Arc::new(Expiry {

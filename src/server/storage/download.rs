@@ -200,7 +200,8 @@ impl Fetch {
 
     fn list(&mut self, list: List, granted: Granted) {
         let began = Instant::now();
-        match self.shared.store.list(list.name.as_ref(), list.depth, granted.within()) {
+        let (name, share) = (list.name.as_ref(), self.shared.lists.of(&self.origin));
+        match self.shared.store.list(name, list.depth, granted.within(), &share) {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(list.name, granted, listing));
                 self.more(list.id);

@@ -6,6 +6,7 @@
 mod abandoned;
 pub(super) mod audit;
 mod body;
+mod client;
 mod committer;
 mod directory;
 mod download;

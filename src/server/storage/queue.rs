@@ -1,7 +1,6 @@
 //! Queues that threads wait at, in which nobody waits for all that another one brings.
 //!
-//! Each client has a share, whatever it asks for and on however many connections: a token is one client, and so
-//! is the address of those who have none. A connection stands in line with the first of what it brought, at the
+//! Each client has a share, whatever it asks for and on however many connections. A connection stands in line with the first of what it brought, at the
 //! time at which that would be done if the shares were worked on side by side. So what costs little comes before
 //! what costs much, and who has just had much comes behind who has not. Of one connection the order stays.
 //!
@@ -11,12 +10,11 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use ftx_protocol::Owner;
 use ftx_protocol::limits::NAME_PARTS;
 
+use super::client::Client;
 use super::workers::lock;
 use super::{ConnectionKey, Origin};
-use crate::server::doors;
 
 /// Puts and changes in one round: bounds how long the first of them waits for the last.
 const ROUND_ITEMS: usize = 512;
@@ -111,22 +109,6 @@ impl<T: Waits> Waiting<T> {
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         Some(state)
-    }
-}
-
-/// Whoever has a share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Client {
-    Token(Owner),
-    Address(doors::Network),
-}
-
-impl Client {
-    fn of(origin: &Origin) -> Self {
-        match origin.who.owner() {
-            Some(owner) => Self::Token(owner),
-            None => Self::Address(doors::Network::of(origin.peer.ip())),
-        }
     }
 }
 

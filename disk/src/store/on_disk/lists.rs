@@ -6,7 +6,8 @@ use std::os::unix::fs::symlink;
 use ftx_protocol::{Code, Depth};
 
 use super::{listed, open_read_only, while_exchanging};
-use crate::store::testing::{name, open_native};
+use crate::store::testing::{name, open_native, share};
+use crate::store::{Listed, OpenDirectories};
 
 #[test]
 fn a_list_shows_every_kind_and_follows_only_its_own_name() {
@@ -22,7 +23,8 @@ fn a_list_shows_every_kind_and_follows_only_its_own_name() {
     assert_eq!(listed(&store, Some("a"), Depth::One), [below[0], below[2]]);
     let below = ["to-a/b Directory", "to-a/b/f File", "to-a/s Symlink"];
     assert_eq!(listed(&store, Some("to-a"), Depth::All), below);
-    let refused = |path: &str| store.list(Some(&name(path)), Depth::All, None).err().unwrap().code;
+    let refused =
+        |path: &str| store.list(Some(&name(path)), Depth::All, None, &share()).err().unwrap().code;
     assert_eq!(refused("a/b/f"), Code::NotADirectory);
     assert_eq!(refused("a/x"), Code::NotFound);
     assert_eq!(refused("out"), Code::OutsideRoot);
@@ -45,7 +47,7 @@ fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
             }
         }
         for start in ["in", "in/staging", "a/trash", "here/.ftx", ".ftx"] {
-            let refusal = store.list(Some(&name(start)), Depth::All, None).err().unwrap();
+            let refusal = store.list(Some(&name(start)), Depth::All, None, &share()).err().unwrap();
             assert_eq!(refusal.code, Code::ReservedName, "{start}");
         }
     }
@@ -55,12 +57,34 @@ fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
 fn the_directories_that_all_lists_have_open_are_counted_and_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_native(dir.path());
-    let lists: Vec<_> =
-        std::iter::from_fn(|| store.list(None, Depth::One, None).ok()).take(10_000).collect();
+    let lists: Vec<_> = std::iter::from_fn(|| store.list(None, Depth::One, None, &share()).ok())
+        .take(10_000)
+        .collect();
     assert!(lists.len() < 10_000);
-    assert_eq!(store.list(None, Depth::One, None).err().unwrap().code, Code::Busy);
+    assert_eq!(store.list(None, Depth::One, None, &share()).err().unwrap().code, Code::Busy);
     drop(lists);
-    assert!(store.list(None, Depth::One, None).is_ok());
+    assert!(store.list(None, Depth::One, None, &share()).is_ok());
+}
+
+#[test]
+fn a_share_of_the_directories_is_no_more_than_that_and_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_native(dir.path());
+    fs::create_dir_all(dir.path().join("a/b/c/d")).unwrap();
+    let few = OpenDirectories::at_most(3);
+    let list = |share: &_| store.list(None, Depth::All, None, share);
+    let listed: Vec<_> = list(&few).unwrap().collect();
+    let names = |listed: &Listed| matches!(listed, Listed::Entry { .. });
+    assert_eq!(listed.iter().filter(|listed| names(listed)).count(), 3, "{listed:?}");
+    let Some(Listed::Unread { refusal, .. }) = listed.iter().find(|listed| !names(listed)) else {
+        panic!("{listed:?}");
+    };
+    assert_eq!(refusal.code, Code::Busy);
+    let lists: Vec<_> = (0..3).map(|_| list(&few).unwrap()).collect();
+    assert_eq!(list(&few).err().unwrap().code, Code::Busy);
+    assert_eq!(list(&share()).unwrap().count(), 4, "others have theirs");
+    drop(lists);
+    list(&few).unwrap();
 }
 
 #[cfg(target_os = "linux")]

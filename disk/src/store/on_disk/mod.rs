@@ -12,7 +12,7 @@ use ftx_protocol::{
     Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Parents, Refusal,
 };
 
-use super::testing::{name, new_id, open_native, options, put, whole};
+use super::testing::{name, new_id, open_native, options, put, share, whole};
 use super::upload::FinishedBody;
 use super::{
     Access, Change, Counts, Finished, Listed, Memory, OldMode, Options, Put, Recovery, Settled,
@@ -79,7 +79,7 @@ fn staged(store: &Store<Native>, path: &str, bytes: &[u8]) -> Step<Native> {
 
 /// Everything in a list, in order of the names.
 fn listed(store: &Store<Native>, path: Option<&str>, depth: Depth) -> Vec<String> {
-    let listing = store.list(path.map(name).as_ref(), depth, None).unwrap();
+    let listing = store.list(path.map(name).as_ref(), depth, None, &share()).unwrap();
     let mut all: Vec<String> = listing
         .map(|listed| match listed {
             Listed::Entry { name, stat } => format!("{name} {:?}", stat.kind),

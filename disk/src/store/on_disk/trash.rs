@@ -8,7 +8,7 @@ use ftx_protocol::limits::NAME_PARTS;
 use ftx_protocol::{Code, Condition, Depth, Durability};
 
 use super::{change, code, listed, make, make_all, moving, removing, swept, while_exchanging};
-use crate::store::testing::{name, new_id, open_native, put};
+use crate::store::testing::{name, new_id, open_native, put, share};
 use crate::store::{Change, Listed, Swept};
 use crate::sys::FileKind;
 
@@ -63,7 +63,10 @@ fn nobody_reaches_what_was_removed_by_a_symlink_into_the_trash() {
         |path: &str| store.begin(put(path, new_id(), None)).err().map(|refusal| refusal.code);
     reserved(store.open_file(&name("tree/sub/f"), None).err().map(|refusal| refusal.code), "get");
     reserved(store.stat(&name("tree/sub"), None).err().map(|refusal| refusal.code), "stat");
-    reserved(store.list(Some(&name("tree")), Depth::One, None).err().map(|r| r.code), "list");
+    reserved(
+        store.list(Some(&name("tree")), Depth::One, None, &share()).err().map(|r| r.code),
+        "list",
+    );
     reserved(begin("tree/sub/new"), "put");
     reserved(begin("tree/new/new"), "put below");
     reserved(code(&change(&store, make("tree/new", Condition::Always, None))), "mkdir");
@@ -139,7 +142,7 @@ fn directories_that_may_not_be_written_to_are_swept_all_the_same() {
     swept(&store);
     assert_eq!(trashed(dir.path()), 0);
     assert_eq!(
-        store.list(None, Depth::All, None).unwrap().filter(is_directory).count(),
+        store.list(None, Depth::All, None, &share()).unwrap().filter(is_directory).count(),
         0,
         "nothing is left"
     );
