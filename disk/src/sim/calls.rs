@@ -166,6 +166,10 @@ impl Disk for Sim {
         self.call("stat", "")?.stat(handle.node)
     }
 
+    fn born(&self, handle: &SimHandle) -> io::Result<Option<FileTime>> {
+        Ok(Some(self.call("born", "")?.node(handle.node)?.born))
+    }
+
     fn names(&self, dir: &SimHandle) -> io::Result<Self::Names> {
         let mut world = self.call("names", "")?;
         let names: Vec<_> = world.node(dir.node)?.entries.keys().cloned().map(Ok).collect();

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, TryLockError};
 
-use ftx_protocol::{Code, Digest, Durability, Name, Refusal, Replay};
+use ftx_protocol::{Code, Digest, Durability, FileTime, Name, Refusal, Replay};
 use rustix::io::Errno;
 
 use super::change::{Change, Changed};
@@ -29,8 +29,9 @@ const SYNCED_MAX: usize = 16_384;
 pub(super) struct Committing<D: Disk> {
     disk: D,
     root: Inode,
-    /// Directories whose entry in their parent was synced by this store.
-    synced: HashSet<Inode>,
+    /// Directories whose entry in their parent was synced by this store, and when they were made: what
+    /// something else has made since may have an inode that was theirs.
+    synced: HashMap<Inode, Option<FileTime>>,
     /// Directories of which a sync failed: nothing that depends on them is acknowledged as durable
     /// any more.
     doubtful: HashSet<Inode>,
@@ -93,7 +94,7 @@ type Answer<D> = Result<Made<D>, Result<Settled, Refusal>>;
 
 impl<D: Disk> Committing<D> {
     pub(super) fn new(disk: D, root: Inode) -> Self {
-        Self { disk, root, synced: HashSet::new(), doubtful: HashSet::new(), puts: Puts::Settled }
+        Self { disk, root, synced: HashMap::new(), doubtful: HashSet::new(), puts: Puts::Settled }
     }
 
     /// A directory was made: an older one with its inode may have been synced, this one was not.
@@ -125,10 +126,15 @@ impl<D: Disk> Committing<D> {
         let mut here = self.sync_one(directory, now)?;
         let mut entries = Vec::new();
         let mut above: Option<D::Handle> = None;
-        while here != self.root && !self.synced.contains(&here) {
-            let parent = self.disk.open_parent(above.as_ref().unwrap_or(directory))?;
+        while here != self.root {
+            let handle = above.as_ref().unwrap_or(directory);
+            let born = self.disk.born(handle)?;
+            if self.synced.get(&here) == Some(&born) {
+                break;
+            }
+            let parent = self.disk.open_parent(handle)?;
             let parent_inode = self.sync_one(&parent, now)?;
-            entries.push(here);
+            entries.push((here, born));
             if parent_inode == here {
                 // The top of the file system: the directory was moved out of the root meanwhile.
                 break;

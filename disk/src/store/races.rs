@@ -4,7 +4,7 @@ use ftx_protocol::{Code, Condition, Mode, TransferId, Version};
 
 use super::testing::{self, directory, id, name, open, root, write};
 use super::{Finished, Put, Store};
-use crate::identity::Identity;
+use crate::identity::{Identity, Inode};
 use crate::sim::{Sim, SimHandle};
 use crate::sys::{Disk, Want};
 
@@ -50,6 +50,24 @@ fn a_directory_that_is_removed_between_two_files_of_a_round_is_made_again() {
     for seed in 0..50 {
         let after = sim.crash(seed);
         assert_eq!(after.content("d/b").as_deref(), Some(&b"new"[..]), "{seed}");
+    }
+}
+
+#[test]
+fn a_directory_that_something_else_made_anew_is_synced_though_its_inode_was_that_of_a_synced_one() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let inode = || Inode::of(&sim.stat(&directory(&sim, "d")).unwrap());
+    assert_eq!(commit(&store, vec![whole(&store, put("d/a", Condition::Absent))]), [Ok(())]);
+    let before = inode();
+    let root = root(&sim);
+    sim.rename(&directory(&sim, "d"), b"a", &root, b"a").unwrap();
+    sim.remove_directory(&root, b"d").unwrap();
+    sim.make_directory(&root, b"d", Mode::new(0o755)).unwrap();
+    assert_eq!(inode(), before, "the disk gave it out again");
+    assert_eq!(commit(&store, vec![whole(&store, put("d/b", Condition::Absent))]), [Ok(())]);
+    for seed in 0..50 {
+        assert_eq!(sim.crash(seed).content("d/b").as_deref(), Some(&b"new"[..]), "{seed}");
     }
 }
 

@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ftx_protocol::Name;
-use rustix::fs::{self, AtFlags, FallocateFlags, OFlags, ResolveFlags};
+use ftx_protocol::{FileTime, Name};
+use rustix::fs::{self, AtFlags, FallocateFlags, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::native::look_and_rename;
@@ -46,6 +46,18 @@ pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Resul
         }
         _ => Ok(seen),
     }
+}
+
+pub(super) fn born(handle: &OwnedFd) -> io::Result<Option<FileTime>> {
+    let wanted = StatxFlags::BTIME;
+    let found = match retry_on_intr(|| fs::statx(handle, c"", AtFlags::EMPTY_PATH, wanted)) {
+        // Older than the call, or a sandbox that does not know it.
+        Err(Errno::NOSYS | Errno::PERM) => return Ok(None),
+        found => found?,
+    };
+    let is_known = StatxFlags::from_bits_retain(found.stx_mask).contains(wanted);
+    let born = found.stx_btime;
+    Ok(is_known.then(|| FileTime::nearest(born.tv_sec, born.tv_nsec)))
 }
 
 fn resolve(root: &OwnedFd, name: &Name, want: Want, flags: OFlags) -> io::Result<OwnedFd> {

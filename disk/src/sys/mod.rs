@@ -107,6 +107,10 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// What the open handle is.
     fn stat(&self, handle: &Self::Handle) -> io::Result<Stat>;
 
+    /// When it was made, by the kernel's clock, which nobody can set: two that had the same inode one after
+    /// the other differ in this. `None` where the system or the file system does not say.
+    fn born(&self, handle: &Self::Handle) -> io::Result<Option<FileTime>>;
+
     /// Begins to read the names in a directory.
     fn names(&self, dir: &Self::Handle) -> io::Result<Self::Names>;
 

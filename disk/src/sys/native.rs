@@ -113,6 +113,10 @@ impl Disk for Native {
         Ok(from_stat(&retry_on_intr(|| fs::fstat(handle))?))
     }
 
+    fn born(&self, handle: &OwnedFd) -> io::Result<Option<FileTime>> {
+        platform::born(handle)
+    }
+
     fn names(&self, dir: &OwnedFd) -> io::Result<Names> {
         Ok(Names(fs::Dir::read_from(dir)?))
     }

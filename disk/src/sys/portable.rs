@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use ftx_protocol::FileTime;
 use rustix::io::{Errno, pread, retry_on_intr, write};
 
 use super::MediumKind;
@@ -19,6 +20,10 @@ pub(super) fn create_nameless(_: &OwnedFd, _: rustix::fs::Mode) -> io::Result<Ow
 
 pub(super) fn link_nameless(_: &OwnedFd, _: &OwnedFd, _: &[u8]) -> io::Result<()> {
     Err(Errno::OPNOTSUPP.into())
+}
+
+pub(super) fn born(_: &OwnedFd) -> io::Result<Option<FileTime>> {
+    Ok(None)
 }
 
 pub(super) fn reserve(_: &OwnedFd, _: u64) -> io::Result<()> {
