@@ -101,31 +101,23 @@ impl GetOptions {
         let mut report = JobReport::new(form, words).together();
         let mut total = TreeDone::default();
         let mut files = Vec::new();
-        let inside = match output {
-            Some(path) if path.as_os_str().as_bytes().ends_with(b"/") => {
-                if options.mood == Mood::Do {
-                    std::fs::create_dir_all(path)
-                        .map_err(|error| Failure::local("cannot make", path, &error))?;
-                }
-                true
-            }
-            Some(path) => path.is_dir(),
-            None => false,
-        };
-        if names.len() > 1 && output.is_some() && !inside {
+        let place = Place::of(output, options.mood)?;
+        if names.len() > 1 && matches!(place, Place::Path(_)) {
             return Err(wrong("several names need -o to be a directory, or to end in /"));
         }
         for name in names {
             let remote = Remote::parse(without_slash(name))?;
             let last = Path::new(OsStr::from_bytes(remote.name.last_part()));
             let client = client(remote.server);
-            let target = match output {
-                Some(path) if client.was_getting(&remote.name, path) == Interrupted::Yes => {
+            let target = match place {
+                Place::Here => last.to_owned(),
+                Place::In(path) | Place::Path(path)
+                    if client.was_getting(&remote.name, path) == Interrupted::Yes =>
+                {
                     path.to_owned()
                 }
-                Some(path) if inside => path.join(last),
-                Some(path) => path.to_owned(),
-                None => last.to_owned(),
+                Place::In(directory) => directory.join(last),
+                Place::Path(path) => path.to_owned(),
             };
             report.enter(target.as_os_str().as_bytes());
             let tree = GetTree { name: &remote.name, target: &target, options: &options };
@@ -141,6 +133,32 @@ impl GetOptions {
             return Ok((Exit::Done, files));
         }
         Ok((report.finish(Ok(total)), files))
+    }
+}
+
+/// Where trees go, as -o says it.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    /// Here, each under the last part of its name.
+    Here,
+    /// Into this directory, each under the last part of its name.
+    In(&'a Path),
+    /// This is what the tree is called here.
+    Path(&'a Path),
+}
+
+impl<'a> Place<'a> {
+    /// A path that ends in a slash is a directory, and is made if something is to be put there.
+    fn of(output: Option<&'a Path>, mood: Mood) -> Result<Self, Failure> {
+        let Some(path) = output else { return Ok(Self::Here) };
+        if path.as_os_str().as_bytes().ends_with(b"/") {
+            if mood == Mood::Do {
+                std::fs::create_dir_all(path)
+                    .map_err(|error| Failure::local("cannot make", path, &error))?;
+            }
+            return Ok(Self::In(path));
+        }
+        Ok(if path.is_dir() { Self::In(path) } else { Self::Path(path) })
     }
 }
 
