@@ -164,8 +164,12 @@ impl Remote {
             Some(slash) => rest.split_at(slash),
             None => (rest, &b""[..]),
         };
-        let server = String::from_utf8_lossy(server).parse()?;
+        let server: ServerAddress = String::from_utf8_lossy(server).parse()?;
         let path = path.strip_prefix(b"/").unwrap_or(path);
+        if path.is_empty() {
+            let message = format!("ftx://{server} is a server, and no name on it");
+            return Err(Failure::new(Class::Usage, message));
+        }
         Ok(Self { server: Some(server), name: name(&unescape(path)?)? })
     }
 }

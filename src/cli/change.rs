@@ -1,6 +1,6 @@
 //! `ftx mkdir`, `ftx mv` and `ftx rm`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
@@ -11,7 +11,7 @@ use ftx_client::{
 use ftx_protocol::RequestId;
 
 use super::exit::Exit;
-use super::remote::{Clients, Tally, Where, each_server, run, wrong};
+use super::remote::{Clients, Tally, Where, each_server, run, without_slash, wrong};
 
 /// Make directories on a server.
 #[derive(Debug, Args)]
@@ -109,14 +109,14 @@ impl Rm {
 impl Mv {
     pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
-            let from = Remote::parse(trimmed(&self.from))?;
+            let from = Remote::parse(without_slash(&self.from))?;
             let client = self.at.client(clients, from.server.clone());
             let mut session = client.session()?;
             let into_top = matches!(self.to.as_bytes(), b"/" | b"." | b"./");
             let to = if into_top {
                 inside(None, &from.name)?
             } else {
-                let to = Remote::parse(trimmed(&self.to))?;
+                let to = Remote::parse(without_slash(&self.to))?;
                 let other = to.server.is_some_and(|server| !server.is_same_place(client.server()));
                 if other {
                     return Err(wrong("both names have to be on the same server"));
@@ -152,12 +152,6 @@ fn inside(directory: Option<&Name>, name: &Name) -> Result<Name, Failure> {
     Name::inside(directory, name.last_part()).map_err(|error| wrong(&error.to_string()))
 }
 
-/// As a shell completes the name of a directory.
-fn trimmed(word: &OsString) -> &[u8] {
-    let word = word.as_bytes();
-    word.strip_suffix(b"/").filter(|rest| !rest.is_empty()).unwrap_or(word)
-}
-
 /// Makes one change for each name, on one connection to each server. The hints say what to do
 /// about some refusals.
 fn change_all(
@@ -168,10 +162,8 @@ fn change_all(
     change: &dyn Fn(Name) -> Change,
 ) -> Exit {
     run(|| {
-        let words: Vec<OsString> =
-            words.iter().map(|word| OsStr::from_bytes(trimmed(word)).to_owned()).collect();
         let mut tally = Tally::default();
-        let groups = at.by_server(clients, &words)?;
+        let groups = at.by_server(clients, words)?;
         each_server(groups, &mut tally, &mut |session, names, tally| {
             let ask = |name: Name| ((), Ask::Change(change(name)));
             session.ask_all(&mut names.into_iter().map(ask), &mut |(), answer| match answer {

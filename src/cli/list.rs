@@ -6,13 +6,15 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
-use ftx_client::{Class, Client, Code, Depth, Entry, Failure, Kind, Name, Remote, Unread};
+use ftx_client::{
+    Class, Client, Code, Depth, Entry, Failure, Kind, Name, Remote, ServerAddress, Unread,
+};
 use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::ask::shown_time;
 use super::exit::Exit;
-use super::remote::{Clients, Printed, Tally, Where, print, run, shown};
+use super::remote::{Clients, Printed, Tally, Where, print, run, shown, without_slash};
 use super::report::{counted, say};
 
 /// So many names are waited for, to be sorted.
@@ -130,14 +132,22 @@ fn places(
     }
     let place = |word: &OsString| match word.as_bytes() {
         b"/" | b"." | b"" => Ok((at.client(clients, None), None)),
-        word => {
-            // As a shell completes it.
-            let word = word.strip_suffix(b"/").unwrap_or(word);
-            let remote = Remote::parse(word)?;
+        bytes => {
+            if let Some(server) = whole_server(bytes) {
+                return Ok((at.client(clients, Some(server?)), None));
+            }
+            let remote = Remote::parse(without_slash(word))?;
             Ok((at.client(clients, remote.server), Some(remote.name)))
         }
     };
     names.iter().map(place).collect()
+}
+
+/// The server, where a word names one and nothing on it: `ftx://host:port/`.
+fn whole_server(word: &[u8]) -> Option<Result<ServerAddress, Failure>> {
+    let address = word.strip_prefix(b"ftx://")?;
+    let address = address.strip_suffix(b"/").unwrap_or(address);
+    (!address.contains(&b'/')).then(|| String::from_utf8_lossy(address).parse())
 }
 
 /// Goes to one place after the other, whatever fails.

@@ -133,7 +133,7 @@ impl Where {
     ) -> Result<Vec<(Client, Vec<Name>)>, Failure> {
         let mut groups: Vec<(Client, Vec<Name>)> = Vec::new();
         for word in words {
-            let remote = Remote::parse(word.as_bytes())?;
+            let remote = Remote::parse(without_slash(word))?;
             let client = self.client(clients, remote.server);
             match groups.last_mut() {
                 Some((last, names)) if last.server() == client.server() => names.push(remote.name),
@@ -275,6 +275,12 @@ pub fn each_server(groups: Vec<(Client, Vec<Name>)>, tally: &mut Tally, each: &m
             tally.failed(&failure);
         }
     }
+}
+
+/// A word for a name, as a shell completes that of a directory: with a slash behind it.
+pub fn without_slash(word: &OsStr) -> &[u8] {
+    let word = word.as_bytes();
+    word.strip_suffix(b"/").filter(|rest| !rest.is_empty()).unwrap_or(word)
 }
 
 /// Bytes of a name as stdout takes them: a terminal takes some of them as commands.

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{self, is_directory, is_stdout, stdout};
-use super::remote::{At, Clients, run, wrong};
+use super::remote::{At, Clients, run, without_slash, wrong};
 use super::report::{Cost, Form, Report, Results, say};
 
 /// What put and get have in common.
@@ -183,6 +183,14 @@ impl Put {
         if self.name.is_some() && self.files.len() > 1 {
             return usage("--as names one file; give one, or leave --as out");
         }
+        if let Some(name) = &self.name
+            && without_slash(name) != name.as_bytes()
+        {
+            let name = ftx_protocol::Escaped(name.as_bytes());
+            return usage(&format!(
+                "--as is the whole name on the server; to put it into {name}, say --to {name}"
+            ));
+        }
         if self.tree.is_wanted() {
             return self.tree_job(clients);
         }
@@ -284,10 +292,17 @@ impl Get {
         if self.output.as_ref().is_some_and(|path| is_stdout(path)) {
             self.output = Some(PathBuf::from("-"));
         }
+        let mut trees = Exit::Done;
         if self.tree.is_wanted() {
+            if self.to() == To::Stdout {
+                return usage(
+                    "-o - is standard output, where no tree can go (-r, -u, -n and the like); for a \
+                     directory that is called -, say -o ./-",
+                );
+            }
             match self.tree_job(clients) {
                 Ok((exit, files)) if files.is_empty() => return exit,
-                Ok((_, files)) => self.names = files,
+                Ok((exit, files)) => (trees, self.names) = (exit, files),
                 Err(failure) => {
                     say(&failure.to_string());
                     return failure.class.into();
@@ -306,7 +321,8 @@ impl Get {
         {
             return usage(&format!("two of these files would be called {twice} here"));
         }
-        first_failure(self.names.iter().map(|name| self.one(clients, name)))
+        let files = self.names.iter().map(|name| self.one(clients, name));
+        first_failure(std::iter::once(trees).chain(files))
     }
 
     fn one(&self, clients: &Clients, name: &OsString) -> Exit {
@@ -321,7 +337,7 @@ impl Get {
     }
 
     fn get(&self, clients: &Clients, name: &OsString) -> Result<Exit, Failure> {
-        let remote = Remote::parse(name.as_bytes())?;
+        let remote = Remote::parse(without_slash(name))?;
         let (sink, shown) = self.sink(&remote.name)?;
         let mut report = Report::new(self.common.form(), self.results(), "get", &shown);
         let options = GetOptions {
@@ -340,9 +356,10 @@ impl Get {
             )),
             Err(failure) => {
                 let failure = match failure.class {
-                    Class::Refused(Code::IsDirectory) => {
-                        failure.with_hint("to get it with all that is in it, say -r")
-                    }
+                    Class::Refused(Code::IsDirectory) => failure.with_hint(match self.to() {
+                        To::Stdout => "ftx get -r gets it with all that is in it",
+                        To::Here | To::Path(_) => "to get it with all that is in it, say -r",
+                    }),
                     _ => failure,
                 };
                 report.failed(&failure);

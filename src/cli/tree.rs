@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ftx_client::tree::{
-    Extra, GetTree, Interrupted, Mood, PutTree, Rule, Rules, TreeDone, TreeOptions, Update,
+    Extra, GetTree, Interrupted, Mood, PutTree, Rule, Rules, Single, TreeDone, TreeNotice,
+    TreeOptions, Update,
 };
 use ftx_client::{Class, Client, Code, Failure, Name, Remote, ServerAddress};
 use ftx_protocol::Escaped;
 
 use super::exit::Exit;
 use super::job::{Action, JobReport, Words};
-use super::remote::wrong;
+use super::remote::{without_slash, wrong};
 use super::report::Form;
 
 /// What put and get of trees have in common.
@@ -87,7 +88,7 @@ impl GetOptions {
         self.selection.is_wanted()
     }
 
-    /// Gets trees; returns what is left: names that turned out to be files.
+    /// Gets trees; returns what is left: names that turned out to be files, and are to be fetched.
     pub fn run(
         &self,
         names: &[OsString],
@@ -124,7 +125,12 @@ impl GetOptions {
             match client.get_tree(&tree, &mut |notice| report.notice(notice)) {
                 Ok(done) => total = total.and(done),
                 Err(failure) if failure.class == Class::Refused(Code::NotADirectory) => {
-                    files.push(name.clone());
+                    report.enter(b"");
+                    match one_file(&client, &tree, &mut report) {
+                        Ok(Some(done)) => total = total.and(done),
+                        Ok(None) => files.push(name.clone()),
+                        Err(failure) => return Ok((report.finish(Err(failure)), files)),
+                    }
                 }
                 Err(failure) => return Ok((report.finish(Err(failure)), files)),
             }
@@ -134,6 +140,26 @@ impl GetOptions {
         }
         Ok((report.finish(Ok(total)), files))
     }
+}
+
+/// What a job does for a name that is a file. `None` where it is to be fetched as any single file is.
+fn one_file(
+    client: &Client,
+    tree: &GetTree<'_>,
+    report: &mut JobReport,
+) -> Result<Option<TreeDone>, Failure> {
+    let name = tree.target.as_os_str().as_bytes();
+    Ok(match (client.look_at_file(tree)?, tree.options.mood) {
+        (Single::Unchanged, _) => {
+            report.notice(TreeNotice::Unchanged { name });
+            Some(TreeDone { unchanged: 1, ..TreeDone::default() })
+        }
+        (Single::Fetch { bytes }, Mood::Tell) => {
+            report.notice(TreeNotice::File { name, stored_as: None, bytes, digest: None });
+            Some(TreeDone { files: 1, bytes, ..TreeDone::default() })
+        }
+        (Single::Fetch { .. }, Mood::Do) => None,
+    })
 }
 
 /// Where trees go, as -o says it.
@@ -340,12 +366,6 @@ fn about(sources: &[(PathBuf, Name)]) -> (OsString, String) {
         1 => (path.into_os_string(), name.to_string()),
         more => (path.into_os_string(), format!("{name} and {} more", more.saturating_sub(1))),
     }
-}
-
-/// A directory may be written with a slash behind it.
-fn without_slash(name: &OsStr) -> &[u8] {
-    let bytes = name.as_bytes();
-    bytes.strip_suffix(b"/").unwrap_or(bytes)
 }
 
 /// One of the two would be gone, though its digest was printed.

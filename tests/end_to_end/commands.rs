@@ -56,6 +56,25 @@ fn ls_and_du_show_what_is_there() {
 }
 
 #[test]
+fn a_directory_may_be_written_as_a_shell_completes_it_and_the_top_as_its_server() {
+    let (world, server) = world();
+    let there = |args: &[&str]| text(&world.run(server.address, args, 0).stdout);
+    assert_eq!(there(&["stat", "docs/"]), there(&["stat", "docs"]));
+    assert!(text(&world.run(server.address, &["sum", "docs/"], 4).stderr).contains("a directory"));
+    let said = world.run(server.address, &["get", "docs/"], 4);
+    assert!(text(&said.stderr).contains("say -r"));
+    let said = world.run(server.address, &["cat", "docs/"], 4);
+    assert!(!text(&said.stderr).contains("say -r"), "cat has no -r");
+    let top = format!("ftx://{}", server.address);
+    for word in [&top, &format!("{top}/")] {
+        assert_eq!(there(&["ls", word]), "docs/\n");
+        assert_eq!(there(&["du", word]), there(&["du"]));
+        let said = world.run(server.address, &["stat", word], 2);
+        assert!(text(&said.stderr).contains("no name on it"), "{}", text(&said.stderr));
+    }
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_error() {
     let (world, server) = world();
     for number in 0..5_000 {

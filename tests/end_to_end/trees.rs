@@ -363,11 +363,57 @@ fn words_that_would_mean_nothing_are_refused_before_anything_is_moved() {
         (&["get", "a", "--include", "b"], "--exclude '*'"),
         (&["put", "-", "--to", "d"], "standard input"),
         (&["put", "-u", "-", "--as", "b"], "standard input"),
+        (&["put", "-r", "-", "--as", "b"], "standard input"),
+        (&["put", "a", "--as", "d/"], "say --to d/"),
+        (&["get", "-r", "a", "-o", "-"], "say -o ./-"),
+        (&["get", "-r", "a", "-o", "/dev/stdout"], "say -o ./-"),
+        (&["get", "-n", "a", "-o", "-"], "say -o ./-"),
+        (&["get", "-u", "a", "-o", "-"], "say -o ./-"),
     ] {
         let said = text(&world.run(server.address, args, 2).stderr);
         assert!(said.contains(expected), "{args:?}: {said}");
     }
     assert_eq!(fs::read_dir(world.served()).unwrap().count(), 1, "but its own directory");
+    assert_eq!(fs::read_dir(world.here()).unwrap().count(), 1, "the file");
+}
+
+#[test]
+fn a_file_that_is_got_with_the_words_for_trees_is_held_to_them() {
+    let world = World::new();
+    fs::write(world.served().join("a"), "hello").unwrap();
+    let server = world.serve();
+    let here = world.here().join("a");
+    let told = world.run(server.address, &["get", "-n", "a"], 0);
+    assert_eq!(text(&told.stdout), "would get a\n");
+    assert!(!here.exists());
+    fs::write(&here, "other").unwrap();
+    world.run(server.address, &["get", "--checksum", "-n", "a"], 0);
+    assert_eq!(fs::read(&here).unwrap(), b"other");
+    world.run(server.address, &["get", "--checksum", "a"], 0);
+    assert_eq!(fs::read(&here).unwrap(), b"hello");
+    for words in [["get", "-u", "a"], ["get", "--checksum", "a"]] {
+        let got = world.run(server.address, &[&words[..], &["--json"]].concat(), 0);
+        let summary = summary(&got);
+        assert_eq!((&summary["files"], &summary["unchanged"]), (&0.into(), &1.into()));
+        assert_eq!(events(&got)[0]["event"], "unchanged");
+    }
+    fs::write(world.served().join("a"), "longer than it was").unwrap();
+    world.run(server.address, &["get", "-u", "a"], 0);
+    assert_eq!(fs::read(&here).unwrap(), b"longer than it was");
+}
+
+#[test]
+fn what_failed_of_a_tree_shows_in_the_exit_code_though_a_file_beside_it_came() {
+    let world = World::new();
+    fs::create_dir(world.served().join("tree")).unwrap();
+    fs::write(world.served().join("tree/a"), "x").unwrap();
+    fs::write(world.served().join("tree/b"), "x").unwrap();
+    fs::write(world.served().join("file"), "x").unwrap();
+    let server = world.serve();
+    fs::create_dir_all(world.here().join("tree/b/c")).unwrap();
+    let said = world.run(server.address, &["get", "-r", "tree", "file"], 7);
+    assert!(text(&said.stderr).contains("1 FAILED"), "{}", text(&said.stderr));
+    assert_eq!(fs::read(world.here().join("file")).unwrap(), b"x");
 }
 
 #[test]

@@ -36,7 +36,7 @@ use crate::partials::{self, About};
 use crate::state;
 use log::{Log, Mark};
 
-pub use get::{GetTree, Interrupted};
+pub use get::{GetTree, Interrupted, Single};
 pub use put::PutTree;
 pub use rules::{Rule, Rules};
 

@@ -10,6 +10,7 @@ mod ground;
 mod listing;
 mod logs;
 mod settling;
+mod single;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,6 +43,7 @@ use crate::retry::Patience;
 use crate::spent::timed;
 
 pub use logs::Interrupted;
+pub use single::Single;
 
 /// What is to be fetched, and where to.
 pub struct GetTree<'a> {
