@@ -40,7 +40,7 @@ impl Stat {
                 session.ask_all(&mut names.into_iter().map(ask), &mut |name, answer| match answer {
                     Ok(Answer::Info(info)) => {
                         tally.done();
-                        tally.printed(print(self.line(&name, &info).as_bytes()));
+                        tally.print(self.line(&name, &info).as_bytes());
                     }
                     Ok(Answer::Changed(_)) => {}
                     Err(failure) => tally.failed(&failure),

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::ask::shown_time;
 use super::exit::Exit;
-use super::remote::{Clients, Printed, Tally, Where, print, run, shown, without_slash};
+use super::remote::{Clients, Printed, Tally, Where, run, shown, without_slash};
 use super::report::{counted, say};
 
 /// So many names are waited for, to be sorted.
@@ -181,13 +181,13 @@ impl Ls {
             for unread in &entries.unread {
                 tell_unread(unread, tally);
             }
-            match tally.printed(screen.take(entries.entries)) {
+            match tally.print_with(|| screen.take(entries.entries)) {
                 Printed::Yes => ControlFlow::Continue(()),
                 Printed::NobodyReads => ControlFlow::Break(()),
             }
         });
         if listed.is_ok() {
-            tally.printed(screen.end());
+            tally.print_with(|| screen.end());
         }
         drop(screen);
         match (listed, name) {
@@ -200,7 +200,7 @@ impl Ls {
                     mtime: info.mtime,
                     mode: info.mode,
                 };
-                tally.printed(print(&self.line(None, &entry)));
+                tally.print(&self.line(None, &entry));
                 Ok(())
             }
             (listed, _) => listed,
@@ -281,7 +281,7 @@ impl Du {
             let counts = format!("{size}  {files}  {directories}  ");
             [counts.as_bytes(), &shown(name.map_or(b"/", Name::as_bytes))].concat()
         };
-        tally.printed(print(&line));
+        tally.print(&line);
         Ok(())
     }
 }

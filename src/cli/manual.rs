@@ -1,5 +1,6 @@
 //! `ftx completions` and `ftx man`: made from the same definitions as the help.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, ValueEnum};
@@ -45,7 +46,8 @@ impl Completions {
         };
         let mut script = Vec::new();
         generate(kind, &mut super::Ftx::command(), "ftx", &mut script);
-        told(std::io::Write::write_all(&mut std::io::stdout().lock(), &script))
+        let mut stdout = std::io::stdout().lock();
+        told(stdout.write_all(&script).and_then(|()| stdout.flush()))
     }
 }
 

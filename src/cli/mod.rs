@@ -73,7 +73,13 @@ pub fn main() -> ExitCode {
     // refuses this has its own way.
     let past_the_limit = std::sync::Arc::default();
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, past_the_limit);
-    let exit = match Ftx::parse().command {
+    let command = match Ftx::try_parse() {
+        Ok(ftx) => ftx.command,
+        Err(error) if error.use_stderr() => error.exit(),
+        // What was asked for: the help, or the version.
+        Err(told) => return transfer::told(told.print()).into(),
+    };
+    let exit = match command {
         Command::Serve(serve) => match serve.run() {
             Ok(()) => Exit::Done,
             Err(error) => {

@@ -1,6 +1,5 @@
 //! `ftx partials`: what interrupted transfers left on this machine.
 
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
@@ -10,7 +9,7 @@ use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::remote::{Tally, print, run};
+use super::remote::{Tally, run};
 
 /// List what interrupted transfers left on this machine, or remove it.
 ///
@@ -40,11 +39,9 @@ impl Partials {
                         Err(failure) => tally.failed(&failure),
                     }
                 }
-                tally.printed(print(&self.line(&leftover)));
+                tally.print(&self.line(&leftover));
             }
-            std::io::stdout()
-                .flush()
-                .map_or_else(|error| Ok(super::transfer::told(Err(error))), |()| Ok(tally.exit()))
+            Ok(tally.exit())
         })
     }
 

@@ -200,8 +200,19 @@ impl Clients {
 #[derive(Debug, Default)]
 pub struct Tally {
     done: u64,
-    failed: u64,
-    first: Option<Exit>,
+    first_failure: Option<Exit>,
+    output: Output,
+}
+
+/// What became of the lines that were printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Output {
+    #[default]
+    Written,
+    /// The reader has enough.
+    NotWanted,
+    /// Some are lost.
+    Lost,
 }
 
 impl Tally {
@@ -212,7 +223,7 @@ impl Tally {
     /// Tells of a failure, and counts it.
     pub fn failed(&mut self, failure: &Failure) {
         // What is begun after an interruption ends the same way.
-        if self.first != Some(Exit::Interrupted) {
+        if self.first_failure != Some(Exit::Interrupted) {
             say(&failure.to_string());
         }
         self.count(failure.class.into());
@@ -220,31 +231,38 @@ impl Tally {
 
     /// Counts a failure that was told.
     pub fn count(&mut self, exit: Exit) {
-        self.failed = self.failed.saturating_add(1);
-        self.first.get_or_insert(exit);
+        self.first_failure.get_or_insert(exit);
     }
 
-    /// Counts how a line was printed.
-    pub fn printed(&mut self, result: std::io::Result<()>) -> Printed {
-        match result {
-            Ok(()) => Printed::Yes,
-            Err(error) => {
-                let exit = told(Err(error));
-                if exit != Exit::Done {
-                    self.count(exit);
-                }
-                Printed::NobodyReads
-            }
+    /// Prints a line, unless one before it could not be printed.
+    pub fn print(&mut self, line: &[u8]) -> Printed {
+        self.print_with(|| print(line))
+    }
+
+    /// The same with something that prints.
+    pub fn print_with(&mut self, write: impl FnOnce() -> std::io::Result<()>) -> Printed {
+        if self.output == Output::Written {
+            let written = write();
+            self.output = match (written.is_ok(), told(written)) {
+                (true, _) => Output::Written,
+                (false, Exit::Done) => Output::NotWanted,
+                (false, _) => Output::Lost,
+            };
+        }
+        match self.output {
+            Output::Written => Printed::Yes,
+            Output::NotWanted | Output::Lost => Printed::NobodyReads,
         }
     }
 
+    /// What could not be said decides: it may be that something is wrong.
     pub fn exit(&self) -> Exit {
-        match (self.first, self.done) {
-            (None, _) => Exit::Done,
-            (Some(Exit::Interrupted), _) => Exit::Interrupted,
-            (Some(first), 0) => first,
-            (Some(first), _) if self.failed == 0 => first,
-            (Some(_), _) => Exit::Partial,
+        match (self.first_failure, self.output, self.done) {
+            (Some(Exit::Interrupted), _, _) => Exit::Interrupted,
+            (_, Output::Lost, _) => Exit::Local,
+            (None, _, _) => Exit::Done,
+            (Some(first), _, 0) => first,
+            (Some(_), _, _) => Exit::Partial,
         }
     }
 }
@@ -294,7 +312,8 @@ pub fn shown(name: &[u8]) -> Vec<u8> {
 /// Prints a line.
 pub fn print(line: &[u8]) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(&[line, b"\n"].concat())
+    stdout.write_all(&[line, b"\n"].concat())?;
+    stdout.flush()
 }
 
 pub fn wrong(message: &str) -> Failure {

@@ -183,9 +183,8 @@ impl There {
                 Exit::Usage
             }
             Err(Unclear::Words(error)) => {
-                // A stream that is closed cannot be told so.
-                let _ = error.print();
-                if error.use_stderr() { Exit::Usage } else { Exit::Done }
+                let printed = error.print();
+                if error.use_stderr() { Exit::Usage } else { transfer::told(printed) }
             }
         };
         self.clients.go_on();
@@ -243,9 +242,7 @@ impl There {
                 printed(&super::remote::shown(here.as_os_str().as_bytes()))
             }
             Line::Help | Line::Exit => {
-                // A stream that is closed cannot be told so.
-                let _ = <Line as clap::CommandFactory>::command().print_help();
-                Exit::Done
+                transfer::told(<Line as clap::CommandFactory>::command().print_help())
             }
         })
     }

@@ -14,7 +14,7 @@ use ftx_protocol::Escaped;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::remote::{Clients, Printed, Tally, Where, each_server, print, run};
+use super::remote::{Clients, Tally, Where, each_server, run};
 use super::report::{counted, finished_line, name_in_line, say};
 use super::transfer::DigestKind;
 
@@ -75,7 +75,7 @@ impl Sum {
                     Ok(Answer::Info(info)) => match info.digest {
                         Some(digest) => {
                             tally.done();
-                            tally.printed(print(&self.line(&name, &digest, info.size)));
+                            tally.print(&self.line(&name, &digest, info.size));
                         }
                         None => tally.failed(&Failure::new(
                             Class::Refused(Code::IsDirectory),
@@ -130,7 +130,6 @@ impl Verify {
             let mut counts = Counts::default();
             let mut unreadable: u64 = 0;
             let mut lines = lines(&self.sums)?;
-            let mut printed = Printed::Yes;
             let mut tally = Tally::default();
             let mut broken = None;
             let mut asks = std::iter::from_fn(|| {
@@ -165,8 +164,8 @@ impl Verify {
                     },
                 };
                 counts.count(verdict);
-                if printed == Printed::Yes && !(self.quiet && verdict == Verdict::Ok) {
-                    printed = tally.printed(print(&self.line(&name, verdict)));
+                if !(self.quiet && verdict == Verdict::Ok) {
+                    tally.print(&self.line(&name, verdict));
                 }
             })?;
             counts.unreadable = unreadable;
@@ -177,7 +176,10 @@ impl Verify {
                 say(&format!("{} has no checksum lines: there was nothing to verify", self.list()));
                 return Ok(Exit::Usage);
             }
-            Ok(counts.end())
+            Ok(match (counts.end(), tally.exit()) {
+                (Exit::Done, of_the_output) => of_the_output,
+                (exit, _) => exit,
+            })
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -148,8 +148,7 @@ impl Add {
             lines.push(line.clone());
             Ok(())
         })?;
-        let told = print(secret.text().as_bytes()).and_then(|()| std::io::stdout().flush());
-        if let Err(error) = told {
+        if let Err(error) = print(secret.text().as_bytes()) {
             // Nobody has it, and nobody ever will.
             remove(&file, &line.name)?;
             return Err(local(&format!("cannot print the token, so it was taken back: {error}")));
@@ -208,7 +207,7 @@ impl Ls {
                 false => as_text(line, bytes, width, now),
             };
             tally.done();
-            tally.printed(print(text.as_bytes()));
+            tally.print(text.as_bytes());
         }
         Ok(tally.exit())
     }

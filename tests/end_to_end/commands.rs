@@ -1,6 +1,7 @@
 //! The everyday commands, as they are typed, and what they print.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -64,7 +65,7 @@ fn a_directory_may_be_written_as_a_shell_completes_it_and_the_top_as_its_server(
     let said = world.run(server.address, &["get", "docs/"], 4);
     assert!(text(&said.stderr).contains("say -r"));
     let said = world.run(server.address, &["cat", "docs/"], 4);
-    assert!(!text(&said.stderr).contains("say -r"), "cat has no -r");
+    assert!(text(&said.stderr).contains("ftx get -r"), "cat has no -r");
     let top = format!("ftx://{}", server.address);
     for word in [&top, &format!("{top}/")] {
         assert_eq!(there(&["ls", word]), "docs/\n");
@@ -85,6 +86,74 @@ fn a_reader_that_has_enough_is_no_error() {
     drop(client.stdout.take());
     let output = client.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
+/// Linux has a device that is always full.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_is_said_once_and_shows_in_the_exit_code() {
+    let (world, server) = world();
+    let state = world.home.path().join("tokens");
+    let state = state.to_str().unwrap();
+    world.run(server.address, &["token", "add", "a", "--can", "read", "--state", state], 0);
+    fs::create_dir(world.here().join("tree")).unwrap();
+    for name in ["file", "tree/a", "tree/b"] {
+        fs::write(world.here().join(name), name).unwrap();
+    }
+    let sums = world.run(server.address, &["sum", "docs/a.txt", "docs/sub/b"], 0).stdout;
+    fs::write(world.here().join("SUMS"), &sums).unwrap();
+    fs::write(world.here().join("CHANGED"), text(&sums).replace("a.txt", "sub/b")).unwrap();
+    let print_into_a_full_disk = |args: &[&str], code: i32| {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = world.ftx(server.address, args).stdout(full).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert_eq!(said.matches("No space left on device").count(), 1, "{args:?}: {said}");
+    };
+    for args in [
+        &["put", "file"][..],
+        &["put", "file", "--json"],
+        &["put", "-r", "tree"],
+        &["put", "-r", "-n", "tree"],
+        &["put", "-r", "tree", "--json"],
+        &["get", "docs/a.txt"],
+        &["get", "-r", "docs"],
+        &["get", "docs/a.txt", "-o", "-"],
+        &["cat", "docs/a.txt"],
+        &["ls", "docs"],
+        &["ls", "-lr"],
+        &["ls", "docs", "docs/a.txt", "docs/sub", "--json"],
+        &["du", "docs", "docs/sub"],
+        &["stat", "docs", "docs/sub"],
+        &["stat", "docs", "gone", "--json"],
+        &["sum", "docs/a.txt", "docs/sub/b"],
+        &["verify", "SUMS"],
+        &["verify", "SUMS", "--json"],
+        &["ping"],
+        &["token", "ls", "--state", state],
+        &["token", "add", "b", "--can", "read", "--state", state],
+        &["completions", "bash"],
+        &["help"],
+        &["put", "--help"],
+        &["--version"],
+    ] {
+        print_into_a_full_disk(args, 6);
+    }
+    // What is wrong with the files is the more important thing.
+    print_into_a_full_disk(&["verify", "CHANGED"], 5);
+    print_into_a_full_disk(&["serve", "elsewhere", "--listen", "127.0.0.1:0"], 1);
+    for line in ["pwd", "lpwd", "help", "ls --help", "ls"] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut shell = world
+            .ftx(server.address, ["shell"])
+            .stdin(Stdio::piped())
+            .stdout(full)
+            .spawn()
+            .unwrap();
+        writeln!(shell.stdin.take().unwrap(), "{line}").unwrap();
+        let output = shell.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(6), "{line}: {}", text(&output.stderr));
+    }
 }
 
 #[test]
