@@ -32,7 +32,8 @@ pub enum TlsError {
 
 /// Whether this error of [`Tls::read`](crate::Tls::read) says that the server is not the right
 /// one, or not known: what it is stands in [`Sight`](crate::Sight).
-pub fn is_about_the_certificate(error: &io::Error) -> bool {
+#[cfg(test)]
+pub(crate) fn is_about_the_certificate(error: &io::Error) -> bool {
     matches!(inner(error), Some(Error::InvalidCertificate(_)))
 }
 

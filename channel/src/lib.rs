@@ -18,7 +18,7 @@ mod trust;
 mod tests;
 
 pub use config::{client_config, server_config};
-pub use error::{TlsError, is_about_the_certificate, is_about_what_is_spoken};
+pub use error::{TlsError, is_about_what_is_spoken};
 pub use identity::Identity;
 pub use pin::{Pin, PinError};
 pub use rustls::{ClientConfig, ServerConfig};

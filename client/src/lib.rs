@@ -108,12 +108,6 @@ impl Client {
         Self { plaintext, ..self }
     }
 
-    /// Logs in with this token, whatever one is remembered.
-    #[must_use]
-    pub fn with_token(self, token: Token) -> Self {
-        Self { login: Login::Token(token), ..self }
-    }
-
     /// Names somebody to ask about servers that are not known.
     #[must_use]
     pub fn with_introduction(self, introduction: Arc<dyn Introduce>) -> Self {

@@ -310,7 +310,7 @@ mod tests {
         servers.remember(&other, roots.clone()).unwrap();
         servers.remember(&one, entry(Some(TOKEN))).unwrap();
         assert_eq!(servers.find(&server("BOX:1")).unwrap(), Some(entry(Some(TOKEN))));
-        let pinned = server("box:1").with_pin(PIN.parse().unwrap());
+        let pinned = server(&format!("box:1#{PIN}"));
         assert_eq!(servers.find(&pinned).unwrap(), Some(entry(Some(TOKEN))));
         assert_eq!(servers.find(&other).unwrap(), Some(roots));
         assert_eq!(servers.find(&server("box:2")).unwrap(), None);

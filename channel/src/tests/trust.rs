@@ -8,7 +8,8 @@ use rustls::pki_types::pem::PemObject;
 use super::line::free;
 use super::*;
 use crate::config::client_config_with;
-use crate::{ByRoots, Found, is_about_the_certificate};
+use crate::error::is_about_the_certificate;
+use crate::{ByRoots, Found};
 
 /// An authority, and a server that it vouches for.
 struct Authority {
