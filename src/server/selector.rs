@@ -5,6 +5,8 @@
 //! edge-triggered and made once: a connection works until it blocks, or until its turn is over and
 //! it stands in the run queue.
 
+mod turns;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -15,14 +17,14 @@ use ftx_protocol::{Code, Time};
 use mio::{Events, Interest, Poll, Waker};
 use slab::Slab;
 use tracing::{debug, info, warn};
+use turns::{Queued, Waits};
 
 use super::Options;
 use super::buffers::{BUFFERS, Buffer, Pool};
-use super::connection::{Admitted, BufferTurn, Connection, TurnEnd};
-use super::doors::Network;
+use super::connection::{Admitted, Connection};
 use super::front::{Arrival, Front, Order, Seats};
 use super::guest::{Guest, House};
-use super::held::{self, Held, Holder};
+use super::held::Held;
 use super::mailbox::Mailbox;
 use super::rate::Rate;
 use super::storage::{Directory, Outcomes};
@@ -32,14 +34,8 @@ use super::token::{self, ConnectionKey, Source};
 /// Readiness events taken in one go.
 const EVENTS: usize = 1_024;
 
-/// What a connection that is ended for that may leave to be written.
-const LAST_WORDS_BYTES: usize = 4 * 1024;
-
 /// Connections whose tokens are looked at in one go when the tokens have changed: some hundred microseconds.
 const TOKENS_CHECKED: usize = 512;
-
-/// Bytes that one connection may move in one turn before the others have theirs.
-const TURN_BYTES: usize = 1024 * 1024;
 
 /// Stops a server from another thread.
 #[derive(Debug, Clone)]
@@ -74,22 +70,6 @@ struct Entry {
     held_bytes: usize,
     queued: Queued,
     waits: Waits,
-}
-
-/// Whether a connection stands in the run queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Queued {
-    No,
-    Run,
-}
-
-/// Whether a connection waits for a buffer. It has its turns all the same: only reading waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waits {
-    No,
-    ForBuffer,
-    /// Its turn for one has come.
-    Served,
 }
 
 pub(super) struct Selector {
@@ -286,32 +266,6 @@ impl Selector {
         }
     }
 
-    fn moved(&mut self, bytes: u64, now: Time) {
-        if let Some(rate) = &mut self.rate
-            && bytes > 0
-        {
-            rate.moved(bytes, now);
-        }
-    }
-
-    /// Gives those that have waited longest for a buffer their turn, as many as there are buffers.
-    fn serve_buffers(&mut self) {
-        let mut available = self.buffers_available();
-        while available > 0
-            && let Some(key) = self.buffer_queue.pop_front()
-        {
-            if let Some(entry) = self.entry(key) {
-                entry.waits = Waits::Served;
-                self.queue(key);
-                available -= 1;
-            }
-        }
-    }
-
-    fn buffers_available(&self) -> usize {
-        self.pool.available().saturating_add(usize::from(self.spare.is_some()))
-    }
-
     fn look_at_the_time(&mut self, now: Time) {
         while let Some(&(time, key)) = self.deadlines.first()
             && time <= now
@@ -414,84 +368,6 @@ impl Selector {
             waits: Waits::No,
         });
         debug!(%peer, selector = self.number, "connected");
-        self.queue(key);
-    }
-
-    /// Gives each connection that stands in the run queue now one turn, as far as the rate goes.
-    fn give_turns(&mut self, now: Time) {
-        let turn_bytes = self.rate.as_ref().map_or(TURN_BYTES, Rate::turn_bytes).min(TURN_BYTES);
-        for _ in 0..self.run_queue.len() {
-            if self.rate.as_ref().is_some_and(|rate| rate.free_at() > now) {
-                return;
-            }
-            let Some(key) = self.run_queue.pop_front() else { break };
-            let Some(entry) =
-                self.connections.get_mut(key.place()).filter(|entry| entry.key == key)
-            else {
-                continue;
-            };
-            entry.queued = Queued::No;
-            let turn = match entry.waits {
-                Waits::Served => BufferTurn::Ours,
-                Waits::No if self.buffer_queue.is_empty() => BufferTurn::Ours,
-                Waits::No | Waits::ForBuffer => BufferTurn::Others,
-            };
-            if entry.waits == Waits::Served {
-                entry.waits = Waits::No;
-            }
-            let end = entry.connection.turn(&self.pool, &mut self.spare, turn, turn_bytes, now);
-            let moved_bytes = entry.connection.take_moved_bytes();
-            self.moved(moved_bytes, now);
-            self.settle(key, end, now);
-        }
-    }
-
-    /// Brings the books in line with what a turn left.
-    fn settle(&mut self, key: ConnectionKey, end: TurnEnd, now: Time) {
-        let Some(entry) = self.connections.get_mut(key.place()) else { return };
-        let was = entry.held_bytes;
-        self.held.count(&mut entry.held_bytes, entry.connection.held_bytes());
-        let grew = entry.held_bytes > was;
-        let deadline = entry.connection.deadline(now);
-        if deadline != entry.deadline {
-            if let Some(time) = entry.deadline {
-                self.deadlines.remove(&(time, key));
-            }
-            if let Some(time) = deadline {
-                self.deadlines.insert((time, key));
-            }
-            entry.deadline = deadline;
-        }
-        match end {
-            TurnEnd::Wait => {}
-            TurnEnd::Again => self.queue(key),
-            TurnEnd::WantBuffer if entry.waits == Waits::No => {
-                entry.waits = Waits::ForBuffer;
-                self.buffer_queue.push_back(key);
-            }
-            TurnEnd::WantBuffer => {}
-            TurnEnd::Close(reason) => return self.close(key, reason),
-        }
-        if grew && self.held.is_too_much() {
-            self.end_who_holds_most(now);
-        }
-    }
-
-    /// Looks at all: it is rare, and who makes it happen pays with a connection each time.
-    fn end_who_holds_most(&mut self, now: Time) {
-        let holders = self.connections.iter().map(|(_, entry)| Holder {
-            key: entry.key,
-            network: Network::of(entry.connection.peer().ip()),
-            bytes: entry.held_bytes,
-        });
-        let Some(key) = held::who_holds_most(holders) else { return };
-        let Some(entry) = self.connections.get_mut(key.place()) else { return };
-        entry.connection.fail(Code::Busy, now);
-        // What it has not read until now it will not read to get at the error.
-        if entry.connection.held_bytes() > LAST_WORDS_BYTES {
-            entry.connection.give_up(now);
-        }
-        self.held.count(&mut entry.held_bytes, entry.connection.held_bytes());
         self.queue(key);
     }
 
