@@ -115,12 +115,30 @@ pub(super) struct Front {
     doors: Doors,
     /// Of the other selectors.
     others: Vec<Arc<Mailbox<Order>>>,
-    /// Not before this time: the process was out of descriptors.
-    accept_after: Option<Time>,
-    /// Whether a listener may have more connections than were taken.
-    accept_more: bool,
+    queue: Queue,
     expire_every: Duration,
     expire_at: Time,
+}
+
+/// What is known of those who wait to be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    /// Nobody does; a listener tells of the next one.
+    Empty,
+    /// Somebody may, and no event says so.
+    PerhapsMore,
+    /// The same, but the process was out of descriptors or memory: not before this time.
+    Paused { until: Time },
+}
+
+impl Queue {
+    /// Somebody may wait, whatever else is known.
+    fn and_perhaps_more(self) -> Self {
+        match self {
+            Self::Empty | Self::PerhapsMore => Self::PerhapsMore,
+            Self::Paused { until } => Self::Paused { until },
+        }
+    }
 }
 
 impl Front {
@@ -143,8 +161,7 @@ impl Front {
             seats,
             doors: Doors::new(options.doors.clone(), options.connections_max),
             others,
-            accept_after: None,
-            accept_more: true,
+            queue: Queue::PerhapsMore,
             expire_every,
             expire_at: Time::default().after(expire_every),
         })
@@ -152,15 +169,15 @@ impl Front {
 
     /// Somebody may wait to be accepted.
     pub(super) fn ready(&mut self) {
-        self.accept_more = true;
+        self.queue = self.queue.and_perhaps_more();
     }
 
     /// When it has to do something, though no event comes.
     pub(super) fn deadline(&self, now: Time) -> Time {
-        match self.accept_after {
-            Some(time) => time.min(self.expire_at),
-            None if self.can_accept() => now,
-            None => self.expire_at,
+        match self.queue {
+            Queue::Paused { until } => until.min(self.expire_at),
+            Queue::PerhapsMore if self.can_accept() => now,
+            Queue::PerhapsMore | Queue::Empty => self.expire_at,
         }
     }
 
@@ -175,27 +192,24 @@ impl Front {
     }
 
     fn can_accept(&self) -> bool {
-        self.accept_more
-            && self.accept_after.is_none()
-            && !self.listeners.is_empty()
-            && !self.seats.are_taken()
+        self.queue == Queue::PerhapsMore && !self.listeners.is_empty() && !self.seats.are_taken()
     }
 
     /// Takes who waits, and returns those that the front's own selector is to serve.
     pub(super) fn accept(&mut self, now: Time) -> Vec<Arrival> {
-        if self.accept_after.is_some_and(|time| time <= now) {
-            self.accept_after = None;
+        if matches!(self.queue, Queue::Paused { until } if until <= now) {
+            self.queue = Queue::PerhapsMore;
         }
         let mut own = Vec::new();
         if !self.can_accept() {
             return own;
         }
-        let mut more = false;
-        let Self { listeners, seats, doors, others, accept_after, .. } = self;
+        let Self { listeners, seats, doors, others, queue, .. } = self;
+        *queue = Queue::Empty;
         for Listening { listener, policy, .. } in &*listeners {
             for taken in 0..=ACCEPT_BATCH {
                 if taken == ACCEPT_BATCH || seats.are_taken() {
-                    more = true;
+                    *queue = queue.and_perhaps_more();
                     break;
                 }
                 match listener.accept() {
@@ -211,14 +225,12 @@ impl Front {
                     Err(error) => {
                         // Out of descriptors or memory. What waits gives no new event.
                         warn!(%error, "cannot accept connections; trying again shortly");
-                        *accept_after = Some(now.after(ACCEPT_PAUSE));
-                        more = true;
+                        *queue = Queue::Paused { until: now.after(ACCEPT_PAUSE) };
                         break;
                     }
                 }
             }
         }
-        self.accept_more = more;
         own
     }
 
