@@ -61,9 +61,9 @@ pub use servers::{Changed, KnownServer, Servers, Trusted};
 pub use sink::Sink;
 pub use source::Source;
 pub use spent::{Part, Spent};
-pub use state::prepared_directory as prepared_state_directory;
 #[doc(hidden)]
 pub use state::saved_in;
+pub use state::{directory as state_directory, prepared_directory as prepared_state_directory};
 
 use std::sync::Arc;
 

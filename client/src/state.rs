@@ -337,7 +337,7 @@ pub fn prepared_directory() -> io::Result<PathBuf> {
 
 /// `$XDG_STATE_HOME/ftx`, else `~/.local/state/ftx`: where this user's side of ftx keeps what it remembers. `None` where
 /// neither says where.
-pub(crate) fn directory() -> Option<PathBuf> {
+pub fn directory() -> Option<PathBuf> {
     let absolute =
         |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME")

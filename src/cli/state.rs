@@ -220,12 +220,7 @@ fn of_systemd() -> Option<PathBuf> {
 
 /// The directory that has the state of each served directory of this user.
 fn states() -> Result<PathBuf, StateError> {
-    let absolute =
-        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .map(|state| state.join("ftx/serve"))
-        .ok_or(StateError::Nowhere)
+    ftx_client::state_directory().map(|state| state.join("serve")).ok_or(StateError::Nowhere)
 }
 
 /// The name of a served directory's state: 16 digits of a hash of its path.
