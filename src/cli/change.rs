@@ -11,7 +11,7 @@ use ftx_client::{
 use ftx_protocol::RequestId;
 
 use super::exit::Exit;
-use super::remote::{Clients, Tally, Where, each_server, run, without_slash, wrong};
+use super::remote::{At, Clients, Tally, each_server, run, without_slash, wrong};
 
 /// Make directories on a server.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub struct Mkdir {
     parents: bool,
 
     #[command(flatten)]
-    at: Where,
+    at: At,
 }
 
 /// Give a file or directory on a server another name.
@@ -48,7 +48,7 @@ pub struct Mv {
     force: bool,
 
     #[command(flatten)]
-    at: Where,
+    at: At,
 }
 
 /// Remove files and directories on a server.
@@ -67,7 +67,7 @@ pub struct Rm {
     recursive: bool,
 
     #[command(flatten)]
-    at: Where,
+    at: At,
 }
 
 impl Mkdir {
@@ -110,7 +110,7 @@ impl Mv {
     pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
             let from = Remote::parse(without_slash(&self.from))?;
-            let client = self.at.client(clients, from.server.clone());
+            let client = self.at.client_to_ask(clients, from.server.clone());
             let mut session = client.session()?;
             let into_top = matches!(self.to.as_bytes(), b"/" | b"." | b"./");
             let to = if into_top {
@@ -155,7 +155,7 @@ fn inside(directory: Option<&Name>, name: &Name) -> Result<Name, Failure> {
 /// Makes one change for each name, on one connection to each server. The hints say what to do
 /// about some refusals.
 fn change_all(
-    at: &Where,
+    at: &At,
     clients: &Clients,
     words: &[OsString],
     hints: &[(Code, &str)],

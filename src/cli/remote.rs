@@ -56,6 +56,29 @@ impl At {
         }
     }
 
+    /// The same, for questions and changes of names.
+    pub fn client_to_ask(&self, clients: &Clients, other: Option<ServerAddress>) -> Client {
+        self.client(clients, other, Retry::default())
+    }
+
+    /// Parses names, and gathers those that follow on each other and are on the same server.
+    pub fn by_server(
+        &self,
+        clients: &Clients,
+        words: &[OsString],
+    ) -> Result<Vec<(Client, Vec<Name>)>, Failure> {
+        let mut groups: Vec<(Client, Vec<Name>)> = Vec::new();
+        for word in words {
+            let remote = Remote::parse(without_slash(word))?;
+            let client = self.client_to_ask(clients, remote.server);
+            match groups.last_mut() {
+                Some((last, names)) if last.server() == client.server() => names.push(remote.name),
+                _ => groups.push((client, vec![remote.name])),
+            }
+        }
+        Ok(groups)
+    }
+
     /// The words that say the same.
     pub fn words(&self) -> Vec<String> {
         let mut words = vec!["--server".to_owned(), self.server.whole()];
@@ -118,29 +141,20 @@ pub struct Where {
 impl Where {
     /// The server that a name is on.
     pub fn client(&self, clients: &Clients, server: Option<ServerAddress>) -> Client {
-        self.at.client(clients, server, Retry::default())
+        self.at.client_to_ask(clients, server)
     }
 
     pub fn server(&self) -> &ServerAddress {
         &self.at.server
     }
 
-    /// Parses names, and gathers those that follow on each other and are on the same server.
+    /// See [`At::by_server`].
     pub fn by_server(
         &self,
         clients: &Clients,
         words: &[OsString],
     ) -> Result<Vec<(Client, Vec<Name>)>, Failure> {
-        let mut groups: Vec<(Client, Vec<Name>)> = Vec::new();
-        for word in words {
-            let remote = Remote::parse(without_slash(word))?;
-            let client = self.client(clients, remote.server);
-            match groups.last_mut() {
-                Some((last, names)) if last.server() == client.server() => names.push(remote.name),
-                _ => groups.push((client, vec![remote.name])),
-            }
-        }
-        Ok(groups)
+        self.at.by_server(clients, words)
     }
 }
 

@@ -22,7 +22,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::{CompletionType, Config, Editor};
 
 use super::exit::Exit;
-use super::remote::{Clients, Where, run, wrong};
+use super::remote::{At, Clients, run, wrong};
 use super::report::say;
 use super::{ask, change, list, sum, transfer};
 
@@ -33,7 +33,7 @@ use super::{ask, change, list, sum, transfer};
 #[command(after_help = "Examples:\n  ftx shell -s box:7389\n  echo 'get -r photos' | ftx shell")]
 pub struct Shell {
     #[command(flatten)]
-    at: Where,
+    at: At,
 }
 
 /// What can be typed at the prompt.
@@ -95,10 +95,10 @@ impl Shell {
     }
 
     fn talk(&self, clients: Clients) -> Result<Exit, Failure> {
-        let client = self.at.client(&clients, None);
+        let client = self.at.client_to_ask(&clients, None);
         // Says at once when there is no server, or when it lets nobody in.
         client.greet()?;
-        let there = There { clients, client, words: self.at.at.words(), place: None };
+        let there = There { clients, client, words: self.at.words(), place: None };
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor: Editor<Names, DefaultHistory> =
             Editor::with_config(config).map_err(|error| terminal(&error))?;
