@@ -13,7 +13,7 @@ use serde_json::json;
 use super::exit::Exit;
 use super::progress::Progress;
 use super::report::{
-    Form, WORTH_TELLING, class, counted, failure_json, finished_line, limited_by, merge, rate, say,
+    Form, WORTH_TELLING, counted, failure_json, finished_line, limited_by, merge, rate, say,
     seconds, shares, spent_json, stored_as_json, stored_as_line,
 };
 
@@ -220,8 +220,7 @@ impl JobReport {
                 } else {
                     self.say(&text);
                 }
-                let more = json!({"class": class(failure.class), "message": failure.to_string()});
-                self.event("failed", b"", more);
+                self.event("failed", b"", failure_json(&failure));
                 self.show_results();
                 return failure.class.into();
             }

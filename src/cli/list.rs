@@ -26,7 +26,7 @@ const SORTED_MAX: usize = 10_000;
 /// shown as the server reads them. Directories end in /. Without a name, the top.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  ftx ls photos\n  ftx ls -lr backup | sort -k 2 -h\n  ftx ls -r --json | jq -r 'select(.size > 1e9) | .name'"
+    after_help = "Examples:\n  ftx ls photos\n  ftx ls -lbr backup | sort -n -k 2\n  ftx ls -r --json | jq -r 'select(.size > 1e9) | .name'"
 )]
 pub struct Ls {
     /// Directories, or files, on the server

@@ -364,7 +364,7 @@ pub fn failure_json(failure: &Failure) -> serde_json::Value {
     json!({"class": class(failure.class), "code": code, "message": failure.to_string()})
 }
 
-pub fn class(class: Class) -> &'static str {
+fn class(class: Class) -> &'static str {
     match class {
         Class::Usage => "usage",
         Class::Network => "network",
