@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ftx_protocol::{Algorithm, Digest, Durability};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{Running, Saved};
 use crate::identity::Identity;
+use crate::lock::lock;
 use crate::log::Log;
 use crate::reserved::Reserved;
 use crate::sys::Disk;
@@ -249,7 +250,7 @@ impl<D: Disk> DigestCache<D> {
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries<D>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 }
 

@@ -10,6 +10,7 @@ mod failure;
 pub mod hash;
 pub mod identity;
 pub mod landing;
+mod lock;
 mod log;
 mod reserved;
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! symlink, nor a hard link, nor a file system that ignores case leads to them.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use ftx_protocol::{Code, Refusal};
 
 use crate::identity::Inode;
+use crate::lock::lock;
 use crate::sys::{FileKind, Stat};
 
 /// The inodes that no peer may reach.
@@ -21,33 +22,27 @@ pub(crate) struct Reserved {
 impl Reserved {
     /// From now on the directory is the store's own.
     pub(crate) fn reserve_directory(&self, inode: Inode) {
-        self.directories.lock().unwrap_or_else(PoisonError::into_inner).insert(inode);
+        lock(&self.directories).insert(inode);
     }
 
     /// From now on the file is the store's own.
     pub(crate) fn reserve(&self, inode: Inode) {
-        self.files().insert(inode);
+        lock(&self.files).insert(inode);
     }
 
     /// The file has a name of its own, or is gone.
     pub(crate) fn release(&self, inode: Inode) {
-        self.files().remove(&inode);
+        lock(&self.files).remove(&inode);
     }
 
     /// Refuses what a name led to, if it is the store's own.
     pub(crate) fn check(&self, found: &Stat) -> Result<(), Refusal> {
         let inode = Inode::of(found);
         let own = match found.kind {
-            FileKind::Directory => {
-                self.directories.lock().unwrap_or_else(PoisonError::into_inner).contains(&inode)
-            }
-            FileKind::File => self.files().contains(&inode),
+            FileKind::Directory => lock(&self.directories).contains(&inode),
+            FileKind::File => lock(&self.files).contains(&inode),
             FileKind::Symlink | FileKind::Special => false,
         };
         if own { Err(Code::ReservedName.into()) } else { Ok(()) }
-    }
-
-    fn files(&self) -> std::sync::MutexGuard<'_, HashSet<Inode>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

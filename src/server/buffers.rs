@@ -1,7 +1,9 @@
 //! The one pool of memory for bodies. What is not in it is in a job, and comes back by itself.
 
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use super::lock::lock;
 
 /// One buffer. Large enough that a hand-over to a worker is cheap beside the bytes, small enough
 /// to stay in a core's cache between the socket and the hash.
@@ -56,7 +58,7 @@ impl Pool {
 
     /// A buffer, unless all are out.
     pub(super) fn take(&self) -> Option<Buffer> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = lock(&self.shared);
         let bytes = match shared.free.pop() {
             Some(bytes) => bytes,
             None => {
@@ -70,7 +72,7 @@ impl Pool {
 
     /// Buffers that are not out.
     pub(super) fn available(&self) -> usize {
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = lock(&self.shared);
         shared.free.len().saturating_add(shared.unmade)
     }
 }
@@ -89,7 +91,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        self.pool.shared.lock().unwrap_or_else(PoisonError::into_inner).free.push(bytes);
+        lock(&self.pool.shared).free.push(bytes);
     }
 }
 

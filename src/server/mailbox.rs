@@ -1,8 +1,10 @@
 //! What other threads have to say to one selector, until it looks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use mio::Waker;
+
+use super::lock::lock;
 
 /// The lines of a cache are of this size or half of it: what one selector is told does not
 /// slow down what another one is told.
@@ -20,7 +22,7 @@ impl<T> Mailbox<T> {
 
     /// Adds what came about together. The first since the selector looked wakes it.
     pub(super) fn push(&self, items: impl IntoIterator<Item = T>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         let was_empty = waiting.is_empty();
         waiting.extend(items);
         let wakes = was_empty && !waiting.is_empty();
@@ -32,7 +34,7 @@ impl<T> Mailbox<T> {
 
     /// Takes all that has gathered.
     pub(super) fn take(&self) -> Vec<T> {
-        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.waiting))
     }
 }
 

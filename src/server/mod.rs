@@ -27,6 +27,7 @@ mod front;
 mod guest;
 mod held;
 mod listen;
+mod lock;
 mod mailbox;
 mod rate;
 mod selector;

@@ -11,12 +11,13 @@ mod crash;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crash::{Change, Synced};
 use ftx_protocol::{FileTime, Mode};
 use rustix::io::Errno;
 
+use crate::lock::lock;
 use crate::sys::{FileKind, Stat, Want};
 
 /// The disk. Clones are the same disk.
@@ -150,7 +151,7 @@ impl Sim {
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Begins a call: counts it, and fails it if it is the one.

@@ -47,7 +47,7 @@ mod upload;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ftx_protocol::{
@@ -59,6 +59,7 @@ use thiserror::Error;
 
 use crate::digests::DigestCache;
 use crate::identity::Inode;
+use crate::lock::lock;
 use crate::reserved::Reserved;
 use crate::sys::{Disk, MediumKind};
 
@@ -419,12 +420,6 @@ fn best(asked: Durability, medium: MediumKind) -> Durability {
         (_, MediumKind::Memory) => Durability::Memory,
         (_, MediumKind::Disk | MediumKind::ReadOnly) => Durability::Full,
     }
-}
-
-/// A lock that a panicking thread held is taken all the same: each holder leaves what it guards
-/// whole at every step.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A transfer that is shared between its upload, its checkpoints and the table.

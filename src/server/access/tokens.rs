@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ftx_protocol::{Code, Name, Owner, Refusal, Token};
@@ -22,6 +22,7 @@ use super::rights::Rights;
 use super::usage::{Account, Share};
 use super::usage_file::{UsageFile, Used};
 use super::watch::Watch;
+use crate::server::lock::lock;
 
 /// Unfinished uploads of a token that does not say how many: a client has one for each file that
 /// it sends at a time, and a few that broke off.
@@ -326,11 +327,6 @@ fn known(line: &Line, account: Arc<Account>) -> Known {
         max_partials: line.max_partials.unwrap_or(TOKEN_PARTIALS),
         account,
     }
-}
-
-/// Each holder leaves what it guards whole.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

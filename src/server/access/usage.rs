@@ -4,9 +4,11 @@
 //! running puts have announced (reserved). What a put has reserved and does not need comes back by
 //! itself; what is settled comes back only where it is known that it is gone from the disk.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ftx_protocol::{Code, Refusal};
+
+use crate::server::lock::lock;
 
 /// What the puts of a token add up to.
 #[derive(Debug, Default)]
@@ -30,9 +32,8 @@ impl Account {
         self.lock().settled
     }
 
-    /// Each holder leaves the counts whole.
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counts)
     }
 }
 
