@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use ftx_protocol::limits::{LINE_BYTES, TEXT_BYTES};
+use ftx_protocol::limits::{LINE_BYTES, NAME_BYTES, TEXT_BYTES};
 use ftx_protocol::line::{self, LineBuffer, LineError, Taken};
 use ftx_protocol::{Code, Refusal};
 use serde_json::Value;
@@ -45,7 +45,13 @@ fn lines(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<Vec<u8>> {
 fn check(line: &[u8]) {
     match line::read_client(line) {
         Ok(message) => same_again(line, &message, |line| line::read_client(line).ok()),
-        Err(LineError::Refused(_, refusal)) => {
+        Err(LineError::Refused(_, asked, refusal)) => {
+            for called in [asked.name, asked.to].into_iter().flatten() {
+                let shown = called.to_string();
+                // Each byte is shown in four at most; and that there is more.
+                assert!(shown.len() <= NAME_BYTES * 4 + '…'.len_utf8());
+                assert!(!shown.contains(char::is_control), "{shown:?}");
+            }
             assert!(serde_json::from_slice::<Value>(line).is_ok());
             can_be_shown(&refusal);
         }

@@ -5,6 +5,7 @@
 //! tests hold this crate against it.
 #![forbid(unsafe_code)]
 
+pub mod asked;
 pub mod client;
 pub mod clock;
 pub mod digest;
@@ -20,6 +21,7 @@ pub mod name;
 pub mod server;
 pub mod token;
 
+pub use asked::{Asked, Called, Verb};
 pub use clock::Time;
 pub use digest::{Algorithm, Digest};
 pub use error::{Code, Fault, Refusal, Retry};

@@ -9,6 +9,7 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::asked::Asked;
 use crate::digest::Algorithm;
 use crate::error::{Code, Refusal};
 use crate::escape::Escaped;
@@ -103,8 +104,8 @@ pub fn write<M: Serialize>(message: &M, out: &mut Vec<u8>) {
 /// A line that is not a message which can be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LineError {
-    /// The request is refused; the connection lives on.
-    Refused(RequestId, Refusal),
+    /// The request is refused, and what it asks for; the connection lives on.
+    Refused(RequestId, Asked, Refusal),
     /// The connection is over.
     Fatal(Refusal),
 }
@@ -137,7 +138,9 @@ pub fn read_client(line: &[u8]) -> Result<ClientMessage, LineError> {
         _ => None,
     };
     match need {
-        Some((id, words)) if !words.is_empty() => Err(unknown_need(id, words)),
+        Some((id, words)) if !words.is_empty() => {
+            Err(LineError::Refused(id, Asked::of(&message), unknown_need(words)))
+        }
         _ => Ok(message),
     }
 }
@@ -154,7 +157,7 @@ pub fn read_server(line: &[u8]) -> Result<Option<ServerMessage>, Refusal> {
     ];
     let fatal = |error: &dyn fmt::Display| bad_message(line, error);
     check_strict(line).map_err(|error| match error {
-        LineError::Refused(_, refusal) | LineError::Fatal(refusal) => refusal,
+        LineError::Refused(.., refusal) | LineError::Fatal(refusal) => refusal,
     })?;
     match serde_json::from_slice::<ServerMessage>(line) {
         Ok(message) => Ok(Some(message)),
@@ -185,35 +188,36 @@ fn classify(line: &[u8], error: &serde_json::Error) -> LineError {
     if matches!(kind.as_str(), "hello" | "data" | "end" | "abort" | "more") {
         return fatal();
     }
+    let refused = |refusal| LineError::Refused(id, Asked::read(kind, body), refusal);
     if let Some(Value::Array(words)) = body.get("need")
         && !words.is_empty()
     {
         let words: Vec<String> =
             words.iter().map(|word| word.as_str().unwrap_or_default().to_owned()).collect();
-        return unknown_need(id, &words);
+        return refused(unknown_need(&words));
     }
     if !REQUESTS.contains(&kind.as_str()) {
         let message = format!("no request is called \"{}\"", Escaped(kind.as_bytes()));
-        return LineError::Refused(id, Refusal::new(Code::UnknownRequest, message));
+        return refused(Refusal::new(Code::UnknownRequest, message));
     }
     let text = error.to_string();
     if let Some((_, rule)) = text.split_once(BAD_NAME_MARK) {
         let rule = rule.split(" at line ").next().unwrap_or(rule);
-        return LineError::Refused(id, Refusal::new(Code::BadName, rule));
+        return refused(Refusal::new(Code::BadName, rule));
     }
     if let Some(Value::String(word)) = body.get("digest")
         && !Algorithm::ALL.iter().any(|known| known.as_str() == word)
     {
-        return LineError::Refused(id, Code::UnsupportedDigest.into());
+        return refused(Code::UnsupportedDigest.into());
     }
     fatal()
 }
 
-fn unknown_need(id: RequestId, words: &[String]) -> LineError {
+fn unknown_need(words: &[String]) -> Refusal {
     let shown: Vec<String> =
         words.iter().take(NEED_WORDS).map(|word| Escaped(word.as_bytes()).to_string()).collect();
     let message = format!("this server does not know {}", shown.join(", "));
-    LineError::Refused(id, Refusal::new(Code::UnknownNeed, message))
+    Refusal::new(Code::UnknownNeed, message)
 }
 
 fn bad_message(line: &[u8], error: &dyn fmt::Display) -> Refusal {
@@ -405,7 +409,7 @@ mod tests {
     fn code(line: &str) -> Result<(), (Option<u64>, Code)> {
         match read_client(line.as_bytes()) {
             Ok(_) => Ok(()),
-            Err(LineError::Refused(id, refusal)) => Err((Some(id.0), refusal.code)),
+            Err(LineError::Refused(id, _, refusal)) => Err((Some(id.0), refusal.code)),
             Err(LineError::Fatal(refusal)) => Err((None, refusal.code)),
         }
     }

@@ -222,7 +222,7 @@ fn read(example: &str) -> Vec<Said> {
         }
         if side == "> " {
             let message = line::read_client(text.as_bytes());
-            if let Err(line::LineError::Refused(_, refusal)) = &message {
+            if let Err(line::LineError::Refused(.., refusal)) = &message {
                 assert_eq!(refusal.code, Code::BadName, "the one bad request in the examples");
                 continue;
             }

@@ -9,7 +9,7 @@ use ftx_protocol::message::{Done, Entries, File, Kept, Limits, Put};
 use ftx_protocol::server::{Command, Event, NoMore, Output, Reason, Server, Settings};
 use ftx_protocol::{
     Algorithm, Code, Condition, Digest, Durability, FileTime, Mode, Name, Refusal, RequestId, Time,
-    Token, TransferId, Version, limits,
+    Token, TransferId, Verb, Version, limits,
 };
 
 const NOW: Time = Time(7);
@@ -356,7 +356,19 @@ fn a_connection_that_has_asked_enough_answers_what_runs_and_takes_no_more() {
     machine.receive(HELLO.as_bytes(), NOW);
     let ask = |id| format!("{{\"stat\":{{\"id\":{id},\"name\":\"{id}\"}}}}\n");
     machine.receive([ask(1), ask(2), ask(3), ask(4)].concat().as_bytes(), NOW);
-    assert_eq!(commands(&mut machine).len(), 3, "the login and two requests");
+    let asked = commands(&mut machine);
+    let (refused, asked): (Vec<_>, Vec<_>) =
+        asked.iter().partition(|command| matches!(command, Command::Refused(_)));
+    assert_eq!(asked.len(), 3, "the login and two requests");
+    let told = |command: &&Command| match command {
+        Command::Refused(refused) => {
+            let name = refused.asked.name.as_ref().unwrap();
+            (refused.asked.verb, name.to_string(), refused.refusal.code, refused.since)
+        }
+        other => panic!("{other:?}"),
+    };
+    let busy = |name: &str| (Verb::Stat, name.to_owned(), Code::Busy, NOW);
+    assert_eq!(refused.iter().map(told).collect::<Vec<_>>(), [busy("3"), busy("4")]);
     let heard = said(&mut machine);
     let busy = |line: &String| line.contains("\"busy\"") && line.contains("\"id\"");
     assert_eq!(heard.iter().filter(|line| busy(line)).count(), 2, "{heard:?}");

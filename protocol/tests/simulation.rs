@@ -81,7 +81,7 @@ struct Storage {
 impl Storage {
     fn carry_out(&mut self, line: usize, command: Command, input: &[u8], random: &mut Random) {
         match command {
-            Command::Login(_) => {}
+            Command::Login(_) | Command::Refused(_) => {}
             Command::Begin(put) => self.begin(line, put, random),
             Command::Write { id, at, bytes } => {
                 let Some(transfer) = self.puts.get(&(line, id)) else { return };
@@ -95,7 +95,7 @@ impl Storage {
                 }
             }
             Command::Finish(end) => self.finish(line, &end, random),
-            Command::Discard(id) => {
+            Command::Discard(id, _) => {
                 if let Some(transfer) = self.puts.remove(&(line, id)) {
                     self.partial.remove(&transfer);
                 }

@@ -19,7 +19,7 @@ use tracing::debug;
 use super::access::Transport;
 use super::buffers::{Buffer, Pool};
 use super::guest::Guest;
-use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd};
+use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd, audit};
 use super::stream::{Stream, TLS_FIRST_BYTE};
 
 /// Bytes of bodies that one connection may have with storage and not yet stored: a worker has enough to
@@ -471,7 +471,11 @@ impl Connection {
                     self.machine.broken();
                 }
             },
-            (Ok(Some(b'{')), Transport::Tls, _) => self.fail(Code::TlsRequired, now),
+            (Ok(Some(b'{')), Transport::Tls, _) => {
+                let refusal = Code::TlsRequired.into();
+                audit::not_admitted(self.peer(), &refusal, Duration::ZERO);
+                self.fail(refusal.code, now);
+            }
             // It is done, or speaks something else, which the machine sees.
             (Ok(_), _, _) => {}
             (Err(error), _, _) if error.kind() == ErrorKind::WouldBlock => {

@@ -385,7 +385,9 @@ impl Selector {
             Reason::PeerGone => debug!(%peer, "the client went away"),
             Reason::Foreign => info!(%peer, "the client does not speak ftx"),
             Reason::Failed(Code::ShuttingDown) => debug!(%peer, "told that the server stops"),
-            Reason::Failed(code) => info!(%peer, %code, "connection ended"),
+            Reason::Failed(code) => {
+                info!(%peer, who = %entry.connection.who(), %code, "connection ended");
+            }
         }
     }
 

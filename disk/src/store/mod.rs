@@ -206,7 +206,7 @@ pub enum Completeness {
 }
 
 /// What is held of a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// Every byte before this is durable.
     pub at: u64,
@@ -214,6 +214,8 @@ pub struct Held {
     pub digest: Option<Digest>,
     /// How much that is.
     pub complete: Completeness,
+    /// What it was put as; `None` when there is nothing.
+    pub name: Option<Name>,
 }
 
 /// A put that took effect.

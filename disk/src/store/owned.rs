@@ -42,7 +42,7 @@ fn store_both(store: &Store<Sim>, owner: Option<Owner>) {
 }
 
 fn is_nothing(held: &Held) -> bool {
-    *held == Held { at: 0, digest: None, complete: Completeness::Partial }
+    *held == Held { at: 0, digest: None, complete: Completeness::Partial, name: None }
 }
 
 fn code(begun: Result<Upload<Sim>, Refusal>) -> Option<Code> {

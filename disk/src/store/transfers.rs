@@ -148,7 +148,7 @@ impl Transfers {
     }
 
     pub(super) fn held(&self, transfer: &TransferId, owner: Option<&Owner>) -> Held {
-        let nothing = Held { at: 0, digest: None, complete: Completeness::Partial };
+        let nothing = Held { at: 0, digest: None, complete: Completeness::Partial, name: None };
         if let Some(complete) = self.complete(transfer) {
             if complete.committed.owner.as_ref() != owner {
                 return nothing;
@@ -157,6 +157,7 @@ impl Transfers {
                 at: complete.committed.size,
                 digest: Some(complete.committed.digest),
                 complete: Completeness::Complete,
+                name: Some(complete.committed.name.clone()),
             };
         }
         let Some(partial) = self.partial(transfer) else { return nothing };
@@ -174,6 +175,7 @@ impl Transfers {
                     at: running.offset(),
                     digest: Some(running.digest()),
                     complete: Completeness::Partial,
+                    name: Some(partial.begun.name.clone()),
                 },
                 Err(_) => nothing,
             },

@@ -64,7 +64,7 @@ impl Asked {
             Ok(Message::Hello(_) | Message::End(_) | Message::Abort(_) | Message::More(_)) => {
                 return;
             }
-            Err(LineError::Refused(id, _)) => id,
+            Err(LineError::Refused(id, ..)) => id,
             Err(LineError::Fatal(_)) => {
                 self.end = End::Reached;
                 return;

@@ -79,7 +79,7 @@ impl Storage {
         let is_last = command == Command::HangUp;
         assert!(is_last || self.connection == Connection::Open, "for nobody: {command:?}");
         let question = match command {
-            Command::Login(_) => return,
+            Command::Login(_) | Command::Refused(_) => return,
             Command::Begin(put) => {
                 assert!(asked.knows(put.id));
                 let open = Put::Open { at: put.at, kept: put.at };
@@ -99,7 +99,7 @@ impl Storage {
                 assert_eq!(self.close(end.id, Put::Closed), end.size);
                 Question::Finish(end)
             }
-            Command::Discard(id) => {
+            Command::Discard(id, _) => {
                 self.close(id, Put::Closed);
                 return;
             }

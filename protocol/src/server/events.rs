@@ -81,8 +81,8 @@ impl Server {
 
     fn opened(&mut self, file: File, body: Body, outcome: Outcome, now: Time) {
         let id = file.id;
-        let Some(Request::Open(get)) = self.busy.requests.get(&id) else { return };
-        let name = get.name.clone();
+        let Some(Request::Open(opening)) = self.busy.requests.get(&id) else { return };
+        let name = opening.get.name.clone();
         let nothing_to_send = matches!(body, Body::Open) && file.at >= file.size;
         let sending = Sending { at: file.at, size: file.size, body, outcome };
         self.enter(id, Step::Opened, Request::Send(sending));

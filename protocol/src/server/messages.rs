@@ -4,8 +4,11 @@ use std::iter;
 use std::time::Duration;
 
 use super::busy::Busy;
-use super::requests::{Committing, Listing, Outcome, Progress, Receiving, Request};
+use super::requests::{
+    Committing, Listing, Opening, Outcome, Progress, Receiving, Refused, Request,
+};
 use super::{Command, DrainCause, Inbound, NoMore, Server, Stage};
+use crate::asked::{Asked, Verb};
 use crate::clock::Time;
 use crate::edges::{Phase, Step, Turn};
 use crate::error::{Code, Refusal};
@@ -21,24 +24,45 @@ impl Server {
     pub(super) fn read_line(&mut self, line: &[u8], now: Time) {
         let message = line::read_client(line);
         match (&self.stage, message) {
-            (_, Err(LineError::Fatal(refusal))) => self.fail(refusal, now),
+            (_, Err(LineError::Fatal(refusal))) => self.refuse_line(refusal, now),
             (Stage::Greet { .. }, Ok(ClientMessage::Hello(hello))) => self.greet(hello, now),
             (Stage::Greet { .. }, _) | (_, Ok(ClientMessage::Hello(_))) => {
-                self.fail(Code::BadHello.into(), now);
+                self.refuse_line(Code::BadHello.into(), now);
             }
-            (_, Err(LineError::Refused(id, refusal))) => {
-                if self.admits(id, now) {
-                    self.refuse_at_once(id, refusal, now);
+            (_, Err(LineError::Refused(id, asked, refusal))) => {
+                if self.admits(id, || asked.clone(), now) {
+                    self.refuse_at_once(id, asked, refusal, now);
                 }
             }
             (_, Ok(message)) => self.carry_out(message, now),
         }
     }
 
+    /// Ends the connection for a line that asks for nothing. Only the first one is known to ask for something: to
+    /// be let in.
+    pub(super) fn refuse_line(&mut self, refusal: Refusal, now: Time) {
+        match self.stage {
+            Stage::Greet { .. } => self.fail_for(Asked::LOGIN, refusal, now),
+            _ => self.fail(refusal, now),
+        }
+    }
+
+    /// Ends the connection for what was asked.
+    fn fail_for(&mut self, asked: Asked, refusal: Refusal, now: Time) {
+        self.tell_refused(asked, refusal.clone(), now);
+        self.fail(refusal, now);
+    }
+
+    /// Tells the driver of what it would not hear of otherwise.
+    fn tell_refused(&mut self, asked: Asked, refusal: Refusal, since: Time) {
+        let refused = Refused { asked, refusal, since };
+        self.busy.commands.push_back(Command::Refused(Box::new(refused)));
+    }
+
     fn greet(&mut self, hello: Hello, now: Time) {
         if hello.ftx != FTX_VERSION {
             let message = format!("this server speaks ftx/{FTX_VERSION}, not ftx/{}", hello.ftx);
-            return self.fail(Refusal::new(Code::UnsupportedVersion, message), now);
+            return self.refuse_line(Refusal::new(Code::UnsupportedVersion, message), now);
         }
         let welcome = Welcome {
             ftx: FTX_VERSION,
@@ -67,7 +91,7 @@ impl Server {
             | ClientMessage::Move(Move { id, .. })
             | ClientMessage::Remove(Remove { id, .. })
             | ClientMessage::Ping(Ping { id, .. }) => {
-                if self.admits(id, now) {
+                if self.admits(id, || Asked::of(&message), now) {
                     self.begin(id, message, now);
                 }
             }
@@ -75,13 +99,13 @@ impl Server {
     }
 
     /// Whether a request may have this id, and be at all. Says so if not.
-    fn admits(&mut self, id: RequestId, now: Time) -> bool {
+    fn admits(&mut self, id: RequestId, asked: impl FnOnce() -> Asked, now: Time) -> bool {
         if self.last_id.is_some_and(|last| id <= last) {
-            self.fail(Code::BadId.into(), now);
+            self.fail_for(asked(), Code::BadId.into(), now);
             return false;
         }
         if self.busy.requests.len() as u64 >= self.settings.limits.requests {
-            self.fail(Code::TooManyRequests.into(), now);
+            self.fail_for(asked(), Code::TooManyRequests.into(), now);
             return false;
         }
         self.last_id = Some(id);
@@ -90,7 +114,7 @@ impl Server {
             self.take_no_more(NoMore::Enough);
         }
         if let Stage::Drain(DrainCause::NoMore(why)) = self.stage {
-            self.refuse_at_once(id, why.refusal(), now);
+            self.refuse_at_once(id, asked(), why.refusal(), now);
             return false;
         }
         true
@@ -99,10 +123,12 @@ impl Server {
     fn begin(&mut self, id: RequestId, message: ClientMessage, now: Time) {
         match message {
             ClientMessage::Put(put) => self.begin_put(put, now),
-            ClientMessage::Get(get) => self.begin_in_order(id, Request::Open(get)),
+            ClientMessage::Get(get) => {
+                self.begin_in_order(id, Request::Open(Opening { get, since: now }));
+            }
             ClientMessage::Stat(stat) => self.begin_in_order(id, Request::Stat(stat)),
             ClientMessage::List(list) => {
-                self.begin_in_order(id, Request::List(Listing::new(list)));
+                self.begin_in_order(id, Request::List(Listing::new(list, now)));
             }
             ClientMessage::Mkdir(mkdir) => {
                 self.begin_in_order(id, Request::Change(Change::Mkdir(mkdir)));
@@ -136,15 +162,16 @@ impl Server {
     }
 
     fn begin_put(&mut self, put: Put, now: Time) {
+        let asked = || Asked::about(Verb::Put, Some(&put.name), None);
         if self.receiving.is_some() {
             let refusal = Refusal::new(Code::BadMessage, "a put inside the body of another put");
-            return self.fail(refusal, now);
+            return self.fail_for(asked(), refusal, now);
         }
         if put.size.is_some_and(|size| put.at > size) {
-            return self.refuse_at_once(put.id, Code::BadOffset.into(), now);
+            return self.refuse_at_once(put.id, asked(), Code::BadOffset.into(), now);
         }
         if put.size.unwrap_or(put.at) > self.settings.limits.file {
-            return self.refuse_at_once(put.id, Code::TooLarge.into(), now);
+            return self.refuse_at_once(put.id, asked(), Code::TooLarge.into(), now);
         }
         self.busy.order.enter(iter::once(&put.name), put.id);
         self.receiving = Some(put.id);
@@ -160,7 +187,8 @@ impl Server {
     }
 
     /// Answers a request that never came to life.
-    fn refuse_at_once(&mut self, id: RequestId, refusal: Refusal, now: Time) {
+    fn refuse_at_once(&mut self, id: RequestId, asked: Asked, refusal: Refusal, now: Time) {
+        self.tell_refused(asked, refusal.clone(), now);
         self.say(&ServerMessage::Error(Error::new(Some(id), refusal)), now);
     }
 
@@ -233,8 +261,13 @@ impl Server {
         };
         match self.busy.requests.get_mut(&id) {
             Some(Request::Receive(_)) => self.discard(id, Step::Abort, refusal, now),
-            Some(Request::Open(_)) => {
-                self.busy.commands.push_back(Command::Close(id));
+            Some(Request::Open(Opening { get, since })) => {
+                let (asked, since) = (Asked::about(Verb::Get, Some(&get.name), None), *since);
+                if self.busy.opening.contains(&id) {
+                    self.busy.commands.push_back(Command::Close(id));
+                } else {
+                    self.tell_refused(asked, refusal.clone(), since);
+                }
                 self.refuse(id, Step::Abort, refusal, now);
                 self.count_cancelled(now);
             }
@@ -246,7 +279,12 @@ impl Server {
                     self.send_whole(now);
                 }
             }
-            Some(Request::List(_)) => {
+            Some(Request::List(Listing { list, progress, since, .. })) => {
+                if *progress == Progress::Waiting {
+                    let asked = Asked::about(Verb::List, list.name.as_ref(), None);
+                    let since = *since;
+                    self.tell_refused(asked, refusal.clone(), since);
+                }
                 self.refuse(id, Step::Abort, refusal, now);
                 self.count_cancelled(now);
             }
@@ -264,7 +302,7 @@ impl Server {
 
     /// Refuses the open put and has storage drop it.
     fn discard(&mut self, id: RequestId, step: Step, refusal: Refusal, now: Time) {
-        self.busy.commands.push_back(Command::Discard(id));
+        self.busy.commands.push_back(Command::Discard(id, refusal.clone()));
         self.refuse(id, step, refusal, now);
         self.count_cancelled(now);
     }
@@ -306,7 +344,7 @@ impl Server {
             && let Some(id) = self.busy.to_open.pop_front()
         {
             let command = match self.busy.requests.get(&id) {
-                Some(Request::Open(get)) => Command::Open(get.clone()),
+                Some(Request::Open(opening)) => Command::Open(opening.get.clone()),
                 Some(Request::Stat(stat)) => Command::Sum(stat.clone()),
                 _ => continue,
             };

@@ -40,7 +40,7 @@ use clocks::Reading;
 use requests::{Body, Request};
 
 pub use outbound::Output;
-pub use requests::{Command, Event};
+pub use requests::{Command, Event, Refused};
 
 /// What a server is set up to do; the same for all its connections.
 #[derive(Debug, Clone)]
@@ -332,7 +332,7 @@ impl Server {
             }
             Taken::Partial => input.len(),
             Taken::TooLong => {
-                self.fail(Code::LineTooLong.into(), now);
+                self.refuse_line(Code::LineTooLong.into(), now);
                 input.len()
             }
         }

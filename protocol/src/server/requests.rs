@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 
 use super::order;
+use crate::asked::Asked;
+use crate::clock::Time;
 use crate::digest::{Algorithm, Digest};
 use crate::edges::Phase;
 use crate::error::Refusal;
@@ -20,7 +22,7 @@ pub(super) enum Request {
     /// See [`Phase::Commit`].
     Commit(Committing),
     /// See [`Phase::Open`].
-    Open(Get),
+    Open(Opening),
     /// See [`Phase::Send`].
     Send(Sending),
     /// See [`Phase::Ask`]: a stat.
@@ -52,6 +54,14 @@ pub(super) struct Committing {
     pub(super) end: End,
 }
 
+/// A get whose file is not open.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) get: Get,
+    /// When it was asked for.
+    pub(super) since: Time,
+}
+
 /// A get whose file is open.
 #[derive(Debug)]
 pub(super) struct Sending {
@@ -78,6 +88,8 @@ pub(super) struct Listing {
     /// `entries` that may still be sent before the client asks for more.
     pub(super) ahead: u32,
     pub(super) progress: Progress,
+    /// When it was asked for.
+    pub(super) since: Time,
 }
 
 /// Who has the next step of a list.
@@ -94,8 +106,8 @@ pub(super) enum Progress {
 }
 
 impl Listing {
-    pub(super) fn new(list: List) -> Self {
-        Self { list, ahead: ENTRIES_AHEAD, progress: Progress::Waiting }
+    pub(super) fn new(list: List, since: Time) -> Self {
+        Self { list, ahead: ENTRIES_AHEAD, progress: Progress::Waiting, since }
     }
 }
 
@@ -140,7 +152,7 @@ impl Request {
         let (one, other) = match self {
             Self::Receive(receiving) => (Some(&receiving.name), None),
             Self::Commit(committing) => (Some(&committing.name), None),
-            Self::Open(get) => (Some(&get.name), None),
+            Self::Open(opening) => (Some(&opening.get.name), None),
             Self::Stat(stat) => (Some(&stat.name), None),
             Self::List(Listing { list, progress, .. }) => match progress {
                 Progress::Waiting | Progress::Opening => (list.name.as_ref(), None),
@@ -156,7 +168,7 @@ impl Request {
     }
 }
 
-/// What storage is asked to do. Ids are those of the requests.
+/// What storage is asked to do, and what of its own the machine tells. Ids are those of the requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Find out who the client is: whose token this is, or what is allowed without one. The first
@@ -178,8 +190,8 @@ pub enum Command {
     },
     /// Check size and digest, make the file durable and give it its name.
     Finish(End),
-    /// Drop a put and what is stored of it.
-    Discard(RequestId),
+    /// Drop a put and what is stored of it, for this reason, which its client was told.
+    Discard(RequestId, Refusal),
     /// The body of a put broke off: keep what is durable of it.
     Suspend(RequestId),
     /// Take a transfer over and say what is held of it.
@@ -202,16 +214,31 @@ pub enum Command {
     Close(RequestId),
     /// The connection is over for storage: suspend and close everything of it.
     HangUp,
+    /// Nothing is to be done: the machine has answered a request by itself, or ended the connection for it, and
+    /// nobody else knows that there was one. For the driver's log.
+    Refused(Box<Refused>),
+}
+
+/// A request, or a login, that ended before anything was asked of storage. One that was never answered, because the
+/// connection ended before its turn came, is none of them: nothing was done, and nothing told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// What it asked for.
+    pub asked: Asked,
+    /// What its client was told.
+    pub refusal: Refusal,
+    /// When it came.
+    pub since: Time,
 }
 
 impl Command {
     /// The request that it is part of: none for what is about the whole connection.
     pub fn id(&self) -> Option<RequestId> {
         match self {
-            Self::Login(_) | Self::HangUp => None,
+            Self::Login(_) | Self::HangUp | Self::Refused(_) => None,
             Self::Begin(put) => Some(put.id),
             Self::Write { id, .. }
-            | Self::Discard(id)
+            | Self::Discard(id, _)
             | Self::Suspend(id)
             | Self::More(id)
             | Self::Digest(id)

@@ -52,7 +52,7 @@ impl Storage {
 
     fn one(&mut self, command: Command, input: &[u8]) -> Option<Event> {
         match command {
-            Command::Login(_) => None,
+            Command::Login(_) | Command::Refused(_) => None,
             Command::Begin(put) => {
                 assert!(self.puts.insert(put.id, (put, Vec::new())).is_none());
                 None
@@ -68,7 +68,7 @@ impl Storage {
                 None
             }
             Command::Finish(end) => Some(self.finish(&end)),
-            Command::Discard(id) | Command::Suspend(id) => {
+            Command::Discard(id, _) | Command::Suspend(id) => {
                 assert!(self.puts.remove(&id).is_some());
                 None
             }

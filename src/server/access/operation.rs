@@ -60,9 +60,11 @@ impl<'a> Operation<'a> {
                 Self::Move { from: &moving.name, to: &moving.to, condition: &moving.condition }
             }
             Command::Change(Change::Remove(remove)) => Self::Remove(&remove.name),
-            Command::Discard(_) | Command::Suspend(_) | Command::Close(_) | Command::HangUp => {
-                Self::End
-            }
+            Command::Discard(..)
+            | Command::Suspend(_)
+            | Command::Close(_)
+            | Command::HangUp
+            | Command::Refused(_) => Self::End,
         }
     }
 }
@@ -235,7 +237,8 @@ mod tests {
     use super::*;
     use crate::server::access::testing::{State, line, secret};
     use ftx_protocol::message::{End, Get, List, Mkdir, Move, Put, Remove, Resume, Stat};
-    use ftx_protocol::{Algorithm, Digest, RequestId, Version};
+    use ftx_protocol::server::Refused;
+    use ftx_protocol::{Algorithm, Asked, Digest, RequestId, Time, Version};
 
     fn name(text: &str) -> Name {
         Name::parse(text.as_bytes()).unwrap()
@@ -556,13 +559,16 @@ mod tests {
         let remove: Remove = serde_json::from_str(&json("a", "")).unwrap();
         let resume = Resume { id, transfer, need: Vec::new() };
         let end = End { id, size: 0, digest, spent: None };
+        let (asked, refusal) = (Asked::LOGIN, Code::BadHello.into());
+        let refused = Refused { asked, refusal, since: Time(0) };
         let (absent, always) = (&Condition::Absent, &Condition::Always);
         for (command, operation) in [
             (Command::Login(None), Operation::Login),
             (Command::Begin(put), Operation::Put { name: &one, condition: absent }),
             (Command::Write { id, at: 0, bytes: 0..1 }, Operation::Continue),
             (Command::Finish(end), Operation::Continue),
-            (Command::Discard(id), Operation::End),
+            (Command::Discard(id, Code::Changed.into()), Operation::End),
+            (Command::Refused(Box::new(refused)), Operation::End),
             (Command::Suspend(id), Operation::End),
             (Command::Resume(resume), Operation::Resume),
             (Command::Stat(stat.clone()), Operation::Stat(&one)),

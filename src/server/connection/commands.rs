@@ -19,9 +19,16 @@ impl Connection {
     pub(super) fn carry_out(&mut self, input: Option<&Arc<Buffer>>, now: Time) {
         let mut jobs = Vec::new();
         while let Some(command) = self.machine.poll_command() {
-            if let Command::Login(token) = &command {
-                self.log_in(token.as_ref(), now);
-                continue;
+            match &command {
+                Command::Login(token) => {
+                    self.log_in(token.as_ref(), now);
+                    continue;
+                }
+                Command::Refused(refused) => {
+                    audit::unbegun(self.peer(), &self.who(), refused, now);
+                    continue;
+                }
+                _ => {}
             }
             match self.authorize(&Operation::of(&command)) {
                 Ok(granted) => jobs.extend(self.job(command, granted, input)),
@@ -48,7 +55,7 @@ impl Connection {
                 }
             }
             Err(refusal) => {
-                audit::not_admitted(self.lane.peer(), &refusal, began);
+                audit::not_admitted(self.lane.peer(), &refusal, began.elapsed());
                 self.machine.refuse_login(refusal, now);
             }
         }
@@ -67,7 +74,7 @@ impl Connection {
         }
     }
 
-    fn who(&self) -> Who {
+    pub(in crate::server) fn who(&self) -> Who {
         self.guest.as_ref().map_or(Who::Local, |guest| guest.who())
     }
 
@@ -85,7 +92,7 @@ impl Connection {
         input: Option<&Arc<Buffer>>,
     ) -> Option<Job> {
         Some(match command {
-            Command::Login(_) => return None,
+            Command::Login(_) | Command::Refused(_) => return None,
             Command::Begin(mut put) => {
                 if let Some(condition) = granted.condition() {
                     put.condition = condition;
@@ -99,7 +106,7 @@ impl Connection {
                 Job::Write { id, piece: Piece::new(buffer, bytes) }
             }
             Command::Finish(end) => Job::Finish(end),
-            Command::Discard(id) => Job::Discard(id),
+            Command::Discard(id, refusal) => Job::Discard(id, refusal),
             Command::Suspend(id) => Job::Suspend(id),
             Command::Resume(resume) => Job::Resume(resume, granted),
             Command::Stat(stat) => Job::Stat(stat, granted),

@@ -4,14 +4,18 @@
 //! Its target is `audit`, so that `RUST_LOG=audit=info` has these lines and no others. Names are
 //! escaped, their spaces too: a peer chooses them, and must not write fields of its own. There is never
 //! a token in it, and never the id of a transfer, which would be enough to take it over.
+//!
+//! A request costs one line, whatever is wrong with it, and whoever writes the log keeps no more of them than it
+//! has room for. What ends a connection and asked for nothing is the selector's to tell.
 
 use std::fmt::{self, Display, Write};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ftx_disk::store::Stored;
+use ftx_disk::store::{Held, Stored};
 use ftx_protocol::message::{Change, Spent};
-use ftx_protocol::{Code, Digest, Durability, Fault, Name, Refusal};
+use ftx_protocol::server::Refused;
+use ftx_protocol::{Code, Digest, Durability, Fault, Name, Refusal, Time, Verb};
 use tracing::{info, warn};
 
 use super::Origin;
@@ -152,7 +156,7 @@ pub(super) fn refused(
     began: Instant,
 ) {
     let Origin { peer, who, .. } = origin;
-    let Refusal { code: result, message: why, .. } = refusal;
+    let (result, why) = (refusal.code, why(refusal));
     let (name, token) = (Word(name), who.token());
     let (bytes, entries, to) = match came {
         Came::Nowhere => (None, None, None),
@@ -162,7 +166,7 @@ pub(super) fn refused(
     };
     let ms = milliseconds(began);
     match result.fault() {
-        Fault::Server if *result != Code::ShuttingDown => warn!(
+        Fault::Server if result != Code::ShuttingDown => warn!(
             target: "audit", %who, token, %peer, op, %name, to, bytes, entries, %result, why, ms,
             "{op} failed"
         ),
@@ -192,13 +196,64 @@ pub(in crate::server) fn denied(
         Operation::Resume => ("resume", None, None),
         Operation::Login | Operation::Continue | Operation::End => ("connection", None, None),
     };
+    unlooked(peer, who, op, (name.map(|name| name as _), to.map(|to| to as _)), refusal, 0);
+}
+
+/// The machine refused a request by itself, or what was asked for was given up while it waited.
+pub(in crate::server) fn unbegun(peer: SocketAddr, who: &Who, refused: &Refused, now: Time) {
+    let Refused { asked, refusal, since } = refused;
+    let waited = since.until(now);
+    if asked.verb == Verb::Login {
+        return not_admitted(peer, refusal, waited);
+    }
+    let names = (asked.name.as_ref().map(|name| name as _), asked.to.as_ref().map(|to| to as _));
+    unlooked(peer, who, asked.verb.as_str(), names, refusal, whole_milliseconds(waited));
+}
+
+/// Something ended before anything was looked at.
+fn unlooked(
+    peer: SocketAddr,
+    who: &Who,
+    op: &'static str,
+    (name, to): (Option<&dyn Display>, Option<&dyn Display>),
+    refusal: &Refusal,
+    ms: u64,
+) {
+    let root: &dyn Display = &"/";
+    let name = name.or((op == "list").then_some(root));
     let (name, to) = (name.map(Word), to.map(Word));
     let (name, to) = (name.map(tracing::field::display), to.map(tracing::field::display));
-    let Refusal { code: result, message: why, .. } = refusal;
+    let (result, token) = (refusal.code, who.token());
+    if result == Code::Aborted {
+        info!(target: "audit", %who, token, %peer, op, name, to, %result, ms, "{op} broken off");
+    } else {
+        let why = why(refusal);
+        info!(target: "audit", %who, token, %peer, op, name, to, %result, why, ms, "{op} refused");
+    }
+}
+
+/// It was told what is held of a transfer, which belongs to whoever asked from then on.
+pub(super) fn resumed(origin: &Origin, held: &Held, began: Instant) {
+    let Origin { peer, who, .. } = origin;
     info!(
-        target: "audit", %who, token = who.token(), %peer, op, name, to, %result, why, ms = 0,
-        "{op} refused"
+        target: "audit",
+        %who,
+        token = who.token(),
+        %peer,
+        op = "resume",
+        name = held.name.as_ref().map(Word).map(tracing::field::display),
+        bytes = held.at,
+        digest = held.digest.map(tracing::field::display),
+        result = "ok",
+        ms = milliseconds(began),
+        "resumed"
     );
+}
+
+/// Somebody else came for a transfer while this one waited for it.
+pub(super) fn resume_taken_over(origin: &Origin, began: Instant) {
+    let Origin { peer, who, .. } = origin;
+    unlooked(*peer, who, "resume", (None, None), &Code::TakenOver.into(), milliseconds(began));
 }
 
 /// Somebody with a token logged in.
@@ -208,9 +263,8 @@ pub(in crate::server) fn logged_in(peer: SocketAddr, who: &Who, began: Instant) 
 }
 
 /// Somebody was not admitted.
-pub(in crate::server) fn not_admitted(peer: SocketAddr, refusal: &Refusal, began: Instant) {
-    let Refusal { code: result, message: why, .. } = refusal;
-    let ms = milliseconds(began);
+pub(in crate::server) fn not_admitted(peer: SocketAddr, refusal: &Refusal, after: Duration) {
+    let (result, why, ms) = (refusal.code, why(refusal), whole_milliseconds(after));
     info!(target: "audit", who = "nobody", %peer, op = "login", %result, why, ms, "login refused");
 }
 
@@ -224,8 +278,20 @@ pub(super) fn word(change: &Change) -> &'static str {
 }
 
 /// As a number: one of 128 bits is text in a log of JSON.
+fn whole_milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn milliseconds(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    whole_milliseconds(began.elapsed())
+}
+
+/// The particulars, for a person; where they repeat words of the peer, what the table says of the code.
+fn why(refusal: &Refusal) -> &str {
+    match refusal.code {
+        Code::UnknownRequest | Code::UnknownNeed | Code::BadMessage => refusal.code.advice(),
+        _ => &refusal.message,
+    }
 }
 
 /// What a peer may have chosen, as one word: a name with ` who=root` in it is no field of the line.

@@ -320,7 +320,7 @@ impl Hand for Fetch {
             Job::Begin(..)
             | Job::Write { .. }
             | Job::Finish(_)
-            | Job::Discard(_)
+            | Job::Discard(..)
             | Job::Suspend(_)
             | Job::Resume(..)
             | Job::Stat(..)

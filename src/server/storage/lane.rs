@@ -123,7 +123,7 @@ fn side(job: &Job) -> Side {
         Job::Begin(..)
         | Job::Write { .. }
         | Job::Finish(_)
-        | Job::Discard(_)
+        | Job::Discard(..)
         | Job::Suspend(_)
         | Job::Resume(..)
         | Job::Stat(..)

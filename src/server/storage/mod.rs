@@ -26,9 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_disk::sys::Native;
-use ftx_protocol::RequestId;
 use ftx_protocol::message::{Change, End, Get, List, Put, Resume, Stat};
 use ftx_protocol::server::Event;
+use ftx_protocol::{Refusal, RequestId};
 
 use super::access::Who;
 use super::buffers::Piece;
@@ -60,8 +60,8 @@ pub(super) enum Job {
     Write { id: RequestId, piece: Piece },
     /// Check, make durable and name a put.
     Finish(End),
-    /// Drop a put and what is stored of it.
-    Discard(RequestId),
+    /// Drop a put and what is stored of it: this is why.
+    Discard(RequestId, Refusal),
     /// The body of a put broke off.
     Suspend(RequestId),
     /// Take a transfer over.

@@ -15,7 +15,7 @@ use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId};
 
 use super::audit::Came;
 use super::workers::lock;
-use super::{ConnectionKey, Granted, Origin, Outcomes, Store, Upload, audit};
+use super::{Granted, Origin, Outcomes, Store, Upload, audit};
 use crate::server::access::Reservation;
 
 /// One put on its way, shared by the strand that feeds it and whoever wants to take it over.
@@ -50,11 +50,12 @@ enum State {
 }
 
 /// A `resume` that waits for its transfer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Successor {
-    key: ConnectionKey,
+    origin: Origin,
     id: RequestId,
     owner: Option<Owner>,
+    began: Instant,
 }
 
 /// What becomes of the bytes of a transfer that a slot lets go of.
@@ -133,8 +134,13 @@ impl Transfers {
     /// gets it: the earlier one is the one that may be dead.
     ///
     /// To whoever has another token than it was begun with it is unknown, and goes on undisturbed.
-    pub(super) fn resume(&self, resume: &Resume, key: ConnectionKey, owner: Option<&Owner>) {
-        let successor = Successor { key, id: resume.id, owner: owner.copied() };
+    pub(super) fn resume(&self, resume: &Resume, origin: &Origin, owner: Option<&Owner>) {
+        let successor = Successor {
+            origin: origin.clone(),
+            id: resume.id,
+            owner: owner.copied(),
+            began: Instant::now(),
+        };
         let slot = lock(&self.slots).get(&resume.transfer).cloned();
         let Some(slot) = slot.filter(|slot| slot.granted.owner() == owner) else {
             return self.say_held(successor, &resume.transfer);
@@ -199,19 +205,21 @@ impl Transfers {
     /// Has a request wait in a slot, in the place of one that waits there.
     fn succeed(&self, inside: &mut Inside, successor: Successor) {
         if let Some(earlier) = inside.successor.replace(successor) {
-            self.outcomes.push_event(earlier.key, taken_over(earlier.id));
+            audit::resume_taken_over(&earlier.origin, earlier.began);
+            self.outcomes.push_event(earlier.origin.key, taken_over(earlier.id));
         }
     }
 
     fn say_held(&self, successor: Successor, transfer: &TransferId) {
         let held = self.store.held(transfer, successor.owner.as_ref());
+        audit::resumed(&successor.origin, &held, successor.began);
         let (state, ranges) = match (held.complete, held.at) {
             (store::Completeness::Complete, at) => (HeldState::Complete, vec![(0, at)]),
             (store::Completeness::Partial, 0) => (HeldState::Nothing, Vec::new()),
             (store::Completeness::Partial, at) => (HeldState::Partial, vec![(0, at)]),
         };
         let held = Held { id: successor.id, state, ranges, digest: held.digest };
-        self.outcomes.push_event(successor.key, Event::Held(held));
+        self.outcomes.push_event(successor.origin.key, Event::Held(held));
     }
 }
 
@@ -349,6 +357,7 @@ mod tests {
 
     use super::*;
     use crate::server::access::{Grant, Lease, Share, Who};
+    use crate::server::token::ConnectionKey;
 
     #[test]
     fn what_became_durable_while_it_was_taken_over_is_counted() {
@@ -412,7 +421,8 @@ mod tests {
         // It is durable now, and before that is counted somebody else comes for it.
         let durable = transfers.store.make_durable(checkpoint).unwrap();
         let resume = Resume { id: RequestId(2), transfer, need: Vec::new() };
-        transfers.resume(&resume, ConnectionKey::new(0, 0, 2), Some(&owner));
+        let other = Origin { key: ConnectionKey::new(0, 0, 2), ..origin };
+        transfers.resume(&resume, &other, Some(&owner));
         slot.reached(durable).unwrap();
         assert_eq!(transfers.store.held(&transfer, Some(&owner)).at, GRID_BYTES);
         assert_eq!(share.counts(), (GRID_BYTES, 0), "it was counted once");

@@ -8,7 +8,7 @@ use ftx_disk::store;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Name, Refusal, RequestId, TransferId};
+use ftx_protocol::{Code, Name, Refusal, RequestId, TransferId};
 
 use super::audit::Came;
 use super::committer::{Changing, Course, Keep, Whole};
@@ -168,12 +168,18 @@ impl Bring {
         }
     }
 
-    /// The body of a put ends without its last byte.
-    fn end(&mut self, id: RequestId, ending: Ending) {
+    /// A put ends without having become whole.
+    fn end(&mut self, id: RequestId, refusal: &Refusal, ending: Ending) {
         if let Some(slot) = self.puts.remove(&id)
             && let Some(upload) = slot.take()
         {
-            audit::broken_off(&self.origin, "put", &slot.name, upload.offset(), slot.began);
+            let (name, bytes, began) = (&slot.name, upload.offset(), slot.began);
+            match refusal.code {
+                Code::Aborted => audit::broken_off(&self.origin, "put", name, bytes, began),
+                _ => {
+                    audit::refused(&self.origin, "put", name, Came::Bytes(bytes), refusal, began);
+                }
+            }
             self.shared.transfers.let_go(&slot, *upload, ending);
         }
     }
@@ -198,10 +204,10 @@ impl Hand for Bring {
                 }
             }
             Job::Finish(end) => self.finish(&end),
-            Job::Discard(id) => self.end(id, Ending::Discard),
-            Job::Suspend(id) => self.end(id, Ending::Suspend),
+            Job::Discard(id, refusal) => self.end(id, &refusal, Ending::Discard),
+            Job::Suspend(id) => self.end(id, &Code::Aborted.into(), Ending::Suspend),
             Job::Resume(resume, granted) => {
-                self.shared.transfers.resume(&resume, self.origin.key, granted.owner());
+                self.shared.transfers.resume(&resume, &self.origin, granted.owner());
             }
             Job::Stat(stat, granted) => {
                 self.shared.stat(&self.origin, "stat", stat.id, &stat.name, &granted);
@@ -213,7 +219,7 @@ impl Hand for Bring {
             Job::HangUp => {
                 let ids: Vec<RequestId> = self.puts.keys().copied().collect();
                 for id in ids {
-                    self.end(id, Ending::Suspend);
+                    self.end(id, &Code::Aborted.into(), Ending::Suspend);
                 }
             }
             Job::Open(..)

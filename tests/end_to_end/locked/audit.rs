@@ -32,11 +32,7 @@ fn line_of(house: &House, op: &str, result: &str) -> Value {
 fn a_line_says_who_did_what_and_what_became_of_it() {
     let house = House::with(&["--require-token", "--log-format", "json"]);
     let token = house.add("alice", "read,list,write,delete");
-    let id = {
-        let tokens = fs::read_to_string(house.state().join("tokens")).unwrap();
-        let line: Value = serde_json::from_str(tokens.lines().last().unwrap()).unwrap();
-        line["id"].as_str().unwrap()[..8].to_owned()
-    };
+    let id = house.id_of("alice");
     let mut talk = house.talk(&token);
     talk.put_hello(1, "a", "full");
     assert_eq!(word(&talk.line()), "done");
@@ -238,7 +234,14 @@ fn names_stay_on_their_line_in_the_log() {
     assert_eq!(word(&talk.line()), "denied");
     talk.say(json!({"move": {"id": 3, "name": "x", "to": bad}}));
     assert_eq!(word(&talk.line()), "denied");
-    house.until_logged("move refused");
+    // And what is no name, no request and no word that the server knows.
+    talk.say(json!({"stat": {"id": 4, "name": format!("/{bad}")}}));
+    assert_eq!(word(&talk.line()), "bad_name");
+    talk.say(json!({bad: {"id": 5, "name": bad}}));
+    assert_eq!(word(&talk.line()), "unknown_request");
+    talk.say(json!({"remove": {"id": 6, "name": bad, "need": [bad]}}));
+    assert_eq!(word(&talk.line()), "unknown_need");
+    house.until_logged("remove refused");
     let log = house.server.log();
     // No line that the server did not begin.
     assert!(log.lines().all(|line| line.starts_with("20") && line.contains("Z  INFO ")), "{log}");

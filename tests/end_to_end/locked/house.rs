@@ -84,6 +84,14 @@ impl House {
         text(&output.stdout).trim_end().to_owned()
     }
 
+    /// What the log has of the id of the token that was made last, of this name.
+    pub fn id_of(&self, name: &str) -> String {
+        let tokens = fs::read_to_string(self.state().join("tokens")).unwrap();
+        let line: Value = serde_json::from_str(tokens.lines().last().unwrap()).unwrap();
+        assert_eq!(line["name"], name);
+        line["id"].as_str().unwrap()[..8].to_owned()
+    }
+
     pub fn remove(&self, name: &str) {
         self.token(&["rm", name]);
     }

@@ -10,5 +10,6 @@ mod leases;
 mod opening;
 mod ownership;
 mod quotas;
+mod refused;
 mod rights;
 mod transport;
