@@ -94,6 +94,8 @@ pub(super) enum Shut {
 /// be without a login, and all connections that there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Network {
+    /// This machine, whose users may come from any of 127.0.0.0/8, and from ::1.
+    OwnMachine,
     V4(u32),
     V6(u64),
     Site(u64),
@@ -177,7 +179,7 @@ impl Doors {
         if peer.is_loopback() && self.options.own_machine == OwnMachine::Free {
             return Ok(Pass::default());
         }
-        let address = self.address(Network::of(peer), now);
+        let address = self.address(Network::apart(peer), now);
         if let Err(shut) = self.may_enter(&address, now) {
             self.refused = self.refused.saturating_add(1);
             self.say_refused(peer, shut, now);
@@ -277,6 +279,15 @@ impl Doors {
 
 impl Network {
     pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical().is_loopback() {
+            true => Self::OwnMachine,
+            false => Self::apart(address),
+        }
+    }
+
+    /// The same, but the addresses of this machine are so many. Only tests have them counted at the door, and
+    /// there they stand for the addresses of others.
+    fn apart(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.to_bits()),
             IpAddr::V6(address) => {
@@ -289,7 +300,7 @@ impl Network {
     fn site(self) -> Option<Self> {
         match self {
             Self::V6(bits) => Some(Self::Site(bits >> 16)),
-            Self::V4(_) | Self::Site(_) => None,
+            Self::OwnMachine | Self::V4(_) | Self::Site(_) => None,
         }
     }
 }
@@ -427,6 +438,17 @@ mod tests {
         let _pass = greeted(&mut doors, "2001:db8:0:1::1").unwrap();
         assert_eq!(greeted(&mut doors, "2001:db8:0:1:ffff::2").err(), Some(Shut::Crowded));
         assert!(greeted(&mut doors, "2001:db8:0:2::1").is_ok());
+    }
+
+    #[test]
+    fn whoever_is_on_this_machine_has_one_share_from_all_of_its_addresses() {
+        let of = |text: &str| Network::of(address(text));
+        for own in ["127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(of(own), Network::OwnMachine, "{own}");
+        }
+        for other in ["128.0.0.1", "126.255.255.255", "::2", "192.0.2.1"] {
+            assert_ne!(of(other), Network::OwnMachine, "{other}");
+        }
     }
 
     #[test]
