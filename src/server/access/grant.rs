@@ -85,7 +85,7 @@ impl Lease {
         if tokens.generation() == *generation {
             return known.check_time(now);
         }
-        let current = tokens.find(known.id).ok_or_else(gone)?;
+        let current = tokens.find(known.id).ok_or_else(|| tokens.not_found(gone()))?;
         current.check_time(now)?;
         match current.rights.has_all(*needs) && current.under == known.under {
             true => Ok(()),

@@ -37,7 +37,8 @@ impl Member {
     pub(super) fn renew(&mut self, now: SystemTime) -> Result<&Known, Refusal> {
         let generation = self.tokens.generation();
         if generation != self.generation {
-            self.known = self.tokens.find(self.known.id).ok_or_else(gone)?;
+            let found = self.tokens.find(self.known.id);
+            self.known = found.ok_or_else(|| self.tokens.not_found(gone()))?;
             self.generation = generation;
         }
         self.known.check_time(now)?;

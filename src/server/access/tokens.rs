@@ -186,6 +186,18 @@ impl Tokens {
         self.table().by_id.get(&id).cloned()
     }
 
+    /// The refusal of a token that is not found: it is over, or whoever has it is to come again when the file is
+    /// good.
+    pub(super) fn not_found(&self, over: impl Into<Refusal>) -> Refusal {
+        match self.are_in_doubt() {
+            true => Refusal::new(
+                Code::Busy,
+                "the server cannot read now which tokens there are: come again later",
+            ),
+            false => over.into(),
+        }
+    }
+
     /// Whose token this is.
     pub(super) fn login(
         self: &Arc<Self>,
@@ -202,7 +214,7 @@ impl Tokens {
             place.conditional_assign(&number, known[..].ct_eq(&digest[..]));
         }
         let found = usize::try_from(place).ok().and_then(|place| table.digests.get(place));
-        let (_, known) = found.ok_or(Code::LoginFailed)?;
+        let (_, known) = found.ok_or_else(|| self.not_found(Code::LoginFailed))?;
         known.check_time(now)?;
         Ok(Member { tokens: Arc::clone(self), known: Arc::clone(known), generation })
     }
@@ -401,8 +413,8 @@ mod tests {
             let path = state.directory.path().join("tokens");
             break_it(&path);
             assert_eq!(tokens.look(), Looked::Changed, "{what}");
-            assert_eq!(login(&tokens, 1), Some(Code::LoginFailed), "{what}");
-            assert_eq!(code(member.renew(SystemTime::now())), Some(Code::Denied), "{what}");
+            assert_eq!(login(&tokens, 1), Some(Code::Busy), "{what}");
+            assert_eq!(code(member.renew(SystemTime::now())), Some(Code::Busy), "{what}");
             assert_eq!(tokens.look(), Looked::Same, "{what}");
             assert!(Tokens::open(state.directory.path()).is_err(), "{what}");
         }
@@ -417,13 +429,13 @@ mod tests {
             (state.directory.path().join("tokens"), state.directory.path().join("x"));
         std::fs::rename(&path, &away).unwrap();
         tokens.look();
-        assert_eq!(login(&tokens, 1), Some(Code::LoginFailed));
+        assert_eq!(login(&tokens, 1), Some(Code::Busy));
         std::fs::rename(&away, &path).unwrap();
         tokens.look();
         assert_eq!(login(&tokens, 1), None);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
         tokens.look();
-        assert_eq!(login(&tokens, 1), Some(Code::LoginFailed));
+        assert_eq!(login(&tokens, 1), Some(Code::Busy));
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).unwrap();
         tokens.look();
         assert_eq!(login(&tokens, 1), None);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::house::{House, Inside, introduced, put, word};
-use crate::harness::{MIB, until};
+use crate::harness::{MIB, text, until};
 use crate::injection::Injection;
 use crate::talk::HELLO_DIGEST;
 
@@ -146,6 +146,52 @@ fn right_lost_is_seen_at_commit() {
     let refused = log.lines().find(|line| line.contains("put refused")).unwrap();
     let ms = refused.split("ms=").nth(1).unwrap().split(' ').next().unwrap();
     assert!(ms.parse::<u128>().unwrap() >= HELD.as_millis(), "{refused}");
+}
+
+/// The same while the tokens file is no good: nobody knows whether she has lost it, so she is told to come again, and
+/// nothing is wrong with the connection.
+#[test]
+fn a_put_at_its_commit_when_nobody_knows_the_tokens_is_to_be_sent_again() {
+    let house = House::locked();
+    let mut alice = house.talk(&house.add("alice", "write"));
+    let tokens = std::fs::read_to_string(house.state().join("tokens")).unwrap();
+    let delay = format!("delay_enter={}", HELD.as_micros());
+    {
+        let Some(_injection) = Injection::into(&house.server, "fsync,fdatasync", None, &delay)
+        else {
+            return;
+        };
+        alice.put_hello(1, "of-alice", "full");
+        assert!(alice.is_answered(2));
+        house.change_tokens(|_| "garbage\n".to_owned());
+        let line = alice.line();
+        assert_eq!((word(&line).as_str(), &line["error"]["id"]), ("busy", &json!(1)));
+    }
+    assert!(house.names().is_empty());
+    alice.put_hello(3, "of-alice", "full");
+    assert_eq!(word(&alice.line()), "busy");
+    house.change_tokens(|_| tokens);
+    house.until_logged("the tokens file is good again");
+    alice.put_hello(4, "of-alice", "full");
+    assert_eq!(word(&alice.line()), "done");
+    assert_eq!(house.names(), ["of-alice"]);
+}
+
+/// Whoever uses the client does not come to know of it.
+#[test]
+fn a_client_waits_until_the_tokens_are_known_again() {
+    let house = House::locked();
+    let token = house.add("alice", "write");
+    let tokens = std::fs::read_to_string(house.state().join("tokens")).unwrap();
+    house.world.noise("file", 24 * MIB);
+    let client = house.ftx(Some(&token), &["put", "file", "--limit-rate", "12M"]).spawn().unwrap();
+    until("some of it is there", || house.world.staged_bytes() > 9 * MIB as u64);
+    house.change_tokens(|_| "garbage\n".to_owned());
+    house.until_logged("busy");
+    house.change_tokens(|_| tokens);
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(house.names(), ["file"]);
 }
 
 #[test]
