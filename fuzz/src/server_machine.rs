@@ -11,19 +11,21 @@
 //! | `s` `b` | there is nothing to read; nothing can be written |
 //! | `l` | whoever says `hello` from here on is turned away |
 //! | `D` `F` | the server stops; the driver ends the connection |
+//! | `n`m | the peer's token is over, in the m-th way |
 //! | `a`mn `r`m | storage answers question m in the n-th way; refuses it |
 //! | `k`n `p` | bytes of the open put are durable; it is refused |
 //! | `x`kmn | storage answers request m with kind k, which nobody asked it |
 
+mod order;
 mod peer;
 mod storage;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftx_protocol::limits::{LINE_BYTES, REPLY_QUEUE_BYTES, REQUEST_BYTES};
+use ftx_protocol::limits::{HELLO_BYTES, LINE_BYTES, REPLY_QUEUE_BYTES, REQUEST_BYTES};
 use ftx_protocol::message::Limits;
-use ftx_protocol::server::{Command, Event, Output, Reads, Reason, Server, Settings};
+use ftx_protocol::server::{Command, Event, NoMore, Output, Reads, Reason, Server, Settings};
 use ftx_protocol::{Code, Time};
 
 use crate::script::{Script, Step};
@@ -37,9 +39,11 @@ const ANSWER_BYTES: usize = 4 * 1024;
 const ANSWERED_PER_BYTE: usize = 64;
 
 /// Runs a script. Whatever is in it: nothing panics, commands are such as a storage can rely on, what is
-/// said is the protocol, no request has two final replies, what is held is bounded; who is turned away
+/// said is the protocol, no request has two final replies, what is held is bounded; requests that name the
+/// same take effect as they were sent; who is turned away
 /// has done nothing and hears nothing but that; and if storage answers
-/// what it is asked, the connection comes to its end, and every request to its reply.
+/// what it is asked, the connection comes to its end, and every request to its reply. Where the token is
+/// over, the peer need not say anything for that, and nothing begins any more.
 pub fn server_machine(script: &[u8]) {
     let mut talk = Talk::new();
     let mut script = Script::new(script);
@@ -125,7 +129,17 @@ impl Talk {
                 }
             }
             b'l' => self.door = Door::Shut,
-            b'D' => self.server.shut_down(self.now),
+            b'D' => {
+                self.take_no_more(Code::ShuttingDown);
+                self.server.shut_down(self.now);
+            }
+            b'n' => {
+                let ways = [NoMore::TokenGone, NoMore::TokenExpired];
+                let why = ways[script.number() as usize % ways.len()];
+                self.take_no_more(why.refusal().code);
+                self.storage.end_admission(self.asked.last());
+                self.server.end_admission(why, self.now);
+            }
             b'F' => self.server.fail(Code::Busy.into(), self.now),
             b'a' => {
                 let (which, how) = (script.number(), script.number());
@@ -153,6 +167,13 @@ impl Talk {
         }
         self.take_commands(0);
         self.read();
+    }
+
+    /// What comes from here on is refused, if not for having asked enough.
+    fn take_no_more(&mut self, code: Code) {
+        let has_asked_enough = self.asked.len() as u64 > REQUESTS_TOTAL;
+        let code = if has_asked_enough { Code::Busy } else { code };
+        self.said.take_no_more(self.asked.last(), code);
     }
 
     fn reads(&self) -> bool {
@@ -207,6 +228,9 @@ impl Talk {
                 self.storage.turn_away();
                 assert_eq!(self.server.requests(), 0);
                 continue;
+            }
+            if command == Command::HangUp {
+                self.said.hang_up(self.asked.ids());
             }
             self.storage.carry_out(command, &self.asked, input);
         }
@@ -267,6 +291,9 @@ impl Talk {
         let most = LINE_BYTES + REPLY_QUEUE_BYTES + requests + asked + answers;
         assert!(self.server.held_bytes() <= most, "{} bytes", self.server.held_bytes());
         assert!(self.server.requests() <= self.asked.len());
+        if !self.asked.has_said_a_line() && self.server.output(self.now) == Output::Nothing {
+            assert!(self.server.held_bytes() < HELLO_BYTES);
+        }
         if let Reads::Part { left_bytes } = self.server.reads() {
             assert!(left_bytes > 0);
         }
@@ -284,9 +311,16 @@ impl Talk {
         while self.server.closed().is_none() {
             self.write_all();
             self.read();
-            if let Some(event) = self.storage.answer(0, 0) {
+            if let Some(event) = self.storage.answer(0, 0).or_else(|| self.storage.end_lost()) {
                 self.handle(Some(event));
-            } else if self.peer == Peer::Sends {
+                self.check();
+                continue;
+            }
+            if self.storage.is_token_over() && self.server.closed().is_none() {
+                let is_over = self.server.output(self.now) == Output::Shutdown;
+                assert!(is_over || self.storage.has_lied(), "it waits for a peer without a token");
+            }
+            if self.peer == Peer::Sends {
                 self.finish_sending();
                 let is_read = self.peer == Peer::Finished || self.server.closed().is_some();
                 assert!(is_read, "what the peer has sent is never read");

@@ -2,17 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ftx_protocol::RequestId;
+use ftx_protocol::limits::{HELLO_BYTES, LINE_BYTES};
 use ftx_protocol::line::{self, LineBuffer, LineError, Taken};
 use ftx_protocol::message::{ClientMessage, ServerMessage};
+use ftx_protocol::{Code, RequestId};
 
 /// The requests in the bytes that were sent.
 #[derive(Default)]
 pub(super) struct Asked {
     line: LineBuffer,
+    lines: Lines,
     part_left: u64,
     end: End,
     ids: BTreeSet<RequestId>,
+}
+
+/// How many lines were whole.
+#[derive(Default, PartialEq, Eq)]
+enum Lines {
+    #[default]
+    None,
+    Some,
 }
 
 /// Whether what follows can be told.
@@ -22,6 +32,8 @@ enum End {
     Open,
     /// The server reads no further than to here.
     Reached,
+    /// A line is longer than it may be; nor does it then.
+    LineTooLong,
 }
 
 impl Asked {
@@ -33,14 +45,16 @@ impl Asked {
                 bytes = &bytes[count as usize..];
                 continue;
             }
-            match self.line.take(bytes) {
+            let line_bytes = if self.lines == Lines::None { HELLO_BYTES } else { LINE_BYTES };
+            match self.line.take_within(line_bytes, bytes) {
                 Taken::Line(line, used) => {
                     bytes = &bytes[used..];
                     let line = line.into_owned();
+                    self.lines = Lines::Some;
                     self.take(&line);
                 }
                 Taken::Partial => return,
-                Taken::TooLong => self.end = End::Reached,
+                Taken::TooLong => self.end = End::LineTooLong,
             }
         }
     }
@@ -77,6 +91,16 @@ impl Asked {
         self.end == End::Open && self.part_left == 0 && self.line.held_bytes() == 0
     }
 
+    /// Whether its first line was whole.
+    pub(super) fn has_said_a_line(&self) -> bool {
+        self.lines == Lines::Some
+    }
+
+    /// The last request.
+    pub(super) fn last(&self) -> Option<RequestId> {
+        self.ids.last().copied()
+    }
+
     pub(super) fn knows(&self, id: RequestId) -> bool {
         self.ids.contains(&id)
     }
@@ -100,6 +124,17 @@ pub(super) struct Said {
     /// Where the next part of a file begins.
     files: BTreeMap<RequestId, u64>,
     last_id: Option<RequestId>,
+    no_more: Option<NoMore>,
+    /// Requests that were not answered when storage had nothing more to do.
+    left: Vec<RequestId>,
+}
+
+/// The server takes no more requests (rule 4.12).
+struct NoMore {
+    /// The last one that it took.
+    last: Option<RequestId>,
+    /// What it says to those behind that.
+    code: Code,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -130,6 +165,16 @@ impl Said {
     pub(super) fn turn_away(&mut self) {
         assert!(self.stage == Stage::Greet && self.line.held_bytes() == 0);
         self.stage = Stage::TurnedAway;
+    }
+
+    /// From here on requests are refused. Of several reasons the first one counts.
+    pub(super) fn take_no_more(&mut self, last: Option<RequestId>, code: Code) {
+        self.no_more.get_or_insert(NoMore { last, code });
+    }
+
+    /// These were asked when storage had nothing more to do.
+    pub(super) fn hang_up<'a>(&mut self, asked: impl Iterator<Item = &'a RequestId>) {
+        self.left = asked.filter(|id| !self.has_answered(**id)).copied().collect();
     }
 
     pub(super) fn has_answered(&self, id: RequestId) -> bool {
@@ -184,7 +229,7 @@ impl Said {
         let message = line::read_server(line).unwrap().expect("a kind that the client knows");
         let (id, is_final) = match &message {
             Message::Welcome(_) => {
-                assert!(self.stage == Stage::Greet);
+                assert!(self.stage == Stage::Greet && asked.has_said_a_line());
                 self.stage = Stage::Talk;
                 return;
             }
@@ -193,7 +238,7 @@ impl Said {
                 None => {
                     assert!(self.stage != Stage::Over);
                     self.stage = Stage::Over;
-                    return;
+                    return self.check_last_word(error.code, asked);
                 }
             },
             Message::Alive(_) => return assert!(self.stage == Stage::Talk),
@@ -211,6 +256,7 @@ impl Said {
         assert!(self.stage == Stage::Talk);
         assert!(asked.knows(id), "an answer to what was not asked");
         assert!(!self.answered.contains(&id), "a reply behind the final one");
+        self.check_taken(id, &message);
         self.last_id = Some(id);
         match &message {
             Message::File(file) => {
@@ -227,6 +273,29 @@ impl Said {
         }
         if is_final {
             self.answered.insert(id);
+        }
+    }
+
+    /// Nothing but the refusal is said of a request that came when none was taken.
+    fn check_taken(&self, id: RequestId, message: &ServerMessage) {
+        let Some(no_more) = &self.no_more else { return };
+        if Some(id) > no_more.last {
+            let ServerMessage::Error(error) = message else {
+                panic!("{id} was taken: {message:?}")
+            };
+            assert_eq!(error.code, no_more.code);
+        }
+    }
+
+    fn check_last_word(&self, code: Code, asked: &Asked) {
+        match code {
+            Code::LineTooLong => assert!(asked.end == End::LineTooLong),
+            // Nothing else ends with these here: what ran was answered first.
+            Code::Denied | Code::Expired | Code::ShuttingDown => {
+                assert!(self.no_more.as_ref().is_some_and(|no_more| no_more.code == code));
+                assert_eq!(self.left, []);
+            }
+            _ => {}
         }
     }
 }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ftx_protocol::limits::WHOLE_BYTES;
 use ftx_protocol::message::{
-    Change, Done, End, Entries, Entry, File, Get, Held, HeldState, Info, Kept, Okay, Stat,
+    Change, Done, End, Entries, Entry, File, Get, Held, HeldState, Info, Kept, List, Okay, Stat,
 };
 use ftx_protocol::server::{Command, Event};
 use ftx_protocol::{
     Algorithm, Code, Digest, Durability, FileTime, Kind, Mode, Name, RequestId, Version,
 };
 
+use super::order::{Names, Order};
 use super::peer::Asked;
 
 #[derive(Default)]
@@ -19,6 +20,8 @@ pub(super) struct Storage {
     puts: BTreeMap<RequestId, Put>,
     connection: Connection,
     honesty: Honesty,
+    token: Token,
+    order: Order,
     /// Bytes of files that were handed over whole.
     pub(super) whole_bytes: usize,
 }
@@ -40,11 +43,21 @@ enum Honesty {
     Lied,
 }
 
+/// The token of the connection.
+#[derive(Default, PartialEq, Eq)]
+enum Token {
+    #[default]
+    Good,
+    /// It is over, and this was the last request before that.
+    Over(Option<RequestId>),
+}
+
 enum Question {
     Finish(End),
     Resume(RequestId),
     Stat(Stat),
-    List(RequestId),
+    List(List),
+    More(RequestId),
     Change(Change),
     Open(Get),
     Digest(RequestId),
@@ -54,11 +67,27 @@ impl Question {
     fn id(&self) -> RequestId {
         match self {
             Self::Finish(end) => end.id,
-            Self::Resume(id) | Self::List(id) | Self::Digest(id) => *id,
+            Self::Resume(id) | Self::More(id) | Self::Digest(id) => *id,
             Self::Stat(stat) => stat.id,
+            Self::List(list) => list.id,
             Self::Change(change) => change.id(),
             Self::Open(get) => get.id,
         }
+    }
+
+    /// The names whose turn has come when it is asked. Those of a put are known since it began.
+    fn names(&self) -> Option<Names> {
+        Some(match self {
+            Self::Stat(stat) => Names::Of(vec![stat.name.clone()]),
+            Self::List(List { name: Some(name), .. }) => Names::Of(vec![name.clone()]),
+            Self::List(List { name: None, .. }) => Names::Root,
+            Self::Change(change) => {
+                let (name, other) = change.names();
+                Names::Of([Some(name), other].into_iter().flatten().cloned().collect())
+            }
+            Self::Open(get) => Names::Of(vec![get.name.clone()]),
+            Self::Finish(_) | Self::Resume(_) | Self::More(_) | Self::Digest(_) => return None,
+        })
     }
 }
 
@@ -82,6 +111,8 @@ impl Storage {
             Command::Login(_) | Command::Refused(_) => return,
             Command::Begin(put) => {
                 assert!(asked.knows(put.id));
+                self.check_token(put.id);
+                self.order.open(put.id, put.name);
                 let open = Put::Open { at: put.at, kept: put.at };
                 assert!(self.puts.insert(put.id, open).is_none(), "a put begins twice");
                 return;
@@ -101,14 +132,15 @@ impl Storage {
             }
             Command::Discard(id, _) => {
                 self.close(id, Put::Closed);
-                return;
+                return self.order.settle(id);
             }
             Command::Suspend(id) => {
                 self.close(id, Put::Suspended);
-                return;
+                return self.order.settle(id);
             }
             Command::Close(id) => {
                 assert!(asked.knows(id));
+                self.order.settle(id);
                 return self.questions.retain(|question| question.id() != id);
             }
             Command::HangUp => {
@@ -117,8 +149,8 @@ impl Storage {
             }
             Command::Resume(resume) => Question::Resume(resume.id),
             Command::Stat(stat) | Command::Sum(stat) => Question::Stat(stat),
-            Command::List(list) => Question::List(list.id),
-            Command::More(id) => Question::List(id),
+            Command::List(list) => Question::List(list),
+            Command::More(id) => Question::More(id),
             Command::Change(change) => Question::Change(change),
             Command::Open(get) => Question::Open(get),
             Command::Digest(id) => Question::Digest(id),
@@ -127,7 +159,41 @@ impl Storage {
         assert!(asked.knows(id));
         let is_new = self.questions.iter().all(|question| question.id() != id);
         assert!(is_new || self.has_lied(), "{id} is asked twice");
+        self.check_token(id);
+        self.check_order(&question);
         self.questions.push_back(question);
+    }
+
+    /// Whoever has lied does not know what has taken effect.
+    fn check_order(&mut self, question: &Question) {
+        match (question.names(), question) {
+            _ if self.has_lied() => {}
+            (Some(names), _) => self.order.tell(question.id(), names),
+            (None, Question::Finish(end)) => self.order.finish(end.id),
+            (None, _) => {}
+        }
+    }
+
+    fn check_token(&self, id: RequestId) {
+        if let Token::Over(last) = self.token {
+            assert!(Some(id) <= last, "{id} begins when the token is over");
+        }
+    }
+
+    /// The token is over, and this was the last request before that: lists that go on are refused.
+    pub(super) fn end_admission(&mut self, last: Option<RequestId>) {
+        if self.token == Token::Good {
+            self.token = Token::Over(last);
+        }
+    }
+
+    /// Refuses an open put whose token is over.
+    pub(super) fn end_lost(&mut self) -> Option<Event> {
+        if self.is_token_over() { self.refuse_put() } else { None }
+    }
+
+    pub(super) fn is_token_over(&self) -> bool {
+        self.token != Token::Good
     }
 
     /// The end of a put's body; returns where that is.
@@ -162,15 +228,16 @@ impl Storage {
 
     /// Answers a question in one of several ways.
     pub(super) fn answer(&mut self, which: u64, how: u64) -> Option<Event> {
-        Some(match self.take(which)? {
+        let question = self.take(which)?;
+        self.order.settle(question.id());
+        Some(match question {
             Question::Finish(end) => Event::Stored(done(&end)),
             Question::Resume(id) => Event::Held(held(id, how)),
             Question::Stat(stat) => {
                 let digest = stat.digest.map(digest);
                 Event::Info(Info { digest, ..info(stat.id, how) })
             }
-            Question::List(id) if how % 2 == 1 => Event::Entries(entries(id, how)),
-            Question::List(id) => Event::Ok(Okay { id, durability: None }),
+            Question::List(List { id, .. }) | Question::More(id) => self.look(id, how),
             Question::Change(change) => {
                 Event::Ok(Okay { id: change.id(), durability: Some(change.durability()) })
             }
@@ -179,6 +246,16 @@ impl Storage {
                 Event::Digest { id, digest: digest(Algorithm::Sha256), spent: None }
             }
         })
+    }
+
+    fn look(&self, id: RequestId, how: u64) -> Event {
+        if self.is_token_over() {
+            return Event::Refused { id, refusal: Code::Denied.into() };
+        }
+        match how % 2 {
+            0 => Event::Ok(Okay { id, durability: None }),
+            _ => Event::Entries(entries(id, how)),
+        }
     }
 
     fn open(&mut self, get: &Get, how: u64) -> Event {
@@ -200,6 +277,7 @@ impl Storage {
     /// Refuses what a question asks for, or what it has promised.
     pub(super) fn refuse(&mut self, which: u64) -> Option<Event> {
         let id = self.take(which)?.id();
+        self.order.settle(id);
         Some(Event::Refused { id, refusal: Code::NotFound.into() })
     }
 
@@ -218,6 +296,7 @@ impl Storage {
     pub(super) fn refuse_put(&mut self) -> Option<Event> {
         let (id, put) = self.puts.iter_mut().find(|(_, put)| matches!(put, Put::Open { .. }))?;
         *put = Put::Closed;
+        self.order.settle(*id);
         Some(Event::Refused { id: *id, refusal: Code::NoSpace.into() })
     }
 
