@@ -19,7 +19,7 @@ const DONE: &str = r#"{"done":{"id":2,"size":4096,"digest":"sha256:2cf24dba5fb0a
 const NAME: &[u8] = b"photos/2026/11/IMG_0042.jpg";
 
 /// Each does its step once.
-const STEPS: [(&str, fn()); 8] = [
+const STEPS: [(&str, fn()); 10] = [
     ("nothing", || {}),
     ("name_parse", name_parse),
     ("read_put", read_put),
@@ -28,6 +28,8 @@ const STEPS: [(&str, fn()); 8] = [
     ("write_done", write_done),
     ("refuse_garbage", refuse_garbage),
     ("machine_put", machine_put),
+    ("waits_for_one", waits_for_one),
+    ("one_by_one", one_by_one),
 ];
 
 fn main() {
@@ -96,6 +98,53 @@ fn machine_put() {
         }
         black_box(machine);
     });
+}
+
+/// Requests with names of 4,000 bytes, all of which wait for one put: heard, let go on, and refused.
+#[divan::bench(sample_count = 20)]
+fn waits_for_one() {
+    thread_local! {
+        static INPUT: Vec<u8> = {
+            let deep = ["x".repeat(31).as_str(); 126].join("/");
+            let stats = (3..3 + WAITING).map(|id| stat(id, &format!("a/{deep}/{id}")));
+            format!("{}\n{}", PUT.replace("photos/2026/11/IMG_0042.jpg", "a"), stats.collect::<String>()).into()
+        };
+    }
+    INPUT.with(|input| refuse_all(input));
+}
+
+/// Requests for one directory, behind as many below it: each waits for all before it.
+#[divan::bench(sample_count = 20)]
+fn one_by_one() {
+    thread_local! {
+        static INPUT: Vec<u8> = {
+            let below = (1..=WAITING / 2).map(|id| stat(id, &format!("a/{id}")));
+            let above = (WAITING / 2 + 1..=WAITING).map(|id| stat(id, "a"));
+            below.chain(above).collect::<String>().into()
+        };
+    }
+    INPUT.with(|input| refuse_all(input));
+}
+
+/// What a step has waiting: a quarter of what a connection may have.
+const WAITING: usize = ftx_protocol::limits::REQUESTS / 4;
+
+fn stat(id: usize, name: &str) -> String {
+    format!("{{\"stat\":{{\"id\":{id},\"name\":\"{name}\"}}}}\n")
+}
+
+/// A machine hears this, and is refused all that it asks of storage.
+fn refuse_all(input: &[u8]) {
+    let mut machine = Server::new(settings(), Time(0));
+    machine.receive(HELLO, Time(0));
+    machine.receive(black_box(input), Time(0));
+    while let Some(command) = machine.poll_command() {
+        if let Some(id) = command.id() {
+            let refusal = ftx_protocol::Code::NotFound.into();
+            machine.handle(Event::Refused { id, refusal }, Time(1));
+        }
+    }
+    assert_eq!(machine.requests(), 0);
 }
 
 fn small_put() -> Vec<u8> {

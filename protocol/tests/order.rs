@@ -1,82 +1,47 @@
-//! What one answer of storage may cost, whatever the names are whose requests wait for it.
+//! As many requests as a connection may have, all of which wait for another: whoever's turn comes is told to
+//! storage in the call in which it comes, and nobody before. What such a call costs is counted in
+//! `src/server/order.rs` and measured by `benches/steps.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ftx_protocol::limits::{REQUESTS, REQUESTS_TOTAL};
 use ftx_protocol::message::Limits;
-use ftx_protocol::server::{Command, Event, Server, Settings};
+use ftx_protocol::server::{Event, Server, Settings};
 use ftx_protocol::{Code, RequestId, Time};
 
 const NOW: Time = Time(0);
 
-/// Far above what a slow machine takes without optimisation, and far below what it takes where the
-/// cost of each request that waits grows with the others.
-const CALL: Duration = Duration::from_millis(1_500);
-
-struct Timed {
-    machine: Server,
-    longest: Duration,
-    all: Duration,
+/// A machine that has heard this, piece by piece as from a socket.
+fn hear(lines: &str) -> Server {
+    let settings = Settings {
+        agent: String::new(),
+        features: vec!["sha256".into()],
+        limits: Limits::default(),
+        requests_total_max: REQUESTS_TOTAL,
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(60),
+    };
+    let mut machine = Server::new(Arc::new(settings), NOW);
+    machine.receive(b"{\"hello\":{\"ftx\":1}}\n", NOW);
+    for piece in lines.as_bytes().chunks(64 * 1024) {
+        machine.receive(piece, NOW);
+    }
+    machine
 }
 
-impl Timed {
-    fn new() -> Self {
-        let settings = Settings {
-            agent: String::new(),
-            features: vec!["sha256".into()],
-            limits: Limits::default(),
-            requests_total_max: REQUESTS_TOTAL,
-            header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(60),
-        };
-        let mut timed = Self {
-            machine: Server::new(Arc::new(settings), NOW),
-            longest: Duration::ZERO,
-            all: Duration::ZERO,
-        };
-        timed.hear("{\"hello\":{\"ftx\":1}}\n");
-        timed
-    }
+/// The requests that storage is asked for.
+fn asked(machine: &mut Server) -> Vec<usize> {
+    let commands = std::iter::from_fn(|| machine.poll_command());
+    commands.filter_map(|command| command.id()).map(|id| id.0 as usize).collect()
+}
 
-    fn call(&mut self, act: impl FnOnce(&mut Server)) {
-        let began = Instant::now();
-        act(&mut self.machine);
-        let took = began.elapsed();
-        self.longest = self.longest.max(took);
-        self.all += took;
-    }
-
-    /// As it comes from a socket, piece by piece.
-    fn hear(&mut self, lines: &str) {
-        for piece in lines.as_bytes().chunks(64 * 1024) {
-            self.call(|machine| machine.receive(piece, NOW));
-        }
-    }
-
-    /// Refuses all that storage is asked, until it is asked no more; says how much that was.
-    fn refuse_all(&mut self) -> usize {
-        let mut asked = 0;
-        loop {
-            let commands: Vec<Command> =
-                std::iter::from_fn(|| self.machine.poll_command()).collect();
-            let ids: Vec<RequestId> = commands.iter().filter_map(Command::id).collect();
-            if ids.is_empty() {
-                return asked;
-            }
-            for id in ids {
-                asked += 1;
-                let refusal = Code::NotFound.into();
-                self.call(|machine| machine.handle(Event::Refused { id, refusal }, NOW));
-            }
-        }
-    }
-
-    fn check(&self, what: &str) {
-        println!("{what}: the longest call {:?}, all {:?}", self.longest, self.all);
-        assert!(self.longest < CALL, "{what}: {:?}", self.longest);
-    }
+/// Refuses a request; says which are asked for by that.
+fn refuse(machine: &mut Server, id: usize) -> Vec<usize> {
+    let refusal = Code::NotFound.into();
+    machine.handle(Event::Refused { id: RequestId(id as u64), refusal }, NOW);
+    asked(machine)
 }
 
 fn stat(id: usize, name: &str) -> String {
@@ -90,23 +55,33 @@ fn put(id: usize, name: &str) -> String {
 }
 
 #[test]
-fn the_end_of_a_request_for_which_long_names_wait_is_one_short_call() {
-    let mut timed = Timed::new();
-    let deep = ["x".repeat(31).as_str(); 126].join("/");
-    let stats = REQUESTS - 1;
-    let waiting = (2..2 + stats).map(|id| stat(id, &format!("a/{deep}/{id}")));
-    timed.hear(&(put(1, "a") + &waiting.collect::<String>()));
-    assert_eq!(timed.refuse_all(), 1 + stats);
-    timed.check("deep names below a put");
+fn all_that_wait_below_one_put_go_when_it_is_over() {
+    let deep = ["x"; 20].join("/");
+    let waiting = (2..=REQUESTS).map(|id| stat(id, &format!("a/{deep}/{id}")));
+    let mut machine = hear(&(put(1, "a") + &waiting.collect::<String>()));
+    assert_eq!(machine.requests(), REQUESTS);
+    assert_eq!(asked(&mut machine), [1]);
+    assert_eq!(refuse(&mut machine, 1), (2..=REQUESTS).collect::<Vec<_>>());
+    for id in 2..=REQUESTS {
+        assert!(refuse(&mut machine, id).is_empty());
+    }
+    assert_eq!(machine.requests(), 0);
 }
 
 #[test]
-fn many_names_below_one_that_is_asked_for_many_times_cost_each_of_them_little() {
-    let mut timed = Timed::new();
+fn those_that_name_one_directory_come_after_all_below_it_and_one_after_the_other() {
     let half = REQUESTS / 2;
     let below = (1..=half).map(|id| stat(id, &format!("a/{id}")));
     let above = (half + 1..=REQUESTS).map(|id| stat(id, "a"));
-    timed.hear(&below.chain(above).collect::<String>());
-    assert_eq!(timed.refuse_all(), REQUESTS);
-    timed.check("short names below one");
+    let mut machine = hear(&below.chain(above).collect::<String>());
+    assert_eq!(asked(&mut machine), (1..=half).collect::<Vec<_>>());
+    for id in (2..=half).rev() {
+        assert!(refuse(&mut machine, id).is_empty(), "1 is still below");
+    }
+    assert_eq!(refuse(&mut machine, 1), [half + 1]);
+    for id in half + 1..REQUESTS {
+        assert_eq!(refuse(&mut machine, id), [id + 1]);
+    }
+    assert!(refuse(&mut machine, REQUESTS).is_empty());
+    assert_eq!(machine.requests(), 0);
 }
