@@ -64,3 +64,20 @@ fn text(error: &io::Error) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It may go before a call, or, where others serve the same files, under what is open. Of the store's own files
+    /// neither may happen.
+    #[test]
+    fn what_has_gone_is_not_found_if_a_peer_named_it() {
+        for errno in [Errno::NOENT, Errno::STALE] {
+            let code = |cause| code(cause, &errno.into());
+            assert_eq!([Cause::Name, Cause::Naming].map(code), [Code::NotFound; 2]);
+            let own = [Cause::Bytes, Cause::Store, Cause::Sync];
+            assert_eq!(own.map(code), [Code::StorageFailed; 3]);
+        }
+    }
+}

@@ -182,6 +182,49 @@ fn an_end_within_the_handshake_or_a_record() {
     assert_eq!(server.read(2_000), Read::Error(ErrorKind::UnexpectedEof));
 }
 
+/// Whichever side ends, and whenever that is before the handshake is over for it: it has nothing to say that with, and
+/// the other one is told of a cut and never of an end, also if the handshake is over for that one.
+#[test]
+fn an_end_before_the_handshake_is_over_is_a_cut() {
+    for side in [0, 1] {
+        let (mut turns, mut other_was_ready) = (0, false);
+        loop {
+            let slow = || Pace::EverySecondBlocks { most: 150, next: [false; 2] };
+            let (client, server) = pair(slow(), slow());
+            let mut peers = [client, server];
+            for _ in 0..turns {
+                for peer in &mut peers {
+                    assert_eq!(peer.read(1), Read::Blocked);
+                }
+            }
+            peers.rotate_left(side);
+            let [ends, other] = &mut peers;
+            if ends.tls.is_ready() {
+                break;
+            }
+            let said_before = ends.socket.sent().len();
+            while let Err(error) = ends.tls.close(&mut ends.socket) {
+                block(&error);
+            }
+            ends.socket.end();
+            let error = ends.tls.write(&mut ends.socket, b"more").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+            let mut heard = Read::Blocked;
+            while heard == Read::Blocked {
+                heard = other.read(10);
+            }
+            let said = ends.socket.sent().len() - said_before;
+            assert_eq!(heard, Read::Error(ErrorKind::UnexpectedEof), "{side} {turns} {said}");
+            assert_eq!(other.read(10), heard, "and stays");
+            other_was_ready |= other.tls.is_ready();
+            turns += 1;
+        }
+        assert!(turns > 2, "{turns}");
+        // A server has said all of its handshake before it has heard all of its client's.
+        assert_eq!(other_was_ready, side == 1);
+    }
+}
+
 /// What is kept for a reader with little room is at most a record and what one look at the socket
 /// brings, and is given back.
 #[test]

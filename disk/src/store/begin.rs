@@ -387,3 +387,114 @@ fn running_of(partial: &Partial, put: &Put, survival: &Survival) -> Result<Runni
     }
     Ok(running)
 }
+
+/// A transfer whose time is over just when somebody comes back to it: either is first, and not half of each.
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ftx_protocol::Owner;
+    use ftx_protocol::limits::GRID_BYTES;
+
+    use super::super::testing::{commit, finish, id, open};
+    use super::super::{Counts, testing};
+    use super::*;
+    use crate::sim::Sim;
+
+    const OWNER: Owner = Owner([1; 8]);
+    const TTL: Duration = Duration::from_secs(50);
+    const BODY: &[u8] = &[7; GRID_BYTES as usize + 100];
+
+    /// The one transfer of these tests, from here on.
+    fn put(at: u64) -> Put {
+        Put { at, owner: Some(OWNER), ..testing::put("big", id(1), Some(BODY.len())) }
+    }
+
+    /// A store in which it was begun, and broke off after what is on the grid.
+    fn broken_off(sim: &Sim) -> Store<Sim> {
+        let store = open(sim);
+        let mut upload = store.begin(put(0)).unwrap();
+        let checkpoint = upload.write(&BODY[..GRID_BYTES as usize]).unwrap().unwrap();
+        store.make_durable(checkpoint).unwrap();
+        assert_eq!(store.suspend(upload), GRID_BYTES);
+        store
+    }
+
+    fn expire(store: &Store<Sim>, seconds: u64) -> usize {
+        store.expire(TTL, Duration::from_secs(seconds))
+    }
+
+    fn end(sim: &Sim, store: &Store<Sim>, mut upload: Upload<Sim>) {
+        upload.write(&BODY[GRID_BYTES as usize..]).unwrap();
+        let finished = finish(store, upload, BODY).unwrap();
+        commit(store, vec![finished]).remove(0).unwrap();
+        assert!(sim.content("big").unwrap() == BODY);
+    }
+
+    #[test]
+    fn who_is_told_what_is_held_has_all_the_time_again() {
+        let sim = Sim::new();
+        let store = broken_off(&sim);
+        assert_eq!([expire(&store, 0), expire(&store, 49)], [0, 0]);
+        assert_eq!(store.held(&id(1), Some(&OWNER)).at, GRID_BYTES);
+        // Its time would be over now. From the first look on that finds it left alone it has as much again.
+        assert_eq!([expire(&store, 51), expire(&store, 100)], [0, 0]);
+        assert_eq!(store.counts().unwrap(), Counts { partial: 1, staged: 1 });
+        assert_eq!(expire(&store, 101), 1);
+        assert_eq!(store.held(&id(1), Some(&OWNER)).at, 0);
+        assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+    }
+
+    #[test]
+    fn who_is_first_to_go_on_loses_nothing_however_long_it_takes() {
+        let sim = Sim::new();
+        let store = broken_off(&sim);
+        assert_eq!(expire(&store, 0), 0);
+        let upload = store.begin(put(GRID_BYTES)).unwrap();
+        assert_eq!([expire(&store, 51), expire(&store, 1_000)], [0, 0]);
+        assert_eq!(store.forget_owner(OWNER), 0);
+        end(&sim, &store, upload);
+    }
+
+    /// The same between the two: its lock is held while its file is opened again.
+    #[test]
+    fn who_is_about_to_go_on_loses_nothing() {
+        let sim = Sim::new();
+        let store = broken_off(&sim);
+        assert_eq!(expire(&store, 0), 0);
+        let shared = store.transfers.partial(&id(1)).unwrap();
+        let begins = lock(&shared);
+        assert!(store.transfers.take_expired(TTL, TTL).is_empty());
+        assert!(store.transfers.take_owned(OWNER).is_empty());
+        drop(begins);
+        end(&sim, &store, store.begin(put(GRID_BYTES)).unwrap());
+    }
+
+    /// Whoever found it in the table just before it was taken out does not go on with a file that is about to go.
+    #[test]
+    fn who_comes_too_late_goes_on_with_nothing() {
+        type Take = fn(&Store<Sim>) -> Vec<super::super::Shared<Partial>>;
+        let takes: [Take; 2] = [
+            |store| store.transfers.take_expired(TTL, TTL),
+            |store| store.transfers.take_owned(OWNER),
+        ];
+        for take in takes {
+            let sim = Sim::new();
+            let store = broken_off(&sim);
+            assert_eq!(expire(&store, 0), 0);
+            let found = store.transfers.partial(&id(1)).unwrap();
+            let [taken] = take(&store).try_into().ok().unwrap();
+            let asked = put(GRID_BYTES);
+            let plan = store.plan(&asked).unwrap();
+            let begun = store.begin_again(store.writable().unwrap(), &asked, plan, &found);
+            assert_eq!(begun.err().map(|refusal| refusal.code), Some(Code::StorageFailed));
+            store.drop_partial(&taken);
+            assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+            // From its first byte it may be begun as if nothing had been.
+            let mut upload = store.begin(put(0)).unwrap();
+            let checkpoint = upload.write(&BODY[..GRID_BYTES as usize]).unwrap().unwrap();
+            store.make_durable(checkpoint).unwrap();
+            end(&sim, &store, upload);
+        }
+    }
+}

@@ -1,9 +1,9 @@
 //! What another process does to a name or its directory in the middle of a put or a round.
 
-use ftx_protocol::{Code, Condition, Mode, TransferId, Version};
+use ftx_protocol::{Code, Condition, Depth, Mode, TransferId, Version};
 
-use super::testing::{self, directory, id, name, open, root, write};
-use super::{Finished, Put, Store};
+use super::testing::{self, directory, id, name, open, root, share, write};
+use super::{Finished, Listed, Put, Store};
 use crate::identity::{Identity, Inode};
 use crate::sim::{Sim, SimHandle};
 use crate::sys::{Disk, Want};
@@ -188,4 +188,29 @@ fn no_put_is_refused_for_what_the_directory_of_the_one_before_it_was() {
     assert_eq!(commit(&store, vec![finished, other]), [Ok(()), Ok(())]);
     assert_eq!(sim.content("e/f").as_deref(), Some(&b"new"[..]));
     assert_eq!(sim.content("d/f").as_deref(), Some(&b"new"[..]));
+}
+
+#[test]
+fn a_directory_that_is_another_one_when_a_list_goes_into_it_is_not_found() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    sim.make_directory(&root(&sim), b"d", Mode::new(0o755)).unwrap();
+    sim.before("open_part d", |sim| {
+        sim.rename(&root(sim), b"d", &root(sim), b"e").unwrap();
+        sim.make_directory(&root(sim), b"d", Mode::new(0o755)).unwrap();
+        write(sim, &directory(sim, "d"), "f", b"other");
+    });
+    let listed: Vec<Listed> =
+        store.list(None, Depth::All, None, &share()).unwrap().filter(|listed| is_of(listed, "d")).collect();
+    let [Listed::Entry { .. }, Listed::Unread { refusal, .. }] = listed.as_slice() else {
+        panic!("{listed:?}");
+    };
+    assert_eq!(refusal.code, Code::NotFound);
+}
+
+fn is_of(listed: &Listed, path: &str) -> bool {
+    match listed {
+        Listed::Entry { name: of, .. } => *of == name(path),
+        Listed::Unread { name: of, .. } => *of == Some(name(path)),
+    }
 }
