@@ -14,10 +14,10 @@ use crate::Client;
 use crate::failure::{Failure, Trouble};
 use crate::link::{Link, READ_BYTES};
 
-/// Questions under way at most, and the bytes of their lines: so few that the server has room for
-/// them while it answers.
-const ASKED_MAX: usize = 512;
-const ASKED_BYTES: usize = 32 * 1024;
+/// Questions and gets under way at most, and the bytes of their lines: so few that the server has room for
+/// them while it answers and sends, and this side never has to wait for that.
+pub(crate) const ASKED_MAX: usize = 512;
+pub(crate) const ASKED_BYTES: usize = 32 * 1024;
 
 /// A question, or a change of names.
 #[derive(Debug, Clone, PartialEq, Eq)]

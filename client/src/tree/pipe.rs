@@ -14,10 +14,10 @@ use crate::failure::Trouble;
 use crate::link::Link;
 
 /// Requests under way at most: below what every server allows.
-pub(super) const REQUESTS_MAX: usize = 2_048;
+pub(super) const PIPE_REQUESTS_MAX: usize = 2_048;
 
 /// What the server may have said and nobody has looked at: more than it can have been asked.
-const UNHEARD_MAX: usize = 2 * REQUESTS_MAX;
+const UNHEARD_MAX: usize = 2 * PIPE_REQUESTS_MAX;
 
 /// Lines and bodies are written together up to this.
 const FLUSH_BYTES: usize = 256 * 1024;

@@ -200,8 +200,11 @@ fn a_directory_that_is_another_one_when_a_list_goes_into_it_is_not_found() {
         sim.make_directory(&root(sim), b"d", Mode::new(0o755)).unwrap();
         write(sim, &directory(sim, "d"), "f", b"other");
     });
-    let listed: Vec<Listed> =
-        store.list(None, Depth::All, None, &share()).unwrap().filter(|listed| is_of(listed, "d")).collect();
+    let listed: Vec<Listed> = store
+        .list(None, Depth::All, None, &share())
+        .unwrap()
+        .filter(|listed| is_of(listed, "d"))
+        .collect();
     let [Listed::Entry { .. }, Listed::Unread { refusal, .. }] = listed.as_slice() else {
         panic!("{listed:?}");
     };

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::settling::UNSETTLED_MAX;
 use super::{File, Job, Listing, Next, Work};
 use crate::Client;
+use crate::ask::{ASKED_BYTES, ASKED_MAX};
 use crate::failure::{Class, Failure, Trouble};
 use crate::link::{Link, READ_BYTES};
 use crate::spent::Spent;
@@ -23,10 +24,10 @@ impl Job<'_, '_> {
     /// Sends the next requests, and allows more of the list.
     pub(super) fn ask_for_more(&mut self, link: &Link) -> Result<(), Trouble> {
         let mut lines = Vec::new();
-        let has_room = self.under_way.len() <= REQUESTS_MAX.saturating_sub(ASKED_TOGETHER);
+        let has_room = self.under_way.len() <= ASKED_MAX.saturating_sub(ASKED_TOGETHER);
         while has_room
-            && self.under_way.len() < REQUESTS_MAX
-            && self.line_bytes < REQUESTS_BYTES
+            && self.under_way.len() < ASKED_MAX
+            && self.line_bytes < ASKED_BYTES
             && self.unsettled.len() < UNSETTLED_MAX
             && let Some(file) = self.listed.pop_front()
         {
@@ -304,14 +305,8 @@ impl Job<'_, '_> {
     }
 }
 
-/// Questions and gets under way at most, and the bytes of their lines: so few that the server has
-/// room for them while it sends, and this side never has to wait for that.
-const REQUESTS_MAX: usize = 512;
-
 /// As many are asked for in one go, when there is room for them: each message costs both sides.
 const ASKED_TOGETHER: usize = 64;
-
-const REQUESTS_BYTES: usize = 32 * 1024;
 
 /// How often the server hears something while a file is read here, however long that takes: more often
 /// than any server wants to.

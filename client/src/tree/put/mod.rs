@@ -23,7 +23,7 @@ use ftx_protocol::{Digest, Name, RequestId, Retry as Again, TransferId};
 use walking::path_of;
 
 use super::log::Log;
-use super::pipe::{Pipe, REQUESTS_MAX};
+use super::pipe::{PIPE_REQUESTS_MAX, Pipe};
 use super::remove::Removal;
 use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark, open_log};
 use crate::Client;
@@ -355,7 +355,7 @@ impl<'a, 'o> Job<'a, 'o> {
     }
 
     fn is_full(&self) -> bool {
-        self.under_way.len().saturating_add(self.left.len()) >= REQUESTS_MAX
+        self.under_way.len().saturating_add(self.left.len()) >= PIPE_REQUESTS_MAX
             || self.unacknowledged_bytes >= UNKEPT_BYTES
     }
 
