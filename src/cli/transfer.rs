@@ -126,8 +126,8 @@ pub struct Get {
     #[arg(required = true, value_name = "NAME")]
     pub(super) names: Vec<OsString>,
 
-    /// Where to: a file, a directory to put it in, or - for standard output. Without it, the last
-    /// part of the name, here
+    /// Where to: a file, a directory to put it in, or - for standard output, which takes no tree.
+    /// Without it, the last part of the name, here
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 
@@ -292,6 +292,12 @@ impl Get {
         if self.output.as_ref().is_some_and(|path| is_stdout(path)) {
             self.output = Some(PathBuf::from("-"));
         }
+        let last_parts = self.names.iter().filter_map(|name| Path::new(name).file_name());
+        if self.to() != To::Stdout
+            && let Some(twice) = first_repeated(last_parts.map(OsStrExt::as_bytes))
+        {
+            return usage(&format!("two of these would be called {twice} here"));
+        }
         let mut trees = Exit::Done;
         if self.tree.is_wanted() {
             if self.to() == To::Stdout {
@@ -314,12 +320,6 @@ impl Get {
             && !is_directory(path)
         {
             return usage("several names need -o to be a directory that exists");
-        }
-        let last_parts = self.names.iter().filter_map(|name| Path::new(name).file_name());
-        if self.to() != To::Stdout
-            && let Some(twice) = first_repeated(last_parts.map(OsStrExt::as_bytes))
-        {
-            return usage(&format!("two of these files would be called {twice} here"));
         }
         let files = self.names.iter().map(|name| self.one(clients, name));
         first_failure(std::iter::once(trees).chain(files))

@@ -98,6 +98,8 @@ impl GetOptions {
         client: &dyn Fn(Option<ServerAddress>) -> Client,
     ) -> Result<(Exit, Vec<OsString>), Failure> {
         let options = self.selection.options(put)?;
+        let remotes = names.iter().map(|name| Remote::parse(without_slash(name)));
+        let remotes = remotes.collect::<Result<Vec<_>, _>>()?;
         let words = Words { action: Action::Get, mood: options.mood };
         let mut report = JobReport::new(form, words).together();
         let mut total = TreeDone::default();
@@ -106,33 +108,21 @@ impl GetOptions {
         if names.len() > 1 && matches!(place, Place::Path(_)) {
             return Err(wrong("several names need -o to be a directory, or to end in /"));
         }
-        for name in names {
-            let remote = Remote::parse(without_slash(name))?;
-            let last = Path::new(OsStr::from_bytes(remote.name.last_part()));
-            let client = client(remote.server);
-            let target = match place {
-                Place::Here => last.to_owned(),
-                Place::In(path) | Place::Path(path)
-                    if client.was_getting(&remote.name, path) == Interrupted::Yes =>
-                {
-                    path.to_owned()
-                }
-                Place::In(directory) => directory.join(last),
-                Place::Path(path) => path.to_owned(),
-            };
-            report.enter(target.as_os_str().as_bytes());
-            let tree = GetTree { name: &remote.name, target: &target, options: &options };
-            match client.get_tree(&tree, &mut |notice| report.notice(notice)) {
-                Ok(done) => total = total.and(done),
-                Err(failure) if failure.class == Class::Refused(Code::NotADirectory) => {
+        for (word, Remote { server, name }) in names.iter().zip(remotes) {
+            let client = client(server);
+            let target = place.target(&client, &name);
+            let tree = GetTree { name: &name, target: &target, options: &options };
+            match one(&client, &tree, &mut report) {
+                Ok(Some(done)) => total = total.and(done),
+                Ok(None) => files.push(word.clone()),
+                Err(failure) if names.len() > 1 && !failure.class.is_about_the_way() => {
+                    let name = target.as_os_str().as_bytes();
                     report.enter(b"");
-                    match one_file(&client, &tree, &mut report) {
-                        Ok(Some(done)) => total = total.and(done),
-                        Ok(None) => files.push(name.clone()),
-                        Err(failure) => return Ok((report.finish(Err(failure)), files)),
-                    }
+                    report.notice(TreeNotice::Failed { name, failure: &failure });
+                    let first_failure = Some(failure.class);
+                    total = total.and(TreeDone { failed: 1, first_failure, ..TreeDone::default() });
                 }
-                Err(failure) => return Ok((report.finish(Err(failure)), files)),
+                Err(failure) => return Ok((report.finish(Err(failure)), Vec::new())),
             }
         }
         if files.len() == names.len() {
@@ -142,7 +132,23 @@ impl GetOptions {
     }
 }
 
-/// What a job does for a name that is a file. `None` where it is to be fetched as any single file is.
+/// Gets what one name stands for. `None` where that is a file, to be fetched as any single file is.
+fn one(
+    client: &Client,
+    tree: &GetTree<'_>,
+    report: &mut JobReport,
+) -> Result<Option<TreeDone>, Failure> {
+    report.enter(tree.target.as_os_str().as_bytes());
+    match client.get_tree(tree, &mut |notice| report.notice(notice)) {
+        Err(failure) if failure.class == Class::Refused(Code::NotADirectory) => {
+            report.enter(b"");
+            one_file(client, tree, report)
+        }
+        result => result.map(Some),
+    }
+}
+
+/// The same of a file: there may be nothing to do, or only something to say.
 fn one_file(
     client: &Client,
     tree: &GetTree<'_>,
@@ -185,6 +191,21 @@ impl<'a> Place<'a> {
             return Ok(Self::In(path));
         }
         Ok(if path.is_dir() { Self::In(path) } else { Self::Path(path) })
+    }
+
+    /// Where a name goes. A job that was interrupted goes on where it was, though that is a directory by now.
+    fn target(self, client: &Client, name: &Name) -> PathBuf {
+        let last = Path::new(OsStr::from_bytes(name.last_part()));
+        match self {
+            Self::Here => last.to_owned(),
+            Self::In(path) | Self::Path(path)
+                if client.was_getting(name, path) == Interrupted::Yes =>
+            {
+                path.to_owned()
+            }
+            Self::In(directory) => directory.join(last),
+            Self::Path(path) => path.to_owned(),
+        }
     }
 }
 

@@ -373,6 +373,14 @@ fn a_get_whose_part_file_was_taken_away_is_not_listed_as_one_to_go_on_with() {
         assert_eq!(left.lines().count(), expected, "{left}");
     };
     listed(1);
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    match full {
+        Ok(full) => {
+            let status = world.ftx(server.address, ["partials"]).stdout(full).status().unwrap();
+            assert_eq!(status.code(), Some(6), "the list could not be printed");
+        }
+        Err(error) => eprintln!("NOT TESTED: there is no disk that is always full: {error}"),
+    }
     take_away();
     listed(0);
     nothing_is_left();

@@ -414,6 +414,26 @@ fn what_failed_of_a_tree_shows_in_the_exit_code_though_a_file_beside_it_came() {
     let said = world.run(server.address, &["get", "-r", "tree", "file"], 7);
     assert!(text(&said.stderr).contains("1 FAILED"), "{}", text(&said.stderr));
     assert_eq!(fs::read(world.here().join("file")).unwrap(), b"x");
+    // What is not there does not stop what is behind it.
+    let said = world.run(server.address, &["get", "-r", "nothing", "tree", "-o", "out/"], 7);
+    assert!(text(&said.stderr).contains("stat nothing"), "{}", text(&said.stderr));
+    assert_eq!(count_files(&world.here().join("out/tree")), 2);
+    // A name that is none does, before anything is made.
+    world.run(server.address, &["get", "-r", "tree", "../x", "-o", "new/"], 2);
+    assert!(!world.here().join("new").exists());
+}
+
+#[test]
+fn two_trees_that_would_be_one_here_are_refused() {
+    let world = World::new();
+    for name in ["one/tree", "other/tree"] {
+        fs::create_dir_all(world.served().join(name)).unwrap();
+    }
+    let server = world.serve();
+    let args = ["get", "-r", "--delete", "one/tree", "other/tree/"];
+    let said = text(&world.run(server.address, &args, 2).stderr);
+    assert!(said.contains("two of these would be called tree here"), "{said}");
+    assert_eq!(fs::read_dir(world.here()).unwrap().count(), 0);
 }
 
 #[test]
