@@ -94,6 +94,7 @@ fn options(directory: std::path::PathBuf) -> Options {
         size_max_bytes: ftx_protocol::limits::INTEGER_MAX,
         free_min_bytes: 0,
         connections_max: 100,
+        puts_max: 256,
         requests_max: ftx_protocol::limits::REQUESTS_TOTAL,
         threads: 1,
         limit_rate: None,

@@ -148,7 +148,7 @@ impl Serve {
         let errand = user.as_ref().map_or(Errand::Own, User::errand);
         let made = make_directory(&directory, access, errand)?;
         let settled = self.admission.settle(&directory, reach(&listen), errand)?;
-        let prepared = Server::prepare(self.options(&settled), listen)?;
+        let prepared = Server::prepare(self.options(&settled, descriptors.puts()), listen)?;
         if let Some(user) = &user {
             hand_over(user, &settled)?;
         }
@@ -176,8 +176,6 @@ impl Serve {
 
     /// Leaves descriptors for files: a connection that is let in must be served.
     fn fit_connections(&mut self) -> Descriptors {
-        // Two of them for each of the threads that --threads may name.
-        const OWN_DESCRIPTORS: u64 = 64;
         let limit = match ftx_disk::sys::raise_descriptor_limit() {
             Ok(limit) => limit,
             Err(error) => return Descriptors::NotRaised(error),
@@ -185,7 +183,7 @@ impl Serve {
         let most = (limit - limit / 4).saturating_sub(OWN_DESCRIPTORS).max(1);
         let connections = usize::try_from(most).unwrap_or(usize::MAX);
         if self.max_connections <= connections {
-            return Descriptors::Enough;
+            return Descriptors::Enough { limit, connections: self.max_connections };
         }
         self.max_connections = connections;
         Descriptors::Few { limit, connections }
@@ -210,7 +208,7 @@ impl Serve {
         if self.read_only { Access::ReadOnly } else { Access::ReadWrite }
     }
 
-    fn options(self, settled: &Settled) -> Options {
+    fn options(self, settled: &Settled, puts_max: usize) -> Options {
         let access = self.access();
         Options {
             directory: self.directory,
@@ -226,6 +224,7 @@ impl Serve {
             size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
             free_min_bytes: self.min_free.bytes(),
             connections_max: self.max_connections,
+            puts_max,
             requests_max: self.max_requests,
             threads: self.threads,
             limit_rate: self.limit_rate,
@@ -238,17 +237,37 @@ impl Serve {
     }
 }
 
+/// Descriptors that the server has for itself: two of them for each of the threads that --threads may name.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// Puts at once where the system does not say how many descriptors it gives: an eighth of what most systems give at
+/// the least.
+const PUTS_ANYWHERE: usize = 128;
+
 /// How the descriptors that the system gives compare to the connections asked for.
 enum Descriptors {
-    Enough,
+    Enough { limit: u64, connections: usize },
     Few { limit: u64, connections: usize },
     NotRaised(io::Error),
 }
 
 impl Descriptors {
+    /// Puts that may be under way at once: half of the descriptors that no connection has. What is fetched and
+    /// listed, and the directories of a round, have the others.
+    fn puts(&self) -> usize {
+        match self {
+            Self::Enough { limit, connections } | Self::Few { limit, connections } => {
+                let connections = u64::try_from(*connections).unwrap_or(u64::MAX);
+                let files = limit.saturating_sub(OWN_DESCRIPTORS).saturating_sub(connections);
+                usize::try_from(files / 2).unwrap_or(usize::MAX)
+            }
+            Self::NotRaised(_) => PUTS_ANYWHERE,
+        }
+    }
+
     fn log(&self) {
         match self {
-            Self::Enough => {}
+            Self::Enough { .. } => {}
             Self::Few { limit, connections } => tracing::info!(
                 limit,
                 connections,

@@ -30,11 +30,11 @@ struct Shared {
     unmade: usize,
 }
 
-/// A buffer that goes back to its pool when it is dropped.
+/// A buffer that goes back to its pool, if it is of one, when it is dropped.
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
-    pool: Pool,
+    pool: Option<Pool>,
 }
 
 /// A part of a filled buffer that several jobs share.
@@ -67,7 +67,7 @@ impl Pool {
             }
         };
         drop(shared);
-        Some(Buffer { bytes, pool: self.clone() })
+        Some(Buffer { bytes, pool: Some(self.clone()) })
     }
 
     /// Buffers that are not out.
@@ -90,8 +90,10 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        lock(&self.pool.shared).free.push(bytes);
+        if let Some(pool) = &self.pool {
+            let bytes = std::mem::take(&mut self.bytes);
+            lock(&pool.shared).free.push(bytes);
+        }
     }
 }
 
@@ -99,6 +101,12 @@ impl Piece {
     /// The part of the buffer that the range names; nothing of it where it is not inside.
     pub(super) fn new(buffer: &Arc<Buffer>, range: Range<usize>) -> Self {
         Self { buffer: Arc::clone(buffer), range }
+    }
+
+    /// The same bytes, without the pool.
+    pub(super) fn to_own_memory(&self) -> Self {
+        let buffer = Buffer { bytes: Box::from(&**self), pool: None };
+        Self { buffer: Arc::new(buffer), range: 0..self.len() }
     }
 }
 
@@ -125,8 +133,12 @@ mod tests {
         drop(first);
         assert_eq!(pool.available(), 0, "a piece keeps its buffer out");
         assert_eq!(&*piece, [0; 3]);
+        let own = piece.to_own_memory();
         drop((piece, second));
         assert_eq!(pool.available(), 2);
+        assert_eq!(&*own, [0; 3]);
+        drop(own);
+        assert_eq!(pool.available(), 2, "it is none of the pool");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! waits: it works until the socket blocks or its turn is over, and says which.
 
 mod commands;
+mod later;
 mod saying;
 
 use std::io::{self, ErrorKind, Write};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use ftx_protocol::server::{Output, Reads, Reason, Server as Machine, Settings};
 use ftx_protocol::{Code, Time};
+use later::Later;
 use saying::Saying;
 use tracing::debug;
 
@@ -112,6 +114,8 @@ pub(super) struct Connection {
     lent: Vec<Weak<Buffer>>,
     /// Room of whole files that wait in the machine.
     claim: Claim,
+    /// Puts for which there is no place now.
+    later: Option<Box<Later>>,
 }
 
 impl Connection {
@@ -137,6 +141,7 @@ impl Connection {
             moved_bytes: 0,
             lent: Vec::new(),
             claim: Claim::default(),
+            later: None,
         }
     }
 
@@ -159,6 +164,7 @@ impl Connection {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 self.unstored_bytes = self.unstored_bytes.saturating_sub(bytes);
             }
+            Outcome::Place(place) => self.give_place(place),
             Outcome::Sent { count, end } => {
                 self.sender = Sender::Selector;
                 if count > 0 {
@@ -240,7 +246,8 @@ impl Connection {
 
     /// Bytes outside the pool that this connection makes the server hold.
     pub(super) fn held_bytes(&self) -> usize {
-        self.machine.held_bytes()
+        let later = self.later.as_ref().map_or(0, |later| later.held_bytes());
+        self.machine.held_bytes().saturating_add(later)
     }
 
     /// Bytes that have passed the socket since this was last asked.
@@ -363,15 +370,16 @@ impl Connection {
             return None;
         }
         self.lent.retain(|buffer| buffer.strong_count() > 0);
-        if self.unstored_bytes >= UNSTORED_BYTES
+        if self.is_held_up()
+            || self.unstored_bytes >= UNSTORED_BYTES
             || self.lent.len() >= LENT_BUFFERS.min(pool.share())
         {
             return None;
         }
         let limit = match self.machine.reads() {
             Reads::Nothing => return None,
-            Reads::Lines => LINES_BYTES,
-            Reads::Part { .. } => turn_bytes,
+            Reads::Lines => LINES_BYTES.min(self.bearable_bytes(0)),
+            Reads::Part { left_bytes } => turn_bytes.min(self.bearable_bytes(left_bytes)),
         };
         if !self.readable {
             self.machine.starving(now);

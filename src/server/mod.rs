@@ -82,6 +82,9 @@ pub struct Options {
     pub free_min_bytes: u64,
     /// Connections at once; more wait in the listen queue.
     pub connections_max: usize,
+    /// Puts under way at once, two at least, of all connections together: each has a file open until it has its
+    /// name. More wait; the last half is for connections that have none.
+    pub puts_max: usize,
     /// Requests that one connection may make in all; then it is to come anew (rule 4.12).
     pub requests_max: u64,
     /// Selectors, at most [`SELECTORS_MAX`]. Only one where a rate is set: whose turn it is to move

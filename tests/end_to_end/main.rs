@@ -30,6 +30,7 @@ mod limits;
 mod locked;
 mod login;
 mod names;
+mod places;
 mod resume;
 mod shell;
 mod silence;

@@ -68,6 +68,7 @@ impl World {
             size_max_bytes: 1 << 40,
             free_min_bytes: 0,
             connections_max: 1_000,
+            puts_max: 256,
             requests_max: ftx_protocol::limits::REQUESTS_TOTAL,
             threads: 2,
             limit_rate: None,

@@ -298,6 +298,18 @@ impl Server {
         self.busy.requests.len()
     }
 
+    /// Whether a put that was asked for before this request is without its final reply.
+    pub fn has_put_before(&self, id: RequestId) -> bool {
+        let is_put =
+            |request: &Request| matches!(request, Request::Receive(_) | Request::Commit(_));
+        self.busy.requests.range(..id).any(|(_, request)| is_put(request))
+    }
+
+    /// Whether a list is under way, which may wait for a `more`.
+    pub fn has_list(&self) -> bool {
+        !self.busy.lists.is_empty()
+    }
+
     /// The edges that were taken.
     pub fn edges_taken(&self) -> Edges {
         self.taken

@@ -31,13 +31,23 @@ impl Connection {
                 _ => {}
             }
             match self.authorize(&Operation::of(&command)) {
-                Ok(granted) => jobs.extend(self.job(command, granted, input)),
+                Ok(granted) => {
+                    let job = self.job(command, granted, input, now);
+                    jobs.extend(job.and_then(|job| self.hold_back(job, now)));
+                }
                 Err(refusal) => {
                     audit::denied(self.peer(), &self.who(), &Operation::of(&command), &refusal);
                     if let Some(id) = command.id() {
                         self.machine.handle(Event::Refused { id, refusal }, now);
                     }
                 }
+            }
+        }
+        self.begin_later(&mut jobs);
+        for job in &jobs {
+            if let Job::Write { piece, .. } = job {
+                let count = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+                self.unstored_bytes = self.unstored_bytes.saturating_add(count);
             }
         }
         self.submit(jobs);
@@ -90,6 +100,7 @@ impl Connection {
         command: Command,
         mut granted: Granted,
         input: Option<&Arc<Buffer>>,
+        now: Time,
     ) -> Option<Job> {
         Some(match command {
             Command::Login(_) | Command::Refused(_) => return None,
@@ -97,14 +108,9 @@ impl Connection {
                 if let Some(condition) = granted.condition() {
                     put.condition = condition;
                 }
-                Job::Begin(put, granted)
+                self.begin(put, granted, now)?
             }
-            Command::Write { id, bytes, .. } => {
-                let buffer = input?;
-                let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                self.unstored_bytes = self.unstored_bytes.saturating_add(count);
-                Job::Write { id, piece: Piece::new(buffer, bytes) }
-            }
+            Command::Write { id, bytes, .. } => Job::Write { id, piece: Piece::new(input?, bytes) },
             Command::Finish(end) => Job::Finish(end),
             Command::Discard(id, refusal) => Job::Discard(id, refusal),
             Command::Suspend(id) => Job::Suspend(id),

@@ -29,11 +29,9 @@ const SYNCERS: usize = 8;
 /// not keep the small ones from being finished.
 const KEEPERS: usize = 4;
 
-/// The bytes of a put so far, to be made durable.
-pub(super) struct Keep {
-    pub(super) slot: Arc<Slot>,
-    pub(super) checkpoint: Checkpoint,
-}
+/// A put of which the bytes so far are to be made durable. What waits here keeps no file open: the slot does,
+/// until it is released.
+pub(super) struct Keep(pub(super) Arc<Slot>);
 
 /// A put that is whole, to be synced and then to join a round.
 pub(super) struct Whole {
@@ -244,8 +242,10 @@ impl Bench {
     }
 
     fn keep(&self, keep: &Waiting<Keep>) {
-        while let Some(Keep { slot, checkpoint }) = keep.take_one() {
-            self.make_durable(&slot, checkpoint);
+        while let Some(Keep(slot)) = keep.take_one() {
+            if let Some(checkpoint) = slot.take_checkpoint() {
+                self.make_durable(&slot, *checkpoint);
+            }
         }
     }
 
@@ -397,7 +397,7 @@ impl Bench {
 
 impl Waits for Keep {
     fn origin(&self) -> &Origin {
-        &self.slot.origin
+        &self.0.origin
     }
 }
 

@@ -17,6 +17,7 @@ use super::audit::Came;
 use super::committer::Committer;
 use super::lane::{Entrance, Lane};
 use super::partials::Partials;
+use super::places::Places;
 use super::room::Room;
 use super::transfers::Transfers;
 use super::workers::{Workers, lock};
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) partials: Partials,
     pub(super) room: Arc<Room>,
     pub(super) lists: listing::Shares,
+    pub(super) places: Arc<Places>,
 }
 
 impl Shared {
@@ -149,9 +151,11 @@ impl Directory {
         let committer =
             Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
         let room = Arc::new(Room::new());
+        let places = Arc::new(Places::new(options.puts_max, Arc::clone(&outcomes)));
         let partials = Partials::default();
         let lists = listing::Shares::default();
-        let shared = Shared { store, outcomes, transfers, committer, partials, room, lists };
+        let shared =
+            Shared { store, outcomes, transfers, committer, partials, room, places, lists };
         let shared = Arc::new(shared);
         let workers = Workers::start()?;
         let entrance = Arc::new(Entrance { shared, line: workers.line() });

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::directory::Shared;
 use super::download::Fetch;
+use super::places::{Place, Standing};
 use super::upload::Bring;
 use super::workers::{Hand, Line, Strand};
 use super::{ConnectionKey, Job, Origin};
@@ -64,6 +65,26 @@ impl Lane {
     /// Whose it is.
     pub(in crate::server) fn peer(&self) -> SocketAddr {
         self.peer.address()
+    }
+
+    /// A place for a put, if there is one for anybody.
+    pub(in crate::server) fn take_place(&self) -> Option<Place> {
+        self.entrance.shared.places.take()
+    }
+
+    /// A place for a put; or it will come as an outcome.
+    pub(in crate::server) fn ask_for_place(&self, standing: Standing) -> Option<Place> {
+        self.entrance.shared.places.ask(self.key, standing)
+    }
+
+    /// No place is waited for any more.
+    pub(in crate::server) fn need_no_place(&self) {
+        self.entrance.shared.places.leave(self.key);
+    }
+
+    /// Whether others wait for places.
+    pub(in crate::server) fn places_are_wanted(&self) -> bool {
+        self.entrance.shared.places.are_wanted()
     }
 
     /// Lets go of strands that have nothing to do and nothing open; one that a worker has in hand stays.

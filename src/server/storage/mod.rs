@@ -14,6 +14,7 @@ mod granted;
 mod lane;
 mod listing;
 mod partials;
+mod places;
 mod queue;
 mod room;
 mod sweeper;
@@ -39,6 +40,7 @@ use super::token::ConnectionKey;
 pub(super) use directory::Directory;
 pub(super) use granted::Granted;
 pub(super) use lane::{Lane, Rest};
+pub(super) use places::{Place, Standing};
 pub(super) use room::Claim;
 
 /// The store, and what it hands out, on the disk of this machine.
@@ -54,8 +56,8 @@ type Turn<'a> = ftx_disk::store::Turn<'a, Native>;
 /// What storage is asked to do for one connection. Jobs of one [`Lane`] side keep their order.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// Begin, or go on with, a put.
-    Begin(Put, Granted),
+    /// Begin, or go on with, a put, in this place.
+    Begin(Put, Granted, Place),
     /// Take the next bytes of a put.
     Write { id: RequestId, piece: Piece },
     /// Check, make durable and name a put.
@@ -100,6 +102,8 @@ pub(super) enum Outcome {
     Whole { event: Event, claim: Claim },
     /// So many bytes of bodies were taken; their room is free again.
     Taken { bytes: usize },
+    /// The place for a put that was waited for.
+    Place(Place),
     /// A [`Job::Send`] is over.
     Sent { count: u64, end: SendEnd },
 }

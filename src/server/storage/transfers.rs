@@ -15,7 +15,7 @@ use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId};
 
 use super::audit::Came;
 use super::workers::lock;
-use super::{Granted, Origin, Outcomes, Store, Upload, audit};
+use super::{Checkpoint, Granted, Origin, Outcomes, Place, Store, Upload, audit};
 use crate::server::access::Reservation;
 
 /// One put on its way, shared by the strand that feeds it and whoever wants to take it over.
@@ -36,6 +36,10 @@ struct Inside {
     successor: Option<Successor>,
     /// What it counts for of a token's share.
     reservation: Option<Box<Reservation>>,
+    /// What is to be made durable as soon as a thread is free for it. It keeps the file open.
+    checkpoint: Option<Box<Checkpoint>>,
+    /// As long as the file may be open.
+    place: Option<Place>,
 }
 
 enum State {
@@ -89,6 +93,7 @@ impl Transfers {
         put: &Put,
         origin: &Origin,
         granted: Granted,
+        place: Place,
         began: Instant,
     ) -> Result<Arc<Slot>, Refusal> {
         let Put { id, transfer, ref name, .. } = *put;
@@ -100,8 +105,13 @@ impl Transfers {
             let message = "this transfer is being worked on; ask with resume first";
             return Err(Refusal::new(Code::BadOffset, message));
         }
-        let inside =
-            Mutex::new(Inside { state: State::Working, successor: None, reservation: None });
+        let inside = Mutex::new(Inside {
+            state: State::Working,
+            successor: None,
+            reservation: None,
+            checkpoint: None,
+            place: Some(place),
+        });
         let (origin, name) = (origin.clone(), name.clone());
         let slot = Arc::new(Slot { origin, id, granted, name, began, transfer, inside });
         slots.insert(transfer, Arc::clone(&slot));
@@ -112,18 +122,21 @@ impl Transfers {
     pub(super) fn release(&self, slot: &Slot) {
         let mut slots = lock(&self.slots);
         // Under the lock of the table, so that whoever sees it gone finds the place free.
-        let successor = {
+        let (successor, checkpoint, place) = {
             let mut inside = lock(&slot.inside);
             inside.state = State::Gone;
             // What it reserved and did not use is free for the token's next put.
             inside.reservation = None;
-            inside.successor.take()
+            (inside.successor.take(), inside.checkpoint.take(), inside.place.take())
         };
         if slots.get(&slot.transfer).is_some_and(|current| std::ptr::eq(&raw const **current, slot))
         {
             slots.remove(&slot.transfer);
         }
         drop(slots);
+        // In this order: whoever gets the place finds a descriptor.
+        drop(checkpoint);
+        drop(place);
         if let Some(successor) = successor {
             self.say_held(successor, &slot.transfer);
         }
@@ -270,6 +283,16 @@ impl Slot {
         let _ = self.reached(durable);
     }
 
+    /// Leaves a checkpoint to whoever makes it durable. It is worth nothing once the slot is released.
+    pub(super) fn lay(&self, checkpoint: Checkpoint) {
+        lock(&self.inside).checkpoint = Some(Box::new(checkpoint));
+    }
+
+    /// The checkpoint that was left, if it is worth something still.
+    pub(super) fn take_checkpoint(&self) -> Option<Box<Checkpoint>> {
+        lock(&self.inside).checkpoint.take()
+    }
+
     /// That it is taken away from whoever brought it.
     fn note_takeover(&self, came: Came<'_>) {
         let refusal = Code::TakenOver.into();
@@ -355,6 +378,7 @@ mod tests {
     use ftx_protocol::limits::GRID_BYTES;
     use ftx_protocol::{Algorithm, Condition, Durability, Name};
 
+    use super::super::places::Places;
     use super::*;
     use crate::server::access::{Grant, Lease, Share, Who};
     use crate::server::token::ConnectionKey;
@@ -399,7 +423,8 @@ mod tests {
             durability: Durability::None,
             need: Vec::new(),
         };
-        let slot = transfers.claim(&asked, &origin, granted, Instant::now()).unwrap();
+        let place = Arc::new(Places::new(1, Arc::new(Outcomes::new(&[])))).take().unwrap();
+        let slot = transfers.claim(&asked, &origin, granted, place, Instant::now()).unwrap();
         slot.reserve(0, Some(SIZE)).unwrap();
         let put = store::Put {
             name: asked.name,

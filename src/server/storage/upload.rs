@@ -15,7 +15,7 @@ use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Ahead, Hand, Worked};
-use super::{Granted, Job, Origin, Outcome, Upload, audit};
+use super::{Granted, Job, Origin, Outcome, Place, Upload, audit};
 use crate::server::access::Who;
 use crate::server::doors;
 
@@ -39,10 +39,10 @@ impl Bring {
         Self { shared, origin, puts: HashMap::new(), taken_bytes: 0, whole: Vec::new() }
     }
 
-    fn begin(&mut self, put: Put, granted: Granted) {
+    fn begin(&mut self, put: Put, granted: Granted, place: Place) {
         let (id, name, began) = (put.id, put.name.clone(), Instant::now());
         let transfers = &self.shared.transfers;
-        let slot = match transfers.claim(&put, &self.origin, granted, began) {
+        let slot = match transfers.claim(&put, &self.origin, granted, place, began) {
             Ok(slot) => slot,
             Err(refusal) => return self.refuse(id, &name, Came::Nowhere, refusal, began),
         };
@@ -93,8 +93,8 @@ impl Bring {
         match written {
             Ok(checkpoint) => {
                 if let Some(checkpoint) = checkpoint {
-                    let slot = Arc::clone(&slot);
-                    self.shared.committer.keep(Keep { slot, checkpoint });
+                    slot.lay(checkpoint);
+                    self.shared.committer.keep(Keep(Arc::clone(&slot)));
                 }
                 self.keep(id, &slot, upload);
             }
@@ -193,7 +193,7 @@ impl Bring {
 impl Hand for Bring {
     fn work(&mut self, job: Job, _scratch: &mut [u8]) -> Worked {
         match job {
-            Job::Begin(put, granted) => self.begin(put, granted),
+            Job::Begin(put, granted, place) => self.begin(put, granted, place),
             Job::Write { id, piece } => {
                 self.write(id, &piece);
                 self.taken_bytes = self.taken_bytes.saturating_add(piece.len());

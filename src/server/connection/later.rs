@@ -1,0 +1,199 @@
+//! Puts that came when storage had no place for them, with what came of their bodies.
+//!
+//! Bytes are kept in memory of their own and count as held by the connection: the buffers of the pool go on to
+//! serve the others. Nothing more is read meanwhile, except where a list goes on: what it waits for may be on its
+//! way, and puts that have a place may wait for it.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use ftx_protocol::message::{ClientMessage, Put};
+use ftx_protocol::server::Refused;
+use ftx_protocol::{Asked, Code, Refusal, RequestId, Time};
+
+use super::Connection;
+use crate::server::storage::{Granted, Job, Place, Standing, audit};
+
+/// How much is read in one go while anybody waits for a place: what of it has to wait too is held outside the pool, and
+/// thousands of connections may have to.
+const FEW_BYTES: usize = 16 * 1024;
+
+/// Puts without a place, in the order in which they came: one at least.
+#[derive(Default)]
+pub(super) struct Later {
+    puts: BTreeMap<RequestId, Waiting>,
+    held_bytes: usize,
+    next: Next,
+}
+
+struct Waiting {
+    put: Put,
+    granted: Granted,
+    since: Time,
+    /// What there is to do once it has begun.
+    rest: Vec<Job>,
+}
+
+/// How the next place comes.
+#[derive(Default)]
+enum Next {
+    #[default]
+    No,
+    InLine(Standing),
+    Given(Place),
+}
+
+impl Later {
+    /// Bytes that this makes the server hold.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    fn has(&self, id: RequestId) -> bool {
+        self.puts.contains_key(&id)
+    }
+
+    fn add(&mut self, put: Put, granted: Granted, since: Time) {
+        let bytes = size_of::<Waiting>().saturating_add(put.name.as_bytes().len());
+        self.held_bytes = self.held_bytes.saturating_add(bytes);
+        self.puts.insert(put.id, Waiting { put, granted, since, rest: Vec::new() });
+    }
+
+    fn push(&mut self, id: RequestId, job: Job) {
+        if let Some(waiting) = self.puts.get_mut(&id) {
+            self.held_bytes = self.held_bytes.saturating_add(job_bytes(&job));
+            waiting.rest.push(job);
+        }
+    }
+
+    fn remove(&mut self, id: RequestId) -> Option<Waiting> {
+        let waiting = self.puts.remove(&id)?;
+        self.held_bytes = self.held_bytes.saturating_sub(waiting.held_bytes());
+        Some(waiting)
+    }
+
+    fn pop_first(&mut self) -> Option<Waiting> {
+        let (_, first) = self.puts.pop_first()?;
+        self.held_bytes = self.held_bytes.saturating_sub(first.held_bytes());
+        Some(first)
+    }
+}
+
+impl Waiting {
+    fn held_bytes(&self) -> usize {
+        let own = size_of::<Self>().saturating_add(self.put.name.as_bytes().len());
+        self.rest.iter().map(job_bytes).fold(own, usize::saturating_add)
+    }
+}
+
+fn job_bytes(job: &Job) -> usize {
+    let more = if let Job::Write { piece, .. } = job { piece.len() } else { 0 };
+    size_of::<Job>().saturating_add(more)
+}
+
+impl Connection {
+    /// The job that begins a put, if there is a place for it; else it waits for one.
+    pub(super) fn begin(&mut self, put: Put, granted: Granted, now: Time) -> Option<Job> {
+        // Not past those that wait.
+        let place = if self.later.is_none() { self.lane.take_place() } else { None };
+        match place {
+            Some(place) => Some(Job::Begin(put, granted, place)),
+            None => {
+                self.later.get_or_insert_default().add(put, granted, now);
+                None
+            }
+        }
+    }
+
+    /// The job, unless it is about a put that waits: then it waits too, or is done with that.
+    pub(super) fn hold_back(&mut self, job: Job, now: Time) -> Option<Job> {
+        let Some(later) = &mut self.later else { return Some(job) };
+        match job {
+            Job::Write { id, piece } if later.has(id) => {
+                later.push(id, Job::Write { id, piece: piece.to_own_memory() });
+            }
+            // Beside what came of it: what came behind it may have to wait longer.
+            Job::Finish(end) if later.has(end.id) => later.push(end.id, Job::Finish(end)),
+            Job::Discard(id, refusal) if later.has(id) => {
+                let waiting = later.remove(id);
+                self.end_unbegun(waiting, &refusal, now);
+            }
+            Job::Suspend(id) if later.has(id) => {
+                let waiting = later.remove(id);
+                self.end_unbegun(waiting, &Code::Aborted.into(), now);
+            }
+            Job::HangUp => {
+                let waiting = self.later.take().map(|later| later.puts).unwrap_or_default();
+                self.end_unbegun(waiting.into_values(), &Code::Aborted.into(), now);
+                self.lane.need_no_place();
+                return Some(job);
+            }
+            job => return Some(job),
+        }
+        None
+    }
+
+    /// Storage will not hear of these puts, and so has no line for them.
+    fn end_unbegun(&self, puts: impl IntoIterator<Item = Waiting>, refusal: &Refusal, now: Time) {
+        for Waiting { put, since, .. } in puts {
+            let asked = Asked::of(&ClientMessage::Put(put));
+            let refused = Refused { asked, refusal: refusal.clone(), since };
+            audit::unbegun(self.peer(), &self.who(), &refused, now);
+        }
+    }
+
+    /// A place has become free for this connection.
+    pub(super) fn give_place(&mut self, place: Place) {
+        if let Some(later) = &mut self.later {
+            later.next = Next::Given(place);
+        }
+    }
+
+    /// Begins those that wait, as far as there are places.
+    pub(super) fn begin_later(&mut self, jobs: &mut Vec<Job>) {
+        while let Some(place) = self.next_place()
+            && let Some(Waiting { put, granted, rest, .. }) =
+                self.later.as_mut().and_then(|later| later.pop_first())
+        {
+            jobs.push(Job::Begin(put, granted, place));
+            jobs.extend(rest);
+        }
+        if self.later.as_ref().is_some_and(|later| later.puts.is_empty()) {
+            self.later = None;
+        }
+    }
+
+    fn next_place(&mut self) -> Option<Place> {
+        let later = self.later.as_mut()?;
+        let (&id, _) = later.puts.first_key_value()?;
+        let standing = match self.machine.has_put_before(id) {
+            true => Standing::Further,
+            false => Standing::First,
+        };
+        match mem::take(&mut later.next) {
+            Next::Given(place) => return Some(place),
+            Next::InLine(asked) if asked == standing => later.next = Next::InLine(asked),
+            Next::No | Next::InLine(_) => {
+                let place = self.lane.ask_for_place(standing);
+                if place.is_none() {
+                    later.next = Next::InLine(standing);
+                }
+                return place;
+            }
+        }
+        None
+    }
+
+    /// How much may be read in one go, when so many bytes of a part are to come first.
+    pub(super) fn bearable_bytes(&self, left_bytes: u64) -> usize {
+        match self.lane.places_are_wanted() {
+            true => usize::try_from(left_bytes).unwrap_or(usize::MAX).max(FEW_BYTES),
+            false => usize::MAX,
+        }
+    }
+
+    /// Whether nothing more is to be read before there is a place.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.later.is_some() && !self.machine.has_list()
+    }
+}
