@@ -169,6 +169,8 @@ fn who_keeps_places_by_a_list_that_does_not_go_on_keeps_nobody_from_putting() {
         }
     }
     assert!(aborted == 1 && !world.served().join("held/open").exists());
+    until("its line is written", || server.log().contains("name=held/open"));
+    assert_eq!(server.log().matches("name=held/open").count(), 1);
     // One that goes takes what waits with it, and leaves its places.
     let mut gone = Talk::with(server.address);
     hold_back(&mut gone, 2_000);
