@@ -176,8 +176,6 @@ impl Transfers {
             State::Working => {
                 inside.state = State::Evicting(Ending::Suspend);
                 self.succeed(&mut inside, successor);
-                drop(inside);
-                slot.note_takeover(Came::Nowhere);
             }
             evicting @ State::Evicting(_) => {
                 inside.state = evicting;
@@ -293,8 +291,9 @@ impl Slot {
         lock(&self.inside).checkpoint.take()
     }
 
-    /// That it is taken away from whoever brought it.
-    fn note_takeover(&self, came: Came<'_>) {
+    /// That it is taken away from whoever brought it: to be said when it is, for a put that is about to take its
+    /// name takes it all the same.
+    pub(super) fn note_takeover(&self, came: Came<'_>) {
         let refusal = Code::TakenOver.into();
         audit::refused(&self.origin, "put", &self.name, came, &refusal, self.began);
     }

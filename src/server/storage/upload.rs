@@ -144,6 +144,10 @@ impl Bring {
     /// Gives the upload back to its slot, or lets go of it where the slot has to.
     fn keep(&mut self, id: RequestId, slot: &Arc<Slot>, upload: Box<Upload>) {
         if let Some((upload, ending)) = slot.put_back(upload) {
+            // Else it was condemned, and that was said.
+            if ending == Ending::Suspend {
+                slot.note_takeover(Came::Bytes(upload.offset()));
+            }
             self.shared.transfers.let_go(slot, *upload, ending);
             self.lost(id);
         }

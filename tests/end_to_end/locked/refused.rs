@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::house::{House, Inside, introduced, put as announced, word};
 use crate::harness::{MIB, until};
+use crate::injection::Injection;
 use crate::talk::{HELLO_DIGEST, Talk};
 
 const TRANSFER: &str = "00112233445566778899aabbccddeeff";
@@ -483,4 +484,61 @@ fn a_transfer_that_is_asked_for_leaves_its_line() {
     }
     line["bytes"] = json!(0);
     assert_eq!(line_of(&house, address(&mut nothing), &line), line);
+}
+
+/// Somebody comes for a transfer at which a worker is: it is not taken away before that is done. A put that is about
+/// to take its name is not taken away at all.
+#[test]
+fn a_transfer_that_is_asked_for_while_it_is_worked_on_leaves_one_line() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let token = house.add("alice", "write,list");
+    let resume = |id: u64| json!({"resume": {"id": 1, "transfer": format!("{id:032x}")}});
+    let puts_of = |peer: SocketAddr| -> Vec<Value> {
+        let lines = lines_of(&house, peer).into_iter().filter(|line| line["op"] == "put");
+        lines.map(|line| line["result"].clone()).collect()
+    };
+    let (mut whole, mut part) = (house.talk(&token), house.talk(&token));
+    let (mut first, mut second) = (house.talk(&token), house.talk(&token));
+    {
+        let slow = "delay_enter=1500000";
+        let Some(_syncs) = Injection::into(&house.server, "fsync,fdatasync", None, slow) else {
+            return;
+        };
+        whole.put_hello(1, "whole", "full");
+        // What comes behind it is answered: it is with the disk.
+        whole.say(json!({"stat": {"id": 2, "name": "none"}}));
+        assert_eq!(word(&whole.line()), "not_found");
+        first.say(resume(1));
+        assert!(first.is_answered(2));
+        // Until it waits there: then the next one takes its place.
+        let mut asked = 1;
+        until("the first one was displaced", || {
+            asked += 1;
+            second.say(with(resume(1), "id", json!(asked)));
+            !lines_of(&house, address(&mut first)).is_empty()
+        });
+        assert_eq!(word(&first.line()), "taken_over");
+        assert_eq!(word(&whole.line()), "done");
+    }
+    let displaced = json!({
+        "op": "resume", "result": "taken_over", "why": advice("taken_over"),
+        "message": "resume refused", "who": "alice", "token": house.id_of("alice"),
+    });
+    assert_eq!(line_of(&house, address(&mut first), &displaced), displaced);
+    let peer = address(&mut whole);
+    until("the whole one has its line", || !puts_of(peer).is_empty());
+    assert_eq!(puts_of(peer), ["ok"]);
+    let slow = "delay_enter=1500000:when=1";
+    let Some(_writes) = Injection::into(&house.server, "pwrite64", None, slow) else { return };
+    let peer = address(&mut part);
+    let data = json!({"data": {"id": 3, "at": 0, "size": 7}});
+    let put = said(&[announced(3, "large", 20 * MIB, 3), data]);
+    part.send(format!("{put}content").as_bytes());
+    until("it has begun", || house.world.staged() == 1);
+    let mut third = house.talk(&token);
+    third.say(resume(3));
+    assert_eq!(word(&third.line()), "held");
+    assert_eq!(word(&part.line()), "taken_over");
+    until("it has its line", || !puts_of(peer).is_empty());
+    assert_eq!(puts_of(peer), ["taken_over"]);
 }
