@@ -36,7 +36,8 @@ fn is_legal(bytes: &[u8]) -> bool {
     let part_is_legal = |part: &[u8]| {
         !matches!(part, b"" | b"." | b"..") && part.len() <= 255 && !part.contains(&0)
     };
-    bytes.len() <= 4_095 && bytes.split(|&byte| byte == b'/').all(part_is_legal)
+    let parts = || bytes.split(|&byte| byte == b'/');
+    bytes.len() <= 4_095 && parts().count() <= 128 && parts().all(part_is_legal)
 }
 
 fn check(name: &Name) {
