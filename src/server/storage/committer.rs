@@ -15,11 +15,12 @@ use super::audit::Came;
 use super::queue::{Round, Waiting, Waits};
 use super::sweeper::Sweeper;
 use super::transfers::{Ending, Slot, Transfers};
-use super::workers::{Ahead, lock};
+use super::workers::Ahead;
 use super::{
     Checkpoint, ConnectionKey, Finished, Granted, Origin, Outcome, Outcomes, Step, Store, Turn,
     WORTH_TELLING, audit,
 };
+use crate::server::lock::lock;
 
 /// Threads that sync puts which are whole. A sync waits for the disk, which does several at once faster than one
 /// after another (measured on ext4: 16 threads sync three times as many small files as one).

@@ -20,9 +20,10 @@ use super::partials::Partials;
 use super::places::Places;
 use super::room::Room;
 use super::transfers::Transfers;
-use super::workers::{Workers, lock};
+use super::workers::Workers;
 use super::{ConnectionKey, Granted, Origin, Outcomes, Store, audit, listing};
 use crate::server::access::Tokens;
+use crate::server::lock::lock;
 use crate::server::{Options, StartError};
 
 /// A served directory, open.

@@ -14,8 +14,8 @@ use ftx_protocol::{Code, Kind, Name, RequestId};
 use super::audit::Came;
 use super::client::Client;
 use super::download::Told;
-use super::workers::lock;
 use super::{Granted, Listing, Origin, audit};
+use crate::server::lock::lock;
 
 /// What one message holds at most: a turn of a worker, and a line.
 const ENTRIES_MAX: usize = 512;

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 use ftx_protocol::{Code, Refusal, TransferId};
 
-use super::workers::lock;
 use crate::server::doors;
+use crate::server::lock::lock;
 
 /// Unfinished uploads that are kept of all who have no token, where others than this machine's users may be
 /// among them: staging must not grow without end. The oldest go when their time is over.

@@ -13,8 +13,8 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::workers::lock;
 use super::{ConnectionKey, Outcome, Outcomes};
+use crate::server::lock::lock;
 
 /// All places.
 pub(super) struct Places {

@@ -13,8 +13,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use ftx_protocol::limits::NAME_PARTS;
 
 use super::client::Client;
-use super::workers::lock;
 use super::{ConnectionKey, Origin};
+use crate::server::lock::lock;
 
 /// Puts and changes in one round: bounds how long the first of them waits for the last.
 const ROUND_ITEMS: usize = 512;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::Store;
-use super::workers::lock;
+use crate::server::lock::lock;
 
 /// The thread, and the way to it.
 pub(super) struct Sweeper {

@@ -14,9 +14,9 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId};
 
 use super::audit::Came;
-use super::workers::lock;
 use super::{Checkpoint, Granted, Origin, Outcomes, Place, Store, Upload, audit};
 use crate::server::access::Reservation;
+use crate::server::lock::lock;
 
 /// One put on its way, shared by the strand that feeds it and whoever wants to take it over.
 pub(super) struct Slot {

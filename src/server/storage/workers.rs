@@ -9,6 +9,7 @@ use std::thread::{JoinHandle, Thread};
 
 use super::Job;
 use crate::server::buffers::BUFFER_BYTES;
+use crate::server::lock::lock;
 
 /// Workers. They wait for disks more than they compute, so there are more than cores.
 pub(super) const WORKERS: usize = 16;
@@ -219,10 +220,4 @@ impl Line {
             std::thread::park();
         }
     }
-}
-
-/// A lock that a panicking thread held is taken all the same: each holder leaves what it guards
-/// whole at every step.
-pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
