@@ -5,7 +5,6 @@
 //! way, and puts that have a place may wait for it.
 
 use std::collections::BTreeMap;
-use std::mem;
 
 use ftx_protocol::message::{ClientMessage, Put};
 use ftx_protocol::server::Refused;
@@ -18,12 +17,13 @@ use crate::server::storage::{Granted, Job, Place, Standing, audit};
 /// thousands of connections may have to.
 const FEW_BYTES: usize = 16 * 1024;
 
-/// Puts without a place, in the order in which they came: one at least.
+/// Puts without a place, in the order in which they came.
 #[derive(Default)]
 pub(super) struct Later {
     puts: BTreeMap<RequestId, Waiting>,
     held_bytes: usize,
-    next: Next,
+    /// As what the connection stands in line for a place.
+    in_line: Option<Standing>,
 }
 
 struct Waiting {
@@ -32,15 +32,7 @@ struct Waiting {
     since: Time,
     /// What there is to do once it has begun.
     rest: Vec<Job>,
-}
-
-/// How the next place comes.
-#[derive(Default)]
-enum Next {
-    #[default]
-    No,
-    InLine(Standing),
-    Given(Place),
+    held_bytes: usize,
 }
 
 impl Later {
@@ -54,41 +46,36 @@ impl Later {
     }
 
     fn add(&mut self, put: Put, granted: Granted, since: Time) {
-        let bytes = size_of::<Waiting>().saturating_add(put.name.as_bytes().len());
-        self.held_bytes = self.held_bytes.saturating_add(bytes);
-        self.puts.insert(put.id, Waiting { put, granted, since, rest: Vec::new() });
+        let held_bytes = size_of::<Waiting>().saturating_add(put.name.as_bytes().len());
+        self.held_bytes = self.held_bytes.saturating_add(held_bytes);
+        self.puts.insert(put.id, Waiting { put, granted, since, rest: Vec::new(), held_bytes });
     }
 
     fn push(&mut self, id: RequestId, job: Job) {
-        if let Some(waiting) = self.puts.get_mut(&id) {
-            self.held_bytes = self.held_bytes.saturating_add(job_bytes(&job));
-            waiting.rest.push(job);
-        }
+        let Some(waiting) = self.puts.get_mut(&id) else { return };
+        let more = if let Job::Write { piece, .. } = &job { piece.len() } else { 0 };
+        let bytes = size_of::<Job>().saturating_add(more);
+        self.held_bytes = self.held_bytes.saturating_add(bytes);
+        waiting.held_bytes = waiting.held_bytes.saturating_add(bytes);
+        waiting.rest.push(job);
     }
 
     fn remove(&mut self, id: RequestId) -> Option<Waiting> {
         let waiting = self.puts.remove(&id)?;
-        self.held_bytes = self.held_bytes.saturating_sub(waiting.held_bytes());
+        self.held_bytes = self.held_bytes.saturating_sub(waiting.held_bytes);
         Some(waiting)
     }
 
-    fn pop_first(&mut self) -> Option<Waiting> {
-        let (_, first) = self.puts.pop_first()?;
-        self.held_bytes = self.held_bytes.saturating_sub(first.held_bytes());
-        Some(first)
+    fn first(&self) -> Option<RequestId> {
+        self.puts.first_key_value().map(|(&id, _)| id)
     }
-}
 
-impl Waiting {
-    fn held_bytes(&self) -> usize {
-        let own = size_of::<Self>().saturating_add(self.put.name.as_bytes().len());
-        self.rest.iter().map(job_bytes).fold(own, usize::saturating_add)
+    fn begin_first(&mut self, place: Place, jobs: &mut Vec<Job>) {
+        if let Some(waiting) = self.first().and_then(|id| self.remove(id)) {
+            jobs.push(Job::Begin(waiting.put, waiting.granted, place));
+            jobs.extend(waiting.rest);
+        }
     }
-}
-
-fn job_bytes(job: &Job) -> usize {
-    let more = if let Job::Write { piece, .. } = job { piece.len() } else { 0 };
-    size_of::<Job>().saturating_add(more)
 }
 
 impl Connection {
@@ -114,18 +101,12 @@ impl Connection {
             }
             // Beside what came of it: what came behind it may have to wait longer.
             Job::Finish(end) if later.has(end.id) => later.push(end.id, Job::Finish(end)),
-            Job::Discard(id, refusal) if later.has(id) => {
-                let waiting = later.remove(id);
-                self.end_unbegun(waiting, &refusal, now);
-            }
-            Job::Suspend(id) if later.has(id) => {
-                let waiting = later.remove(id);
-                self.end_unbegun(waiting, &Code::Aborted.into(), now);
-            }
+            Job::Discard(id, refusal) if later.has(id) => self.end_unbegun(id, &refusal, now),
+            Job::Suspend(id) if later.has(id) => self.end_unbegun(id, &Code::Aborted.into(), now),
             Job::HangUp => {
-                let waiting = self.later.take().map(|later| later.puts).unwrap_or_default();
-                self.end_unbegun(waiting.into_values(), &Code::Aborted.into(), now);
-                self.lane.need_no_place();
+                while let Some(id) = self.later.as_ref().and_then(|later| later.first()) {
+                    self.end_unbegun(id, &Code::Aborted.into(), now);
+                }
                 return Some(job);
             }
             job => return Some(job),
@@ -133,55 +114,46 @@ impl Connection {
         None
     }
 
-    /// Storage will not hear of these puts, and so has no line for them.
-    fn end_unbegun(&self, puts: impl IntoIterator<Item = Waiting>, refusal: &Refusal, now: Time) {
-        for Waiting { put, since, .. } in puts {
-            let asked = Asked::of(&ClientMessage::Put(put));
-            let refused = Refused { asked, refusal: refusal.clone(), since };
-            audit::unbegun(self.peer(), &self.who(), &refused, now);
-        }
+    /// Storage will not hear of this put, and so has no line for it.
+    fn end_unbegun(&mut self, id: RequestId, refusal: &Refusal, now: Time) {
+        let waiting = self.later.as_mut().and_then(|later| later.remove(id));
+        let Some(Waiting { put, since, .. }) = waiting else { return };
+        let asked = Asked::of(&ClientMessage::Put(put));
+        let refused = Refused { asked, refusal: refusal.clone(), since };
+        audit::unbegun(self.peer(), &self.who(), &refused, now);
     }
 
-    /// A place has become free for this connection.
+    /// A place has become free for this connection: the next one's, if nothing waits here any more.
     pub(super) fn give_place(&mut self, place: Place) {
+        let mut jobs = Vec::new();
         if let Some(later) = &mut self.later {
-            later.next = Next::Given(place);
+            later.in_line = None;
+            later.begin_first(place, &mut jobs);
         }
+        self.submit(jobs);
     }
 
     /// Begins those that wait, as far as there are places.
     pub(super) fn begin_later(&mut self, jobs: &mut Vec<Job>) {
-        while let Some(place) = self.next_place()
-            && let Some(Waiting { put, granted, rest, .. }) =
-                self.later.as_mut().and_then(|later| later.pop_first())
-        {
-            jobs.push(Job::Begin(put, granted, place));
-            jobs.extend(rest);
-        }
-        if self.later.as_ref().is_some_and(|later| later.puts.is_empty()) {
-            self.later = None;
-        }
-    }
-
-    fn next_place(&mut self) -> Option<Place> {
-        let later = self.later.as_mut()?;
-        let (&id, _) = later.puts.first_key_value()?;
-        let standing = match self.machine.has_put_before(id) {
-            true => Standing::Further,
-            false => Standing::First,
-        };
-        match mem::take(&mut later.next) {
-            Next::Given(place) => return Some(place),
-            Next::InLine(asked) if asked == standing => later.next = Next::InLine(asked),
-            Next::No | Next::InLine(_) => {
-                let place = self.lane.ask_for_place(standing);
-                if place.is_none() {
-                    later.next = Next::InLine(standing);
-                }
-                return place;
+        let Some(later) = &mut self.later else { return };
+        while let Some(id) = later.first() {
+            let standing = match self.machine.has_put_before(id) {
+                true => Standing::Further,
+                false => Standing::First,
+            };
+            if later.in_line == Some(standing) {
+                return;
             }
+            let Some(place) = self.lane.ask_for_place(standing) else {
+                later.in_line = Some(standing);
+                return;
+            };
+            later.in_line = None;
+            later.begin_first(place, jobs);
         }
-        None
+        // All may have been given up while it stood in line.
+        self.lane.need_no_place();
+        self.later = None;
     }
 
     /// How much may be read in one go, when so many bytes of a part are to come first.
