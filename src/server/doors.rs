@@ -285,7 +285,7 @@ impl Network {
         }
     }
 
-    /// The same, but the addresses of this machine are so many. Only tests have them counted at the door, and
+    /// The same, but with each address of this machine for itself. Only tests have them counted at the door, and
     /// there they stand for the addresses of others.
     fn apart(address: IpAddr) -> Self {
         match address.to_canonical() {

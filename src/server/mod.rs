@@ -83,7 +83,7 @@ pub struct Options {
     /// Connections at once; more wait in the listen queue.
     pub connections_max: usize,
     /// Puts under way at once, two at least, of all connections together: each has a file open until it has its
-    /// name. More wait; the last half is for connections that have none.
+    /// name. More wait; the last half is for connections that have no other one.
     pub puts_max: usize,
     /// Requests that one connection may make in all; then it is to come anew (rule 4.12).
     pub requests_max: u64,

@@ -17,7 +17,7 @@ pub(super) struct Asked {
     ids: BTreeSet<RequestId>,
 }
 
-/// How many lines were whole.
+/// Whether any line was whole.
 #[derive(Default, PartialEq, Eq)]
 enum Lines {
     #[default]

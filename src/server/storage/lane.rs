@@ -67,7 +67,7 @@ impl Lane {
         self.peer.address()
     }
 
-    /// A place for a put, if there is one for anybody.
+    /// A place for a put, if there is one also for a connection that has some.
     pub(in crate::server) fn take_place(&self) -> Option<Place> {
         self.entrance.shared.places.take()
     }

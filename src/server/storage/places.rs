@@ -1,7 +1,7 @@
 //! Places for puts that are under way: each has a file open, from its first byte until it has its name.
 //!
 //! There are so many for all connections together, so that puts which wait for a slow disk leave descriptors to
-//! the others. The last half is for connections that have none: who has many under way keeps nobody from putting one
+//! the others. The last half is for connections that have no place yet: who has many under way keeps nobody from putting one
 //! file after another. Who finds none stands in line, and gets the next one that is free as an outcome.
 //!
 //! Whoever has a place needs no other one to be done with it. A put that is whole waits for the disk, or for
@@ -19,8 +19,6 @@ use crate::server::lock::lock;
 /// All places.
 pub(super) struct Places {
     most: usize,
-    /// As many may be taken by those who have some already.
-    further_max: usize,
     state: Mutex<State>,
     /// Whether anybody stands in line; to be asked without the lock.
     wanted: AtomicBool,
@@ -35,7 +33,7 @@ struct State {
     further: VecDeque<ConnectionKey>,
 }
 
-/// Whether a connection has a place for another put.
+/// Whether a connection has a place already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server) enum Standing {
     /// It has none.
@@ -54,24 +52,20 @@ impl Places {
     pub(super) fn new(most: usize, outcomes: Arc<Outcomes>) -> Self {
         let most = most.max(2);
         let (state, wanted) = (Mutex::default(), AtomicBool::new(false));
-        Self { most, further_max: most / 2, state, wanted, outcomes }
+        Self { most, state, wanted, outcomes }
     }
 
-    /// A place, if there is one for anybody.
+    /// A place, if there is one for whoever asks: also for a connection that has some.
     pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
-        let taken = lock(&self.state).take(Standing::Further, self.further_max);
-        taken.then(|| self.place())
+        let most = self.most(Standing::Further);
+        lock(&self.state).take(Standing::Further, most).then(|| self.place())
     }
 
     /// A place; or the connection stands in line for one as this, and no more as anything else.
     pub(super) fn ask(self: &Arc<Self>, key: ConnectionKey, standing: Standing) -> Option<Place> {
         let mut state = lock(&self.state);
         state.remove(key);
-        let most = match standing {
-            Standing::First => self.most,
-            Standing::Further => self.further_max,
-        };
-        let taken = state.take(standing, most);
+        let taken = state.take(standing, self.most(standing));
         if !taken {
             state.line(standing).push_back(key);
         }
@@ -92,6 +86,14 @@ impl Places {
         self.wanted.load(Ordering::Relaxed)
     }
 
+    /// With so many taken, there is none for one of this standing.
+    fn most(&self, standing: Standing) -> usize {
+        match standing {
+            Standing::First => self.most,
+            Standing::Further => self.most / 2,
+        }
+    }
+
     fn place(self: &Arc<Self>) -> Place {
         Place { places: Arc::clone(self) }
     }
@@ -108,7 +110,7 @@ impl Places {
         if !self.are_wanted() {
             return None;
         }
-        let further = state.taken < self.further_max;
+        let further = state.taken < self.most(Standing::Further);
         let next = match state.first.pop_front() {
             None if further => state.further.pop_front(),
             first => first,

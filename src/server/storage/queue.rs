@@ -1,8 +1,9 @@
 //! Queues that threads wait at, in which nobody waits for all that another one brings.
 //!
-//! Each client has a share, whatever it asks for and on however many connections. A connection stands in line with the first of what it brought, at the
-//! time at which that would be done if the shares were worked on side by side. So what costs little comes before
-//! what costs much, and who has just had much comes behind who has not. Of one connection the order stays.
+//! Each client has a share, whatever it asks for and on however many connections. A connection stands in line with
+//! the first of what it brought, at the time at which that would be done if the shares were worked on side by side.
+//! So what costs little comes before what costs much, and who has just had much comes behind who has not. Of one
+//! connection the order stays.
 //!
 //! Knows what an item costs by the names in it, and nothing else of it. Looks at no disk and at no clock.
 
