@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
+use ftx_disk::hash::Running;
 use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::sys::Stat;
-use ftx_protocol::{FileTime, Mode};
+use ftx_protocol::{Algorithm, Digest, FileTime, Mode};
 
 use crate::failure::{Class, Failure, shown};
 
@@ -104,6 +105,27 @@ impl Source {
             }
         }
         Ok(buffer)
+    }
+
+    /// The digest of all of a file that has so many bytes; they pass the buffer.
+    ///
+    /// # Errors
+    /// When it cannot be read, or changes.
+    pub(crate) fn digest(
+        mut self,
+        size: u64,
+        algorithm: Algorithm,
+        buffer: &mut [u8],
+    ) -> Result<Digest, Failure> {
+        let mut running = Running::new(algorithm);
+        while running.offset() < size {
+            let left = size.saturating_sub(running.offset());
+            let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let at = running.offset();
+            running.update(self.read_full(buffer.get_mut(..room).unwrap_or_default(), at)?);
+        }
+        self.check_unchanged()?;
+        Ok(running.digest())
     }
 
     /// Reads a stream, such as standard input, to its end.

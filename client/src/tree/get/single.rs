@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use ftx_disk::hash::Running;
 use ftx_protocol::message::{Info, Stat};
-use ftx_protocol::{Algorithm, Digest};
 
 use super::GetTree;
 use crate::failure::Failure;
@@ -40,7 +38,9 @@ impl Client {
                 .and_then(|source| source.modified())
                 .is_some_and(|modified| same_time(modified, info.mtime)),
             Update::Digest => source(tree.target, &info)
-                .and_then(|source| digest_of(source, info.size, options.algorithm))
+                .and_then(|source| {
+                    source.digest(info.size, options.algorithm, &mut vec![0; READ_BYTES]).ok()
+                })
                 .is_some_and(|ours| info.digest == Some(ours)),
         };
         Ok(if is_here { Single::Unchanged } else { Single::Fetch { bytes: info.size } })
@@ -49,19 +49,7 @@ impl Client {
 
 /// The file here, if it is one of the same size. One that cannot be read is replaced, and that says why.
 fn source(path: &Path, info: &Info) -> Option<Source> {
-    let metadata = std::fs::symlink_metadata(path).ok()?;
-    let may_be = info.kind == Kind::File && metadata.is_file() && metadata.len() == info.size;
-    may_be.then(|| Source::open(path).ok()).flatten()
-}
-
-fn digest_of(mut source: Source, size: u64, algorithm: Algorithm) -> Option<Digest> {
-    let mut running = Running::new(algorithm);
-    let mut buffer = vec![0; READ_BYTES];
-    while running.offset() < size {
-        let left = usize::try_from(size.saturating_sub(running.offset())).unwrap_or(usize::MAX);
-        let room = buffer.get_mut(..left.min(READ_BYTES))?;
-        running.update(source.read_full(room, running.offset()).ok()?);
-    }
-    source.check_unchanged().ok()?;
-    Some(running.digest())
+    let may_be = info.kind == Kind::File && std::fs::symlink_metadata(path).ok()?.is_file();
+    let source = may_be.then(|| Source::open(path).ok()).flatten()?;
+    (source.size() == Some(info.size)).then_some(source)
 }

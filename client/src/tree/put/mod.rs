@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use ftx_disk::hash::Running;
 use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::sys::{Disk, Native, Stat, Want};
 use ftx_disk::walk::Walk;
@@ -172,16 +171,7 @@ impl File {
         algorithm: ftx_protocol::Algorithm,
         buffer: &mut [u8],
     ) -> Result<Digest, Failure> {
-        let mut source = self.open(None)?;
-        let mut running = Running::new(algorithm);
-        while running.offset() < self.stat.size {
-            let left = self.stat.size.saturating_sub(running.offset());
-            let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let at = running.offset();
-            running.update(source.read_full(buffer.get_mut(..room).unwrap_or_default(), at)?);
-        }
-        source.check_unchanged()?;
-        Ok(running.digest())
+        self.open(None)?.digest(self.stat.size, algorithm, buffer)
     }
 
     fn mark(&self) -> super::log::Mark {
