@@ -4,30 +4,27 @@
 //! hashed in one go while they are in the cache, so that the file is read once. A small file is read
 //! whole when it is opened, and answered with all that there is to say of it.
 
+mod open;
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ftx_disk::hash::Running;
-use ftx_disk::store::{self, Remembered, Unchanged};
-use ftx_protocol::limits::WHOLE_BYTES;
-use ftx_protocol::message::{Cache, File, Get, Info, List, Spent, Stat};
+use ftx_protocol::message::{File, Get, List, Stat};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
-use tracing::error;
+use ftx_protocol::{Code, Refusal, RequestId};
+use open::{Open, Purpose};
 
 use super::audit::Came;
-use super::body::{Step, ended_early, read_to_grid, remember, send, timed, write};
-use super::committer::microseconds;
+use super::body::Step;
 use super::directory::Shared;
 use super::listing::{self, OpenList};
 use super::workers::{Ahead, Hand, Worked};
-use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, WORTH_TELLING, audit};
+use super::{Granted, Job, Origin, Outcome, SendEnd, audit};
 use crate::server::stream::Stream;
 
-/// Bytes hashed without sending, before the other strands have their turn.
-const HASH_TURN_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) use open::Told;
 
 /// The hand of the strand.
 pub(super) struct Fetch {
@@ -39,45 +36,6 @@ pub(super) struct Fetch {
     opened: Vec<Outcome>,
 }
 
-/// A get whose file is open.
-struct Open {
-    name: Name,
-    granted: Granted,
-    reading: Reading,
-    algorithm: Algorithm,
-    cache: Cache,
-    hash: Hash,
-    purpose: Purpose,
-    began: Instant,
-    spent: store::Spent,
-    /// Bytes of it that the socket took.
-    sent: u64,
-    told: Told,
-}
-
-/// What a file is open for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// To be sent, and its digest.
-    Get,
-    /// Its digest.
-    Sum,
-}
-
-/// Whether the line in the log is written that says what became of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    No,
-    Yes,
-}
-
-/// What is known of the digest of an open file.
-enum Hash {
-    Known(Digest),
-    /// Up to some offset. Bytes before it are sent without a look, bytes at it are hashed.
-    Running(Box<Running>),
-}
-
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
         Self { shared, origin, gets: HashMap::new(), lists: HashMap::new(), opened: Vec::new() }
@@ -85,7 +43,7 @@ impl Fetch {
 
     fn open(&mut self, get: &Get, granted: Granted, scratch: &mut [u8]) {
         let began = Instant::now();
-        let outcome = self.try_open(get, granted).and_then(|(file, mut open)| {
+        let outcome = self.try_open(get, granted, began).and_then(|(file, mut open)| {
             let left = file.size.saturating_sub(file.at);
             if !open.is_read_whole(file.at, left) {
                 return Ok(self.keep(file, open));
@@ -117,7 +75,12 @@ impl Fetch {
         }
     }
 
-    fn try_open(&self, get: &Get, granted: Granted) -> Result<(File, Open), Refusal> {
+    fn try_open(
+        &self,
+        get: &Get,
+        granted: Granted,
+        began: Instant,
+    ) -> Result<(File, Open), Refusal> {
         let reading = self.shared.store.open_file(&get.name, granted.within())?;
         let version = reading.version();
         if get.version.as_ref().is_some_and(|asked| *asked != version) {
@@ -127,7 +90,6 @@ impl Fetch {
             let message = format!("the file has {} bytes", reading.size());
             return Err(Refusal::new(Code::BadOffset, message));
         }
-        let hash = self.hash(&reading, get.digest, get.cache);
         let file = File {
             id: get.id,
             size: reading.size(),
@@ -136,32 +98,8 @@ impl Fetch {
             mtime: reading.modified(),
             mode: reading.mode(),
         };
-        let open = Open {
-            name: get.name.clone(),
-            granted,
-            reading,
-            algorithm: get.digest,
-            cache: get.cache,
-            hash,
-            purpose: Purpose::Get,
-            began: Instant::now(),
-            spent: store::Spent::default(),
-            sent: 0,
-            told: Told::No,
-        };
-        Ok((file, open))
-    }
-
-    fn hash(&self, reading: &Reading, algorithm: Algorithm, cache: Cache) -> Hash {
-        let (digests, identity) = (self.shared.store.digests(), reading.identity());
-        let running = match cache {
-            Cache::Use => match digests.digest(identity, algorithm) {
-                Some(digest) => return Hash::Known(digest),
-                None => digests.partial(identity, algorithm),
-            },
-            Cache::Bypass => None,
-        };
-        Hash::Running(Box::new(running.unwrap_or_else(|| Running::new(algorithm))))
+        let (shared, name, wanted) = (&self.shared, get.name.clone(), (get.digest, get.cache));
+        Ok((file, Open::new(shared, name, granted, reading, wanted, Purpose::Get, began)))
     }
 
     /// Says what a name stands for, with the digest of a file.
@@ -180,20 +118,8 @@ impl Fetch {
                 return Worked::Done;
             }
         };
-        let hash = self.hash(&reading, algorithm, cache);
-        let open = Open {
-            name,
-            granted,
-            reading,
-            algorithm,
-            cache,
-            hash,
-            purpose: Purpose::Sum,
-            began,
-            spent: store::Spent::default(),
-            sent: 0,
-            told: Told::No,
-        };
+        let (shared, wanted) = (&self.shared, (algorithm, cache));
+        let open = Open::new(shared, name, granted, reading, wanted, Purpose::Sum, began);
         self.gets.insert(id, open);
         Worked::Unfinished(Job::Digest(id))
     }
@@ -335,168 +261,5 @@ impl Hand for Fetch {
 
     fn is_empty(&self) -> bool {
         self.gets.is_empty() && self.lists.is_empty()
-    }
-}
-
-impl Purpose {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::Sum => "sum",
-        }
-    }
-}
-
-impl Open {
-    /// Where the time went.
-    fn spent(&self) -> Spent {
-        let store::Spent { disk, hash } = self.spent;
-        Spent { disk: microseconds(disk), hash: microseconds(hash), sync: 0 }
-    }
-
-    fn spent_worth_telling(&self) -> Option<Spent> {
-        (self.began.elapsed() >= WORTH_TELLING).then(|| self.spent())
-    }
-
-    fn log(&self, origin: &Origin, digest: Digest) {
-        let op = self.purpose.word();
-        let what = (self.reading.size(), digest);
-        audit::read(origin, op, &self.name, what, self.began, self.spent());
-    }
-
-    /// Nobody wants the rest of it. That some of it was sent must be in the log all the same.
-    fn let_go(self, origin: &Origin) {
-        if self.told == Told::No {
-            audit::broken_off(origin, self.purpose.word(), &self.name, self.sent, self.began);
-        }
-    }
-
-    /// Whether so many bytes from `at` on, which are the rest, are read here and now, and then
-    /// nothing is left to be hashed.
-    fn is_read_whole(&self, at: u64, left: u64) -> bool {
-        left <= WHOLE_BYTES
-            && match &self.hash {
-                Hash::Known(_) => true,
-                Hash::Running(running) => running.offset() == at,
-            }
-    }
-
-    /// Reads the rest of the file; see [`Open::is_read_whole`].
-    fn read_whole(
-        &mut self,
-        shared: &Shared,
-        origin: &Origin,
-        file: File,
-        scratch: &mut [u8],
-    ) -> Result<Event, Refusal> {
-        let left = usize::try_from(file.size.saturating_sub(file.at)).unwrap_or(usize::MAX);
-        let mut bytes = Vec::with_capacity(left.min(scratch.len()));
-        while bytes.len() < left {
-            let at = file.at.saturating_add(bytes.len() as u64);
-            let room = scratch.len().min(left.saturating_sub(bytes.len()));
-            let room = scratch.get_mut(..room).unwrap_or_default();
-            let count = timed(&mut self.spent.disk, || self.reading.read_at(room, at))?;
-            if count == 0 {
-                return Err(ended_early());
-            }
-            bytes.extend_from_slice(room.get(..count).unwrap_or_default());
-        }
-        if let Hash::Running(running) = &mut self.hash {
-            timed(&mut self.spent.hash, || running.update(&bytes));
-        }
-        let Some(digest) = self.finish_hash(shared, scratch)? else { return Err(ended_early()) };
-        self.log(origin, digest);
-        Ok(Event::Whole { file, bytes, digest, spent: self.spent_worth_telling() })
-    }
-
-    fn info(&self, id: RequestId, digest: Digest) -> Info {
-        Info {
-            id,
-            kind: Kind::File,
-            size: self.reading.size(),
-            mtime: self.reading.modified(),
-            mode: self.reading.mode(),
-            version: Some(self.reading.version()),
-            digest: Some(digest),
-        }
-    }
-
-    /// Sends some bytes from `at` on, by the way that fits what is known of the digest.
-    fn step(
-        &mut self,
-        shared: &Shared,
-        at: u64,
-        left: u64,
-        stream: &Stream,
-        scratch: &mut [u8],
-    ) -> Step {
-        let (reading, disk) = (&self.reading, &mut self.spent.disk);
-        let running = match &mut self.hash {
-            Hash::Running(running) if running.offset() == at => running,
-            Hash::Running(running) if running.offset() > at => {
-                let hashed = running.offset().saturating_sub(at);
-                return send(reading, at, left.min(hashed), stream, scratch, disk);
-            }
-            Hash::Running(_) | Hash::Known(_) => {
-                return send(reading, at, left, stream, scratch, disk);
-            }
-        };
-        let bytes = match read_to_grid(reading, at, left, scratch, disk) {
-            Ok(bytes) => bytes,
-            Err(refusal) => return Step::Short(refusal),
-        };
-        match timed(disk, || write(stream, bytes)) {
-            Ok(count) => {
-                // Only what was sent: the rest is read again when the socket takes more.
-                let sent = bytes.get(..count).unwrap_or_default();
-                timed(&mut self.spent.hash, || running.update(sent));
-                remember(shared, reading, running);
-                Step::Sent(count as u64)
-            }
-            Err(error) => Step::Socket(error),
-        }
-    }
-
-    /// Hashes what is left to be hashed, for one turn. `None`: there is more.
-    fn finish_hash(
-        &mut self,
-        shared: &Shared,
-        scratch: &mut [u8],
-    ) -> Result<Option<Digest>, Refusal> {
-        let size = self.reading.size();
-        let digest = match &mut self.hash {
-            Hash::Known(digest) => *digest,
-            Hash::Running(running) => {
-                let turn_end = running.offset().saturating_add(HASH_TURN_BYTES).min(size);
-                while running.offset() < turn_end {
-                    let left = turn_end.saturating_sub(running.offset());
-                    let (at, disk) = (running.offset(), &mut self.spent.disk);
-                    let bytes = read_to_grid(&self.reading, at, left, scratch, disk)?;
-                    timed(&mut self.spent.hash, || running.update(bytes));
-                    remember(shared, &self.reading, running);
-                }
-                if running.offset() < size {
-                    return Ok(None);
-                }
-                running.digest()
-            }
-        };
-        if self.reading.unchanged()? == Unchanged::Changed {
-            return Err(Code::Changed.into());
-        }
-        if let Hash::Running(_) = self.hash {
-            let digests = shared.store.digests();
-            if digests.remember(self.reading.identity(), digest) == Remembered::Corrupt {
-                error!(
-                    name = %self.name,
-                    %digest,
-                    algorithm = %self.algorithm,
-                    cache = ?self.cache,
-                    "CORRUPTION: this file has other bytes than before, and nothing says that it was \
-                     written to; check the disk and the memory of this machine"
-                );
-            }
-        }
-        Ok(Some(digest))
     }
 }

@@ -1,0 +1,262 @@
+//! A file that is open to be fetched: its bytes, sent in pieces or read whole, and its digest.
+
+use std::time::Instant;
+
+use ftx_disk::hash::Running;
+use ftx_disk::store::{self, Remembered, Unchanged};
+use ftx_protocol::limits::WHOLE_BYTES;
+use ftx_protocol::message::{Cache, File, Info, Spent};
+use ftx_protocol::server::Event;
+use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
+use tracing::error;
+
+use crate::server::storage::body::{Step, ended_early, read_to_grid, remember, send, timed, write};
+use crate::server::storage::committer::microseconds;
+use crate::server::storage::directory::Shared;
+use crate::server::storage::{Granted, Origin, Reading, WORTH_TELLING, audit};
+use crate::server::stream::Stream;
+
+/// Bytes hashed without sending, before the other strands have their turn.
+const HASH_TURN_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A get whose file is open.
+pub(super) struct Open {
+    pub(super) name: Name,
+    pub(super) granted: Granted,
+    reading: Reading,
+    algorithm: Algorithm,
+    cache: Cache,
+    hash: Hash,
+    pub(super) purpose: Purpose,
+    pub(super) began: Instant,
+    spent: store::Spent,
+    /// Bytes of it that the socket took.
+    pub(super) sent: u64,
+    pub(super) told: Told,
+}
+
+/// What a file is open for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be sent, and its digest.
+    Get,
+    /// Its digest.
+    Sum,
+}
+
+/// Whether the line in the log is written that says what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server::storage) enum Told {
+    No,
+    Yes,
+}
+
+/// What is known of the digest of an open file.
+enum Hash {
+    Known(Digest),
+    /// Up to some offset. Bytes before it are sent without a look, bytes at it are hashed.
+    Running(Box<Running>),
+}
+
+impl Purpose {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Sum => "sum",
+        }
+    }
+}
+
+impl Hash {
+    fn known_of(shared: &Shared, reading: &Reading, algorithm: Algorithm, cache: Cache) -> Self {
+        let (digests, identity) = (shared.store.digests(), reading.identity());
+        let running = match cache {
+            Cache::Use => match digests.digest(identity, algorithm) {
+                Some(digest) => return Self::Known(digest),
+                None => digests.partial(identity, algorithm),
+            },
+            Cache::Bypass => None,
+        };
+        Self::Running(Box::new(running.unwrap_or_else(|| Running::new(algorithm))))
+    }
+}
+
+impl Open {
+    /// A file that was just opened. Its digest is wanted of this algorithm, and may be a remembered one or not.
+    pub(super) fn new(
+        shared: &Shared,
+        name: Name,
+        granted: Granted,
+        reading: Reading,
+        (algorithm, cache): (Algorithm, Cache),
+        purpose: Purpose,
+        began: Instant,
+    ) -> Self {
+        let hash = Hash::known_of(shared, &reading, algorithm, cache);
+        Self {
+            name,
+            granted,
+            reading,
+            algorithm,
+            cache,
+            hash,
+            purpose,
+            began,
+            spent: store::Spent::default(),
+            sent: 0,
+            told: Told::No,
+        }
+    }
+
+    /// Where the time went.
+    fn spent(&self) -> Spent {
+        let store::Spent { disk, hash } = self.spent;
+        Spent { disk: microseconds(disk), hash: microseconds(hash), sync: 0 }
+    }
+
+    pub(super) fn spent_worth_telling(&self) -> Option<Spent> {
+        (self.began.elapsed() >= WORTH_TELLING).then(|| self.spent())
+    }
+
+    pub(super) fn log(&self, origin: &Origin, digest: Digest) {
+        let op = self.purpose.word();
+        let what = (self.reading.size(), digest);
+        audit::read(origin, op, &self.name, what, self.began, self.spent());
+    }
+
+    /// Nobody wants the rest of it. That some of it was sent must be in the log all the same.
+    pub(super) fn let_go(self, origin: &Origin) {
+        if self.told == Told::No {
+            audit::broken_off(origin, self.purpose.word(), &self.name, self.sent, self.began);
+        }
+    }
+
+    /// Whether so many bytes from `at` on, which are the rest, are read here and now, and then
+    /// nothing is left to be hashed.
+    pub(super) fn is_read_whole(&self, at: u64, left: u64) -> bool {
+        left <= WHOLE_BYTES
+            && match &self.hash {
+                Hash::Known(_) => true,
+                Hash::Running(running) => running.offset() == at,
+            }
+    }
+
+    /// Reads the rest of the file; see [`Open::is_read_whole`].
+    pub(super) fn read_whole(
+        &mut self,
+        shared: &Shared,
+        origin: &Origin,
+        file: File,
+        scratch: &mut [u8],
+    ) -> Result<Event, Refusal> {
+        let left = usize::try_from(file.size.saturating_sub(file.at)).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(left.min(scratch.len()));
+        while bytes.len() < left {
+            let at = file.at.saturating_add(bytes.len() as u64);
+            let room = scratch.len().min(left.saturating_sub(bytes.len()));
+            let room = scratch.get_mut(..room).unwrap_or_default();
+            let count = timed(&mut self.spent.disk, || self.reading.read_at(room, at))?;
+            if count == 0 {
+                return Err(ended_early());
+            }
+            bytes.extend_from_slice(room.get(..count).unwrap_or_default());
+        }
+        if let Hash::Running(running) = &mut self.hash {
+            timed(&mut self.spent.hash, || running.update(&bytes));
+        }
+        let Some(digest) = self.finish_hash(shared, scratch)? else { return Err(ended_early()) };
+        self.log(origin, digest);
+        Ok(Event::Whole { file, bytes, digest, spent: self.spent_worth_telling() })
+    }
+
+    pub(super) fn info(&self, id: RequestId, digest: Digest) -> Info {
+        Info {
+            id,
+            kind: Kind::File,
+            size: self.reading.size(),
+            mtime: self.reading.modified(),
+            mode: self.reading.mode(),
+            version: Some(self.reading.version()),
+            digest: Some(digest),
+        }
+    }
+
+    /// Sends some bytes from `at` on, by the way that fits what is known of the digest.
+    pub(super) fn step(
+        &mut self,
+        shared: &Shared,
+        at: u64,
+        left: u64,
+        stream: &Stream,
+        scratch: &mut [u8],
+    ) -> Step {
+        let (reading, disk) = (&self.reading, &mut self.spent.disk);
+        let running = match &mut self.hash {
+            Hash::Running(running) if running.offset() == at => running,
+            Hash::Running(running) if running.offset() > at => {
+                let hashed = running.offset().saturating_sub(at);
+                return send(reading, at, left.min(hashed), stream, scratch, disk);
+            }
+            Hash::Running(_) | Hash::Known(_) => {
+                return send(reading, at, left, stream, scratch, disk);
+            }
+        };
+        let bytes = match read_to_grid(reading, at, left, scratch, disk) {
+            Ok(bytes) => bytes,
+            Err(refusal) => return Step::Short(refusal),
+        };
+        match timed(disk, || write(stream, bytes)) {
+            Ok(count) => {
+                // Only what was sent: the rest is read again when the socket takes more.
+                let sent = bytes.get(..count).unwrap_or_default();
+                timed(&mut self.spent.hash, || running.update(sent));
+                remember(shared, reading, running);
+                Step::Sent(count as u64)
+            }
+            Err(error) => Step::Socket(error),
+        }
+    }
+
+    /// Hashes what is left to be hashed, for one turn. `None`: there is more.
+    pub(super) fn finish_hash(
+        &mut self,
+        shared: &Shared,
+        scratch: &mut [u8],
+    ) -> Result<Option<Digest>, Refusal> {
+        let size = self.reading.size();
+        let digest = match &mut self.hash {
+            Hash::Known(digest) => *digest,
+            Hash::Running(running) => {
+                let turn_end = running.offset().saturating_add(HASH_TURN_BYTES).min(size);
+                while running.offset() < turn_end {
+                    let left = turn_end.saturating_sub(running.offset());
+                    let (at, disk) = (running.offset(), &mut self.spent.disk);
+                    let bytes = read_to_grid(&self.reading, at, left, scratch, disk)?;
+                    timed(&mut self.spent.hash, || running.update(bytes));
+                    remember(shared, &self.reading, running);
+                }
+                if running.offset() < size {
+                    return Ok(None);
+                }
+                running.digest()
+            }
+        };
+        if self.reading.unchanged()? == Unchanged::Changed {
+            return Err(Code::Changed.into());
+        }
+        if let Hash::Running(_) = self.hash {
+            let digests = shared.store.digests();
+            if digests.remember(self.reading.identity(), digest) == Remembered::Corrupt {
+                error!(
+                    name = %self.name,
+                    %digest,
+                    algorithm = %self.algorithm,
+                    cache = ?self.cache,
+                    "CORRUPTION: this file has other bytes than before, and nothing says that it was \
+                     written to; check the disk and the memory of this machine"
+                );
+            }
+        }
+        Ok(Some(digest))
+    }
+}
