@@ -90,6 +90,11 @@ fn a_reader_that_has_enough_is_no_error() {
 
 /// Linux has a device that is always full.
 #[cfg(target_os = "linux")]
+fn full_disk() -> fs::File {
+    fs::File::options().write(true).open("/dev/full").unwrap()
+}
+
+#[cfg(target_os = "linux")]
 #[test]
 fn what_cannot_be_printed_is_said_once_and_shows_in_the_exit_code() {
     let (world, server) = world();
@@ -104,8 +109,7 @@ fn what_cannot_be_printed_is_said_once_and_shows_in_the_exit_code() {
     fs::write(world.here().join("SUMS"), &sums).unwrap();
     fs::write(world.here().join("CHANGED"), text(&sums).replace("a.txt", "sub/b")).unwrap();
     let print_into_a_full_disk = |args: &[&str], code: i32| {
-        let full = fs::File::options().write(true).open("/dev/full").unwrap();
-        let output = world.ftx(server.address, args).stdout(full).output().unwrap();
+        let output = world.ftx(server.address, args).stdout(full_disk()).output().unwrap();
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
         assert_eq!(said.matches("No space left on device").count(), 1, "{args:?}: {said}");
@@ -142,12 +146,17 @@ fn what_cannot_be_printed_is_said_once_and_shows_in_the_exit_code() {
     // What is wrong with the files is the more important thing.
     print_into_a_full_disk(&["verify", "CHANGED"], 5);
     print_into_a_full_disk(&["serve", "elsewhere", "--listen", "127.0.0.1:0"], 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_shell_cannot_print_shows_in_its_exit_code() {
+    let (world, server) = world();
     for line in ["pwd", "lpwd", "help", "ls --help", "ls"] {
-        let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let mut shell = world
             .ftx(server.address, ["shell"])
             .stdin(Stdio::piped())
-            .stdout(full)
+            .stdout(full_disk())
             .spawn()
             .unwrap();
         writeln!(shell.stdin.take().unwrap(), "{line}").unwrap();

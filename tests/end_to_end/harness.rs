@@ -209,6 +209,14 @@ impl Server {
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
+
+    /// How long processors have worked for it, in hundredths of a second: whatever else runs on the machine.
+    pub fn worked(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind its name, which may have spaces, utime and stime are the 12th and 13th.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
 }
 
 /// Takes line after line into a text, in a thread of its own.

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
-use crate::harness::{Line, MIB, Peer, Server, World, done_event, text, until};
+use crate::harness::{Line, MIB, Peer, Server, World, done_event, not_tested, text, until};
 
 /// Large enough that the promise of 32 MiB says something.
 const FILE_BYTES: usize = 96 * MIB;
@@ -379,7 +379,7 @@ fn a_get_whose_part_file_was_taken_away_is_not_listed_as_one_to_go_on_with() {
             let status = world.ftx(server.address, ["partials"]).stdout(full).status().unwrap();
             assert_eq!(status.code(), Some(6), "the list could not be printed");
         }
-        Err(error) => eprintln!("NOT TESTED: there is no disk that is always full: {error}"),
+        Err(error) => not_tested(&format!("there is no disk that is always full: {error}")),
     }
     take_away();
     listed(0);

@@ -174,10 +174,9 @@ fn of_puts() -> Vec<Row> {
     let mut broken_off = after(5, "aborted", "");
     broken_off["message"] = json!("put broken off");
     broken_off.as_object_mut().unwrap().remove("why");
-    let large = 10 * MIB as u64 + 1;
     vec![
         row(said(&[put(json!({"size": 5, "at": 6}))]), refused("bad_offset", advice("bad_offset"))),
-        row(said(&[put(json!({"size": large}))]), refused("too_large", advice("too_large"))),
+        row(said(&[put(json!({"size": 10 * MIB + 1}))]), refused("too_large", advice("too_large"))),
         row(
             said(&[five.clone(), with(with(five.clone(), "id", json!(2)), "name", json!("b"))]),
             line("put", "bad_message", advice("bad_message"), json!({"name": "b"})),
