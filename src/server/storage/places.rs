@@ -237,6 +237,22 @@ mod tests {
     }
 
     #[test]
+    fn who_has_left_the_line_is_given_nothing_and_wanted_is_only_what_others_wait_for() {
+        let house = House::new();
+        let taken = house.take(MOST / 2);
+        for number in 1..=2 {
+            assert!(house.places.ask(key(number), Standing::Further).is_none());
+        }
+        house.places.leave(key(1));
+        assert!(house.places.are_wanted());
+        house.places.leave(key(2));
+        assert!(!house.places.are_wanted());
+        drop(taken);
+        assert!(house.given().is_empty());
+        house.take(MOST / 2);
+    }
+
+    #[test]
     fn a_place_that_is_not_needed_any_more_goes_to_the_next_one() {
         let house = House::new();
         let taken = house.take(MOST / 2);
