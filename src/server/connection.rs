@@ -151,8 +151,8 @@ impl Connection {
         self.writable |= writable;
     }
 
-    /// Takes an answer of storage. What follows from it is done in the next turn: then the jobs that
-    /// follow from several answers reach storage together.
+    /// Takes an answer of storage. What follows from it, if it is no place, is done in the next turn: then the jobs
+    /// that follow from several answers reach storage together.
     pub(super) fn outcome(&mut self, outcome: Outcome, now: Time) {
         match outcome {
             Outcome::Event(event) => self.machine.handle(event, now),
