@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use super::doors::Network;
 use super::token::ConnectionKey;
 
-/// Unfinished lines and unread replies of all connections together. Far more than honest clients
-/// need; past its share of it, a selector ends one that holds much.
+/// Unfinished lines, unread replies, and what came of puts that wait for places, of all connections together. Far
+/// more than honest clients need; past its share of it, a selector ends one that holds much.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// What all connections of a selector hold, beside its share of what a server may.
