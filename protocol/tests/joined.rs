@@ -803,6 +803,35 @@ fn a_list_goes_on_only_as_its_client_asks_for_more_and_is_timed_only_then() {
     let mut driven = with_files(20);
     driven.hear(list_line(100, "d").as_bytes());
     assert_eq!(count(&driven.said, "entries\":{"), ahead);
+    waits_for_its_client(&mut driven);
+    for more in 1..=4 {
+        driven.hear(b"{\"more\":{\"id\":100}}\n");
+        assert_eq!(count(&driven.said, "entries\":{"), ahead + more);
+    }
+    assert_eq!(count(&driven.said, "{\"ok\":{\"id\":100}}"), 0);
+    driven.hear(b"{\"more\":{\"id\":100}}\n{\"more\":{\"id\":100}}\n");
+    assert_eq!(count(&driven.said, "{\"ok\":{\"id\":100}}"), 1);
+    assert_eq!(driven.machine.requests(), 0);
+}
+
+#[test]
+fn what_waits_for_a_list_that_is_not_asked_to_go_on_does_not_stop_the_clock() {
+    let mut driven = with_files(20);
+    for id in 100..=101 {
+        driven.hear(list_line(id, "d").as_bytes());
+    }
+    driven.hear(b"{\"stat\":{\"id\":102,\"name\":\"d\"}}\n");
+    driven.hear(whole_put(103, "d/new", "x").as_bytes());
+    driven.hear(b"{\"list\":{\"id\":104}}\n");
+    assert_eq!(driven.machine.requests(), 5);
+    waits_for_its_client(&mut driven);
+    driven.machine.on_time(Time(0).after(IDLE));
+    driven.speak();
+    assert_eq!(count(&driven.said, "\"code\":\"timeout\""), 1);
+}
+
+/// For as long as one is waited for, and not for ever.
+fn waits_for_its_client(driven: &mut Driven) {
     driven.machine.starving(driven.now);
     let mut deadline = driven.machine.deadline().unwrap();
     while deadline < Time(0).after(IDLE) {
@@ -812,14 +841,6 @@ fn a_list_goes_on_only_as_its_client_asks_for_more_and_is_timed_only_then() {
         deadline = driven.machine.deadline().unwrap();
     }
     assert_eq!(deadline, Time(0).after(IDLE), "it waits for the client, and not for ever");
-    for more in 1..=4 {
-        driven.hear(b"{\"more\":{\"id\":100}}\n");
-        assert_eq!(count(&driven.said, "entries\":{"), ahead + more);
-    }
-    assert_eq!(count(&driven.said, "{\"ok\":{\"id\":100}}"), 0);
-    driven.hear(b"{\"more\":{\"id\":100}}\n{\"more\":{\"id\":100}}\n");
-    assert_eq!(count(&driven.said, "{\"ok\":{\"id\":100}}"), 1);
-    assert_eq!(driven.machine.requests(), 0);
 }
 
 #[test]

@@ -106,7 +106,11 @@ impl Server {
             Some(Request::Receive(receiving)) => {
                 receiving.at.saturating_sub(receiving.kept) < UNKEPT_BYTES
             }
-            _ => self.busy.requests.len() <= self.busy.lists.len() && !self.is_listing(),
+            // What is held back, by a list that waits for its turn, goes on when that does.
+            _ => {
+                let lists = self.busy.lists.len().saturating_add(self.busy.order.held_back());
+                self.busy.requests.len() <= lists && !self.is_listing()
+            }
         }
     }
 

@@ -47,6 +47,8 @@ pub(super) struct Order {
     queues: BTreeMap<(Place, RequestId), (Way, Gate)>,
     /// At how many places each of the requests waits.
     waits: BTreeMap<RequestId, usize>,
+    /// How many of them wait anywhere.
+    waiting: usize,
     /// Lists of the root, which come after all that were sent before them, and hold nobody up.
     last: BTreeSet<RequestId>,
     /// Those whose turn has come since somebody asked.
@@ -63,6 +65,7 @@ impl Order {
         Self {
             queues: BTreeMap::new(),
             waits: BTreeMap::new(),
+            waiting: 0,
             last: BTreeSet::new(),
             free: VecDeque::new(),
         }
@@ -78,6 +81,7 @@ impl Order {
             self.queues.insert((place, id), (way, gate));
         }
         self.waits.insert(id, waits);
+        self.waiting = self.waiting.saturating_add(usize::from(waits > 0));
     }
 
     /// Has a list of the root wait for all that are there.
@@ -92,13 +96,17 @@ impl Order {
         self.waits.get(&id).is_some_and(|places| *places > 0) || self.last.contains(&id)
     }
 
+    /// How many requests are held back.
+    pub(super) fn held_back(&self) -> usize {
+        self.waiting.saturating_add(self.last.len())
+    }
+
     /// The request has taken effect, or never will. Those whose turn has come by that are what
     /// [`Order::next_free`] tells.
     pub(super) fn leave<'a>(&mut self, names: impl Iterator<Item = &'a Name>, id: RequestId) {
         self.last.remove(&id);
-        if self.waits.remove(&id).is_none() {
-            return;
-        }
+        let Some(waits) = self.waits.remove(&id) else { return };
+        self.waiting = self.waiting.saturating_sub(usize::from(waits > 0));
         for (place, _) in places(names) {
             if self.queues.remove(&(place, id)).is_some() {
                 self.open_behind(place, id);
@@ -135,6 +143,7 @@ impl Order {
             if let Some(places) = self.waits.get_mut(next) {
                 *places = places.saturating_sub(1);
                 if *places == 0 {
+                    self.waiting = self.waiting.saturating_sub(1);
                     self.free.push_back(*next);
                 }
             }
@@ -357,6 +366,7 @@ mod tests {
                     waits.into_iter().any(|one| names.iter().any(|name| one.overlaps(name)));
                 assert_eq!(free.contains(&id), !waits, "{id} of {there:?}");
             }
+            assert_eq!(order.held_back(), there.len() - free.len(), "{there:?}");
         }
     }
 }
