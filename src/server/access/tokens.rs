@@ -236,6 +236,8 @@ impl Tokens {
                 let had = std::mem::replace(&mut looking.seen, Seen::Good(opened));
                 if let Seen::Bad { .. } = had {
                     tracing::info!("the tokens file is good again");
+                    // What is not in it was in doubt, and is over now.
+                    return Looked::Changed;
                 }
                 looked
             }
@@ -439,6 +441,21 @@ mod tests {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).unwrap();
         tokens.look();
         assert_eq!(login(&tokens, 1), None);
+    }
+
+    #[test]
+    fn who_is_not_in_a_file_that_is_good_again_is_looked_at_again() {
+        let state = State::new();
+        state.add(line(1, Rights::ALL, None));
+        let tokens = state.tokens();
+        let mut member = tokens.login(&secret(1), SystemTime::now()).unwrap();
+        let path = state.directory.path().join("tokens");
+        std::fs::write(&path, "no tokens\n").unwrap();
+        assert_eq!(tokens.look(), Looked::Changed);
+        std::fs::remove_file(&path).unwrap();
+        state.change(|lines| assert!(lines.is_empty()));
+        assert_eq!(tokens.look(), Looked::Changed, "they were unknown, and are over");
+        assert_eq!(code(member.renew(SystemTime::now())), Some(Code::Denied));
     }
 
     #[test]
