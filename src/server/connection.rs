@@ -201,6 +201,7 @@ impl Connection {
         match checked {
             Ok(()) => Admitted::Yes,
             Err(why) => {
+                self.refuse_later(&why.refusal(), now);
                 self.machine.end_admission(why, now);
                 self.carry_out(None, now);
                 Admitted::NoMore

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use ftx_protocol::message::{ClientMessage, Put};
-use ftx_protocol::server::Refused;
+use ftx_protocol::server::{Event, Refused};
 use ftx_protocol::{Asked, Code, Refusal, RequestId, Time};
 
 use super::Connection;
@@ -112,6 +112,16 @@ impl Connection {
             job => return Some(job),
         }
         None
+    }
+
+    /// None of those that wait is begun any more.
+    pub(super) fn refuse_later(&mut self, refusal: &Refusal, now: Time) {
+        while let Some(id) = self.later.as_ref().and_then(|later| later.first()) {
+            self.machine.handle(Event::Refused { id, refusal: refusal.clone() }, now);
+            self.end_unbegun(id, refusal, now);
+        }
+        // Nobody stands in line any more.
+        self.begin_later(&mut Vec::new());
     }
 
     /// Storage will not hear of this put, and so has no line for it.

@@ -1,12 +1,13 @@
 //! A right that is lost while it is used: at the next request, in mid body, and at the last moment
 //! before a name is taken.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::house::{House, Inside, introduced, put, word};
-use crate::harness::{MIB, text, until};
+use super::house::{FTX, House, Inside, introduced, put, word};
+use crate::harness::{MIB, World, text, until};
 use crate::injection::Injection;
 use crate::talk::HELLO_DIGEST;
 
@@ -198,6 +199,38 @@ fn a_client_waits_until_the_tokens_are_known_again() {
     let output = client.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(house.names(), ["file"]);
+}
+
+/// All places are taken, by clients whose bodies do not come, for as long as the others go on.
+#[test]
+fn right_lost_ends_a_put_that_waits_for_a_place() {
+    const PLACES: u64 = 16;
+    let house = House::started(World::new(), &["--require-token"], |command| {
+        let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\"", FTX]).args(words);
+        limited.env_remove("RUST_LOG");
+        *command = limited;
+    });
+    let (alice, bob) = (house.add("alice", "write"), house.add("bob", "write"));
+    let mut taken: Vec<Inside> = (0..PLACES).map(|_| house.talk(&alice)).collect();
+    for (talk, transfer) in taken.iter_mut().zip(1..) {
+        talk.say(put(1, &format!("slow-{transfer}"), 5, transfer));
+        assert!(talk.is_answered(2));
+    }
+    let mut waits = house.talk(&bob);
+    waits.say(json!({"ping": {"id": 1}}));
+    assert_eq!(word(&waits.line()), "pong");
+    waits.put_hello(2, "of-bob", "none");
+    // It waits: there is no answer while another one hears several.
+    assert!((3..20).all(|id| taken[0].is_answered(id)));
+    house.remove("bob");
+    let line = waits.line();
+    assert_eq!((word(&line).as_str(), &line["error"]["id"]), ("denied", &json!(2)));
+    is_over(&mut waits, "denied");
+    house.until_logged("name=of-bob result=denied");
+    assert!(house.names().is_empty());
+    assert!(taken.iter_mut().all(|talk| talk.is_answered(30)), "the others still have theirs");
 }
 
 #[test]
