@@ -23,10 +23,10 @@ use crate::error::TlsError;
 /// and are slower.
 pub const STEP_BYTES: usize = 64 * 1024;
 
-/// Bytes that are taken from the socket at a time; a buffer of this size belongs to each thread
-/// that reads, and none to a connection. A client takes all that fits its own buffer: with 64 KiB a get
-/// took 4 % longer.
-const WIRE_BYTES: usize = 256 * 1024;
+/// Bytes that are taken from the socket at a time at the most, where the caller has so much room; a buffer of as much
+/// as was ever taken belongs to each thread that reads, and none to a connection. A client takes all that fits
+/// its own buffer.
+const WIRE_BYTES: usize = 1024 * 1024;
 
 /// Bytes that are taken from the socket at least, however little room the caller has: a line is read
 /// in small pieces, and each system call should bring what is there. What does not fit is kept.
