@@ -5,6 +5,7 @@
 
 mod commands;
 mod later;
+mod meeting;
 mod saying;
 
 use std::io::{self, ErrorKind, Write};
@@ -18,11 +19,10 @@ use later::Later;
 use saying::Saying;
 use tracing::debug;
 
-use super::access::Transport;
 use super::buffers::{Buffer, Pool};
 use super::guest::Guest;
-use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd, audit};
-use super::stream::{Stream, TLS_FIRST_BYTE};
+use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd};
+use super::stream::Stream;
 
 /// Bytes of bodies that one connection may have with storage and not yet stored: a worker has enough to
 /// do while the selector hears of what was stored and reads more; one slow disk does not get the whole pool.
@@ -463,39 +463,5 @@ impl Connection {
                 Moved::Nothing
             }
         }
-    }
-
-    /// Finds out from its first byte what a connection speaks. The byte stays where it is.
-    fn meet(&mut self, now: Time) -> Face {
-        let Some(guest) = &self.guest else { return Face::Known };
-        if !self.readable {
-            self.machine.starving(now);
-            return Face::Unknown;
-        }
-        match (self.stream.first_byte(), guest.transport(), guest.tls()) {
-            (Ok(Some(TLS_FIRST_BYTE)), _, Some(tls)) => match self.stream.inside_tls(tls) {
-                Ok(stream) => self.stream = stream,
-                Err(error) => {
-                    debug!(peer = %self.peer(), %error, "cannot speak TLS");
-                    self.machine.broken();
-                }
-            },
-            (Ok(Some(b'{')), Transport::Tls, _) => {
-                let refusal = Code::TlsRequired.into();
-                audit::not_admitted(self.peer(), &refusal, Duration::ZERO);
-                self.fail(refusal.code, now);
-            }
-            // It is done, or speaks something else, which the machine sees.
-            (Ok(_), _, _) => {}
-            (Err(error), _, _) if error.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
-                self.machine.starving(now);
-                return Face::Unknown;
-            }
-            (Err(error), _, _) if error.kind() == ErrorKind::Interrupted => return self.meet(now),
-            (Err(_), _, _) => self.machine.broken(),
-        }
-        self.face = Face::Known;
-        Face::Known
     }
 }
