@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::line::{Pace, Random, free};
 use super::*;
 use crate::STEP_BYTES;
+use crate::tls::NARROW_STEP_BYTES;
 
 /// The longest record: its header, 16 KiB, the type of what is in it, and the tag.
 const RECORD_BYTES: usize = 5 + 16 * 1024 + 1 + 16;
@@ -111,7 +112,20 @@ fn a_write_takes_a_step_and_no_more_until_it_is_out() {
         client.is_out();
     }
     assert!(heard == body[..STEP_BYTES] && client.is_out());
-    assert_eq!(client.write(&body[STEP_BYTES..]), STEP_BYTES);
+    // So little is kept, as long as the socket does not take all.
+    assert_eq!(client.write(&body[STEP_BYTES..]), NARROW_STEP_BYTES);
+    while !client.is_out() {
+        assert!(client.tls.kept_bytes() <= NARROW_STEP_BYTES + 1_024);
+        server.read(7_000);
+    }
+}
+
+#[test]
+fn a_socket_that_takes_all_is_given_more_at_a_time() {
+    let (mut client, mut server) = pair(free(), free());
+    shake_hands(&mut client, &mut server);
+    let body = content(STEP_BYTES);
+    assert_eq!([client.write(&body), client.write(&body)], [STEP_BYTES; 2]);
 }
 
 #[test]
