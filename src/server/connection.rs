@@ -24,12 +24,8 @@ use super::guest::Guest;
 use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd};
 use super::stream::Stream;
 
-/// Bytes of bodies that one connection may have with storage and not yet stored: a worker has enough to
-/// do while the selector hears of what was stored and reads more; one slow disk does not get the whole pool.
-const UNSTORED_BYTES: u32 = 2 * 1024 * 1024;
-
-/// Buffers of the pool that one connection may have with storage: a byte in a part of its own takes
-/// a whole one. Fewer where a pool is small.
+/// Buffers of the pool that one connection may have with storage, however little is in them: a worker has enough to do
+/// while the selector hears of what was stored and reads more. Fewer where a pool is small.
 const LENT_BUFFERS: usize = 8;
 
 /// How much is read when lines are expected: they are short, and a body that follows is read into
@@ -107,7 +103,6 @@ pub(super) struct Connection {
     sender: Sender,
     saying: Saying,
     rest: Rest,
-    unstored_bytes: u32,
     /// Bytes that have passed the socket since somebody asked, which is after each turn.
     moved_bytes: u32,
     /// Buffers that storage has; those that it has given back are gone.
@@ -137,7 +132,6 @@ impl Connection {
             sender: Sender::Selector,
             saying: Saying::On,
             rest: Rest::Done,
-            unstored_bytes: 0,
             moved_bytes: 0,
             lent: Vec::new(),
             claim: Claim::default(),
@@ -160,10 +154,8 @@ impl Connection {
                 self.claim.join(claim);
                 self.machine.handle(event, now);
             }
-            Outcome::Taken { bytes } => {
-                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-                self.unstored_bytes = self.unstored_bytes.saturating_sub(bytes);
-            }
+            // Its buffers are free.
+            Outcome::Taken => {}
             Outcome::Place(place) => self.give_place(place),
             Outcome::Sent { count, end } => {
                 self.sender = Sender::Selector;
@@ -371,10 +363,7 @@ impl Connection {
             return None;
         }
         self.lent.retain(|buffer| buffer.strong_count() > 0);
-        if self.is_held_up()
-            || self.unstored_bytes >= UNSTORED_BYTES
-            || self.lent.len() >= LENT_BUFFERS.min(pool.share())
-        {
+        if self.is_held_up() || self.lent.len() >= LENT_BUFFERS.min(pool.share()) {
             return None;
         }
         let limit = match self.machine.reads() {

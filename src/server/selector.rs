@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use turns::{Queued, Waits};
 
 use super::Options;
-use super::buffers::{BUFFERS, Buffer, Pool};
+use super::buffers::{Buffer, Pool};
 use super::connection::{Admitted, Connection};
 use super::front::{Arrival, Front, Order, Seats};
 use super::guest::{Guest, House};
@@ -143,7 +143,7 @@ impl Selector {
             run_queue: VecDeque::new(),
             buffer_queue: VecDeque::new(),
             deadlines: BTreeSet::new(),
-            pool: Pool::new(BUFFERS / common.selectors.max(1)),
+            pool: Pool::of_one(common.selectors),
             rate: options.limit_rate.map(Rate::new),
             unchecked: None,
             spare: None,

@@ -83,12 +83,6 @@ impl Connection {
     }
 
     pub(super) fn submit(&mut self, jobs: Vec<Job>) {
-        for job in &jobs {
-            if let Job::Write { piece, .. } = job {
-                let count = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-                self.unstored_bytes = self.unstored_bytes.saturating_add(count);
-            }
-        }
         if !jobs.is_empty() {
             let who = self.who();
             self.lane.submit(jobs, &who);

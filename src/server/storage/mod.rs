@@ -100,8 +100,8 @@ pub(super) enum Outcome {
     Event(Event),
     /// An answer that brings a file whole, and the room that it takes until it has left.
     Whole { event: Event, claim: Claim },
-    /// So many bytes of bodies were taken; their room is free again.
-    Taken { bytes: usize },
+    /// Bytes of bodies were taken; the buffers that they were in are free again.
+    Taken,
     /// The place for a put that was waited for.
     Place(Place),
     /// A [`Job::Send`] is over.

@@ -137,7 +137,7 @@ impl Bring {
     fn say_taken(&mut self) {
         let bytes = std::mem::take(&mut self.taken_bytes);
         if bytes > 0 {
-            self.shared.outcomes.push(self.origin.key, Outcome::Taken { bytes });
+            self.shared.outcomes.push(self.origin.key, Outcome::Taken);
         }
     }
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
 use super::Job;
-use crate::server::buffers::BUFFER_BYTES;
 use crate::server::lock::lock;
 
 /// Workers. They wait for disks more than they compute, so there are more than cores.
@@ -17,9 +16,12 @@ pub(super) const WORKERS: usize = 16;
 /// Jobs that a strand may do before the others have their turn.
 const BATCH_JOBS: usize = 96;
 
+/// What a worker reads from files at a time: it is hashed or encrypted, and sent, while it is in a cache.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
 /// Whoever does the jobs of one strand.
 pub(super) trait Hand: Send {
-    /// Does one job. `scratch` is the worker's own buffer, of [`BUFFER_BYTES`].
+    /// Does one job. `scratch` is the worker's own buffer, of [`SCRATCH_BYTES`].
     fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked;
 
     /// After a run of jobs: says what it held back to say in one go.
@@ -177,7 +179,7 @@ impl Line {
     }
 
     fn work(&self) {
-        let mut scratch = vec![0; BUFFER_BYTES];
+        let mut scratch = vec![0; SCRATCH_BYTES];
         while let Some(strand) = self.next() {
             let mut hand = lock(&strand.hand);
             loop {
