@@ -13,6 +13,7 @@ use ftx_protocol::{Algorithm, Digest, Durability, Name, RequestId, Retry as Agai
 
 use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, shown};
 use crate::hashing::{Hashing, Piece};
+use crate::link::Link;
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name};
 use crate::spent::{Spent, timed};
@@ -74,6 +75,15 @@ impl Client {
     ) -> Result<GetDone, Failure> {
         Transfer::new(self, name, sink, options, observer)?.run()
     }
+}
+
+/// Which thread writes what has come.
+#[derive(Clone, Copy)]
+enum Writer {
+    /// The one that receives it.
+    Receiver,
+    /// The one that hashes it, before it does.
+    Hasher,
 }
 
 /// One file on its way.
@@ -295,7 +305,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
             });
             self.spent.waiting = self.spent.waiting.saturating_add(began.elapsed());
             // What has arrived counts, whatever came behind it.
-            self.take(buffer, body)?;
+            let writer = self.writer(&link);
+            self.take(buffer, body, writer)?;
             received?;
         }
         self.client.leave(&link);
@@ -355,15 +366,30 @@ impl<'a, 'o> Transfer<'a, 'o> {
         });
     }
 
-    /// Takes bytes of the body, ranges of a buffer: they are hashed beside, and written by whoever has
-    /// less to do.
-    fn take(&mut self, buffer: Vec<u8>, body: Vec<Range<usize>>) -> Result<(), Failure> {
+    /// Who is to write the next bytes: two who write one file hinder each other, and whoever hashes has them in a
+    /// cache. But SHA-256 takes much longer than to receive what is not encrypted.
+    fn writer(&mut self, link: &Link) -> Writer {
+        match self.options.algorithm {
+            Algorithm::Sha256 if !link.is_secured() && !self.hashing.keeps_up() => Writer::Receiver,
+            Algorithm::Sha256 | Algorithm::Blake3 => Writer::Hasher,
+        }
+    }
+
+    /// Takes bytes of the body, ranges of a buffer: they are written, and hashed beside.
+    fn take(
+        &mut self,
+        buffer: Vec<u8>,
+        body: Vec<Range<usize>>,
+        writer: Writer,
+    ) -> Result<(), Failure> {
         let mut pieces = Vec::with_capacity(body.len());
-        let beside = self.hashing.is_idle();
         for range in body {
             let bytes = buffer.get(range.clone()).unwrap_or_default();
             let at = self.landed.written();
-            let place = if beside { self.landed.leave(bytes.len()) } else { None };
+            let place = match writer {
+                Writer::Hasher => self.landed.leave(bytes.len()),
+                Writer::Receiver => None,
+            };
             if place.is_none() {
                 timed(&mut self.spent.disk, || self.landed.write(&mut self.sink, bytes))?;
             }
