@@ -2,8 +2,8 @@
 //!
 //! It looks like such a socket: a read or a write does what can be done now and else says
 //! `WouldBlock`. It owns the state of TLS and never the socket, which is handed in with each call.
-//! One thread may read while another writes: the lock is held for one step of at most
-//! [`WIRE_BYTES`] of cryptography and the nonblocking system calls to it, never while anybody waits.
+//! One thread may read while another writes: the lock is held for one step, of at most [`WIRE_BYTES`] or
+//! [`STEP_BYTES`] of cryptography and the nonblocking system calls to it, never while anybody waits.
 //!
 //! Records are decrypted and encrypted in buffers that belong to the threads. A connection keeps what
 //! cannot be dealt with yet, and nothing when it is idle.
@@ -19,13 +19,16 @@ use rustls::{ClientConfig, Error, ServerConfig};
 use crate::engine::{Engine, Room};
 use crate::error::TlsError;
 
-/// Bytes that one call encrypts at the most, while it has the lock: about 80 µs. Each step is a system call and may wake
-/// the other side: with 64 KiB a get and a put took 3 to 5 % longer.
+/// Bytes that one call encrypts at the most, while it has the lock. Each step is a system call and may wake the other side:
+/// with 64 KiB a get and a put took 3 to 5 % longer.
 pub const STEP_BYTES: usize = 256 * 1024;
 
-/// The same while the socket does not take what it is given: what is encrypted and cannot be sent is kept, by each of the
-/// connections whose peers read slowly.
+/// The same before the socket has taken all of [`WHOLE_STEPS`] steps in a row: what is encrypted and not sent is kept, for
+/// each of the connections whose peers read slowly.
 pub(crate) const NARROW_STEP_BYTES: usize = 64 * 1024;
+
+/// So many steps in a row say that the peer reads.
+pub(crate) const WHOLE_STEPS: u8 = 4;
 
 /// Bytes that are taken from the socket at a time at the most, where the caller has so much room; a buffer of as much
 /// as was ever taken belongs to each thread that reads, and none to a connection. A client takes all that fits
@@ -74,7 +77,8 @@ struct Inside {
     silent: usize,
     hearing: Hearing,
     sending: Sending,
-    step: Step,
+    /// Steps in a row of which the socket took all.
+    whole_steps: u8,
 }
 
 /// Bytes of which those in front are gone.
@@ -93,15 +97,6 @@ enum Hearing {
     /// It went away without a word, which anybody on the way can do for it.
     Cut,
     Broken(Error),
-}
-
-/// How much is encrypted at a time.
-#[derive(Clone, Copy)]
-enum Step {
-    /// The socket took all of the last one.
-    Wide,
-    /// It left some of it.
-    Narrow,
 }
 
 enum Sending {
@@ -136,7 +131,7 @@ impl Tls {
                 silent: 0,
                 hearing: Hearing::Open,
                 sending: Sending::Open,
-                step: Step::Wide,
+                whole_steps: 0,
             }),
         }
     }
@@ -309,10 +304,8 @@ impl Inside {
         if self.engine.is_handshaking() {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let step_bytes = match self.step {
-            Step::Wide => STEP_BYTES,
-            Step::Narrow => NARROW_STEP_BYTES,
-        };
+        let step_bytes =
+            if self.whole_steps < WHOLE_STEPS { NARROW_STEP_BYTES } else { STEP_BYTES };
         let step = bytes.get(..step_bytes).unwrap_or(bytes);
         let count = match self.engine.encrypt(&mut self.unfinished, step, wire) {
             Ok(count) => count,
@@ -323,7 +316,7 @@ impl Inside {
         };
         let mut rest = wire.get(..count).unwrap_or_default();
         let sent = send(socket, &mut rest);
-        self.step = if rest.is_empty() { Step::Wide } else { Step::Narrow };
+        self.whole_steps = if rest.is_empty() { self.whole_steps.saturating_add(1) } else { 0 };
         // It was taken, and belongs behind what was sent before, whatever the socket does now.
         self.unsent.bytes.extend_from_slice(rest);
         match sent {

@@ -275,6 +275,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// One connection.
     fn attempt(&mut self) -> Result<End, Trouble> {
+        // The last connection may have broken before that was seen.
+        self.check_written()?;
         let link = timed(&mut self.spent.waiting, || self.client.link())?;
         self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
@@ -366,8 +368,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
         });
     }
 
-    /// Who is to write the next bytes: two who write one file hinder each other, and whoever hashes has them in a
-    /// cache. But SHA-256 takes much longer than to receive what is not encrypted.
+    /// Who is to write the next bytes. Two who write one file hinder each other, and what was just written is in the
+    /// cache of whoever hashes it. But SHA-256 takes much longer than to receive what is not encrypted.
     fn writer(&mut self, link: &Link) -> Writer {
         match self.options.algorithm {
             Algorithm::Sha256 if !link.is_secured() && !self.hashing.keeps_up() => Writer::Receiver,

@@ -198,6 +198,24 @@ mod tests {
     use ftx_protocol::Algorithm;
 
     #[test]
+    fn it_keeps_up_as_long_as_there_is_a_buffer_for_what_comes_next() {
+        let mut hashing = Hashing::new(Running::new(Algorithm::Sha256));
+        // The thread waits until the answer is taken.
+        let (held_up, answer) = sync_channel(0);
+        hashing.work.send(Work::Digest(held_up)).unwrap();
+        let mut buffer = hashing.buffer();
+        for _ in 1..BUFFERS {
+            assert!(hashing.keeps_up());
+            hashing.take(buffer, Vec::new());
+            buffer = hashing.buffer();
+        }
+        assert!(!hashing.keeps_up());
+        answer.recv().unwrap();
+        hashing.digest().unwrap();
+        assert!(hashing.keeps_up());
+    }
+
+    #[test]
     fn what_is_hashed_beside_has_the_same_digest_and_passes_the_same_points() {
         for algorithm in Algorithm::ALL {
             let bytes: Vec<u8> = (0..BUFFER_BYTES).map(|at| (at % 251) as u8).collect();

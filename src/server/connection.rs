@@ -25,8 +25,9 @@ use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd};
 use super::stream::Stream;
 
 /// Buffers of the pool that one connection may have with storage, however little is in them: a worker has enough to do
-/// while the selector hears of what was stored and reads more. Fewer where a pool is small.
-const LENT_BUFFERS: usize = 8;
+/// while the selector hears of what was stored and reads more. Twelve connections whose disk hangs have them all. Fewer
+/// where a pool is small.
+const LENT_BUFFERS: usize = 4;
 
 /// How much is read when lines are expected: they are short, and a body that follows is read into
 /// a buffer of its own.
@@ -154,7 +155,7 @@ impl Connection {
                 self.claim.join(claim);
                 self.machine.handle(event, now);
             }
-            // Its buffers are free.
+            // Buffers may be free, of which it asks in its turn.
             Outcome::Taken => {}
             Outcome::Place(place) => self.give_place(place),
             Outcome::Sent { count, end } => {

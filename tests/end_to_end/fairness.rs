@@ -71,7 +71,7 @@ fn a_client_whose_disk_is_stuck_keeps_a_few_buffers_and_the_others_get_theirs() 
     let server = world.serve();
     let fault = Injection::into(&server, "openat2,openat", Some(OsStr::new("stuck")), STUCK);
     let Some(fault) = fault else { return };
-    let mut stuck: Vec<Talk> = (0..3).map(|_| Talk::with(server.address)).collect();
+    let mut stuck: Vec<Talk> = (0..11).map(|_| Talk::with(server.address)).collect();
     for talk in &mut stuck {
         talk.say(json!({"stat": {"id": 1, "name": "stuck"}}));
         talk.say(json!({"put": {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::line::{Pace, Random, free};
 use super::*;
 use crate::STEP_BYTES;
-use crate::tls::NARROW_STEP_BYTES;
+use crate::tls::{NARROW_STEP_BYTES, WHOLE_STEPS};
 
 /// The longest record: its header, 16 KiB, the type of what is in it, and the tag.
 const RECORD_BYTES: usize = 5 + 16 * 1024 + 1 + 16;
@@ -99,33 +99,43 @@ fn sockets_that_behave_by_chance() {
 fn a_write_takes_a_step_and_no_more_until_it_is_out() {
     let (mut client, mut server) = pair(Pace::Free { room: 10_000 }, free());
     shake_hands(&mut client, &mut server);
-    let body = content(3 * STEP_BYTES);
-    assert_eq!(client.write(&body), STEP_BYTES);
+    let body = content(3 * NARROW_STEP_BYTES);
+    assert_eq!(client.write(&body), NARROW_STEP_BYTES);
     assert_eq!(client.write(&body), 0, "the step before is not out");
     assert!(!client.is_out());
     let mut heard = Vec::new();
-    while heard.len() < STEP_BYTES {
+    while heard.len() < NARROW_STEP_BYTES {
         match server.read(7_000) {
             Read::Bytes(bytes) => heard.extend(bytes),
             other => assert_eq!(other, Read::Blocked),
         }
         client.is_out();
     }
-    assert!(heard == body[..STEP_BYTES] && client.is_out());
-    // So little is kept, as long as the socket does not take all.
-    assert_eq!(client.write(&body[STEP_BYTES..]), NARROW_STEP_BYTES);
-    while !client.is_out() {
-        assert!(client.tls.kept_bytes() <= NARROW_STEP_BYTES + 1_024);
-        server.read(7_000);
-    }
+    assert!(heard == body[..NARROW_STEP_BYTES] && client.is_out());
+    assert_eq!(client.write(&body[NARROW_STEP_BYTES..]), NARROW_STEP_BYTES);
 }
 
 #[test]
-fn a_socket_that_takes_all_is_given_more_at_a_time() {
-    let (mut client, mut server) = pair(free(), free());
+fn steps_are_wide_while_the_socket_takes_them_and_little_is_kept_when_it_does_not() {
+    let (mut client, mut server) = pair(Pace::Free { room: 600_000 }, free());
     shake_hands(&mut client, &mut server);
     let body = content(STEP_BYTES);
-    assert_eq!([client.write(&body), client.write(&body)], [STEP_BYTES; 2]);
+    let narrow = |client: &mut Peer| {
+        for _ in 0..WHOLE_STEPS {
+            assert_eq!(client.write(&body), NARROW_STEP_BYTES);
+            assert!(client.is_out());
+        }
+    };
+    narrow(&mut client);
+    assert_eq!(client.write(&body), STEP_BYTES);
+    assert!(client.is_out());
+    assert_eq!(client.write(&body), STEP_BYTES);
+    assert!(!client.is_out(), "there is room for some of it");
+    server.read_all();
+    assert!(client.is_out());
+    server.read_all();
+    narrow(&mut client);
+    assert_eq!(client.write(&body), STEP_BYTES);
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub(super) enum Outcome {
     Event(Event),
     /// An answer that brings a file whole, and the room that it takes until it has left.
     Whole { event: Event, claim: Claim },
-    /// Bytes of bodies were taken; the buffers that they were in are free again.
+    /// Bytes of bodies were taken; buffers that they were in may be free again.
     Taken,
     /// The place for a put that was waited for.
     Place(Place),

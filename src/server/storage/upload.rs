@@ -19,8 +19,9 @@ use super::{Granted, Job, Origin, Outcome, Place, Upload, audit};
 use crate::server::access::Who;
 use crate::server::doors;
 
-/// The connection hears of so many stored bytes while there are more to store, so that it reads on meanwhile. To
-/// tell of each piece costs more than it gains; to tell when all are stored leaves both sides waiting in turns.
+/// After so many stored bytes the connection hears that buffers may be free, while there are more to store, so that it reads
+/// on meanwhile. To tell of each small piece costs more than it gains; to tell when all are stored leaves both
+/// sides waiting in turns.
 const TAKEN_BYTES: usize = 512 * 1024;
 
 /// The hand of the strand.
