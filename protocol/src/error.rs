@@ -180,7 +180,7 @@ codes! {
     DurabilityUnknown = "durability_unknown", Server, No;
     /// The peer was too slow or said nothing. The connection is closed.
     Timeout = "timeout", Client, Later;
-    /// The server has no room for another connection or transfer now.
+    /// The server cannot do this now: it has no room, has had enough of this connection, or cannot tell who the client is.
     Busy = "busy", Server, Later;
     /// The server is about to stop. Resume when it is back.
     ShuttingDown = "shutting_down", Server, Later;
