@@ -67,6 +67,19 @@ fn time_in_which_the_server_does_not_read_is_not_counted_against_a_part() {
 }
 
 #[test]
+fn a_driver_that_stops_reading_does_not_wait_for_the_peer_any_more() {
+    let mut server = with_an_open_part(1024);
+    server.starving(Time(0));
+    assert!(server.deadline().is_some());
+    server.not_reading(Time(1_000));
+    assert_eq!(server.deadline(), None);
+    let late = Time(3_600_000);
+    server.starving(late);
+    let end = failure_at_deadline(&mut server).unwrap();
+    assert_eq!(late.until(end), IDLE_TIMEOUT);
+}
+
+#[test]
 fn a_part_that_comes_in_drops_has_its_idle_time_and_its_slowest_time_in_all() {
     let mut server = with_an_open_part(2048);
     let mut now = Time(0);

@@ -364,7 +364,11 @@ impl Connection {
             return None;
         }
         self.lent.retain(|buffer| buffer.strong_count() > 0);
-        if self.is_held_up() || self.lent.len() >= LENT_BUFFERS.min(pool.share()) {
+        if self.is_held_up() {
+            self.machine.not_reading(now);
+            return None;
+        }
+        if self.lent.len() >= LENT_BUFFERS.min(pool.share()) {
             return None;
         }
         let limit = match self.machine.reads() {

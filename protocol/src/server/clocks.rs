@@ -48,6 +48,13 @@ impl Server {
         self.starving.get_or_insert(now);
     }
 
+    /// The driver does not look for more, whatever may have come: it does not wait for the peer.
+    pub fn not_reading(&mut self, now: Time) {
+        if let Some(since) = self.starving.take() {
+            self.count_waiting(since.until(now));
+        }
+    }
+
     /// Nothing more could be written.
     pub fn blocked(&mut self, now: Time) {
         self.reading.blocked.get_or_insert(now);

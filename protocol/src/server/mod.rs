@@ -8,8 +8,9 @@
 //! 2. Ask [`Server::output`] what to write until it says [`Output::Nothing`], and report what was
 //!    written with [`Server::wrote`].
 //! 3. Read when [`Server::reads`] says so. Say [`Server::starving`] when there was nothing to
-//!    read, [`Server::blocked`] when nothing more could be written: the clocks that time the peer
-//!    run only then.
+//!    read, and [`Server::not_reading`] when nothing is read for a reason of the driver's,
+//!    [`Server::blocked`] when nothing more could be written: the clocks that time the peer run only
+//!    where it is waited for.
 //! 4. Call [`Server::on_time`] at [`Server::deadline`].
 //! 5. When [`Server::closed`] has a reason, close.
 //!
@@ -209,9 +210,7 @@ impl Server {
 
     /// Takes bytes that arrived, all of them.
     pub fn receive(&mut self, input: &[u8], now: Time) {
-        if let Some(since) = self.starving.take() {
-            self.count_waiting(since.until(now));
-        }
+        self.not_reading(now);
         let mut used: usize = 0;
         while let Some(rest) = input.get(used..)
             && !rest.is_empty()
