@@ -29,8 +29,6 @@ pub(crate) struct Hashing {
     done: Receiver<Vec<u8>>,
     /// Of these, those that were seen to be.
     spare: Vec<Vec<u8>>,
-    /// How many are being hashed, as far as was seen.
-    out: usize,
     /// How many more may be made.
     unmade: usize,
     passed: Receiver<Saved>,
@@ -87,7 +85,7 @@ impl Hashing {
         };
         // Ends when nobody has anything to hash any more.
         std::thread::spawn(move || hasher.run(&todo));
-        Self { work, done, spare: Vec::new(), out: 0, unmade: BUFFERS, passed, failed }
+        Self { work, done, spare: Vec::new(), unmade: BUFFERS, passed, failed }
     }
 
     /// A buffer to be filled. Waits for one that is being hashed if there are enough.
@@ -100,27 +98,24 @@ impl Hashing {
             self.unmade = unmade;
             return vec![0; BUFFER_BYTES];
         }
-        self.out = self.out.saturating_sub(1);
         // A thread that is gone has told why by its panic; the digest will be missed.
         self.done.recv().unwrap_or_else(|_| vec![0; BUFFER_BYTES])
     }
 
-    /// Whether there will be another buffer to fill without waiting, once one more is being hashed.
+    /// Whether there is another buffer to be filled, so that nobody waits for one.
     pub(crate) fn keeps_up(&mut self) -> bool {
         self.see_what_is_done();
-        self.out.saturating_add(1) < BUFFERS
+        self.unmade > 0 || !self.spare.is_empty()
     }
 
     fn see_what_is_done(&mut self) {
         while let Ok(buffer) = self.done.try_recv() {
-            self.out = self.out.saturating_sub(1);
             self.spare.push(buffer);
         }
     }
 
     /// Writes and hashes pieces of a buffer, and takes it back.
-    pub(crate) fn take(&mut self, buffer: Vec<u8>, pieces: Vec<Piece>) {
-        self.out = self.out.saturating_add(1);
+    pub(crate) fn take(&self, buffer: Vec<u8>, pieces: Vec<Piece>) {
         // As above.
         let _ = self.work.send(Work::Pieces { buffer, pieces });
     }

@@ -20,6 +20,11 @@ const HANGING_CLIENTS: usize = 4;
 /// other is filled, and one for the others.
 const BUFFERS_MIN: usize = 2 * HANGING_CLIENTS + 1;
 
+/// Buffers that one connection may have with storage, however little is in them: a worker has enough to do while the
+/// selector hears of what was stored and reads more. Twelve connections whose disk hangs have them all. Fewer where a
+/// pool is small.
+const SHARE_MAX: usize = 4;
+
 /// Hands out buffers as long as there are some.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
@@ -56,7 +61,7 @@ impl Pool {
 
     fn new(buffers: usize) -> Self {
         let shared = Shared { free: Vec::with_capacity(buffers), unmade: buffers };
-        let share = (buffers.saturating_sub(1) / HANGING_CLIENTS).max(1);
+        let share = (buffers.saturating_sub(1) / HANGING_CLIENTS).clamp(1, SHARE_MAX);
         Self { shared: Arc::new(Mutex::new(shared)), share }
     }
 

@@ -24,11 +24,6 @@ use super::guest::Guest;
 use super::storage::{Claim, Job, Lane, Outcome, Rest, SendEnd};
 use super::stream::Stream;
 
-/// Buffers of the pool that one connection may have with storage, however little is in them: a worker has enough to do
-/// while the selector hears of what was stored and reads more. Twelve connections whose disk hangs have them all. Fewer
-/// where a pool is small.
-const LENT_BUFFERS: usize = 4;
-
 /// How much is read when lines are expected: they are short, and a body that follows is read into
 /// a buffer of its own.
 const LINES_BYTES: usize = 64 * 1024;
@@ -368,7 +363,7 @@ impl Connection {
             self.machine.not_reading(now);
             return None;
         }
-        if self.lent.len() >= LENT_BUFFERS.min(pool.share()) {
+        if self.lent.len() >= pool.share() {
             return None;
         }
         let limit = match self.machine.reads() {
