@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 
@@ -17,12 +17,12 @@ pub(crate) const ALPN: &[u8] = b"ftx/1";
 
 /// The suites of TLS 1.3, the fastest on a processor with AES first.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    use ring::cipher_suite::{
+    use aws_lc_rs::cipher_suite::{
         TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
     };
     let cipher_suites =
         vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
-    Arc::new(CryptoProvider { cipher_suites, ..ring::default_provider() })
+    Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
 }
 
 /// For a server that shows `identity`. A client that names no protocol is served, one that names

@@ -13,7 +13,6 @@ use ftx_protocol::{Algorithm, Digest, Durability, Name, RequestId, Retry as Agai
 
 use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, shown};
 use crate::hashing::{Hashing, Piece};
-use crate::link::Link;
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name};
 use crate::spent::{Spent, timed};
@@ -307,7 +306,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             });
             self.spent.waiting = self.spent.waiting.saturating_add(began.elapsed());
             // What has arrived counts, whatever came behind it.
-            let writer = self.writer(&link);
+            let writer = self.writer();
             self.take(buffer, body, writer)?;
             received?;
         }
@@ -369,10 +368,11 @@ impl<'a, 'o> Transfer<'a, 'o> {
     }
 
     /// Who is to write the next bytes. Two who write one file hinder each other, and what was just written is in the
-    /// cache of whoever hashes it. But SHA-256 takes much longer than to receive what is not encrypted.
-    fn writer(&mut self, link: &Link) -> Writer {
+    /// cache of whoever hashes it. But SHA-256 takes longer than to receive, also what is encrypted: when that thread has
+    /// fallen behind, this one would wait for it.
+    fn writer(&mut self) -> Writer {
         match self.options.algorithm {
-            Algorithm::Sha256 if !link.is_secured() && !self.hashing.keeps_up() => Writer::Receiver,
+            Algorithm::Sha256 if !self.hashing.keeps_up() => Writer::Receiver,
             Algorithm::Sha256 | Algorithm::Blake3 => Writer::Hasher,
         }
     }

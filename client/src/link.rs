@@ -101,11 +101,6 @@ impl Link {
         Ok(link)
     }
 
-    /// Whether the bytes are inside TLS.
-    pub(crate) fn is_secured(&self) -> bool {
-        self.stream.is_secured()
-    }
-
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }

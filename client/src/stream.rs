@@ -124,11 +124,6 @@ impl Stream {
         peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// Whether the bytes are inside TLS.
-    pub(crate) fn is_secured(&self) -> bool {
-        matches!(self, Self::Tls(_))
-    }
-
     /// Ends the sending direction behind all that was written.
     pub(crate) fn finish_sending(&self) -> io::Result<()> {
         if let Self::Tls(secured) = self {

@@ -1,12 +1,14 @@
 //! Peers that speak something else, or mean harm.
 
 use rustls::client::Resumption;
-use rustls::{ClientConfig, ClientConnection, ServerConfig, version};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, version};
 
 use super::line::free;
 use super::*;
 use crate::config::provider;
 use crate::error::{is_about_the_certificate, is_about_what_is_spoken};
+use crate::trust::Verifier;
 
 fn server() -> (End, Peer) {
     let (raw, socket) = line(free(), free());
@@ -80,10 +82,14 @@ fn other_client(change: impl FnOnce(&mut ClientConfig)) -> (ClientConnection, En
     let ours = client_config(Trust::Pin(identity.pin()), &Sight::default()).unwrap();
     let mut config = ClientConfig::clone(&ours);
     change(&mut config);
+    rustls_client(config, &identity)
+}
+
+fn rustls_client(config: ClientConfig, identity: &Arc<Identity>) -> (ClientConnection, End, Peer) {
     let name = "ftx".try_into().unwrap();
     let client = ClientConnection::new(Arc::new(config), name).unwrap();
     let (raw, socket) = line(free(), free());
-    let tls = Tls::accept(&server_config(&identity).unwrap()).unwrap();
+    let tls = Tls::accept(&server_config(identity).unwrap()).unwrap();
     (client, raw, Peer { tls, socket })
 }
 
@@ -173,6 +179,31 @@ fn there_are_no_tickets() {
     assert_eq!(client.tls13_tickets_received(), 0);
     assert_eq!(client.protocol_version(), Some(version::TLS13.version));
     assert!(provider().cipher_suites.iter().all(|suite| suite.tls13().is_some()));
+}
+
+/// Who records it today cannot read it with a quantum computer later; and a client that knows no such exchange is served.
+#[test]
+fn keys_are_agreed_on_by_ml_kem_and_x25519_together_where_both_sides_can() {
+    use rustls::NamedGroup::{X25519, X25519MLKEM768};
+    let (mut client, mut raw, mut server) = other_client(|_| {});
+    assert_eq!(run(&mut client, &mut raw, &mut server), (Read::Blocked, None));
+    assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), X25519MLKEM768);
+
+    let identity = identity();
+    let mut older = CryptoProvider::clone(&provider());
+    older.kx_groups.retain(|group| group.name() == X25519);
+    let trust = Trust::Pin(identity.pin());
+    let verifier =
+        Verifier::new(trust, Sight::default(), &provider(), RootCertStore::empty).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(older))
+        .with_protocol_versions(&[&version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    let (mut client, mut raw, mut server) = rustls_client(config, &identity);
+    assert_eq!(run(&mut client, &mut raw, &mut server), (Read::Blocked, None));
+    assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), X25519);
 }
 
 /// New keys for each byte: what waits to be sent must not grow while nobody writes.

@@ -109,7 +109,7 @@ fn a_certificate_without_its_key_is_nobody() {
     let other = KeyPair::generate().unwrap();
     let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
     let key = rustls::pki_types::PrivateKeyDer::Pkcs8(other.serialize_der().into());
-    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
     let mut config = rustls::ServerConfig::clone(&server_config(&identity()).unwrap());
     config.cert_resolver = Arc::new(Thief(Arc::new(CertifiedKey::new(chain, key))));
 
