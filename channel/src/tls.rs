@@ -326,7 +326,7 @@ impl Inside {
     }
 
     fn say_closed(&mut self) {
-        if matches!(self.hearing, Hearing::Broken(_)) || self.engine.is_handshaking() {
+        if matches!(self.hearing, Hearing::Broken(_)) {
             return;
         }
         // A connection on which it cannot be said is one that ends in another way.

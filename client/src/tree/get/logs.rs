@@ -8,7 +8,7 @@ use super::ground::{Ground, Names, OURS, Private, marker, private_in};
 use super::versions::Versions;
 use super::{GetTree, Job};
 use crate::Client;
-use crate::failure::plain;
+use crate::failure::{Failure, plain};
 use crate::partials::About;
 use crate::tree::folds::Folds;
 use crate::tree::log::Log;
@@ -124,14 +124,14 @@ impl Logs {
 impl Job<'_, '_> {
     /// A job of which something is left keeps its log, also an empty one: it tells the same command
     /// that the target, which is there by now, is its own.
-    pub(super) fn close(mut self, complete: bool) -> Option<Log> {
+    pub(super) fn close(mut self, result: &Result<(), Failure>) -> Option<Log> {
         if let Some(seen) = self.seen.take() {
             seen.remove();
         }
         if let Some(folds) = self.folds.take() {
             folds.remove();
         }
-        if !complete || self.done.failed > 0 {
+        if result.is_err() || self.done.failed > 0 {
             return self.log.take();
         }
         if let Some(log) = self.log.take() {

@@ -81,7 +81,7 @@ impl Client {
                 let result = job.run();
                 job.done.spent.wall = began.elapsed();
                 job.done.spent.paced = self.paced().saturating_sub(paced);
-                let (done, log) = (job.done, job.close(result.is_ok()));
+                let (done, log) = (job.done, job.close(&result));
                 let gone = ground.leave();
                 if let Some(log) = log
                     && gone == Target::Gone
@@ -101,7 +101,7 @@ impl Client {
                 let mut job = Job::new(self, tree, &ground, observer);
                 let result = job.run();
                 let done = job.done;
-                job.close(result.is_ok());
+                job.close(&result);
                 result.map(|()| done)
             }
         }

@@ -62,7 +62,7 @@ impl Client {
         let result = job.run();
         job.done.spent.wall = began.elapsed();
         job.done.spent.paced = self.paced().saturating_sub(paced);
-        job.close_log(result.is_ok());
+        job.close_log(&result);
         result.map(|()| job.done)
     }
 }
@@ -226,9 +226,9 @@ impl<'a, 'o> Job<'a, 'o> {
     }
 
     /// A job of which something is left keeps its log.
-    fn close_log(&mut self, complete: bool) {
+    fn close_log(&mut self, result: &Result<(), Failure>) {
         if let Some(log) = self.log.take()
-            && (log.is_empty() || (complete && self.done.failed == 0))
+            && (log.is_empty() || (result.is_ok() && self.done.failed == 0))
         {
             log.remove();
         }
