@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ftx::server::access::PolicyOptions;
-use ftx::server::{Access, DoorOptions, Listen, Options, Server};
+use ftx::server::{Access, DoorOptions, Listen, OpenMax, Options, Server};
 use ftx_client::{Client, Durability, GetOptions, Name, Notice, PutOptions, Retry, Sink, Source};
 
 const MIB: u64 = 1024 * 1024;
@@ -94,7 +94,7 @@ fn options(directory: std::path::PathBuf) -> Options {
         size_max_bytes: ftx_protocol::limits::INTEGER_MAX,
         free_min_bytes: 0,
         connections_max: 100,
-        puts_max: 256,
+        open_max: OpenMax { puts: 256, files: 256, directories: 256 },
         requests_max: ftx_protocol::limits::REQUESTS_TOTAL,
         threads: 1,
         limit_rate: None,

@@ -61,7 +61,8 @@ pub struct Admission {
     #[arg(long)]
     drop: bool,
 
-    /// Connections of one address at once; those of this machine are not counted
+    /// Connections of one address at once, and never more than three quarters of all; those of this
+    /// machine are not counted
     #[arg(long, value_name = "N", default_value_t = DoorOptions::default().connections_per_address,
           value_parser = super::size::count::<u32>)]
     max_connections_per_address: u32,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use ftx::server::{Access, Listen, MadeDirectory, Options, SELECTORS_MAX, Server, Stopper};
+use ftx::server::{
+    Access, Listen, MadeDirectory, OpenMax, Options, SELECTORS_MAX, Server, Stopper,
+};
 use ftx_client::DEFAULT_PORT;
 use ftx_protocol::limits::{INTEGER_MAX, REQUESTS_TOTAL};
 use rustix::fs::Mode;
@@ -148,7 +150,7 @@ impl Serve {
         let errand = user.as_ref().map_or(Errand::Own, User::errand);
         let made = make_directory(&directory, access, errand)?;
         let settled = self.admission.settle(&directory, reach(&listen), errand)?;
-        let prepared = Server::prepare(self.options(&settled, descriptors.puts()), listen)?;
+        let prepared = Server::prepare(self.options(&settled, descriptors.open_max()), listen)?;
         if let Some(user) = &user {
             hand_over(user, &settled)?;
         }
@@ -208,7 +210,7 @@ impl Serve {
         if self.read_only { Access::ReadOnly } else { Access::ReadWrite }
     }
 
-    fn options(self, settled: &Settled, puts_max: usize) -> Options {
+    fn options(self, settled: &Settled, open_max: OpenMax) -> Options {
         let access = self.access();
         Options {
             directory: self.directory,
@@ -224,7 +226,7 @@ impl Serve {
             size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
             free_min_bytes: self.min_free.bytes(),
             connections_max: self.max_connections,
-            puts_max,
+            open_max,
             requests_max: self.max_requests,
             threads: self.threads,
             limit_rate: self.limit_rate,
@@ -240,9 +242,18 @@ impl Serve {
 /// Descriptors that the server has for itself: two of them for each of the threads that --threads may name.
 const OWN_DESCRIPTORS: u64 = 64;
 
-/// Puts at once where the system does not say how many descriptors it gives: an eighth of what most systems give at
-/// the least.
-const PUTS_ANYWHERE: usize = 128;
+/// Files that are sent at once, however few descriptors there are: what the system refuses is refused then, too.
+const FILES_MIN: usize = 8;
+
+/// The same of directories that are listed: a tree has some in each other.
+const DIRECTORIES_MIN: usize = 16;
+
+/// Directories that are listed at once, however many descriptors there are: each is memory, too.
+const DIRECTORIES_MAX: usize = 2_048;
+
+/// What may be open where the system does not say how many descriptors it gives: for puts an eighth of what most systems
+/// give at the least.
+const OPEN_ANYWHERE: OpenMax = OpenMax { puts: 128, files: 64, directories: 32 };
 
 /// How the descriptors that the system gives compare to the connections asked for.
 enum Descriptors {
@@ -252,16 +263,22 @@ enum Descriptors {
 }
 
 impl Descriptors {
-    /// Puts that may be under way at once: half of the descriptors that no connection has. What is fetched and
-    /// listed, and the directories of a round, have the others.
-    fn puts(&self) -> usize {
+    /// Half of the descriptors that no connection has are for puts, a quarter is for files that are sent, and one for
+    /// directories that are listed. All of that is never open at once unless several addresses mean it: what a round
+    /// opens finds descriptors, too.
+    fn open_max(&self) -> OpenMax {
         match self {
             Self::Enough { limit, connections } | Self::Few { limit, connections } => {
                 let connections = u64::try_from(*connections).unwrap_or(u64::MAX);
-                let files = limit.saturating_sub(OWN_DESCRIPTORS).saturating_sub(connections);
-                usize::try_from(files / 2).unwrap_or(usize::MAX)
+                let rest = limit.saturating_sub(OWN_DESCRIPTORS).saturating_sub(connections);
+                let rest = usize::try_from(rest).unwrap_or(usize::MAX);
+                OpenMax {
+                    puts: rest / 2,
+                    files: (rest / 4).max(FILES_MIN),
+                    directories: (rest / 8).clamp(DIRECTORIES_MIN, DIRECTORIES_MAX),
+                }
             }
-            Self::NotRaised(_) => PUTS_ANYWHERE,
+            Self::NotRaised(_) => OPEN_ANYWHERE,
         }
     }
 

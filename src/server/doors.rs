@@ -15,6 +15,8 @@ use std::time::Duration;
 use ftx_protocol::Time;
 use tracing::warn;
 
+use super::most_of_one;
+
 /// Connections that have not logged in, of one address: a client logs in within a round trip, and a
 /// tree uses few connections.
 const UNGREETED_PER_ADDRESS: u32 = 32;
@@ -52,7 +54,7 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 /// What one address may have.
 #[derive(Debug, Clone)]
 pub struct DoorOptions {
-    /// Connections at once.
+    /// Connections at once; three quarters of those that there may be in all, if that is less.
     pub connections_per_address: u32,
     /// Logins that may fail before the address has to wait.
     pub failed_logins: u32,
@@ -160,6 +162,11 @@ pub(super) struct Doors {
 impl Doors {
     pub(super) fn new(options: DoorOptions, connections_max: usize) -> Self {
         let all = Arc::default();
+        let most = u32::try_from(most_of_one(connections_max)).unwrap_or(u32::MAX);
+        let options = DoorOptions {
+            connections_per_address: options.connections_per_address.min(most),
+            ..options
+        };
         Self {
             options,
             ungreeted_max: (connections_max / UNGREETED_PART).max(UNGREETED_MIN),

@@ -82,9 +82,8 @@ pub struct Options {
     pub free_min_bytes: u64,
     /// Connections at once; more wait in the listen queue.
     pub connections_max: usize,
-    /// Puts under way at once, two at least, of all connections together: each has a file open until it has its
-    /// name. More wait; the last half is for connections that have no other one.
-    pub puts_max: usize,
+    /// What may be open at once, of all connections together.
+    pub open_max: OpenMax,
     /// Requests that one connection may make in all; then it is to come anew (rule 4.12).
     pub requests_max: u64,
     /// Selectors, at most [`SELECTORS_MAX`]. Only one where a rate is set: whose turn it is to move
@@ -102,6 +101,24 @@ pub struct Options {
     pub abandoned_after: Duration,
     /// How long running transfers may go on after the server was asked to stop.
     pub drain_timeout: Duration,
+}
+
+/// What may be open at once, of all connections together. One address has three quarters of each at most, so that it keeps
+/// no other one out.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenMax {
+    /// Puts under way, two at least: each has a file open until it has its name. More wait; the last half is for
+    /// connections that have no other one.
+    pub puts: usize,
+    /// Files that are sent, or read for their digest. Who asks for more is told that the server is busy.
+    pub files: usize,
+    /// Directories that are listed, in the same way. Each is two descriptors.
+    pub directories: usize,
+}
+
+/// What one address may have of what all may have.
+fn most_of_one(all: usize) -> usize {
+    all.saturating_sub((all / 4).max(1)).max(1)
 }
 
 /// The server could not start.

@@ -8,9 +8,13 @@ use crate::harness::{MIB, Server, World, until};
 use crate::injection::Injection;
 use crate::talk::{HELLO_DIGEST, Talk};
 
-/// Descriptors of the server: some for itself, 32 for connections, 16 for puts. All but eight of these are for
-/// connections that have no other one under way.
+/// Descriptors of the server: some for itself, 32 for connections, 16 for puts and eight for files that are sent. Of the puts
+/// all but eight are for connections that have no other one under way.
 const DESCRIPTORS: usize = 128;
+
+/// Files that one address may have open of these eight, and directories of the sixteen that may be listed.
+const FILES: usize = 6;
+const DIRECTORIES: usize = 12;
 
 /// Puts on one connection. With those of another one that is more than there are descriptors.
 const PUTS: u64 = 100;
@@ -208,4 +212,40 @@ fn puts_that_were_given_up_keep_no_file_open_for_a_disk_that_is_stuck() {
     let line = talk.line();
     assert!(is_stored(&line), "{line}");
     until("the others are closed", || server.descriptors() <= before + SYNCED);
+}
+
+#[test]
+fn one_address_has_no_more_files_and_directories_open_than_leaves_some_to_others() {
+    let world = World::new();
+    std::fs::create_dir(world.served().join("many")).unwrap();
+    for number in 0..2_500 {
+        let name = format!("many/{}-{number}", "x".repeat(240));
+        std::fs::write(world.served().join(name), "").unwrap();
+    }
+    let large = std::fs::File::create(world.served().join("large")).unwrap();
+    large.set_len(64 * MIB as u64).unwrap();
+    let server = serve_with_few(&world);
+    let mut other = Talk::with(server.address);
+    let before = server.descriptors();
+    let get = |id: u64| json!({"get": {"id": id, "name": "large", "digest": "sha256"}});
+    let mut reads_nothing = Talk::with(server.address);
+    (1..=FILES as u64).for_each(|id| reads_nothing.say(get(id)));
+    until("its files are open", || server.descriptors() == before + 1 + FILES);
+    for request in [get(1), json!({"stat": {"id": 2, "name": "large", "digest": "sha256"}})] {
+        other.say(request);
+        assert_eq!(other.code(), "busy");
+    }
+    let mut lists: Vec<Talk> = (0..DIRECTORIES).map(|_| Talk::with(server.address)).collect();
+    for talk in &mut lists {
+        talk.say(json!({"list": {"id": 1, "name": "many"}}));
+        assert!(talk.line()["entries"].is_object());
+    }
+    other.say(json!({"list": {"id": 3, "name": "many"}}));
+    assert_eq!(other.code(), "busy");
+    drop((reads_nothing, lists));
+    until("all is closed", || server.descriptors() == before);
+    other.say(json!({"stat": {"id": 4, "name": "large", "digest": "sha256"}}));
+    assert_eq!(other.line()["info"]["size"], 64 * MIB);
+    other.say(json!({"list": {"id": 5, "name": "many"}}));
+    assert!(other.line()["entries"].is_object());
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use ftx::server::access::{Line, Loopback, PolicyOptions, Rights, TokensError, TokensFile};
 use ftx::server::access::{file_time, token_digest};
-use ftx::server::{Access, DoorOptions, Listen, Options, Server, Stopper};
+use ftx::server::{Access, DoorOptions, Listen, OpenMax, Options, Server, Stopper};
 use ftx_channel::{Identity, Pin};
 use ftx_protocol::token::Token;
 use ftx_protocol::{Durability, Name, Owner};
@@ -68,7 +68,7 @@ impl World {
             size_max_bytes: 1 << 40,
             free_min_bytes: 0,
             connections_max: 1_000,
-            puts_max: 256,
+            open_max: OpenMax { puts: 256, files: 256, directories: 256 },
             requests_max: ftx_protocol::limits::REQUESTS_TOTAL,
             threads: 2,
             limit_rate: None,

@@ -1,45 +1,17 @@
 //! Listing: what is in a directory, and below it, one entry after another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ftx_protocol::{Code, Depth, Name, Refusal};
 
 use super::Store;
+use super::open_limit::{OpenLimit, Opened};
 use super::private::PRIVATE;
 use super::scope::check_reach;
 use crate::failure::{Cause, refusal};
 use crate::identity::Inode;
 use crate::sys::{Disk, FileKind, Stat, Want};
 use crate::walk::{Step, Walk};
-
-/// Directories that all listings of a store have open together. Each is two descriptors.
-const DIRECTORIES_OPEN_MAX: usize = 2_048;
-
-/// Directories that some listings have open together, and how many that may be at most.
-#[derive(Debug)]
-pub struct OpenDirectories {
-    count: AtomicUsize,
-    max: usize,
-}
-
-impl OpenDirectories {
-    /// For listings that have no more than `max` open together. What a listing has open when it begins, and
-    /// while others begin at the same time, may come on top.
-    pub fn at_most(max: usize) -> Arc<Self> {
-        Arc::new(Self { count: AtomicUsize::new(0), max })
-    }
-
-    /// Of all listings of a store.
-    pub(super) fn of_a_store() -> Arc<Self> {
-        Self::at_most(DIRECTORIES_OPEN_MAX)
-    }
-
-    fn has_room(&self) -> bool {
-        // It is a count and guards nothing.
-        self.count.load(Ordering::Relaxed) < self.max
-    }
-}
 
 /// A listing, on its way.
 pub struct Listing<D: Disk> {
@@ -50,10 +22,8 @@ pub struct Listing<D: Disk> {
     private: Option<Inode>,
     /// What is to be said next.
     unread: Option<Listed>,
-    /// Directories that it has open, as `open` was told.
-    counted: usize,
-    /// Those of all listings, and those of whoever asked for this one.
-    open: [Arc<OpenDirectories>; 2],
+    /// Directories that it has open. Each is two descriptors.
+    open: Opened,
 }
 
 /// What a listing comes upon.
@@ -81,14 +51,14 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// When the name leads to nothing, to no directory, out of the root or of the scope `within`,
-    /// or to the store's own files; or the system refuses; or too much is being listed already, of all
-    /// or of what `share` is for (`busy`).
+    /// or to the store's own files; or the system refuses; or `share`, of directories that are listed, has no
+    /// room (`busy`).
     pub fn list(
         &self,
         name: Option<&Name>,
         depth: Depth,
         within: Option<&Name>,
-        share: &Arc<OpenDirectories>,
+        share: &Arc<OpenLimit>,
     ) -> Result<Listing<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Name, "opening the directory", error);
         let directory = match name {
@@ -105,11 +75,11 @@ impl<D: Disk> Store<D> {
             &self.disk.stat(&directory).map_err(|error| failed(&error))?,
         )?;
         let walk = Walk::new(self.disk.clone(), directory).map_err(|error| failed(&error))?;
-        let open = [Arc::clone(&self.listed_directories), Arc::clone(share)];
+        let open = Opened::under(Arc::clone(share));
         let private = self.disk.stat_part(&self.root, PRIVATE).ok();
         let private = private.map(|stat| Inode::of(&stat));
         let name = name.cloned();
-        let mut listing = Listing { walk, name, depth, private, unread: None, counted: 0, open };
+        let mut listing = Listing { walk, name, depth, private, unread: None, open };
         listing.check_room()?;
         listing.account();
         Ok(listing)
@@ -167,20 +137,15 @@ impl<D: Disk> Listing<D> {
     }
 
     fn check_room(&self) -> Result<(), Refusal> {
-        if self.open.iter().all(|open| open.has_room()) {
-            return Ok(());
+        match self.open.has_room() {
+            true => Ok(()),
+            false => Err(Refusal::new(Code::Busy, "too many directories are being listed")),
         }
-        Err(Refusal::new(Code::Busy, "too many directories are being listed"))
     }
 
     /// Brings the count of open directories in line with the walk.
     fn account(&mut self) {
-        let now = self.walk.depth().saturating_add(1);
-        for open in &self.open {
-            open.count.fetch_add(now, Ordering::Relaxed);
-            open.count.fetch_sub(self.counted, Ordering::Relaxed);
-        }
-        self.counted = now;
+        self.open.set(self.walk.depth().saturating_add(1));
     }
 
     fn unread(&self, part: Option<&[u8]>, refusal: Refusal) -> Listed {
@@ -199,14 +164,6 @@ impl<D: Disk> Listing<D> {
         match way.as_slice() {
             b"" => self.name.clone(),
             way => Name::inside(self.name.as_ref(), way).ok(),
-        }
-    }
-}
-
-impl<D: Disk> Drop for Listing<D> {
-    fn drop(&mut self) {
-        for open in &self.open {
-            open.count.fetch_sub(self.counted, Ordering::Relaxed);
         }
     }
 }

@@ -26,6 +26,7 @@ mod naming;
 mod numbering;
 #[cfg(test)]
 mod on_disk;
+mod open_limit;
 #[cfg(test)]
 mod owned;
 mod private;
@@ -74,7 +75,8 @@ pub use change::{Change, OldMode};
 pub use commit::{Settled, Step, Turn};
 #[doc(hidden)]
 pub use journal::JournalText;
-pub use list::{Listed, Listing, OpenDirectories};
+pub use list::{Listed, Listing};
+pub use open_limit::{OpenLimit, Opened};
 pub use private::PRIVATE;
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;
@@ -284,8 +286,6 @@ pub struct Store<D: Disk> {
     run: u64,
     /// Numbers staged files, and what was removed.
     next_staged: AtomicU64,
-    /// Directories that listings have open.
-    listed_directories: Arc<OpenDirectories>,
 }
 
 impl<D: Disk> Store<D> {

@@ -11,7 +11,6 @@ use rustix::io::Errno;
 
 use super::commit::Committing;
 use super::journal::{Image, Journal};
-use super::list::OpenDirectories;
 use super::naming::{Ground, Origin};
 use super::private::{LOCK, Nameless, PRIVATE, Private, STAGING, TRASH};
 use super::record::{Committed, Complete, Outcome};
@@ -64,7 +63,6 @@ pub(super) fn open<D: Disk>(
         transfers: Transfers::new(),
         run: found.run,
         next_staged: AtomicU64::new(0),
-        listed_directories: OpenDirectories::of_a_store(),
         reserved: found.reserved,
         private: found.private,
         disk,

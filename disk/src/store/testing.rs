@@ -9,8 +9,7 @@ use ftx_protocol::{Algorithm, Condition, Digest, Durability, Mode, Name, Refusal
 use rustix::io::Errno;
 
 use super::{
-    Access, Finished, Memory, Naming, OpenDirectories, Options, Put, Settled, Step, Store, Stored,
-    Upload,
+    Access, Finished, Memory, Naming, OpenLimit, Options, Put, Settled, Step, Store, Stored, Upload,
 };
 use crate::hash::Running;
 use crate::log::write_all;
@@ -42,8 +41,8 @@ pub(super) fn open_native(root: &Path) -> Store<Native> {
 }
 
 /// For a listing of somebody who may list all that a store lets be listed.
-pub(super) fn share() -> Arc<OpenDirectories> {
-    OpenDirectories::of_a_store()
+pub(super) fn share() -> Arc<OpenLimit> {
+    OpenLimit::whole(1_000)
 }
 
 pub(super) fn name(text: &str) -> Name {

@@ -19,9 +19,10 @@ use super::lane::{Entrance, Lane};
 use super::partials::Partials;
 use super::places::Places;
 use super::room::Room;
+use super::shares::Shares;
 use super::transfers::Transfers;
 use super::workers::Workers;
-use super::{ConnectionKey, Granted, Origin, Outcomes, Store, audit, listing};
+use super::{ConnectionKey, Granted, Origin, Outcomes, Store, audit};
 use crate::server::access::Tokens;
 use crate::server::lock::lock;
 use crate::server::{Options, StartError};
@@ -50,7 +51,7 @@ pub(super) struct Shared {
     pub(super) committer: Committer,
     pub(super) partials: Partials,
     pub(super) room: Arc<Room>,
-    pub(super) lists: listing::Shares,
+    pub(super) shares: Shares,
     pub(super) places: Arc<Places>,
 }
 
@@ -152,11 +153,11 @@ impl Directory {
         let committer =
             Committer::start(Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers))?;
         let room = Arc::new(Room::new());
-        let places = Arc::new(Places::new(options.puts_max, Arc::clone(&outcomes)));
+        let places = Arc::new(Places::new(options.open_max.puts, Arc::clone(&outcomes)));
         let partials = Partials::default();
-        let lists = listing::Shares::default();
+        let shares = Shares::new(options.open_max);
         let shared =
-            Shared { store, outcomes, transfers, committer, partials, room, places, lists };
+            Shared { store, outcomes, transfers, committer, partials, room, places, shares };
         let shared = Arc::new(shared);
         let workers = Workers::start()?;
         let entrance = Arc::new(Entrance { shared, line: workers.line() });

@@ -11,17 +11,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ftx_disk::store::{OpenLimit, Opened};
 use ftx_protocol::message::{File, Get, List, Stat};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Refusal, RequestId};
+use ftx_protocol::{Code, Name, Refusal, RequestId};
 use open::{Open, Purpose};
 
 use super::audit::Came;
 use super::body::Step;
 use super::directory::Shared;
 use super::listing::{self, OpenList};
+use super::shares::OfAddress;
 use super::workers::{Ahead, Hand, Worked};
-use super::{Granted, Job, Origin, Outcome, SendEnd, audit};
+use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, audit};
+use crate::server::doors::Network;
 use crate::server::stream::Stream;
 
 pub(super) use open::Told;
@@ -31,14 +34,34 @@ pub(super) struct Fetch {
     shared: Arc<Shared>,
     origin: Origin,
     gets: HashMap<RequestId, Open>,
+    /// As many as there are of these, of the share of its address.
+    files: Opened,
     lists: HashMap<RequestId, OpenList>,
+    /// The share of its address, for their directories.
+    directories: Arc<OpenLimit>,
     /// Answers about files that were opened, to be said in one go: small files come in runs.
     opened: Vec<Outcome>,
 }
 
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        Self { shared, origin, gets: HashMap::new(), lists: HashMap::new(), opened: Vec::new() }
+        let OfAddress { files, directories } = shared.shares.of(Network::of(origin.peer.ip()));
+        Self {
+            shared,
+            origin,
+            gets: HashMap::new(),
+            files: Opened::under(files),
+            lists: HashMap::new(),
+            directories,
+            opened: Vec::new(),
+        }
+    }
+
+    fn open_file(&self, name: &Name, granted: &Granted) -> Result<Reading, Refusal> {
+        match self.files.has_room() {
+            true => self.shared.store.open_file(name, granted.within()),
+            false => Err(Refusal::new(Code::Busy, "too many files are being read")),
+        }
     }
 
     fn open(&mut self, get: &Get, granted: Granted, scratch: &mut [u8]) {
@@ -81,7 +104,7 @@ impl Fetch {
         granted: Granted,
         began: Instant,
     ) -> Result<(File, Open), Refusal> {
-        let reading = self.shared.store.open_file(&get.name, granted.within())?;
+        let reading = self.open_file(&get.name, &granted)?;
         let version = reading.version();
         if get.version.as_ref().is_some_and(|asked| *asked != version) {
             return Err(Code::VersionMismatch.into());
@@ -110,7 +133,7 @@ impl Fetch {
             return Worked::Done;
         };
         let began = Instant::now();
-        let reading = match self.shared.store.open_file(&name, granted.within()) {
+        let reading = match self.open_file(&name, &granted) {
             Ok(reading) => reading,
             Err(refusal) => {
                 let found = self.shared.directory(&name, &granted, refusal);
@@ -126,8 +149,8 @@ impl Fetch {
 
     fn list(&mut self, list: List, granted: Granted) {
         let began = Instant::now();
-        let (name, share) = (list.name.as_ref(), self.shared.lists.of(&self.origin));
-        match self.shared.store.list(name, list.depth, granted.within(), &share) {
+        let (name, share) = (list.name.as_ref(), &self.directories);
+        match self.shared.store.list(name, list.depth, granted.within(), share) {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(list.name, granted, listing));
                 self.more(list.id);
@@ -218,8 +241,8 @@ impl Fetch {
     }
 }
 
-impl Hand for Fetch {
-    fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked {
+impl Fetch {
+    fn act(&mut self, job: Job, scratch: &mut [u8]) -> Worked {
         if !matches!(job, Job::Open(..)) {
             // It may take long, and nothing has to wait for it.
             self.say_opened();
@@ -253,6 +276,14 @@ impl Hand for Fetch {
             | Job::Change(..) => {}
         }
         Worked::Done
+    }
+}
+
+impl Hand for Fetch {
+    fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked {
+        let worked = self.act(job, scratch);
+        self.files.set(self.gets.len());
+        worked
     }
 
     fn pause(&mut self, _ahead: Ahead) {

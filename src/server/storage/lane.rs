@@ -10,6 +10,7 @@ use super::upload::Bring;
 use super::workers::{Hand, Line, Strand};
 use super::{ConnectionKey, Job, Origin};
 use crate::server::access::Who;
+use crate::server::doors::Network;
 
 /// What all lanes lead to.
 pub(super) struct Entrance {
@@ -67,14 +68,19 @@ impl Lane {
         self.peer.address()
     }
 
+    /// Who is counted together with it.
+    fn network(&self) -> Network {
+        Network::of(self.peer().ip())
+    }
+
     /// A place for a put, if there is one also for a connection that has some.
     pub(in crate::server) fn take_place(&self) -> Option<Place> {
-        self.entrance.shared.places.take()
+        self.entrance.shared.places.take(self.network())
     }
 
     /// A place for a put; or it will come as an outcome.
     pub(in crate::server) fn ask_for_place(&self, standing: Standing) -> Option<Place> {
-        self.entrance.shared.places.ask(self.key, standing)
+        self.entrance.shared.places.ask(self.key, self.network(), standing)
     }
 
     /// No place is waited for any more.

@@ -1,21 +1,17 @@
 //! Lists that a connection has open, and the messages that are made of what they come upon.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use ftx_disk::store::{Listed, OpenDirectories};
+use ftx_disk::store::Listed;
 use ftx_disk::sys::{FileKind, Stat};
-use ftx_protocol::limits::{LINE_BYTES, NAME_PARTS};
+use ftx_protocol::limits::LINE_BYTES;
 use ftx_protocol::message::{Entries, Entry, Okay, Unread};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Kind, Name, RequestId};
 
 use super::audit::Came;
-use super::client::Client;
 use super::download::Told;
 use super::{Granted, Listing, Origin, audit};
-use crate::server::lock::lock;
 
 /// What one message holds at most: a turn of a worker, and a line.
 const ENTRIES_MAX: usize = 512;
@@ -25,25 +21,6 @@ const ENTRY_BYTES: usize = 128;
 
 /// The text of an error in a list; it may have to share a line with the longest name.
 const MESSAGE_BYTES: usize = 200;
-
-/// Directories that the lists of one client have open together, of 2,048 that all have: those of two lists, each
-/// as deep as a name has parts.
-const CLIENT_DIRECTORIES_MAX: usize = 2 * NAME_PARTS;
-
-/// The shares that clients have in the directories that may be open.
-#[derive(Default)]
-pub(super) struct Shares(Mutex<HashMap<Client, Arc<OpenDirectories>>>);
-
-impl Shares {
-    /// That of whoever asks.
-    pub(super) fn of(&self, origin: &Origin) -> Arc<OpenDirectories> {
-        let mut shares = lock(&self.0);
-        // Those of clients that have no list any more.
-        shares.retain(|_, share| Arc::strong_count(share) > 1);
-        let share = shares.entry(Client::of(origin));
-        Arc::clone(share.or_insert_with(|| OpenDirectories::at_most(CLIENT_DIRECTORIES_MAX)))
-    }
-}
 
 /// One list.
 pub(super) struct OpenList {
@@ -140,25 +117,13 @@ fn entry(name: Name, stat: &Stat) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ftx_disk::store::{Access, Memory, Options, Store};
+    use ftx_disk::store::{Access, Memory, OpenLimit, Options, Store};
     use ftx_protocol::message::ServerMessage;
     use ftx_protocol::{Depth, Durability};
 
     fn origin(peer: &str, connection: usize) -> Origin {
         let key = crate::server::token::ConnectionKey::new(0, connection, 0);
         Origin { key, peer: peer.parse().unwrap(), who: crate::server::access::Who::Local }
-    }
-
-    #[test]
-    fn who_lists_on_two_connections_has_one_share_and_who_does_not_has_none() {
-        let shares = Shares::default();
-        let one = shares.of(&origin("192.0.2.1:1", 1));
-        let same = shares.of(&origin("192.0.2.1:2", 2));
-        let other = shares.of(&origin("192.0.2.2:1", 3));
-        assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
-        drop((one, same));
-        let _third = shares.of(&origin("192.0.2.3:1", 4));
-        assert_eq!(lock(&shares.0).len(), 2);
     }
 
     #[test]
@@ -180,7 +145,7 @@ mod tests {
             free_min_bytes: 0,
         };
         let (store, _) = Store::open(ftx_disk::sys::Native, dir.path(), options).unwrap();
-        let share = OpenDirectories::at_most(100);
+        let share = OpenLimit::whole(100);
         let listing = store.list(None, Depth::All, None, &share).unwrap();
         let mut list = OpenList::new(None, Granted::default(), listing);
         let origin = origin("127.0.0.1:1", 0);

@@ -17,6 +17,7 @@ mod partials;
 mod places;
 mod queue;
 mod room;
+mod shares;
 mod sweeper;
 mod transfers;
 mod upload;

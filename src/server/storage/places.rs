@@ -2,35 +2,49 @@
 //!
 //! There are so many for all connections together, so that puts which wait for a slow disk leave descriptors to
 //! the others. The last half is for connections that have no place yet: who has many under way keeps nobody from putting one
-//! file after another. Who finds none stands in line, and gets the next one that is free as an outcome.
+//! file after another. No address has more than three quarters, on however many connections. Who finds none stands in line,
+//! and gets the next one that is free for it as an outcome.
 //!
 //! Whoever has a place needs no other one to be done with it. A put that is whole waits for the disk, or for
 //! requests that were made before it, which have their places or need none; one that is not waits for its client,
 //! which is read from (`connection/later.rs`) and timed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Debug, Formatter};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{ConnectionKey, Outcome, Outcomes};
+use crate::server::doors::Network;
 use crate::server::lock::lock;
+use crate::server::most_of_one;
 
 /// All places.
 pub(super) struct Places {
-    most: usize,
     state: Mutex<State>,
     /// Whether anybody stands in line; to be asked without the lock.
     wanted: AtomicBool,
     outcomes: Arc<Outcomes>,
 }
 
-#[derive(Default)]
 struct State {
-    taken: usize,
+    taken: Taken,
     /// Those who wait, each in one of the two lines and once.
-    first: VecDeque<ConnectionKey>,
-    further: VecDeque<ConnectionKey>,
+    first: VecDeque<Waiting>,
+    further: VecDeque<Waiting>,
+}
+
+struct Taken {
+    most: usize,
+    count: usize,
+    /// Those of each address that has any.
+    from: HashMap<Network, usize>,
+}
+
+#[derive(Clone, Copy)]
+struct Waiting {
+    key: ConnectionKey,
+    from: Network,
 }
 
 /// Whether a connection has a place already.
@@ -45,33 +59,38 @@ pub(in crate::server) enum Standing {
 /// One of them. When it is dropped, whoever has waited longest gets it.
 pub(in crate::server) struct Place {
     places: Arc<Places>,
+    from: Network,
 }
 
 impl Places {
     /// So many places, of which there are two at least.
     pub(super) fn new(most: usize, outcomes: Arc<Outcomes>) -> Self {
-        let most = most.max(2);
-        let (state, wanted) = (Mutex::default(), AtomicBool::new(false));
-        Self { most, state, wanted, outcomes }
+        let taken = Taken { most: most.max(2), count: 0, from: HashMap::new() };
+        let state = State { taken, first: VecDeque::new(), further: VecDeque::new() };
+        Self { state: Mutex::new(state), wanted: AtomicBool::new(false), outcomes }
     }
 
-    /// A place, if there is one for whoever asks: also for a connection that has some.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
-        let most = self.most(Standing::Further);
-        lock(&self.state).take(Standing::Further, most).then(|| self.place())
+    /// A place, if there is one for whoever asks from this address: also for a connection that has some.
+    pub(super) fn take(self: &Arc<Self>, from: Network) -> Option<Place> {
+        lock(&self.state).take(Standing::Further, from).then(|| self.place(from))
     }
 
     /// A place; or the connection stands in line for one as this, and no more as anything else.
-    pub(super) fn ask(self: &Arc<Self>, key: ConnectionKey, standing: Standing) -> Option<Place> {
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        key: ConnectionKey,
+        from: Network,
+        standing: Standing,
+    ) -> Option<Place> {
         let mut state = lock(&self.state);
         state.remove(key);
-        let taken = state.take(standing, self.most(standing));
+        let taken = state.take(standing, from);
         if !taken {
-            state.line(standing).push_back(key);
+            state.line(standing).push_back(Waiting { key, from });
         }
         self.note(&state);
         drop(state);
-        taken.then(|| self.place())
+        taken.then(|| self.place(from))
     }
 
     /// The connection does not stand in line any more.
@@ -86,16 +105,8 @@ impl Places {
         self.wanted.load(Ordering::Relaxed)
     }
 
-    /// With so many taken, there is none for one of this standing.
-    fn most(&self, standing: Standing) -> usize {
-        match standing {
-            Standing::First => self.most,
-            Standing::Further => self.most / 2,
-        }
-    }
-
-    fn place(self: &Arc<Self>) -> Place {
-        Place { places: Arc::clone(self) }
+    fn place(self: &Arc<Self>, from: Network) -> Place {
+        Place { places: Arc::clone(self), from }
     }
 
     fn note(&self, state: &State) {
@@ -104,19 +115,15 @@ impl Places {
     }
 
     /// A place is free. Says who has it now.
-    fn give_back(&self) -> Option<ConnectionKey> {
+    fn give_back(&self, from: Network) -> Option<Waiting> {
         let mut state = lock(&self.state);
-        state.taken = state.taken.saturating_sub(1);
+        state.taken.give_back(from);
         if !self.are_wanted() {
             return None;
         }
-        let further = state.taken < self.most(Standing::Further);
-        let next = match state.first.pop_front() {
-            None if further => state.further.pop_front(),
-            first => first,
-        };
-        if next.is_some() {
-            state.taken = state.taken.saturating_add(1);
+        let next = state.next(Standing::First).or_else(|| state.next(Standing::Further));
+        if let Some(next) = next {
+            state.taken.add(next.from);
         }
         self.note(&state);
         next
@@ -125,32 +132,77 @@ impl Places {
 
 impl State {
     fn remove(&mut self, key: ConnectionKey) {
-        self.first.retain(|other| *other != key);
-        self.further.retain(|other| *other != key);
+        self.first.retain(|other| other.key != key);
+        self.further.retain(|other| other.key != key);
     }
 
-    fn line(&mut self, standing: Standing) -> &mut VecDeque<ConnectionKey> {
+    fn line(&mut self, standing: Standing) -> &mut VecDeque<Waiting> {
         match standing {
             Standing::First => &mut self.first,
             Standing::Further => &mut self.further,
         }
     }
 
-    /// Takes a place, if fewer than `most` are taken and nobody has waited for it.
-    fn take(&mut self, standing: Standing, most: usize) -> bool {
-        let takes = self.taken < most && self.line(standing).is_empty();
+    /// Takes a place, if there is one and nobody has waited for it.
+    fn take(&mut self, standing: Standing, from: Network) -> bool {
+        let takes =
+            self.taken.is_one_for(standing, from) && self.first_with_place(standing).is_none();
         if takes {
-            self.taken = self.taken.saturating_add(1);
+            self.taken.add(from);
         }
         takes
+    }
+
+    /// Where in its line the first one is for whom there is a place.
+    fn first_with_place(&self, standing: Standing) -> Option<usize> {
+        let Self { taken, first, further } = self;
+        let line = match standing {
+            Standing::First => first,
+            Standing::Further => further,
+        };
+        line.iter().position(|waiting| taken.is_one_for(standing, waiting.from))
+    }
+
+    /// The same one; it stands in line no more.
+    fn next(&mut self, standing: Standing) -> Option<Waiting> {
+        let at = self.first_with_place(standing)?;
+        self.line(standing).remove(at)
+    }
+}
+
+impl Taken {
+    /// Whether there is one left for somebody of this standing, from this address.
+    fn is_one_for(&self, standing: Standing, from: Network) -> bool {
+        let most = match standing {
+            Standing::First => self.most,
+            Standing::Further => self.most / 2,
+        };
+        let theirs = self.from.get(&from).copied().unwrap_or_default();
+        self.count < most && theirs < most_of_one(self.most)
+    }
+
+    fn add(&mut self, from: Network) {
+        self.count = self.count.saturating_add(1);
+        let theirs = self.from.entry(from).or_default();
+        *theirs = theirs.saturating_add(1);
+    }
+
+    fn give_back(&mut self, from: Network) {
+        self.count = self.count.saturating_sub(1);
+        if let Some(theirs) = self.from.get_mut(&from) {
+            *theirs = theirs.saturating_sub(1);
+            if *theirs == 0 {
+                self.from.remove(&from);
+            }
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(key) = self.places.give_back() {
+        if let Some(next) = self.places.give_back(self.from) {
             // A connection that is gone, or needs it no more, drops it in its turn.
-            self.places.outcomes.push(key, Outcome::Place(self.places.place()));
+            self.places.outcomes.push(next.key, Outcome::Place(self.places.place(next.from)));
         }
     }
 }
@@ -171,6 +223,10 @@ mod tests {
         ConnectionKey::new(0, 0, number)
     }
 
+    fn address(number: u8) -> Network {
+        Network::of([192, 0, 2, number].into())
+    }
+
     struct House {
         outcomes: Arc<Outcomes>,
         places: Arc<Places>,
@@ -187,7 +243,13 @@ mod tests {
         }
 
         fn take(&self, count: usize) -> Vec<Place> {
-            (0..count).map(|_| self.places.take().unwrap()).collect()
+            // Each from another address than the one before.
+            let address = |number: usize| address(u8::try_from(number).unwrap());
+            (0..count).map(|number| self.places.take(address(number)).unwrap()).collect()
+        }
+
+        fn ask(&self, number: usize, standing: Standing) -> Option<Place> {
+            self.places.ask(key(number), address(100), standing)
         }
 
         /// Who was given a place since this was last asked.
@@ -204,15 +266,18 @@ mod tests {
     fn the_last_half_is_for_those_who_have_none() {
         let house = House::new();
         let taken = house.take(MOST / 2);
-        assert!(house.places.take().is_none());
-        assert!(house.places.ask(key(1), Standing::Further).is_none());
-        let first = |number| house.places.ask(key(number), Standing::First);
+        assert!(house.places.take(address(100)).is_none());
+        assert!(house.ask(1, Standing::Further).is_none());
+        let first = |number| house.ask(number, Standing::First);
         let firsts: Vec<Place> = (10..10 + MOST / 2).map(|number| first(number).unwrap()).collect();
         assert!(first(20).is_none(), "there are no more");
         drop(firsts);
         let given = house.given();
         assert_eq!(given.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [20]);
-        assert!(house.places.take().is_none(), "half of all are taken by those who have some");
+        assert!(
+            house.places.take(address(100)).is_none(),
+            "half of all are taken by those who have some"
+        );
         drop((taken, given));
         assert_eq!(house.given().len(), 1, "of the one that waited");
         house.take(MOST / 2);
@@ -223,13 +288,13 @@ mod tests {
         let house = House::new();
         let mut taken = house.take(MOST / 2);
         for number in 1..=3 {
-            assert!(house.places.ask(key(number), Standing::Further).is_none());
+            assert!(house.ask(number, Standing::Further).is_none());
         }
         assert!(house.places.are_wanted());
         // In its old place it does not stand any more.
-        assert!(house.places.ask(key(1), Standing::Further).is_none());
+        assert!(house.ask(1, Standing::Further).is_none());
         taken.pop();
-        assert!(house.places.take().is_none(), "nobody gets in before those who wait");
+        assert!(house.places.take(address(100)).is_none(), "nobody gets in before those who wait");
         taken.clear();
         let order: Vec<usize> = house.given().iter().map(|(number, _)| *number).collect();
         assert_eq!(order, [2, 3, 1]);
@@ -241,7 +306,7 @@ mod tests {
         let house = House::new();
         let taken = house.take(MOST / 2);
         for number in 1..=2 {
-            assert!(house.places.ask(key(number), Standing::Further).is_none());
+            assert!(house.ask(number, Standing::Further).is_none());
         }
         house.places.leave(key(1));
         assert!(house.places.are_wanted());
@@ -256,13 +321,29 @@ mod tests {
     fn a_place_that_is_not_needed_any_more_goes_to_the_next_one() {
         let house = House::new();
         let taken = house.take(MOST / 2);
-        assert!(house.places.ask(key(1), Standing::Further).is_none());
-        assert!(house.places.ask(key(2), Standing::Further).is_none());
+        assert!(house.ask(1, Standing::Further).is_none());
+        assert!(house.ask(2, Standing::Further).is_none());
         let mut taken = taken.into_iter();
         drop(taken.next());
         let given = house.given();
         assert_eq!(given[0].0, 1);
         drop(given);
         assert_eq!(house.given()[0].0, 2);
+    }
+
+    #[test]
+    fn an_address_that_has_many_connections_leaves_places_to_another_one() {
+        let house = House::new();
+        let ask = |number, from| house.places.ask(key(number), address(from), Standing::First);
+        let mut greedy: Vec<Place> = (0..MOST * 3 / 4).map(|at| ask(at, 1).unwrap()).collect();
+        assert!(ask(20, 1).is_none() && ask(21, 1).is_none(), "no more from there");
+        // Who waits for what is not for them is in nobody's way.
+        let others = [ask(30, 2).unwrap(), ask(31, 3).unwrap()];
+        assert!(ask(32, 2).is_none(), "all are taken");
+        drop(others);
+        let given = house.given();
+        assert_eq!(given.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [32]);
+        greedy.pop();
+        assert_eq!(house.given()[0].0, 20, "it has its own again");
     }
 }

@@ -380,6 +380,7 @@ mod tests {
     use super::super::places::Places;
     use super::*;
     use crate::server::access::{Grant, Lease, Share, Who};
+    use crate::server::doors::Network;
     use crate::server::token::ConnectionKey;
 
     #[test]
@@ -422,7 +423,9 @@ mod tests {
             durability: Durability::None,
             need: Vec::new(),
         };
-        let place = Arc::new(Places::new(1, Arc::new(Outcomes::new(&[])))).take().unwrap();
+        let place =
+            Arc::new(Places::new(1, Arc::new(Outcomes::new(&[])))).take(Network::OwnMachine);
+        let place = place.unwrap();
         let slot = transfers.claim(&asked, &origin, granted, place, Instant::now()).unwrap();
         slot.reserve(0, Some(SIZE)).unwrap();
         let put = store::Put {

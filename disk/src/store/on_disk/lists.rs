@@ -7,7 +7,7 @@ use ftx_protocol::{Code, Depth};
 
 use super::{listed, open_read_only, while_exchanging};
 use crate::store::testing::{name, open_native, share};
-use crate::store::{Listed, OpenDirectories};
+use crate::store::{Listed, OpenLimit};
 
 #[test]
 fn a_list_shows_every_kind_and_follows_only_its_own_name() {
@@ -54,24 +54,11 @@ fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
 }
 
 #[test]
-fn the_directories_that_all_lists_have_open_are_counted_and_given_back() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open_native(dir.path());
-    let lists: Vec<_> = std::iter::from_fn(|| store.list(None, Depth::One, None, &share()).ok())
-        .take(10_000)
-        .collect();
-    assert!(lists.len() < 10_000);
-    assert_eq!(store.list(None, Depth::One, None, &share()).err().unwrap().code, Code::Busy);
-    drop(lists);
-    assert!(store.list(None, Depth::One, None, &share()).is_ok());
-}
-
-#[test]
 fn a_share_of_the_directories_is_no_more_than_that_and_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_native(dir.path());
     fs::create_dir_all(dir.path().join("a/b/c/d")).unwrap();
-    let few = OpenDirectories::at_most(3);
+    let few = OpenLimit::whole(3);
     let list = |share: &_| store.list(None, Depth::All, None, share);
     let listed: Vec<_> = list(&few).unwrap().collect();
     let names = |listed: &Listed| matches!(listed, Listed::Entry { .. });
