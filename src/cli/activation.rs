@@ -2,46 +2,30 @@
 
 use std::os::fd::OwnedFd;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use listenfd::ListenFd;
 
 /// The sockets that were handed over, if any.
 ///
 /// # Errors
-/// When they are announced and not there.
-#[cfg(target_os = "linux")]
+/// When they are announced and not there, or are none of TCP.
 pub fn handed_over() -> Result<Vec<OwnedFd>> {
-    use anyhow::Context;
-    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-
-    /// The descriptor of the first; the others follow.
-    const FIRST: i32 = 3;
-
     // Whoever has another number was only started by somebody for whom they were.
-    let own = getpid();
-    if number("LISTEN_PID")? != Some(own.as_raw_pid()) {
+    if number("LISTEN_PID")? != Some(std::process::id()) || number("LISTEN_FDS")?.is_none() {
         return Ok(Vec::new());
     }
-    let count = number("LISTEN_FDS")?.unwrap_or(0);
-    let missing = "cannot take over the sockets that LISTEN_FDS announces";
-    // To take a descriptor by its number is unsafe, to ask for a second one for the same is not. The
-    // first stays open beside it, and is not heard of again.
-    let own = pidfd_open(own, PidfdFlags::empty()).context(missing)?;
-    (FIRST..FIRST.saturating_add(count))
-        .map(|number| pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).context(missing))
-        .collect()
+    let mut sockets = ListenFd::from_env();
+    let taken = (0..sockets.len()).map(|at| sockets.take_tcp_listener(at));
+    let taken =
+        taken.filter_map(|socket| socket.map(|socket| socket.map(OwnedFd::from)).transpose());
+    let taken: std::io::Result<_> = taken.collect();
+    taken.context("cannot listen on a socket that was handed over (LISTEN_FDS)")
 }
 
-#[cfg(not(target_os = "linux"))]
-pub fn handed_over() -> Result<Vec<OwnedFd>> {
-    Ok(Vec::new())
-}
-
-#[cfg(target_os = "linux")]
-fn number(variable: &str) -> Result<Option<i32>> {
+fn number(variable: &str) -> Result<Option<u32>> {
     let Some(value) = std::env::var_os(variable) else { return Ok(None) };
-    let number = value.to_str().and_then(|value| value.parse().ok()).filter(|&number| number >= 0);
-    match number {
+    match value.to_str().and_then(|value| value.parse().ok()) {
         Some(number) => Ok(Some(number)),
-        None => anyhow::bail!("{variable} is {value:?}, and that is no number"),
+        None => bail!("{variable} is {value:?}, and that is no number"),
     }
 }
