@@ -805,3 +805,69 @@ fn names_that_collide_on_a_disk_with_casefold_are_told_and_one_of_them_arrives()
     assert!(fs::metadata(back.join("other")).unwrap().size() == 5);
     assert!(fs::metadata(back.join("other")).unwrap().permissions().mode() != 0);
 }
+
+/// A disk that really takes `A` for `a`: NTFS in a file, as lowntfs-3g shows it.
+fn ignoring_case(world: &World, place: &Path) -> Option<Disk> {
+    let what =
+        "this needs root, FUSE and lowntfs-3g (the package ntfs-3g): a disk that ignores case";
+    let image = world.home.path().join("image");
+    fs::File::create(&image).unwrap().set_len(64 * MIB as u64).unwrap();
+    let made = Command::new("mkntfs").args(["-F", "-Q", "-q"]).arg(&image).output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        not_tested(what);
+        return None;
+    }
+    let options = ["-t", "lowntfs-3g", "-o", "ignore_case,permissions"];
+    let arguments: Vec<&str> = options.into_iter().chain([image.to_str().unwrap()]).collect();
+    Disk::mount(place, &arguments, what)
+}
+
+#[test]
+fn a_tree_of_names_that_a_disk_takes_for_one_arrives_without_them_and_leaves_nothing() {
+    let world = World::new();
+    let folding = world.here().join("folding");
+    let Some(_disk) = ignoring_case(&world, &folding) else { return };
+    let server = world.serve();
+    let tree = world.served().join("tree");
+    for name in ["README", "readme", "Docs/a", "docs/b", "other"] {
+        fs::create_dir_all(tree.join(name).parent().unwrap()).unwrap();
+        fs::write(tree.join(name), name).unwrap();
+    }
+    let output = world.run(server.address, &["get", "-r", "tree", "-o", "folding/tree"], 7);
+    let said = text(&output.stderr);
+    let told = said.lines().filter(|line| line.contains("upper and lower case")).count();
+    assert_eq!(told, 3, "{said}");
+    let got = folding.join("tree");
+    assert!(
+        ["README", "readme"].contains(&fs::read_to_string(got.join("readme")).unwrap().as_str())
+    );
+    assert_eq!(fs::read_to_string(got.join("other")).unwrap(), "other");
+    // What was open when it was removed is there under another name for a moment.
+    until("the client's own directory is gone", || fs::read_dir(&got).unwrap().count() == 3);
+}
+
+#[test]
+fn a_server_on_a_disk_that_ignores_case_knows_its_own_directory_however_it_is_spelled() {
+    let world = World::new();
+    let served = world.served();
+    let Some(_disk) = ignoring_case(&world, &served) else { return };
+    let server = world.serve();
+    world.noise("file", 10);
+    world.run(server.address, &["put", "file", "--as", "ours"], 0);
+    let refused = |words: &[&str]| {
+        let said = text(&world.run(server.address, words, 4).stderr);
+        assert!(said.contains("reserved_name"), "{words:?}: {said}");
+    };
+    for name in [".FTX", ".Ftx", ".fTx/lock", ".FTX/journal", ".FTX/staging/x"] {
+        refused(&["put", "file", "--as", name]);
+        refused(&["get", name, "-o", "got"]);
+        refused(&["mkdir", "-p", name]);
+        refused(&["mv", "ours", name]);
+    }
+    refused(&["ls", ".FTX"]);
+    refused(&["rm", "-r", ".FTX"]);
+    refused(&["mv", ".FTX", "moved"]);
+    assert_eq!(world.stored("ours"), fs::read(world.here().join("file")).unwrap());
+    assert!(served.join(".ftx/journal").exists());
+    drop(server);
+}

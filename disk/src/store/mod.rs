@@ -369,23 +369,29 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// When something cannot be removed. What is left is as good as after a crash.
     pub fn retire(self, further: &[&[u8]]) -> io::Result<()> {
-        let Some(private) = &self.private else { return Ok(()) };
         if self.transfers.partials() > 0 || self.has_trash() {
             return Ok(());
         }
+        let Self { disk, root, private: Some(private), digests, .. } = self else {
+            return Ok(());
+        };
+        let Private { directory, staging, trash, journal, _lock: lock, .. } = private;
+        drop((staging, trash));
         for part in [private::STAGING, private::TRASH] {
-            self.disk.remove_directory(&private.directory, part)?;
+            disk.remove_directory(&directory, part)?;
         }
         let own = [journal::JOURNAL, crate::digests::DIGESTS, private::LOCK];
         for part in own.into_iter().chain(further.iter().copied()) {
-            match self.disk.remove(&private.directory, part) {
+            match disk.remove(&directory, part) {
                 Err(error) if Errno::from_io_error(&error) != Some(Errno::NOENT) => {
                     return Err(error);
                 }
                 _ => {}
             }
         }
-        self.disk.remove_directory(&self.root, private::PRIVATE)
+        // On some file systems, such as NFS, what is open stays there under another name until it is closed.
+        drop((journal, digests, lock));
+        disk.remove_directory(&root, private::PRIVATE)
     }
 
     /// The parts of the store that a put needs.
