@@ -176,13 +176,13 @@ impl Serve {
         server.run().context("the selector failed")
     }
 
-    /// Leaves descriptors for files: a connection that is let in must be served.
+    /// Leaves half of the descriptors for files: a connection that is let in must be served.
     fn fit_connections(&mut self) -> Descriptors {
         let limit = match ftx_disk::sys::raise_descriptor_limit() {
             Ok(limit) => limit,
             Err(error) => return Descriptors::NotRaised(error),
         };
-        let most = (limit - limit / 4).saturating_sub(OWN_DESCRIPTORS).max(1);
+        let most = (limit.saturating_sub(OWN_DESCRIPTORS) / 2).max(CONNECTIONS_MIN);
         let connections = usize::try_from(most).unwrap_or(usize::MAX);
         if self.max_connections <= connections {
             return Descriptors::Enough { limit, connections: self.max_connections };
@@ -242,11 +242,14 @@ impl Serve {
 /// Descriptors that the server has for itself: two of them for each of the threads that --threads may name.
 const OWN_DESCRIPTORS: u64 = 64;
 
+/// Connections at once, however few descriptors there are: one for each of two addresses.
+const CONNECTIONS_MIN: u64 = 2;
+
 /// Files that are sent at once, however few descriptors there are: what the system refuses is refused then, too.
 const FILES_MIN: usize = 8;
 
 /// The same of directories that are listed: a tree has some in each other.
-const DIRECTORIES_MIN: usize = 16;
+const DIRECTORIES_MIN: usize = 32;
 
 /// Directories that are listed at once, however many descriptors there are: each is memory, too.
 const DIRECTORIES_MAX: usize = 2_048;

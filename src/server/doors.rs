@@ -427,6 +427,15 @@ mod tests {
     }
 
     #[test]
+    fn one_address_has_not_all_connections_however_few_there_are() {
+        let mut doors = Doors::new(DoorOptions::default(), 8);
+        let _all_of_its: Vec<Pass> =
+            (0..6).map(|_| greeted(&mut doors, "192.0.2.1").unwrap()).collect();
+        assert_eq!(greeted(&mut doors, "192.0.2.1").err(), Some(Shut::Crowded));
+        assert!(greeted(&mut doors, "192.0.2.2").is_ok());
+    }
+
+    #[test]
     fn one_address_has_so_many_connections_and_gives_back_those_that_end() {
         let mut doors = few(2);
         let one = greeted(&mut doors, "192.0.2.1").unwrap();

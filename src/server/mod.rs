@@ -274,3 +274,14 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_may_have_something_and_never_all_of_what_there_are_several_of() {
+        assert_eq!([1, 2, 3, 4, 5, 8, 10].map(most_of_one), [1, 1, 2, 3, 4, 6, 8]);
+        assert!((2..1_000).all(|all| (1..all).contains(&most_of_one(all))));
+    }
+}

@@ -736,7 +736,7 @@ fn a_name_that_the_disk_of_the_server_cannot_store_is_told_and_the_rest_arrives(
 }
 
 /// What a disk that takes `A` for `a` does, as far as it shows before anything is written: the
-/// writer's own directory has both names. (A real one needs a kernel that has casefold.)
+/// writer's own directory has both names.
 #[test]
 fn names_that_differ_only_in_case_are_told_where_the_disk_takes_them_for_one() {
     let world = World::new();

@@ -51,16 +51,18 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// When the name leads to nothing, to no directory, out of the root or of the scope `within`,
-    /// or to the store's own files; or the system refuses; or `share`, of directories that are listed, has no
+    /// or to the store's own files; or the system refuses; or `limit`, of directories that are listed, has no
     /// room (`busy`).
     pub fn list(
         &self,
         name: Option<&Name>,
         depth: Depth,
         within: Option<&Name>,
-        share: &Arc<OpenLimit>,
+        limit: &Arc<OpenLimit>,
     ) -> Result<Listing<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Name, "opening the directory", error);
+        let mut open = Opened::under(Arc::clone(limit));
+        take_one(&mut open)?;
         let directory = match name {
             Some(name) => {
                 check_reach(within, name)?;
@@ -75,14 +77,10 @@ impl<D: Disk> Store<D> {
             &self.disk.stat(&directory).map_err(|error| failed(&error))?,
         )?;
         let walk = Walk::new(self.disk.clone(), directory).map_err(|error| failed(&error))?;
-        let open = Opened::under(Arc::clone(share));
         let private = self.disk.stat_part(&self.root, PRIVATE).ok();
         let private = private.map(|stat| Inode::of(&stat));
         let name = name.cloned();
-        let mut listing = Listing { walk, name, depth, private, unread: None, open };
-        listing.check_room()?;
-        listing.account();
-        Ok(listing)
+        Ok(Listing { walk, name, depth, private, unread: None, open })
     }
 }
 
@@ -130,22 +128,15 @@ impl<D: Disk> Listing<D> {
     }
 
     fn enter(&mut self) -> Result<(), Refusal> {
-        self.check_room()?;
+        take_one(&mut self.open)?;
         let entered = self.walk.enter();
         self.account();
         entered.map_err(|error| refusal(Cause::Name, "reading the directory", &error))
     }
 
-    fn check_room(&self) -> Result<(), Refusal> {
-        match self.open.has_room() {
-            true => Ok(()),
-            false => Err(Refusal::new(Code::Busy, "too many directories are being listed")),
-        }
-    }
-
-    /// Brings the count of open directories in line with the walk.
+    /// Gives back what the walk has left, or could not enter.
     fn account(&mut self) {
-        self.open.set(self.walk.depth().saturating_add(1));
+        self.open.keep(self.walk.depth().saturating_add(1));
     }
 
     fn unread(&self, part: Option<&[u8]>, refusal: Refusal) -> Listed {
@@ -165,5 +156,12 @@ impl<D: Disk> Listing<D> {
             b"" => self.name.clone(),
             way => Name::inside(self.name.as_ref(), way).ok(),
         }
+    }
+}
+
+fn take_one(open: &mut Opened) -> Result<(), Refusal> {
+    match open.take() {
+        true => Ok(()),
+        false => Err(Refusal::new(Code::Busy, "too many directories are being listed")),
     }
 }

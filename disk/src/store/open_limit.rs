@@ -1,18 +1,15 @@
-//! How much somebody may have open, of what all may have open together.
+//! How much somebody may have open, within what several, or all, may have open together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How much all may have open, or the part of it that some may have.
-///
-/// What is opened while others open something at the same time may come on top: it is a count, and whoever looks at it
-/// takes nothing by that.
+/// How much may be open at once: of all, or of those who have this limit together.
 #[derive(Debug)]
 pub struct OpenLimit {
     max: usize,
     open: AtomicUsize,
-    /// What it is a part of.
-    whole: Option<Arc<OpenLimit>>,
+    /// What is open here counts there too.
+    wider: Vec<Arc<OpenLimit>>,
 }
 
 /// What one user has open under a limit. It is given back when this is dropped.
@@ -23,28 +20,34 @@ pub struct Opened {
 }
 
 impl OpenLimit {
-    /// Of all together: `max` at once.
-    pub fn whole(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, open: AtomicUsize::new(0), whole: None })
+    /// `max` at once.
+    pub fn at_most(max: usize) -> Arc<Self> {
+        Self::within(max, Vec::new())
     }
 
-    /// Of some of them, who have no more than `max` of the whole.
-    pub fn part(whole: &Arc<Self>, max: usize) -> Arc<Self> {
-        Arc::new(Self { max, open: AtomicUsize::new(0), whole: Some(Arc::clone(whole)) })
+    /// `max` at once, as far as there is room in each of these wider limits.
+    pub fn within(max: usize, wider: Vec<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self { max, open: AtomicUsize::new(0), wider })
     }
 
-    /// Whether one more may be opened: there is room here and in the whole.
-    pub fn has_room(&self) -> bool {
-        self.open.load(Ordering::Relaxed) < self.max
-            && self.whole.as_deref().is_none_or(Self::has_room)
-    }
-
-    fn change(&self, from: usize, to: usize) {
-        self.open.fetch_add(to, Ordering::Relaxed);
-        self.open.fetch_sub(from, Ordering::Relaxed);
-        if let Some(whole) = &self.whole {
-            whole.change(from, to);
+    /// Takes one, here and in all wider limits; or nothing, where one of them has no room.
+    fn take(&self) -> bool {
+        let more = |open: usize| open.checked_add(1).filter(|more| *more <= self.max);
+        if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            return false;
         }
+        let taken = self.wider.iter().take_while(|wider| wider.take()).count();
+        let has_all = taken == self.wider.len();
+        if !has_all {
+            self.wider.iter().take(taken).for_each(|wider| wider.give_back(1));
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        has_all
+    }
+
+    fn give_back(&self, count: usize) {
+        self.wider.iter().for_each(|wider| wider.give_back(count));
+        self.open.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
@@ -54,15 +57,19 @@ impl Opened {
         Self { limit, count: 0 }
     }
 
-    /// Whether one more may be opened.
-    pub fn has_room(&self) -> bool {
-        self.limit.has_room()
+    /// Counts one that is about to be opened. Without room for it, nothing is to be opened.
+    #[must_use]
+    pub fn take(&mut self) -> bool {
+        let taken = self.limit.take();
+        self.count = self.count.saturating_add(usize::from(taken));
+        taken
     }
 
-    /// It is so many now.
-    pub fn set(&mut self, count: usize) {
-        if count != self.count {
-            self.limit.change(self.count, count);
+    /// Only so many are open any more.
+    pub fn keep(&mut self, count: usize) {
+        let gone = self.count.saturating_sub(count);
+        if gone > 0 {
+            self.limit.give_back(gone);
             self.count = count;
         }
     }
@@ -70,7 +77,7 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.set(0);
+        self.keep(0);
     }
 }
 
@@ -78,23 +85,62 @@ impl Drop for Opened {
 mod tests {
     use super::*;
 
+    impl OpenLimit {
+        fn open(&self) -> usize {
+            self.open.load(Ordering::Relaxed)
+        }
+    }
+
     #[test]
-    fn a_part_is_held_to_itself_and_to_the_whole_and_all_is_given_back() {
-        let whole = OpenLimit::whole(5);
-        let (one, other) = (OpenLimit::part(&whole, 3), OpenLimit::part(&whole, 3));
-        let (mut first, mut second) =
-            (Opened::under(Arc::clone(&one)), Opened::under(Arc::clone(&one)));
-        first.set(1);
-        second.set(2);
-        assert!(!first.has_room() && !second.has_room(), "they have it together");
-        let mut third = Opened::under(Arc::clone(&other));
-        assert!(third.has_room());
-        third.set(2);
-        assert!(!third.has_room(), "the whole is all");
-        drop(second);
-        assert!(first.has_room() && third.has_room());
-        first.set(0);
-        drop(third);
-        assert_eq!(whole.open.load(Ordering::Relaxed), 0);
+    fn who_shares_a_limit_is_held_to_it_and_to_the_wider_one_and_all_is_given_back() {
+        let whole = OpenLimit::at_most(5);
+        let [one, other] = [3, 3].map(|max| OpenLimit::within(max, vec![Arc::clone(&whole)]));
+        let mut opened = [&one, &one, &other].map(|limit| Opened::under(Arc::clone(limit)));
+        let [first, second, third] = &mut opened;
+        assert!(first.take() && second.take() && second.take());
+        assert!(!first.take() && !second.take(), "they have it together");
+        assert!(third.take() && third.take() && !third.take(), "the whole is all");
+        assert_eq!([whole.open(), one.open(), other.open()], [5, 3, 2]);
+        second.keep(1);
+        assert!(third.take());
+        second.keep(7);
+        first.keep(0);
+        assert_eq!([whole.open(), one.open(), other.open()], [4, 1, 3]);
+        drop(opened);
+        assert_eq!([whole.open(), one.open(), other.open()], [0, 0, 0]);
+    }
+
+    #[test]
+    fn what_has_no_room_in_one_wider_limit_takes_none_of_another() {
+        let (wide, narrow) = (OpenLimit::at_most(9), OpenLimit::at_most(1));
+        for wider in [[&wide, &narrow], [&narrow, &wide]] {
+            let limit = OpenLimit::within(9, wider.map(Arc::clone).to_vec());
+            let mut opened = Opened::under(Arc::clone(&limit));
+            assert!(opened.take() && !opened.take());
+            assert_eq!([wide.open(), narrow.open(), limit.open()], [1, 1, 1]);
+        }
+    }
+
+    /// Whoever looks first and takes then lets all of them in.
+    #[test]
+    fn those_who_open_at_the_same_time_get_no_more_than_there_is() {
+        const MAX: usize = 6;
+        for _ in 0..200 {
+            let whole = OpenLimit::at_most(MAX);
+            let limit = OpenLimit::within(MAX + 2, vec![Arc::clone(&whole)]);
+            let start = std::sync::Barrier::new(8);
+            let opens = || {
+                start.wait();
+                let mut opened = Opened::under(Arc::clone(&limit));
+                while opened.take() {}
+                opened
+            };
+            let all = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(opens)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert_eq!(all.iter().map(|opened| opened.count).sum::<usize>(), MAX);
+            assert_eq!([whole.open(), limit.open()], [MAX, MAX]);
+        }
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn open_native(root: &Path) -> Store<Native> {
 
 /// For a listing of somebody who may list all that a store lets be listed.
 pub(super) fn share() -> Arc<OpenLimit> {
-    OpenLimit::whole(1_000)
+    OpenLimit::at_most(1_000)
 }
 
 pub(super) fn name(text: &str) -> Name {

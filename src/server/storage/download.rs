@@ -19,9 +19,10 @@ use open::{Open, Purpose};
 
 use super::audit::Came;
 use super::body::Step;
+use super::client::Client;
 use super::directory::Shared;
 use super::listing::{self, OpenList};
-use super::shares::OfAddress;
+use super::shares::Share;
 use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, audit};
 use crate::server::doors::Network;
@@ -34,10 +35,10 @@ pub(super) struct Fetch {
     shared: Arc<Shared>,
     origin: Origin,
     gets: HashMap<RequestId, Open>,
-    /// As many as there are of these, of the share of its address.
+    /// As many as there are of these, of its share.
     files: Opened,
     lists: HashMap<RequestId, OpenList>,
-    /// The share of its address, for their directories.
+    /// Its share, for their directories.
     directories: Arc<OpenLimit>,
     /// Answers about files that were opened, to be said in one go: small files come in runs.
     opened: Vec<Outcome>,
@@ -45,7 +46,8 @@ pub(super) struct Fetch {
 
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        let OfAddress { files, directories } = shared.shares.of(Network::of(origin.peer.ip()));
+        let Share { files, directories } =
+            shared.shares.of(Client::of(&origin), Network::of(origin.peer.ip()));
         Self {
             shared,
             origin,
@@ -57,8 +59,8 @@ impl Fetch {
         }
     }
 
-    fn open_file(&self, name: &Name, granted: &Granted) -> Result<Reading, Refusal> {
-        match self.files.has_room() {
+    fn open_file(&mut self, name: &Name, granted: &Granted) -> Result<Reading, Refusal> {
+        match self.files.take() {
             true => self.shared.store.open_file(name, granted.within()),
             false => Err(Refusal::new(Code::Busy, "too many files are being read")),
         }
@@ -99,7 +101,7 @@ impl Fetch {
     }
 
     fn try_open(
-        &self,
+        &mut self,
         get: &Get,
         granted: Granted,
         began: Instant,
@@ -149,8 +151,8 @@ impl Fetch {
 
     fn list(&mut self, list: List, granted: Granted) {
         let began = Instant::now();
-        let (name, share) = (list.name.as_ref(), &self.directories);
-        match self.shared.store.list(name, list.depth, granted.within(), share) {
+        let (name, limit) = (list.name.as_ref(), &self.directories);
+        match self.shared.store.list(name, list.depth, granted.within(), limit) {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(list.name, granted, listing));
                 self.more(list.id);
@@ -282,7 +284,8 @@ impl Fetch {
 impl Hand for Fetch {
     fn work(&mut self, job: Job, scratch: &mut [u8]) -> Worked {
         let worked = self.act(job, scratch);
-        self.files.set(self.gets.len());
+        // What was not kept open was counted, too.
+        self.files.keep(self.gets.len());
         worked
     }
 

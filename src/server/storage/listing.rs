@@ -145,7 +145,7 @@ mod tests {
             free_min_bytes: 0,
         };
         let (store, _) = Store::open(ftx_disk::sys::Native, dir.path(), options).unwrap();
-        let share = OpenLimit::whole(100);
+        let share = OpenLimit::at_most(100);
         let listing = store.list(None, Depth::All, None, &share).unwrap();
         let mut list = OpenList::new(None, Granted::default(), listing);
         let origin = origin("127.0.0.1:1", 0);

@@ -1,37 +1,33 @@
-//! What the connections of one address may have open of what all may: files that are sent, and directories that are
-//! listed. So nobody keeps others from reading, from one address.
+//! What the connections of one address, or of one client, may have open of what all may: files that are sent, and
+//! directories that are listed. So nobody keeps others from reading.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
 use ftx_disk::store::OpenLimit;
+use ftx_protocol::limits::NAME_PARTS;
 
+use super::client::Client;
 use crate::server::doors::Network;
 use crate::server::lock::lock;
 use crate::server::{OpenMax, most_of_one};
 
-/// Directories of one address. Each is memory too; they are those of two lists, each as deep as a name has parts.
-const ADDRESS_DIRECTORIES_MAX: usize = 2 * ftx_protocol::limits::NAME_PARTS;
+/// Directories of one client, from wherever it comes: those of two lists, each as deep as a name has parts.
+const CLIENT_DIRECTORIES_MAX: usize = 2 * NAME_PARTS;
 
-/// Addresses that are remembered before it is looked for those that have no connection that reads any more.
-const ADDRESSES_MIN: usize = 64;
+/// Limits that are remembered before it is looked for those that nobody has any more.
+const KEPT_MIN: usize = 64;
 
-/// Those of all addresses.
+/// Those of all.
 pub(super) struct Shares {
-    all: OfAddress,
-    max: OpenMax,
-    state: Mutex<State>,
+    files: Of<Network>,
+    directories: Of<Network>,
+    directories_of_clients: Of<Client>,
 }
 
-struct State {
-    addresses: HashMap<Network, OfAddress>,
-    /// With so many it is looked for those that need not be remembered.
-    sweep_at: usize,
-}
-
-/// That of an address.
-#[derive(Clone)]
-pub(super) struct OfAddress {
+/// That of one connection.
+pub(super) struct Share {
     /// Files that are open to be sent, or for their digest.
     pub(super) files: Arc<OpenLimit>,
     /// Directories that are open to be listed.
@@ -40,37 +36,55 @@ pub(super) struct OfAddress {
 
 impl Shares {
     pub(super) fn new(max: OpenMax) -> Self {
-        let all = OfAddress {
-            files: OpenLimit::whole(max.files),
-            directories: OpenLimit::whole(max.directories),
-        };
-        let state = State { addresses: HashMap::new(), sweep_at: ADDRESSES_MIN };
-        Self { all, max, state: Mutex::new(state) }
+        let within = |all| Of::new(most_of_one(all), vec![OpenLimit::at_most(all)]);
+        Self {
+            files: within(max.files),
+            directories: within(max.directories),
+            directories_of_clients: Of::new(CLIENT_DIRECTORIES_MAX, Vec::new()),
+        }
     }
 
-    /// That of this address.
-    pub(super) fn of(&self, network: Network) -> OfAddress {
-        let State { addresses, sweep_at } = &mut *lock(&self.state);
-        if let Some(share) = addresses.get(&network) {
-            return share.clone();
+    /// That of a client, on a connection from this address.
+    pub(super) fn of(&self, client: Client, from: Network) -> Share {
+        let directories = vec![self.directories.get(from), self.directories_of_clients.get(client)];
+        Share {
+            files: self.files.get(from),
+            directories: OpenLimit::within(usize::MAX, directories),
         }
-        if addresses.len() >= *sweep_at {
-            addresses.retain(|_, share| share.is_used());
-            *sweep_at = addresses.len().saturating_mul(2).max(ADDRESSES_MIN);
-        }
-        let directories = most_of_one(self.max.directories).min(ADDRESS_DIRECTORIES_MAX);
-        let share = OfAddress {
-            files: OpenLimit::part(&self.all.files, most_of_one(self.max.files)),
-            directories: OpenLimit::part(&self.all.directories, directories),
-        };
-        addresses.insert(network, share.clone());
-        share
     }
 }
 
-impl OfAddress {
-    fn is_used(&self) -> bool {
-        Arc::strong_count(&self.files) > 1 || Arc::strong_count(&self.directories) > 1
+/// A limit for each of many, of the same height.
+struct Of<K> {
+    max: usize,
+    wider: Vec<Arc<OpenLimit>>,
+    state: Mutex<State<K>>,
+}
+
+struct State<K> {
+    limits: HashMap<K, Arc<OpenLimit>>,
+    /// With so many it is looked for those that need not be remembered.
+    sweep_at: usize,
+}
+
+impl<K: Eq + Hash> Of<K> {
+    fn new(max: usize, wider: Vec<Arc<OpenLimit>>) -> Self {
+        let state = State { limits: HashMap::new(), sweep_at: KEPT_MIN };
+        Self { max, wider, state: Mutex::new(state) }
+    }
+
+    fn get(&self, key: K) -> Arc<OpenLimit> {
+        let State { limits, sweep_at } = &mut *lock(&self.state);
+        if let Some(limit) = limits.get(&key) {
+            return Arc::clone(limit);
+        }
+        if limits.len() >= *sweep_at {
+            limits.retain(|_, limit| Arc::strong_count(limit) > 1);
+            *sweep_at = limits.len().saturating_mul(2).max(KEPT_MIN);
+        }
+        let limit = OpenLimit::within(self.max, self.wider.clone());
+        limits.insert(key, Arc::clone(&limit));
+        limit
     }
 }
 
@@ -78,38 +92,66 @@ impl OfAddress {
 mod tests {
     use super::*;
     use ftx_disk::store::Opened;
+    use ftx_protocol::Owner;
 
-    const MAX: OpenMax = OpenMax { puts: 2, files: 8, directories: 4 };
+    const MAX: OpenMax = OpenMax { puts: 2, files: 8, directories: 1_000 };
 
-    fn address(number: u32) -> Network {
-        Network::of(std::net::Ipv4Addr::from_bits(0xc000_0200 | number).into())
+    fn address(number: u8) -> Network {
+        Network::of([192, 0, 2, number].into())
+    }
+
+    fn token(number: u8) -> Client {
+        Client::Token(Owner([number; 8]))
+    }
+
+    /// Opens as much as is let, on as many connections as it likes.
+    fn greedy(shares: &Shares, of: impl Fn(&Shares) -> Arc<OpenLimit>) -> Vec<Opened> {
+        let mut all = Vec::new();
+        loop {
+            let mut opened = Opened::under(of(shares));
+            if !opened.take() {
+                return all;
+            }
+            all.push(opened);
+        }
     }
 
     #[test]
     fn an_address_that_has_all_that_it_may_leaves_some_to_another_one() {
         let shares = Shares::new(MAX);
-        for (of, max) in [
-            ((|share: OfAddress| share.files) as fn(OfAddress) -> Arc<OpenLimit>, MAX.files),
-            (|share| share.directories, MAX.directories),
-        ] {
-            // On as many connections as it likes.
-            let mut greedy = Vec::new();
-            while of(shares.of(address(1))).has_room() {
-                let mut held = Opened::under(of(shares.of(address(1))));
-                held.set(1);
-                greedy.push(held);
-            }
-            assert_eq!(greedy.len(), max * 3 / 4);
-            assert!(of(shares.of(address(2))).has_room());
-        }
+        let files = greedy(&shares, |shares| shares.of(token(1), address(1)).files);
+        assert_eq!(files.len(), 6);
+        // With as many tokens as it has.
+        let directories: Vec<_> = (0..9)
+            .flat_map(|number| {
+                greedy(&shares, |shares| shares.of(token(number), address(1)).directories)
+            })
+            .collect();
+        assert_eq!(directories.len(), 750);
+        let Share { files, directories } = shares.of(token(100), address(2));
+        assert!(Opened::under(files).take() && Opened::under(directories).take());
     }
 
     #[test]
-    fn who_reads_nothing_any_more_is_forgotten() {
+    fn a_client_lists_no_more_directories_from_many_addresses_than_from_one() {
         let shares = Shares::new(MAX);
-        let kept = shares.of(address(0));
-        (1..1_000).for_each(|number| drop(shares.of(address(number))));
-        assert!(lock(&shares.state).addresses.len() <= ADDRESSES_MIN);
-        assert!(Arc::ptr_eq(&kept.files, &shares.of(address(0)).files));
+        let opened: Vec<_> = (0..9)
+            .flat_map(|from| {
+                greedy(&shares, |shares| shares.of(token(1), address(from)).directories)
+            })
+            .collect();
+        assert_eq!(opened.len(), CLIENT_DIRECTORIES_MAX);
+        assert!(Opened::under(shares.of(token(2), address(1)).directories).take());
+    }
+
+    #[test]
+    fn who_reads_nothing_any_more_is_forgotten_and_who_does_is_not() {
+        let limits = Of::new(1, Vec::new());
+        let kept = limits.get(0);
+        (1..1_000).for_each(|number| drop(limits.get(number)));
+        assert!(lock(&limits.state).limits.len() <= KEPT_MIN);
+        assert!(Arc::ptr_eq(&kept, &limits.get(0)));
+        let many: Vec<_> = (0..1_000).map(|number| limits.get(number)).collect();
+        assert!(lock(&limits.state).sweep_at > many.len(), "it is not looked for at each");
     }
 }

@@ -58,7 +58,7 @@ fn a_share_of_the_directories_is_no_more_than_that_and_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_native(dir.path());
     fs::create_dir_all(dir.path().join("a/b/c/d")).unwrap();
-    let few = OpenLimit::whole(3);
+    let few = OpenLimit::at_most(3);
     let list = |share: &_| store.list(None, Depth::All, None, share);
     let listed: Vec<_> = list(&few).unwrap().collect();
     let names = |listed: &Listed| matches!(listed, Listed::Entry { .. });
