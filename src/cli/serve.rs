@@ -176,13 +176,15 @@ impl Serve {
         server.run().context("the selector failed")
     }
 
-    /// Leaves half of the descriptors for files: a connection that is let in must be served.
+    /// Leaves descriptors for files, half of few and a quarter of many: a connection that is let in must be served.
     fn fit_connections(&mut self) -> Descriptors {
         let limit = match ftx_disk::sys::raise_descriptor_limit() {
             Ok(limit) => limit,
             Err(error) => return Descriptors::NotRaised(error),
         };
-        let most = (limit.saturating_sub(OWN_DESCRIPTORS) / 2).max(CONNECTIONS_MIN);
+        let free = limit.saturating_sub(OWN_DESCRIPTORS);
+        let files = (free / 4).max(FEW_DESCRIPTORS.min(free / 2));
+        let most = (free - files).max(CONNECTIONS_MIN);
         let connections = usize::try_from(most).unwrap_or(usize::MAX);
         if self.max_connections <= connections {
             return Descriptors::Enough { limit, connections: self.max_connections };
@@ -241,6 +243,9 @@ impl Serve {
 
 /// Descriptors that the server has for itself: two of them for each of the threads that --threads may name.
 const OWN_DESCRIPTORS: u64 = 64;
+
+/// Descriptors that are enough for files, however many connections there may be.
+const FEW_DESCRIPTORS: u64 = 4_096;
 
 /// Connections at once, however few descriptors there are: one for each of two addresses.
 const CONNECTIONS_MIN: u64 = 2;
