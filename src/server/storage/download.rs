@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ftx_disk::store::{OpenLimit, Opened};
+use ftx_disk::store::Opened;
 use ftx_protocol::message::{File, Get, List, Stat};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Refusal, RequestId};
@@ -22,7 +22,6 @@ use super::body::Step;
 use super::client::Client;
 use super::directory::Shared;
 use super::listing::{self, OpenList};
-use super::shares::Share;
 use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, audit};
 use crate::server::doors::Network;
@@ -38,23 +37,19 @@ pub(super) struct Fetch {
     /// As many as there are of these, of its share.
     files: Opened,
     lists: HashMap<RequestId, OpenList>,
-    /// Its share, for their directories.
-    directories: Arc<OpenLimit>,
     /// Answers about files that were opened, to be said in one go: small files come in runs.
     opened: Vec<Outcome>,
 }
 
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        let Share { files, directories } =
-            shared.shares.of(Client::of(&origin), Network::of(origin.peer.ip()));
+        let files = Opened::under(shared.shares.files(Network::of(origin.peer.ip())));
         Self {
             shared,
             origin,
             gets: HashMap::new(),
-            files: Opened::under(files),
+            files,
             lists: HashMap::new(),
-            directories,
             opened: Vec::new(),
         }
     }
@@ -151,8 +146,10 @@ impl Fetch {
 
     fn list(&mut self, list: List, granted: Granted) {
         let began = Instant::now();
-        let (name, limit) = (list.name.as_ref(), &self.directories);
-        match self.shared.store.list(name, list.depth, granted.within(), limit) {
+        let (client, from) = (Client::of(&self.origin), Network::of(self.origin.peer.ip()));
+        let limit = self.shared.shares.directories(client, from);
+        let name = list.name.as_ref();
+        match self.shared.store.list(name, list.depth, granted.within(), &limit) {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(list.name, granted, listing));
                 self.more(list.id);

@@ -26,14 +26,6 @@ pub(super) struct Shares {
     directories_of_clients: Of<Client>,
 }
 
-/// That of one connection.
-pub(super) struct Share {
-    /// Files that are open to be sent, or for their digest.
-    pub(super) files: Arc<OpenLimit>,
-    /// Directories that are open to be listed.
-    pub(super) directories: Arc<OpenLimit>,
-}
-
 impl Shares {
     pub(super) fn new(max: OpenMax) -> Self {
         let within = |all| Of::new(most_of_one(all), vec![OpenLimit::at_most(all)]);
@@ -44,13 +36,15 @@ impl Shares {
         }
     }
 
-    /// That of a client, on a connection from this address.
-    pub(super) fn of(&self, client: Client, from: Network) -> Share {
-        let directories = vec![self.directories.get(from), self.directories_of_clients.get(client)];
-        Share {
-            files: self.files.get(from),
-            directories: OpenLimit::within(usize::MAX, directories),
-        }
+    /// For files that are open to be sent, or for their digest, from this address.
+    pub(super) fn files(&self, from: Network) -> Arc<OpenLimit> {
+        self.files.get(from)
+    }
+
+    /// For directories that are open to be listed, by a client that comes from this address.
+    pub(super) fn directories(&self, client: Client, from: Network) -> Arc<OpenLimit> {
+        let both = vec![self.directories.get(from), self.directories_of_clients.get(client)];
+        OpenLimit::within(usize::MAX, both)
     }
 }
 
@@ -119,29 +113,27 @@ mod tests {
     #[test]
     fn an_address_that_has_all_that_it_may_leaves_some_to_another_one() {
         let shares = Shares::new(MAX);
-        let files = greedy(&shares, |shares| shares.of(token(1), address(1)).files);
+        let files = greedy(&shares, |shares| shares.files(address(1)));
         assert_eq!(files.len(), 6);
         // With as many tokens as it has.
         let directories: Vec<_> = (0..9)
             .flat_map(|number| {
-                greedy(&shares, |shares| shares.of(token(number), address(1)).directories)
+                greedy(&shares, |shares| shares.directories(token(number), address(1)))
             })
             .collect();
         assert_eq!(directories.len(), 750);
-        let Share { files, directories } = shares.of(token(100), address(2));
-        assert!(Opened::under(files).take() && Opened::under(directories).take());
+        assert!(Opened::under(shares.files(address(2))).take());
+        assert!(Opened::under(shares.directories(token(100), address(2))).take());
     }
 
     #[test]
     fn a_client_lists_no_more_directories_from_many_addresses_than_from_one() {
         let shares = Shares::new(MAX);
         let opened: Vec<_> = (0..9)
-            .flat_map(|from| {
-                greedy(&shares, |shares| shares.of(token(1), address(from)).directories)
-            })
+            .flat_map(|from| greedy(&shares, |shares| shares.directories(token(1), address(from))))
             .collect();
         assert_eq!(opened.len(), CLIENT_DIRECTORIES_MAX);
-        assert!(Opened::under(shares.of(token(2), address(1)).directories).take());
+        assert!(Opened::under(shares.directories(token(2), address(1))).take());
     }
 
     #[test]
