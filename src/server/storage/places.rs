@@ -143,30 +143,27 @@ impl State {
         }
     }
 
-    /// Takes a place, if there is one and nobody has waited for it.
+    /// Takes a place, if there is one. Nobody has waited for it: who gives one back hands it on.
     fn take(&mut self, standing: Standing, from: Network) -> bool {
-        let takes =
-            self.taken.is_one_for(standing, from) && self.first_with_place(standing).is_none();
+        let takes = self.taken.is_one_for(standing, from);
         if takes {
             self.taken.add(from);
         }
         takes
     }
 
-    /// Where in its line the first one is for whom there is a place.
-    fn first_with_place(&self, standing: Standing) -> Option<usize> {
+    /// The first one in line for whom there is a place; it stands there no more.
+    fn next(&mut self, standing: Standing) -> Option<Waiting> {
         let Self { taken, first, further } = self;
+        if !taken.is_any_for(standing) {
+            return None;
+        }
         let line = match standing {
             Standing::First => first,
             Standing::Further => further,
         };
-        line.iter().position(|waiting| taken.is_one_for(standing, waiting.from))
-    }
-
-    /// The same one; it stands in line no more.
-    fn next(&mut self, standing: Standing) -> Option<Waiting> {
-        let at = self.first_with_place(standing)?;
-        self.line(standing).remove(at)
+        let at = line.iter().position(|waiting| taken.is_one_for(standing, waiting.from))?;
+        line.remove(at)
     }
 }
 
@@ -182,8 +179,8 @@ impl Taken {
 
     /// The same, for somebody from this address.
     fn is_one_for(&self, standing: Standing, from: Network) -> bool {
-        let theirs = self.from.get(&from).copied().unwrap_or_default();
-        self.is_any_for(standing) && theirs < most_of_one(self.most)
+        let theirs = || self.from.get(&from).copied().unwrap_or_default();
+        self.is_any_for(standing) && theirs() < most_of_one(self.most)
     }
 
     fn add(&mut self, from: Network) {
