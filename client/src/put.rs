@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use between::GivenUp;
+use ftx_disk::aligned::PageAligned;
 use ftx_protocol::client::{Event, Violation};
 use ftx_protocol::limits::PART_BYTES;
 use ftx_protocol::message::{Done, Held as HeldThere, HeldState, Put, Resume};
@@ -341,7 +342,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         id: RequestId,
         heard: &Receiver<Result<Event, Trouble>>,
     ) -> Result<(), Trouble> {
-        let mut part = vec![0; usize::try_from(PART_BYTES).unwrap_or(READ_BYTES)];
+        let mut part = PageAligned::new(usize::try_from(PART_BYTES).unwrap_or(READ_BYTES));
         loop {
             while let Ok(event) = heard.try_recv() {
                 self.hear(event)?;

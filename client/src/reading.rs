@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ftx_disk::aligned::PageAligned;
 use ftx_disk::hash::{Running, Saved};
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Algorithm, Digest};
@@ -97,7 +98,7 @@ impl Reading {
             );
             return Err(Failure::new(Class::Network, message));
         }
-        let mut block = vec![0; BLOCK_BYTES];
+        let mut block = PageAligned::new(BLOCK_BYTES);
         while self.running.offset() < at {
             let left = at.saturating_sub(self.running.offset());
             let room = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());

@@ -5,6 +5,7 @@
 //! the protocol it takes the vocabulary only: names, digests, ids, times, error codes.
 #![forbid(unsafe_code)]
 
+pub mod aligned;
 mod digests;
 mod failure;
 pub mod hash;

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
+use ftx_disk::aligned::PageAligned;
+
 use super::Job;
 use crate::server::lock::lock;
 
@@ -179,7 +181,7 @@ impl Line {
     }
 
     fn work(&self) {
-        let mut scratch = vec![0; SCRATCH_BYTES];
+        let mut scratch = PageAligned::new(SCRATCH_BYTES);
         while let Some(strand) = self.next() {
             let mut hand = lock(&strand.hand);
             loop {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ftx_disk::aligned::PageAligned;
 use ftx_disk::hash::Running;
 use ftx_disk::store;
 use ftx_protocol::client::Event;
@@ -138,7 +139,7 @@ impl Job<'_, '_> {
             return None;
         }
         let mut running = Running::new(self.tree.options.algorithm);
-        let mut buffer = vec![0; READ_BYTES];
+        let mut buffer = PageAligned::new(READ_BYTES);
         let mut said = Instant::now();
         while running.offset() < size {
             if said.elapsed() >= SIGN_OF_LIFE

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ftx_disk::aligned::PageAligned;
 use ftx_protocol::message::{Info, Stat};
 
 use super::GetTree;
@@ -39,7 +40,9 @@ impl Client {
                 .is_some_and(|modified| same_time(modified, info.mtime)),
             Update::Digest => source(tree.target, &info)
                 .and_then(|source| {
-                    source.digest(info.size, options.algorithm, &mut vec![0; READ_BYTES]).ok()
+                    source
+                        .digest(info.size, options.algorithm, &mut PageAligned::new(READ_BYTES))
+                        .ok()
                 })
                 .is_some_and(|ours| info.digest == Some(ours)),
         };

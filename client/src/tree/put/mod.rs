@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
+use ftx_disk::aligned::PageAligned;
 use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::sys::{Disk, Native, Stat, Want};
 use ftx_disk::walk::Walk;
@@ -28,6 +29,7 @@ use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark,
 use crate::Client;
 use crate::failure::{Failure, Reached, Trouble, plain};
 use crate::ids::Ids;
+use crate::link::READ_BYTES;
 use crate::partials::About;
 use crate::retry::Patience;
 use crate::source::Source;
@@ -142,7 +144,7 @@ pub(super) struct Job<'a, 'o> {
     log: Option<Log>,
     patience: Patience,
     reached: Reached,
-    buffer: Vec<u8>,
+    buffer: PageAligned,
     done: TreeDone,
 }
 
@@ -220,7 +222,7 @@ impl<'a, 'o> Job<'a, 'o> {
             log,
             patience: Patience::new(client.retry),
             reached: Reached::No,
-            buffer: vec![0; usize::try_from(PART_BYTES).unwrap_or(usize::MAX)],
+            buffer: PageAligned::new(usize::try_from(PART_BYTES).unwrap_or(READ_BYTES)),
             done: TreeDone::default(),
         }
     }
