@@ -10,18 +10,19 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 
 use crate::error::TlsError;
 use crate::identity::Identity;
+use crate::suites::Sealer;
 use crate::trust::{Sight, Trust, Verifier, roots_of_the_system};
 
 /// What is spoken inside, as ALPN has it.
 pub(crate) const ALPN: &[u8] = b"ftx/1";
 
-/// The suites of TLS 1.3, the fastest on a processor with AES first.
+/// Keys are agreed on and certificates checked by AWS-LC, which has X25519 together with ML-KEM-768.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    use aws_lc_rs::cipher_suite::{
-        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
-    };
-    let cipher_suites =
-        vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    provider_by(Sealer::fastest_here())
+}
+
+pub(crate) fn provider_by(sealer: Sealer) -> Arc<CryptoProvider> {
+    let cipher_suites = sealer.suites();
     Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
 }
 
@@ -31,8 +32,15 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// There are no tickets and no early data: a connection is made once for a command or a tree, a
 /// ticket costs memory and a message on each, and what is sent early can be sent twice by others.
 pub fn server_config(identity: &Arc<Identity>) -> Result<Arc<ServerConfig>, TlsError> {
+    server_config_with(identity, provider())
+}
+
+pub(crate) fn server_config_with(
+    identity: &Arc<Identity>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let identity = Arc::clone(identity);
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
         .with_no_client_auth()
         .with_cert_resolver(identity);
@@ -45,16 +53,16 @@ pub fn server_config(identity: &Arc<Identity>) -> Result<Arc<ServerConfig>, TlsE
 
 /// For a client that takes a server by `trust`, and tells through `sight` what it saw.
 pub fn client_config(trust: Trust, sight: &Sight) -> Result<Arc<ClientConfig>, TlsError> {
-    client_config_with(trust, sight, roots_of_the_system)
+    client_config_with(trust, sight, provider(), roots_of_the_system)
 }
 
 /// `roots` is asked only if `trust` needs them: reading them takes milliseconds.
 pub(crate) fn client_config_with(
     trust: Trust,
     sight: &Sight,
+    provider: Arc<CryptoProvider>,
     roots: impl FnOnce() -> RootCertStore,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = provider();
     let verifier = Verifier::new(trust, sight.clone(), &provider, roots)?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?

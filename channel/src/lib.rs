@@ -11,6 +11,7 @@ mod engine;
 mod error;
 mod identity;
 mod pin;
+mod suites;
 mod tls;
 mod trust;
 

@@ -3,6 +3,7 @@
 mod flow;
 mod line;
 mod peers;
+mod suites;
 mod trust;
 
 use std::io::ErrorKind;

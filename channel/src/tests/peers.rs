@@ -6,9 +6,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, versio
 
 use super::line::free;
 use super::*;
-use crate::config::provider;
+use crate::config::{client_config_with, provider};
 use crate::error::{is_about_the_certificate, is_about_what_is_spoken};
-use crate::trust::Verifier;
 
 fn server() -> (End, Peer) {
     let (raw, socket) = line(free(), free());
@@ -193,14 +192,9 @@ fn keys_are_agreed_on_by_ml_kem_and_x25519_together_where_both_sides_can() {
     let mut older = CryptoProvider::clone(&provider());
     older.kx_groups.retain(|group| group.name() == X25519);
     let trust = Trust::Pin(identity.pin());
-    let verifier =
-        Verifier::new(trust, Sight::default(), &provider(), RootCertStore::empty).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(older))
-        .with_protocol_versions(&[&version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+    let config =
+        client_config_with(trust, &Sight::default(), Arc::new(older), RootCertStore::empty);
+    let config = ClientConfig::clone(&config.unwrap());
     let (mut client, mut raw, mut server) = rustls_client(config, &identity);
     assert_eq!(run(&mut client, &mut raw, &mut server), (Read::Blocked, None));
     assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), X25519);

@@ -7,7 +7,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::line::free;
 use super::*;
-use crate::config::client_config_with;
+use crate::config::{client_config_with, provider};
 use crate::error::is_about_the_certificate;
 use crate::{ByRoots, Found};
 
@@ -52,7 +52,7 @@ struct Met {
 
 fn meet(server: &Arc<Identity>, trust: Trust, host: &str, roots: RootCertStore) -> Met {
     let sight = Sight::default();
-    let config = client_config_with(trust, &sight, || roots).unwrap();
+    let config = client_config_with(trust, &sight, provider(), || roots).unwrap();
     let (one, other) = line(free(), free());
     let mut client = Peer { tls: Tls::connect(&config, host).unwrap(), socket: one };
     let mut server =
@@ -181,7 +181,8 @@ fn asking_tells_and_talks_to_nobody() {
 
 #[test]
 fn without_roots_nobody_can_be_known_by_them() {
-    let config = client_config_with(Trust::Roots, &Sight::default(), RootCertStore::empty);
+    let config =
+        client_config_with(Trust::Roots, &Sight::default(), provider(), RootCertStore::empty);
     assert!(matches!(config, Err(crate::TlsError::NoRoots)));
 }
 
