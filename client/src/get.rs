@@ -388,11 +388,11 @@ impl<'a, 'o> Transfer<'a, 'o> {
         for range in body {
             let bytes = buffer.get(range.clone()).unwrap_or_default();
             let at = self.landed.written();
-            let place = match writer {
+            let gap = match writer {
                 Writer::Hasher => self.landed.leave(bytes.len()),
                 Writer::Receiver => None,
             };
-            if place.is_none() {
+            if gap.is_none() {
                 timed(&mut self.spent.disk, || self.landed.write(&mut self.sink, bytes))?;
             }
             let end = self.landed.written();
@@ -404,7 +404,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 self.patience.progress();
             }
             (self.observer)(Notice::Moved { at: end });
-            pieces.push(Piece { bytes: range, place });
+            pieces.push(Piece { bytes: range, gap });
         }
         self.hashing.take(buffer, pieces);
         while let Some(saved) = self.hashing.passed() {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use ftx_disk::hash::{Running, Saved};
-use ftx_disk::landing::Place;
+use ftx_disk::landing::Gap;
 use ftx_disk::sys::Native;
 use ftx_protocol::Digest;
 use ftx_protocol::limits::GRID_BYTES;
@@ -39,7 +39,7 @@ pub(crate) struct Hashing {
 pub(crate) struct Piece {
     pub(crate) bytes: Range<usize>,
     /// Where they are to be written before that, unless they are written already.
-    pub(crate) place: Option<Place<Native>>,
+    pub(crate) gap: Option<Gap<Native>>,
 }
 
 /// What was computed, and the time that it took.
@@ -145,8 +145,8 @@ impl Hasher {
         while let Ok(work) = todo.recv() {
             match work {
                 Work::Pieces { buffer, pieces } => {
-                    for Piece { bytes, place } in pieces {
-                        self.take(buffer.get(bytes).unwrap_or_default(), place);
+                    for Piece { bytes, gap } in pieces {
+                        self.take(buffer.get(bytes).unwrap_or_default(), gap);
                     }
                     // Nobody fills it again when the transfer is over.
                     let _ = self.done.send(buffer);
@@ -160,9 +160,9 @@ impl Hasher {
         }
     }
 
-    fn take(&mut self, bytes: &[u8], place: Option<Place<Native>>) {
-        if let Some(place) = place
-            && let Err(error) = timed(&mut self.disk, || place.write(bytes))
+    fn take(&mut self, bytes: &[u8], gap: Option<Gap<Native>>) {
+        if let Some(gap) = gap
+            && let Err(error) = timed(&mut self.disk, || gap.write(bytes))
         {
             // Before a state that would say that it was. Nobody hears of it when the transfer is over.
             let _ = self.failed.send(error);
@@ -219,7 +219,7 @@ mod tests {
             for _ in 0..2 * GRID_BYTES / BUFFER_BYTES as u64 {
                 let mut buffer = hashing.buffer();
                 buffer.copy_from_slice(&bytes);
-                let piece = |bytes| Piece { bytes, place: None };
+                let piece = |bytes| Piece { bytes, gap: None };
                 hashing.take(buffer, vec![piece(0..7), piece(9..BUFFER_BYTES)]);
                 whole.update(&bytes[..7]);
                 whole.update(&bytes[9..]);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_place_is_written_there_before_it_counts_as_hashed() {
+    fn what_has_a_gap_is_written_there_before_it_counts_as_hashed() {
         let here = tempfile::tempdir().unwrap();
         let mut landing = Landing::create(Native, here.path(), 1).unwrap();
         let path = here.path().join(landing.part());
@@ -245,14 +245,14 @@ mod tests {
             buffer.fill(value);
             whole.extend_from_slice(&buffer);
             // Some have been written already, as where this thread has more to do.
-            let place = match writes % 3 {
+            let gap = match writes % 3 {
                 0 => {
                     landing.write(&buffer).unwrap();
                     None
                 }
                 _ => Some(landing.leave(buffer.len() as u64)),
             };
-            hashing.take(buffer, vec![Piece { bytes: 0..BUFFER_BYTES, place }]);
+            hashing.take(buffer, vec![Piece { bytes: 0..BUFFER_BYTES, gap }]);
             writes += 1;
         }
         let on_disk = std::fs::read(&path).unwrap();
@@ -273,8 +273,8 @@ mod tests {
         // Where no file can have bytes.
         landing.leave(i64::MAX as u64);
         let buffer = hashing.buffer();
-        let place = Some(landing.leave(buffer.len() as u64));
-        hashing.take(buffer, vec![Piece { bytes: 0..BUFFER_BYTES, place }]);
+        let gap = Some(landing.leave(buffer.len() as u64));
+        hashing.take(buffer, vec![Piece { bytes: 0..BUFFER_BYTES, gap }]);
         hashing.digest().unwrap();
         assert!(hashing.failed().is_some());
     }

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use ftx_disk::landing::{Landing, Place, Replace};
+use ftx_disk::landing::{Gap, Landing, Replace};
 use ftx_disk::sys::Native;
 use ftx_protocol::Durability;
 use ftx_protocol::message::File;
@@ -92,9 +92,9 @@ impl Landed {
         }
     }
 
-    /// The place of the next `size` bytes, for another thread to write them. None where they have to be
+    /// A gap for the next `size` bytes, for another thread to write them. None where they have to be
     /// written here.
-    pub(crate) fn leave(&mut self, size: usize) -> Option<Place<Native>> {
+    pub(crate) fn leave(&mut self, size: usize) -> Option<Gap<Native>> {
         match self {
             Self::File(landing) => Some(landing.leave(size as u64)),
             Self::Nothing | Self::Stream { .. } => None,

@@ -23,8 +23,8 @@ pub struct Landing<D: Disk> {
     written: u64,
 }
 
-/// A place in a part file for bytes that somebody else writes, perhaps in another thread.
-pub struct Place<D: Disk> {
+/// A gap in a part file, for bytes that somebody else writes, perhaps in another thread.
+pub struct Gap<D: Disk> {
     disk: D,
     file: Arc<D::Handle>,
     at: u64,
@@ -108,7 +108,7 @@ impl<D: Disk> Landing<D> {
         self.inode
     }
 
-    /// Bytes that are in it so far, or that have their place in it.
+    /// Bytes that are in it so far, or that have a gap in it.
     pub fn written(&self) -> u64 {
         self.written
     }
@@ -137,13 +137,12 @@ impl<D: Disk> Landing<D> {
         Ok(())
     }
 
-    /// The place of the next `size` bytes. They count as written: who takes the place says it when they could
+    /// A gap for the next `size` bytes. They count as written: who takes the gap says it when they could
     /// not be, before anybody relies on them.
-    pub fn leave(&mut self, size: u64) -> Place<D> {
-        let place =
-            Place { disk: self.disk.clone(), file: Arc::clone(&self.file), at: self.written };
+    pub fn leave(&mut self, size: u64) -> Gap<D> {
+        let gap = Gap { disk: self.disk.clone(), file: Arc::clone(&self.file), at: self.written };
         self.written = self.written.saturating_add(size);
-        place
+        gap
     }
 
     /// Makes what is in it survive a power cut.
@@ -216,8 +215,8 @@ impl<D: Disk> Landing<D> {
     }
 }
 
-impl<D: Disk> Place<D> {
-    /// Writes the bytes that the place is for.
+impl<D: Disk> Gap<D> {
+    /// Writes the bytes that the gap is for.
     ///
     /// # Errors
     /// When the disk refuses them.

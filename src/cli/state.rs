@@ -25,7 +25,7 @@ const SERVED: &str = "served";
 
 /// Which state a command is about.
 #[derive(Debug, Clone, Args)]
-pub struct Place {
+pub struct StateOptions {
     /// The served directory. Without it and --state: the only one that has been served, or has
     /// tokens
     #[arg(long, value_name = "DIR", global = true, conflicts_with = "state")]
@@ -127,15 +127,15 @@ impl State {
     ///
     /// # Errors
     /// When there is none, or several, or it is not safe.
-    pub fn to_change(place: &Place) -> Result<Self, StateError> {
-        match (&place.of, &place.state) {
+    pub fn to_change(options: &StateOptions) -> Result<Self, StateError> {
+        match (&options.of, &options.state) {
             (Some(served), _) => Self::of(served, None, Errand::Own),
             (None, Some(path)) => {
                 OwnDirectory::make(path, Links::Followed, Errand::Own)
                     .map_err(StateError::system("make", path))?;
                 Self::there(path)
             }
-            (None, None) => Self::to_look_at(place),
+            (None, None) => Self::to_look_at(options),
         }
     }
 
@@ -143,9 +143,9 @@ impl State {
     ///
     /// # Errors
     /// Those, and when it is not there.
-    pub fn to_look_at(place: &Place) -> Result<Self, StateError> {
-        let path = place.state.clone().or_else(of_systemd);
-        match (&place.of, path) {
+    pub fn to_look_at(options: &StateOptions) -> Result<Self, StateError> {
+        let path = options.state.clone().or_else(of_systemd);
+        match (&options.of, path) {
             (_, Some(path)) => Self::there(&path),
             (Some(served), None) => Self::there(&states()?.join(key(&canonical(served)?))),
             (None, None) => Self::there(&the_only_one()?),

@@ -23,7 +23,7 @@ use super::exit::Exit;
 use super::remote::{Tally, print, run, wrong};
 use super::report::say;
 use super::size::Size;
-use super::state::{Place, State, StateError};
+use super::state::{State, StateError, StateOptions};
 
 /// Give out tokens for a directory that is served from here, and take them back.
 ///
@@ -40,7 +40,7 @@ pub struct Token {
     act: Act,
 
     #[command(flatten)]
-    place: Place,
+    options: StateOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,11 +96,11 @@ struct Rm {
 impl Token {
     pub fn run(self) -> Exit {
         run(|| {
-            let place = &self.place;
+            let options = &self.options;
             match self.act {
-                Act::Add(add) => add.run(&State::to_change(place).map_err(of_state)?),
-                Act::Ls(ls) => ls.run(&State::to_look_at(place).map_err(of_state)?),
-                Act::Rm(rm) => rm.run(&State::to_look_at(place).map_err(of_state)?),
+                Act::Add(add) => add.run(&State::to_change(options).map_err(of_state)?),
+                Act::Ls(ls) => ls.run(&State::to_look_at(options).map_err(of_state)?),
+                Act::Rm(rm) => rm.run(&State::to_look_at(options).map_err(of_state)?),
             }
         })
     }

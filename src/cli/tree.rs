@@ -104,13 +104,13 @@ impl GetOptions {
         let mut report = JobReport::new(form, words).together();
         let mut total = TreeDone::default();
         let mut files = Vec::new();
-        let place = Place::of(output, options.mood)?;
-        if names.len() > 1 && matches!(place, Place::Path(_)) {
+        let destination = Destination::of(output, options.mood)?;
+        if names.len() > 1 && matches!(destination, Destination::Path(_)) {
             return Err(wrong("several names need -o to be a directory, or to end in /"));
         }
         for (word, Remote { server, name }) in names.iter().zip(remotes) {
             let client = client(server);
-            let target = place.target(&client, &name);
+            let target = destination.target(&client, &name);
             let tree = GetTree { name: &name, target: &target, options: &options };
             match one(&client, &tree, &mut report) {
                 Ok(Some(done)) => total = total.and(done),
@@ -170,7 +170,7 @@ fn one_file(
 
 /// Where trees go, as -o says it.
 #[derive(Debug, Clone, Copy)]
-enum Place<'a> {
+enum Destination<'a> {
     /// Here, each under the last part of its name.
     Here,
     /// Into this directory, each under the last part of its name.
@@ -179,7 +179,7 @@ enum Place<'a> {
     Path(&'a Path),
 }
 
-impl<'a> Place<'a> {
+impl<'a> Destination<'a> {
     /// A path that ends in a slash is a directory, and is made if something is to be put there.
     fn of(output: Option<&'a Path>, mood: Mood) -> Result<Self, Failure> {
         let Some(path) = output else { return Ok(Self::Here) };

@@ -80,7 +80,7 @@ pub(super) struct Changed<D: Disk> {
 }
 
 /// Where a name is: its directory, open, and what is there.
-struct Place<D: Disk> {
+struct Located<D: Disk> {
     directory: Directory<D>,
     found: Option<Stat>,
 }
@@ -233,7 +233,7 @@ impl<D: Disk> Store<D> {
         Ok((inode, Arc::new(directory)))
     }
 
-    fn place(&self, name: &Name, within: Option<&Name>) -> Result<Place<D>, Refusal> {
+    fn locate(&self, name: &Name, within: Option<&Name>) -> Result<Located<D>, Refusal> {
         check_reach(within, name)?;
         if within == Some(name) {
             // Whoever is held to it has what is in it, and not its own entry.
@@ -252,7 +252,7 @@ impl<D: Disk> Store<D> {
                 return Err(Code::OtherFilesystem.into());
             }
         }
-        Ok(Place { directory: (inode, directory), found })
+        Ok(Located { directory: (inode, directory), found })
     }
 
     fn move_one(
@@ -265,9 +265,9 @@ impl<D: Disk> Store<D> {
         if to != name && to.is_or_is_below(name) {
             return Err(into_itself());
         }
-        let from = self.place(name, within)?;
+        let from = self.locate(name, within)?;
         let Some(moved) = from.found else { return Err(Code::NotFound.into()) };
-        let target = self.place(to, within)?;
+        let target = self.locate(to, within)?;
         check_replacing(&moved, target.found.as_ref(), condition)?;
         let ((from_inode, from_directory), part) = (from.directory, name.last_part());
         let ((to_inode, to_directory), to_part) = (target.directory, to.last_part());
@@ -311,7 +311,7 @@ impl<D: Disk> Store<D> {
         depth: Depth,
         committing: &mut Committing<D>,
     ) -> Result<Vec<Directory<D>>, Refusal> {
-        let Place { directory: (inode, directory), found } = self.place(name, within)?;
+        let Located { directory: (inode, directory), found } = self.locate(name, within)?;
         let Some(found) = found else { return Err(Code::NotFound.into()) };
         let part = name.last_part();
         if found.kind == FileKind::Directory && depth == Depth::One {

@@ -119,10 +119,10 @@ struct Line<T> {
     /// How many connections of each client are waiting: each has as large a part of its share.
     connections: HashMap<Client, u64>,
     /// Those that are waiting, each once.
-    places: BinaryHeap<Reverse<Place>>,
+    tickets: BinaryHeap<Reverse<Ticket>>,
     /// How far all shares would be by now if they were worked on side by side.
     now: u64,
-    /// Places that were given.
+    /// Tickets that were given.
     given: u64,
     /// The last round: what it has named costs nothing more.
     round: Round,
@@ -134,9 +134,9 @@ struct Brought<T> {
     items: VecDeque<T>,
 }
 
-/// The place of a connection; of two that are due at the same time the earlier one comes first.
+/// When it is the turn of a connection; of two that are due at the same time the earlier one comes first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Ticket {
     due: u64,
     number: u64,
     key: ConnectionKey,
@@ -149,7 +149,7 @@ impl<T> Default for Line<T> {
         Self {
             waiting: HashMap::new(),
             connections: HashMap::new(),
-            places: BinaryHeap::new(),
+            tickets: BinaryHeap::new(),
             now: 0,
             given: 0,
             round: Round::default(),
@@ -159,7 +159,7 @@ impl<T> Default for Line<T> {
 
 impl<T: Waits> Line<T> {
     fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.tickets.is_empty()
     }
 
     fn push(&mut self, item: T) {
@@ -174,7 +174,7 @@ impl<T: Waits> Line<T> {
         self.stand(key);
     }
 
-    /// Gives a connection that has something its place.
+    /// Gives a connection that has something its ticket.
     fn stand(&mut self, key: ConnectionKey) {
         let Some(brought) = self.waiting.get(&key) else { return };
         let Some(first) = brought.items.front() else { return };
@@ -183,11 +183,11 @@ impl<T: Waits> Line<T> {
         let cost = cost.saturating_mul(COST);
         let due = self.now.saturating_add(cost.saturating_mul(connections));
         self.given = self.given.saturating_add(1);
-        self.places.push(Reverse(Place { due, number: self.given, key, cost }));
+        self.tickets.push(Reverse(Ticket { due, number: self.given, key, cost }));
     }
 
     fn next(&mut self) -> Option<T> {
-        let Reverse(Place { key, cost, .. }) = self.places.pop()?;
+        let Reverse(Ticket { key, cost, .. }) = self.tickets.pop()?;
         let clients = self.connections.len() as u64;
         self.now = self.now.saturating_add(cost.checked_div(clients).unwrap_or(cost));
         let brought = self.waiting.get_mut(&key)?;
@@ -215,7 +215,7 @@ impl<T: Waits> Line<T> {
     fn next_round(&mut self) -> Vec<T> {
         self.round = Round::default();
         let mut items = Vec::new();
-        while let Some(Reverse(Place { key, .. })) = self.places.peek() {
+        while let Some(Reverse(Ticket { key, .. })) = self.tickets.peek() {
             let first = self.waiting.get(key).and_then(|brought| brought.items.front());
             if !first.is_some_and(|first| self.round.admit(first)) {
                 break;

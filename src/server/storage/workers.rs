@@ -59,12 +59,12 @@ pub(super) struct Strand {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    place: Place,
+    activity: Activity,
 }
 
-/// Where a strand is.
+/// What a strand is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Place {
+enum Activity {
     #[default]
     Idle,
     /// In the line of the ready, or with a worker.
@@ -92,14 +92,14 @@ impl Strand {
     }
 
     /// Idle if there is nothing to do; else it has to stand in line again.
-    fn rest(&self) -> Place {
+    fn rest(&self) -> Activity {
         let mut queue = lock(&self.queue);
         if queue.jobs.is_empty() {
-            queue.place = Place::Idle;
+            queue.activity = Activity::Idle;
             // Given back, not kept: a connection may be idle for long.
             queue.jobs = VecDeque::new();
         }
-        queue.place
+        queue.activity
     }
 }
 
@@ -157,9 +157,9 @@ impl Line {
     pub(super) fn submit(&self, strand: &Arc<Strand>, jobs: Vec<Job>) {
         let mut queue = lock(&strand.queue);
         queue.jobs.extend(jobs);
-        let was = std::mem::replace(&mut queue.place, Place::Busy);
+        let was = std::mem::replace(&mut queue.activity, Activity::Busy);
         drop(queue);
-        if was == Place::Idle {
+        if was == Activity::Idle {
             self.stand(Arc::clone(strand));
         }
     }
@@ -194,7 +194,7 @@ impl Line {
                     }
                 }
                 hand.pause(strand.ahead());
-                if strand.rest() == Place::Idle {
+                if strand.rest() == Activity::Idle {
                     break;
                 }
                 // To wake another worker for it, with nobody waiting, would be all cost.
