@@ -16,11 +16,13 @@ use crate::trust::{Sight, Trust, Verifier, roots_of_the_system};
 /// What is spoken inside, as ALPN has it.
 pub(crate) const ALPN: &[u8] = b"ftx/1";
 
-/// Keys are agreed on and certificates checked by AWS-LC, which has X25519 together with ML-KEM-768.
+/// Records are sealed, and their keys derived, by who is fastest here; all else is by AWS-LC, which has X25519 together with
+/// ML-KEM-768. Each configuration is told of it: rustls has no provider of its own choice where it is built with two.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     provider_by(Sealer::fastest_here())
 }
 
+/// The same with a sealer that is given.
 pub(crate) fn provider_by(sealer: Sealer) -> Arc<CryptoProvider> {
     let cipher_suites = sealer.suites();
     Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })

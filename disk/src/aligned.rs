@@ -1,14 +1,15 @@
-//! Memory that files are read into.
+//! Memory that the content of files is read into.
 
 use std::ops::{Deref, DerefMut, Range};
 
-/// Where a page begins: a multiple of this.
+/// The smallest page. Only these low bits of an address matter, however large the pages of a system are.
 const PAGE_BYTES: usize = 4096;
 
 /// Bytes that begin at a page, as those of a file do in the cache of the kernel.
 ///
-/// A large allocation begins 16 bytes behind a page, and there some processors (Zen 3 among them) copy three times
-/// slower: `rep movsb`, which the kernel copies with, takes each byte that it reads for one that it has just written.
+/// A large allocation of glibc begins 16 bytes behind a page. 1 to 31 bytes behind the place of what is copied, some processors
+/// (Zen 3 among them) copy three times slower: `rep movsb`, which the kernel copies with, takes each byte that it reads for one
+/// that it has just written. So it helps where the offset in the file is a multiple of a page, too.
 #[derive(Debug, Default)]
 pub struct PageAligned {
     memory: Box<[u8]>,
@@ -17,7 +18,7 @@ pub struct PageAligned {
 }
 
 impl PageAligned {
-    /// So many zeros. No memory is used for them before they are touched.
+    /// So many zeros. Where they are many, no memory is used for them before they are touched.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         let memory = vec![0; bytes.saturating_add(PAGE_BYTES)].into_boxed_slice();

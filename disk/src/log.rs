@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::aligned::PageAligned;
 use crate::identity::Inode;
 use crate::reserved::Reserved;
 use crate::sys::{Disk, Want};
@@ -172,7 +173,7 @@ fn checked(line: &[u8]) -> Option<&[u8]> {
 
 fn read_all<D: Disk>(disk: &D, file: &D::Handle) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = PageAligned::new(READ_BYTES);
     loop {
         let count = disk.read_at(file, &mut buffer, bytes.len() as u64)?;
         if count == 0 {

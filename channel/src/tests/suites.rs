@@ -1,11 +1,11 @@
 //! Who encrypts is chosen by the processor, so each side may meet each library at the other.
 
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
 use rustls::{CipherSuite, RootCertStore};
 
 use super::line::free;
 use super::*;
-use crate::config::{client_config_with, provider_by, server_config_with};
+use crate::config::{client_config_with, provider, provider_by, server_config_with};
 use crate::suites::Sealer;
 
 const SEALERS: [Sealer; 2] = [Sealer::AwsLc, Sealer::Ring];
@@ -17,11 +17,30 @@ const SUITES: [CipherSuite; 3] = [
 ];
 
 #[test]
-fn each_sealer_has_the_suites_in_the_same_order() {
+fn each_sealer_has_its_own_suites_and_in_the_same_order() {
     for sealer in SEALERS {
         let suites: Vec<_> = sealer.suites().iter().map(|suite| suite.suite()).collect();
         assert_eq!(suites, SUITES, "{sealer:?}");
     }
+    let own = |sealer: Sealer| sealer.suites()[0].tls13().unwrap();
+    let aws_lc = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13().unwrap();
+    let ring = ring::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13().unwrap();
+    assert!(std::ptr::eq(own(Sealer::AwsLc), aws_lc));
+    assert!(std::ptr::eq(own(Sealer::Ring), ring));
+    let chosen = provider().cipher_suites[0].tls13().unwrap();
+    assert!(std::ptr::eq(chosen, own(Sealer::fastest_here())));
+}
+
+/// The kernel tells of the processor in another way.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn the_sealer_is_the_one_for_this_processor() {
+    let told = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let flags = told.lines().find(|line| line.starts_with("flags")).unwrap();
+    let has = |flag| flags.split_whitespace().any(|word| word == flag);
+    let wide = ["vaes", "vpclmulqdq", "avx512f", "avx512bw", "avx512dq", "avx512vl"].map(has);
+    let expected = if wide == [true; 6] { Sealer::AwsLc } else { Sealer::Ring };
+    assert_eq!(Sealer::fastest_here(), expected);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use ftx_protocol::FileTime;
 use rustix::io::{Errno, pread, retry_on_intr, write};
 
 use super::MediumKind;
+use crate::aligned::PageAligned;
 
 pub(super) use super::native::look_and_rename as rename_new;
 pub(super) use super::walk::open_beneath;
@@ -60,7 +61,7 @@ pub fn send_file(
     at: u64,
     limit: usize,
 ) -> io::Result<usize> {
-    let mut buffer = vec![0; limit.min(SEND_BYTES)];
+    let mut buffer = PageAligned::new(limit.min(SEND_BYTES));
     let count = retry_on_intr(|| pread(file, &mut *buffer, at))?;
     let bytes = buffer.get(..count).unwrap_or_default();
     if bytes.is_empty() {
