@@ -44,12 +44,12 @@ pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Insta
     );
 }
 
-/// A file was sent, or its digest was.
+/// A file was sent from an offset on, with the digest of all of it, or its digest was.
 pub(super) fn read(
     origin: &Origin,
     op: &'static str,
     name: &Name,
-    (bytes, digest): (u64, Digest),
+    (at, bytes, digest): (u64, u64, Digest),
     began: Instant,
     spent: Spent,
 ) {
@@ -61,6 +61,7 @@ pub(super) fn read(
         %peer,
         op,
         name = %Word(name),
+        at = (at > 0).then_some(at),
         bytes,
         %digest,
         result = "ok",

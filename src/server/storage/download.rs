@@ -118,8 +118,9 @@ impl Fetch {
             mtime: reading.modified(),
             mode: reading.mode(),
         };
+        let purpose = Purpose::Get { at: get.at, sent: 0 };
         let (shared, name, wanted) = (&self.shared, get.name.clone(), (get.digest, get.cache));
-        Ok((file, Open::new(shared, name, granted, reading, wanted, Purpose::Get, began)))
+        Ok((file, Open::new(shared, name, granted, reading, wanted, purpose, began)))
     }
 
     /// Says what a name stands for, with the digest of a file.
@@ -192,7 +193,7 @@ impl Fetch {
             }
         };
         if let Some(open) = self.gets.get_mut(&id) {
-            open.sent = open.sent.saturating_add(count);
+            open.purpose.count(count);
         }
         if let Some(refusal) = refusal {
             self.refuse(id, refusal);
@@ -209,7 +210,9 @@ impl Fetch {
                 open.log(&self.origin, digest);
                 open.told = Told::Yes;
                 let event = match open.purpose {
-                    Purpose::Get => Event::Digest { id, digest, spent: open.spent_worth_telling() },
+                    Purpose::Get { .. } => {
+                        Event::Digest { id, digest, spent: open.spent_worth_telling() }
+                    }
                     Purpose::Sum => Event::Info(open.info(id, digest)),
                 };
                 self.shared.outcomes.push_event(self.origin.key, event);
@@ -231,7 +234,7 @@ impl Fetch {
             open.told = Told::Yes;
             let (op, began) = (open.purpose.word(), open.began);
             let came = match open.purpose {
-                Purpose::Get => Came::Bytes(open.sent),
+                Purpose::Get { sent, .. } => Came::Bytes(sent),
                 Purpose::Sum => Came::Nowhere,
             };
             audit::refused(&self.origin, op, &open.name, came, &refusal, began);

@@ -198,6 +198,26 @@ fn a_list_that_is_broken_off_is_in_the_log() {
 
 /// Whoever reads a file but for its last byte, and hangs up, has read it.
 #[test]
+fn a_get_that_goes_on_says_from_where_and_how_much_it_sent() {
+    // The one is read whole, the other sent piece by piece.
+    for size in [6, 3 * MIB] {
+        let house = House::with(&["--require-token", "--log-format", "json"]);
+        let token = house.add("alice", "read,list");
+        fs::write(house.world.served().join("a"), vec![1; size]).unwrap();
+        let mut talk = house.talk(&token);
+        talk.say(json!({"stat": {"id": 1, "name": "a"}}));
+        let version = talk.line()["info"]["version"].clone();
+        talk.say(
+            json!({"get": {"id": 2, "name": "a", "digest": "sha256", "at": 5, "version": version}}),
+        );
+        assert_eq!(talk.line()["file"]["at"], 5);
+        assert_eq!(word(&talk.past_parts().0), "end");
+        let line = line_of(&house, "get", "ok");
+        assert_eq!((&line["at"], &line["bytes"]), (&json!(5), &json!(size - 5)), "{line}");
+    }
+}
+
+#[test]
 fn a_get_that_is_broken_off_is_in_the_log() {
     let house = House::with(&["--require-token", "--log-format", "json"]);
     let token = house.add("alice", "read");

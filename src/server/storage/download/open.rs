@@ -30,8 +30,6 @@ pub(super) struct Open {
     pub(super) purpose: Purpose,
     pub(super) began: Instant,
     spent: store::Spent,
-    /// Bytes of it that the socket took.
-    pub(super) sent: u64,
     pub(super) told: Told,
 }
 
@@ -39,7 +37,12 @@ pub(super) struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// To be sent, and its digest.
-    Get,
+    Get {
+        /// Where what is sent of it begins.
+        at: u64,
+        /// Bytes that the socket took.
+        sent: u64,
+    },
     /// Its digest.
     Sum,
 }
@@ -61,8 +64,15 @@ enum Hash {
 impl Purpose {
     pub(super) fn word(self) -> &'static str {
         match self {
-            Self::Get => "get",
+            Self::Get { .. } => "get",
             Self::Sum => "sum",
+        }
+    }
+
+    /// Counts bytes that the socket took.
+    pub(super) fn count(&mut self, bytes: u64) {
+        if let Self::Get { sent, .. } = self {
+            *sent = sent.saturating_add(bytes);
         }
     }
 }
@@ -103,7 +113,6 @@ impl Open {
             purpose,
             began,
             spent: store::Spent::default(),
-            sent: 0,
             told: Told::No,
         }
     }
@@ -120,14 +129,22 @@ impl Open {
 
     pub(super) fn log(&self, origin: &Origin, digest: Digest) {
         let op = self.purpose.word();
-        let what = (self.reading.size(), digest);
-        audit::read(origin, op, &self.name, what, self.began, self.spent());
+        let at = match self.purpose {
+            Purpose::Get { at, .. } => at,
+            Purpose::Sum => 0,
+        };
+        let bytes = self.reading.size().saturating_sub(at);
+        audit::read(origin, op, &self.name, (at, bytes, digest), self.began, self.spent());
     }
 
     /// Nobody wants the rest of it. That some of it was sent must be in the log all the same.
     pub(super) fn let_go(self, origin: &Origin) {
         if self.told == Told::No {
-            audit::broken_off(origin, self.purpose.word(), &self.name, self.sent, self.began);
+            let sent = match self.purpose {
+                Purpose::Get { sent, .. } => sent,
+                Purpose::Sum => 0,
+            };
+            audit::broken_off(origin, self.purpose.word(), &self.name, sent, self.began);
         }
     }
 
