@@ -62,7 +62,7 @@ struct Queue {
     activity: Activity,
 }
 
-/// What a strand is about.
+/// What a strand is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Activity {
     #[default]
