@@ -15,6 +15,7 @@ mod box_faults;
 mod change;
 #[cfg(test)]
 mod change_faults;
+mod checkpoint;
 mod commit;
 #[cfg(test)]
 mod faults;
@@ -72,6 +73,7 @@ use transfers::Transfers;
 
 pub use crate::digests::Remembered;
 pub use change::{Change, OldMode};
+pub use checkpoint::Checkpoint;
 pub use commit::{Settled, Step, Turn};
 #[doc(hidden)]
 pub use journal::JournalText;
@@ -80,7 +82,7 @@ pub use open_limit::{OpenLimit, Opened};
 pub use private::PRIVATE;
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;
-pub use upload::{Checkpoint, Finished, Spent, Upload};
+pub use upload::{Finished, Spent, Upload};
 
 /// Whether a store may be written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,12 +9,13 @@ use ftx_protocol::{
     Code, Condition, Digest, Durability, FileTime, Mode, Name, Owner, Refusal, TransferId,
 };
 
+use super::checkpoint::Checkpoint;
 use super::journal::Sync;
 use super::record::{Begun, Committed, Complete, Record};
 use super::transfers::{Kept, Partial, Use};
 use super::{Naming, Shared, Store, lock};
 use crate::failure::{Cause, refusal};
-use crate::hash::{Running, Saved};
+use crate::hash::Running;
 use crate::identity::Inode;
 use crate::log::write_all;
 use crate::sys::Disk;
@@ -138,16 +139,6 @@ pub(super) enum Resume {
         /// A checkpoint is under way; one at a time is enough.
         pending: Arc<AtomicBool>,
     },
-}
-
-/// The bytes of a put so far, to be made durable while it goes on.
-pub struct Checkpoint<D: Disk> {
-    file: Arc<StagedFile<D>>,
-    digest: Saved,
-    partial: Shared<Partial>,
-    epoch: u64,
-    pending: Arc<AtomicBool>,
-    durability: Durability,
 }
 
 /// A put whose bytes are whole and have the right digest.
@@ -304,62 +295,6 @@ impl<D: Disk> Finished<D> {
 }
 
 impl<D: Disk> Store<D> {
-    /// Makes the bytes of a checkpoint durable, and promises them. Waits for the disk.
-    ///
-    /// # Errors
-    /// When the disk fails: then the transfer is over, and every later step of it fails. When the
-    /// transfer has changed hands, [`Code::TakenOver`].
-    pub fn make_durable(&self, checkpoint: Checkpoint<D>) -> Result<u64, Refusal> {
-        let result = self.keep(&checkpoint);
-        checkpoint.pending.store(false, Ordering::Release);
-        result
-    }
-
-    fn keep(&self, checkpoint: &Checkpoint<D>) -> Result<u64, Refusal> {
-        let private = self.writable()?;
-        lock(&checkpoint.partial).check_epoch(checkpoint.epoch)?;
-        let synced = match checkpoint.durability {
-            Durability::None => Ok(()),
-            Durability::Memory | Durability::Full => checkpoint.file.sync(&self.disk),
-        };
-        let mut partial = lock(&checkpoint.partial);
-        // It may have changed hands while the disk was waited for.
-        partial.check_epoch(checkpoint.epoch)?;
-        let transfer = partial.begun.transfer;
-        let mut records = Vec::with_capacity(2);
-        let synced = match &partial.kept {
-            Kept::Nothing => {
-                records.push(Record::Begin(partial.begun.clone()));
-                synced.and_then(|()| self.sync_staging(private, checkpoint.durability))
-            }
-            Kept::UpTo(_) => synced,
-            Kept::Lost => return Err(Code::StorageFailed.into()),
-        };
-        records.push(Record::Progress { transfer, digest: checkpoint.digest.clone() });
-        let sync = sync_for(checkpoint.durability);
-        let kept = synced
-            .map_err(|error| refusal(Cause::Sync, "syncing the file", &error))
-            .and_then(|()| {
-                lock(&private.journal)
-                    .write(&private.directory, &records, sync)
-                    .map_err(|error| refusal(Cause::Sync, "writing the journal", &error))
-            });
-        match kept {
-            Ok(()) => {
-                partial.kept = Kept::UpTo(checkpoint.digest.clone());
-                Ok(checkpoint.digest.offset())
-            }
-            Err(refusal) => {
-                // What a failed sync left on the disk is unknown for good: the transfer is over.
-                partial.kept = Kept::Lost;
-                let begun = partial.begun.clone();
-                drop(partial);
-                self.forget(&begun);
-                Err(refusal)
-            }
-        }
-    }
-
     /// Ends an upload whose body broke off: what is durable of it is kept, the rest goes. Returns how
     /// many bytes of a transfer are kept; no checkpoint of it makes them more after that.
     pub fn suspend(&self, upload: Upload<D>) -> u64 {
@@ -424,7 +359,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Takes a transfer out of the table, the journal and staging.
-    fn forget(&self, begun: &Begun) {
+    pub(super) fn forget(&self, begun: &Begun) {
         self.transfers.remove(&begun.transfer);
         if let Some(private) = &self.private {
             // Not synced, and an error has no consequence: a transfer whose staged file is gone is
