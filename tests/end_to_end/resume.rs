@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
 use crate::harness::{Line, MIB, Peer, Server, World, done_event, not_tested, text, until};
+use crate::injection::Injection;
 
 /// Large enough that the promise of 32 MiB says something.
 const FILE_BYTES: usize = 96 * MIB;
@@ -215,6 +216,30 @@ fn a_new_connection_takes_a_transfer_over_at_once() {
     let held = new.line();
     assert_eq!(held["held"]["ranges"], serde_json::json!([[0, 8 * MIB]]), "{held}");
     assert_eq!(old.error().as_deref(), Some("taken_over"));
+}
+
+/// The disk is slower than the line, and the body stops: what came while it was waited for is promised all the same.
+#[test]
+fn what_comes_before_a_pause_is_promised_in_it() {
+    let world = World::new();
+    let server = world.serve();
+    let mut talk = Peer::greeted(server.address);
+    // Where that cannot be had, a disk that is slow by itself does as well.
+    let _slow = Injection::into(&server, "fsync,fdatasync", None, "delay_enter=300000");
+    talk.send(b"{\"put\":{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\",\"size\":40000000,\"transfer\":\"ffeeddccbbaa99887766554433221100\"}}\n");
+    for part in 0..33 {
+        let at = part * MIB;
+        talk.send(format!("{{\"data\":{{\"id\":1,\"at\":{at},\"size\":{MIB}}}}}\n").as_bytes());
+        talk.send(&vec![7; MIB]);
+    }
+    let mut kept = 0;
+    while kept < 32 * MIB as u64 {
+        let line = talk.line();
+        let at = line["kept"]["at"].as_u64().unwrap_or_else(|| panic!("{line}"));
+        assert!(at > kept, "{at} after {kept}");
+        kept = at;
+    }
+    assert_eq!(kept, 32 * MIB as u64);
 }
 
 #[test]

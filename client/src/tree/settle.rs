@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use ftx_disk::store::{Change, Checkpoint, Finished, Settled, Step, Store};
+use ftx_disk::store::{Change, Checkpoint, Durable, Finished, Settled, Step, Store};
 use ftx_disk::sys::Native;
 use ftx_protocol::{Durability, Refusal};
 
@@ -24,8 +24,16 @@ pub(super) enum Item {
 
 /// What became of it.
 pub(super) enum Answer {
-    File { number: u64, result: Result<Settled, Refusal> },
-    Change { change: Change, result: Result<Settled, Refusal> },
+    File {
+        number: u64,
+        result: Result<Settled, Refusal>,
+    },
+    Change {
+        change: Change,
+        result: Result<Settled, Refusal>,
+    },
+    /// More of a large file has come meanwhile.
+    Keep(Checkpoint<Native>),
 }
 
 /// The thread.
@@ -113,7 +121,9 @@ fn settle(store: &Store<Native>, mut group: Vec<Item>) -> Vec<Answer> {
             }
             (Item::Keep(checkpoint), _) => {
                 // What is not kept is fetched again after a crash, and no worse.
-                let _ = store.make_durable(checkpoint);
+                if let Ok(Durable { newer: Some(newer), .. }) = store.make_durable(checkpoint) {
+                    answers.push(Answer::Keep(newer));
+                }
             }
         }
     }

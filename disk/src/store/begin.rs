@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::{Code, Condition, Digest, Durability, Mode, Refusal};
@@ -13,7 +12,7 @@ use super::record::{Begun, Committed, Complete, Survival};
 use super::scope::check_reach;
 use super::transfers::{Kept, Partial, Use};
 use super::upload::{Body, Entry, Limit, Plan, Resume, Staged, StagedFile};
-use super::{Naming, Put, Spent, Store, Upload, lock};
+use super::{Naming, Put, Shared, Spent, Store, Upload, lock};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::{Identity, Inode};
@@ -168,7 +167,7 @@ impl<D: Disk> Store<D> {
             };
             let partial = Partial { begun, kept: Kept::Nothing, epoch: 0, use_: Use::Busy };
             let partial = self.transfers.insert(put.transfer, partial);
-            Resume::Yes { partial, epoch: 0, pending: Arc::new(AtomicBool::new(false)) }
+            Resume::Yes { partial, epoch: 0, keeping: Shared::default() }
         } else {
             Resume::No
         };
@@ -184,7 +183,7 @@ impl<D: Disk> Store<D> {
         private: &Private<D>,
         put: &Put,
         plan: Plan,
-        shared: &super::Shared<Partial>,
+        shared: &Shared<Partial>,
     ) -> Result<Upload<D>, Refusal> {
         let mut partial = lock(shared);
         let survival = Survival::of(plan.durability, self.boot_id.as_ref());
@@ -219,7 +218,7 @@ impl<D: Disk> Store<D> {
         let resume = Resume::Yes {
             partial: Arc::clone(shared),
             epoch: partial.epoch,
-            pending: Arc::new(AtomicBool::new(false)),
+            keeping: Shared::default(),
         };
         let limit = self.limit(put);
         let staged = Staged { file, part, inode, running, limit, resume };
@@ -473,7 +472,7 @@ mod tests {
     /// Whoever found it in the table just before it was taken out does not go on with a file that is about to go.
     #[test]
     fn who_comes_too_late_goes_on_with_nothing() {
-        type Take = fn(&Store<Sim>) -> Vec<super::super::Shared<Partial>>;
+        type Take = fn(&Store<Sim>) -> Vec<Shared<Partial>>;
         let takes: [Take; 2] = [
             |store| store.transfers.take_expired(TTL, TTL),
             |store| store.transfers.take_owned(OWNER),

@@ -1,7 +1,6 @@
 //! The bytes of a put so far, made durable while more of them come.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_protocol::{Code, Durability, Refusal};
 
@@ -13,14 +12,59 @@ use crate::failure::{Cause, refusal};
 use crate::hash::Saved;
 use crate::sys::Disk;
 
-/// The bytes of a put so far, to be made durable while it goes on.
+/// The bytes of a put up to a point of the grid, to be made durable. There is one at a time for each put.
 pub struct Checkpoint<D: Disk> {
     pub(super) file: Arc<StagedFile<D>>,
     pub(super) digest: Saved,
     pub(super) partial: Shared<Partial>,
     pub(super) epoch: u64,
-    pub(super) pending: Arc<AtomicBool>,
+    pub(super) keeping: Shared<Keeping>,
     pub(super) durability: Durability,
+}
+
+/// What became of a checkpoint.
+pub struct Durable<D: Disk> {
+    /// Every byte before this offset is promised.
+    pub at: u64,
+    /// The last point of the grid that was passed meanwhile, for [`Store::make_durable`] again.
+    pub newer: Option<Checkpoint<D>>,
+}
+
+/// Whether a checkpoint of a put is under way.
+#[derive(Default)]
+pub(super) enum Keeping {
+    #[default]
+    Nothing,
+    UnderWay,
+    /// One is, and a later point of the grid was passed.
+    Behind(Saved),
+}
+
+impl Keeping {
+    /// A point of the grid was passed. Gives it back if it can be made durable now.
+    pub(super) fn pass(&mut self, digest: Saved) -> Option<Saved> {
+        match self {
+            Self::Nothing => {
+                *self = Self::UnderWay;
+                Some(digest)
+            }
+            Self::UnderWay | Self::Behind(_) => {
+                *self = Self::Behind(digest);
+                None
+            }
+        }
+    }
+
+    /// What was under way is durable. Gives what is to be made durable next.
+    fn done(&mut self) -> Option<Saved> {
+        match std::mem::replace(self, Self::Nothing) {
+            Self::Nothing | Self::UnderWay => None,
+            Self::Behind(digest) => {
+                *self = Self::UnderWay;
+                Some(digest)
+            }
+        }
+    }
 }
 
 impl<D: Disk> Store<D> {
@@ -29,10 +73,11 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// When the disk fails: then the transfer is over, and every later step of it fails. When the
     /// transfer has changed hands, [`Code::TakenOver`].
-    pub fn make_durable(&self, checkpoint: Checkpoint<D>) -> Result<u64, Refusal> {
-        let result = self.keep(&checkpoint);
-        checkpoint.pending.store(false, Ordering::Release);
-        result
+    pub fn make_durable(&self, checkpoint: Checkpoint<D>) -> Result<Durable<D>, Refusal> {
+        let at = self.keep(&checkpoint)?;
+        let newer = lock(&checkpoint.keeping).done();
+        let newer = newer.map(|digest| Checkpoint { digest, ..checkpoint });
+        Ok(Durable { at, newer })
     }
 
     fn keep(&self, checkpoint: &Checkpoint<D>) -> Result<u64, Refusal> {
@@ -78,5 +123,35 @@ impl<D: Disk> Store<D> {
                 Err(refusal)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ftx_protocol::limits::GRID_BYTES;
+
+    use super::super::testing::{id, open, put};
+    use crate::sim::Sim;
+
+    /// Of three points of the grid the last is promised, though the first was still under way when it was passed.
+    #[test]
+    fn what_is_passed_while_a_checkpoint_is_under_way_comes_next() {
+        const POINT: &[u8] = &[7; GRID_BYTES as usize];
+        let store = open(&Sim::new());
+        let mut upload = store.begin(put("big", id(1), None)).unwrap();
+        let first = upload.write(POINT).unwrap().unwrap();
+        assert!(upload.write(POINT).unwrap().is_none());
+        assert!(upload.write(POINT).unwrap().is_none());
+        let first = store.make_durable(first).unwrap();
+        assert_eq!(first.at, GRID_BYTES);
+        // One at a time: it is not whoever passes the next point who gets it.
+        assert!(upload.write(POINT).unwrap().is_none());
+        let third = store.make_durable(first.newer.unwrap()).unwrap();
+        assert_eq!(third.at, 3 * GRID_BYTES);
+        let fourth = store.make_durable(third.newer.unwrap()).unwrap();
+        assert_eq!(fourth.at, 4 * GRID_BYTES);
+        assert!(fourth.newer.is_none());
+        assert!(upload.write(POINT).unwrap().is_some());
+        assert_eq!(store.suspend(upload), 4 * GRID_BYTES);
     }
 }

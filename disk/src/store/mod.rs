@@ -73,7 +73,7 @@ use transfers::Transfers;
 
 pub use crate::digests::Remembered;
 pub use change::{Change, OldMode};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Durable};
 pub use commit::{Settled, Step, Turn};
 #[doc(hidden)]
 pub use journal::JournalText;

@@ -123,7 +123,7 @@ fn no_stranger_disturbs_an_upload_that_goes_on() {
     let checkpoint = upload.write(&big[..GRID_BYTES as usize]).unwrap().unwrap();
     assert!(is_nothing(&store.held(&id(2), Some(&BOB))));
     assert_eq!(code(store.begin(put("other", 2, 3, 0, None))), Some(Code::TransferMismatch));
-    assert_eq!(store.make_durable(checkpoint).unwrap(), GRID_BYTES);
+    assert_eq!(store.make_durable(checkpoint).unwrap().at, GRID_BYTES);
     upload.write(&big[GRID_BYTES as usize..]).unwrap();
     end(&store, upload, &big);
     // And to the owner it is taken over, as always.

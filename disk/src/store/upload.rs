@@ -1,6 +1,5 @@
 //! A put on its way: its bytes go to a staged file and through the running digest.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use ftx_protocol::{
     Code, Condition, Digest, Durability, FileTime, Mode, Name, Owner, Refusal, TransferId,
 };
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Keeping};
 use super::journal::Sync;
 use super::record::{Begun, Committed, Complete, Record};
 use super::transfers::{Kept, Partial, Use};
@@ -133,12 +132,7 @@ pub(super) enum Limit {
 /// Whether a put can be resumed.
 pub(super) enum Resume {
     No,
-    Yes {
-        partial: Shared<Partial>,
-        epoch: u64,
-        /// A checkpoint is under way; one at a time is enough.
-        pending: Arc<AtomicBool>,
-    },
+    Yes { partial: Shared<Partial>, epoch: u64, keeping: Shared<Keeping> },
 }
 
 /// A put whose bytes are whole and have the right digest.
@@ -168,7 +162,7 @@ impl<D: Disk> Upload<D> {
     }
 
     /// Takes the next bytes. Returns a checkpoint when a point of the grid was passed and none is
-    /// under way: for [`Store::make_durable`], on whatever thread.
+    /// under way: for [`Store::make_durable`], on whatever thread. One that is brings the point along.
     ///
     /// # Errors
     /// When the disk refuses, or the body grows past its announced size. The upload has to be
@@ -266,17 +260,14 @@ impl<D: Disk> Staged<D> {
     }
 
     fn checkpoint(&self, plan: &Plan) -> Option<Checkpoint<D>> {
-        let Resume::Yes { partial, epoch, pending } = &self.resume else { return None };
-        let digest = self.running.save()?;
-        if pending.swap(true, Ordering::AcqRel) {
-            return None;
-        }
+        let Resume::Yes { partial, epoch, keeping } = &self.resume else { return None };
+        let digest = lock(keeping).pass(self.running.save()?)?;
         Some(Checkpoint {
             file: Arc::clone(&self.file),
             digest,
             partial: Arc::clone(partial),
             epoch: *epoch,
-            pending: Arc::clone(pending),
+            keeping: Arc::clone(keeping),
             durability: plan.durability,
         })
     }

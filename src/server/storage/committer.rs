@@ -17,8 +17,8 @@ use super::sweeper::Sweeper;
 use super::transfers::{Ending, Slot, Transfers};
 use super::workers::Ahead;
 use super::{
-    Checkpoint, ConnectionKey, Finished, Granted, Origin, Outcome, Outcomes, Step, Store, Turn,
-    WORTH_TELLING, audit,
+    Checkpoint, ConnectionKey, Durable, Finished, Granted, Origin, Outcome, Outcomes, Step, Store,
+    Turn, WORTH_TELLING, audit,
 };
 use crate::server::lock::lock;
 
@@ -244,21 +244,27 @@ impl Bench {
 
     fn keep(&self, keep: &Waiting<Keep>) {
         while let Some(Keep(slot)) = keep.take_one() {
-            if let Some(checkpoint) = slot.take_checkpoint() {
-                self.make_durable(&slot, *checkpoint);
+            if let Some(checkpoint) = slot.take_checkpoint()
+                && let Some(newer) = self.make_durable(&slot, *checkpoint)
+            {
+                // In line again: others have waited meanwhile.
+                slot.lay(newer);
+                keep.push_all(vec![Keep(slot)]);
             }
         }
     }
 
-    fn make_durable(&self, slot: &Slot, checkpoint: Checkpoint) {
+    /// Returns what of the put came meanwhile.
+    fn make_durable(&self, slot: &Slot, checkpoint: Checkpoint) -> Option<Checkpoint> {
         let durable = self.store.make_durable(checkpoint);
-        match durable.and_then(|at| slot.reached(at).map(|()| at)) {
-            Ok(at) => {
+        match durable.and_then(|durable| slot.reached(durable.at).map(|()| durable)) {
+            Ok(Durable { at, newer }) => {
                 let event = Event::Kept(Kept { id: slot.id, at });
                 self.outcomes.push_event(slot.origin.key, event);
+                newer
             }
             // The put is past this, or somebody else's.
-            Err(refusal) if refusal.code == Code::TakenOver => {}
+            Err(refusal) if refusal.code == Code::TakenOver => None,
             Err(refusal) => {
                 let came = Came::Nowhere;
                 audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
@@ -268,6 +274,7 @@ impl Bench {
                 if let Some(upload) = slot.condemn() {
                     self.transfers.let_go(slot, *upload, Ending::Discard);
                 }
+                None
             }
         }
     }

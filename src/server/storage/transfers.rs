@@ -283,7 +283,10 @@ impl Slot {
 
     /// Leaves a checkpoint to whoever makes it durable. It is worth nothing once the slot is released.
     pub(super) fn lay(&self, checkpoint: Checkpoint) {
-        lock(&self.inside).checkpoint = Some(Box::new(checkpoint));
+        let mut inside = lock(&self.inside);
+        if !matches!(inside.state, State::Gone) {
+            inside.checkpoint = Some(Box::new(checkpoint));
+        }
     }
 
     /// The checkpoint that was left, if it is worth something still.
@@ -446,7 +449,7 @@ mod tests {
         let checkpoint = upload.write(&vec![0; GRID_BYTES as usize]).unwrap().unwrap();
         assert!(slot.put_back(upload).is_none());
         // It is durable now, and before that is counted somebody else comes for it.
-        let durable = transfers.store.make_durable(checkpoint).unwrap();
+        let durable = transfers.store.make_durable(checkpoint).unwrap().at;
         let resume = Resume { id: RequestId(2), transfer, need: Vec::new() };
         let other = Origin { key: ConnectionKey::new(0, 0, 2), ..origin };
         transfers.resume(&resume, &other, Some(&owner));

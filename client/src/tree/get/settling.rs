@@ -9,7 +9,7 @@ use super::Job;
 use super::listing::mark_of;
 use crate::spent::timed;
 use crate::tree::TreeNotice;
-use crate::tree::settle::{Answer, Settler};
+use crate::tree::settle::{Answer, Item, Settler};
 
 impl Job<'_, '_> {
     /// Gives what has arrived to the settler when there is enough of it, or it has waited enough.
@@ -80,6 +80,7 @@ impl Job<'_, '_> {
             match answer {
                 Answer::File { number, result } => self.file_settled(number, result),
                 Answer::Change { change, result } => self.changed(&change, result),
+                Answer::Keep(checkpoint) => self.group.push(Item::Keep(checkpoint)),
             }
         }
         (self.observer)(TreeNotice::Waiting);
