@@ -286,7 +286,10 @@ impl<D: Disk> Store<D> {
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
                     above = directory.parent();
                 }
-                Err(error) => return Err(refusal(Cause::Name, "looking up the directory", &error)),
+                Err(error) => {
+                    let refusal = refusal(Cause::Name, "looking up the directory", &error);
+                    return Err(self.not_opened(&directory, put.within.as_ref(), refusal));
+                }
             }
         }
         check_absent(condition)

@@ -153,7 +153,9 @@ impl<D: Disk> Store<D> {
         match name.parent() {
             Some(parent) => {
                 let opened = self.look(within, &parent, Want::Directory);
-                Ok(Arc::new(opened.map_err(|error| looking(&error))?))
+                Ok(Arc::new(
+                    opened.map_err(|error| self.not_opened(&parent, within, looking(&error)))?,
+                ))
             }
             None => Ok(Arc::clone(&self.root)),
         }

@@ -67,7 +67,7 @@ impl<D: Disk> Store<D> {
             Some(name) => {
                 check_reach(within, name)?;
                 let opened = self.look(within, name, Want::Directory);
-                Arc::new(opened.map_err(|error| failed(&error))?)
+                Arc::new(opened.map_err(|error| self.not_opened(name, within, failed(&error)))?)
             }
             None if within.is_some() => return Err(Code::OutsideRoot.into()),
             None => Arc::clone(&self.root),

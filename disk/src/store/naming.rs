@@ -184,7 +184,9 @@ impl<D: Disk> Store<D> {
         let open = || self.look(within, name, Want::Directory);
         match open() {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
-            result => return result.map_err(|error| failed(&error)),
+            result => {
+                return result.map_err(|error| self.not_opened(name, within, failed(&error)));
+            }
         }
         let part = name.last_part();
         let made = match name.parent() {

@@ -63,14 +63,7 @@ impl<D: Disk> Store<D> {
             _ => refusal(Cause::Name, "looking up the name", error),
         };
         let opened = self.look(within, name, Want::File);
-        if opened.is_err()
-            && let Some(parent) = name.parent()
-            && let Ok(directory) = self.look(within, &parent, Want::Directory)
-        {
-            // Nor what is not there, inside the store's own directory.
-            self.check_not_private(&directory)?;
-        }
-        let handle = opened.map_err(|error| failed(&error))?;
+        let handle = opened.map_err(|error| self.not_opened(name, within, failed(&error)))?;
         let stat = self.disk.stat(&handle).map_err(|error| failed(&error))?;
         self.reserved.check(&stat)?;
         if self.must_look_at_the_way() {
@@ -108,6 +101,37 @@ impl<D: Disk> Store<D> {
     /// store that writes, or those of removed trees.
     fn must_look_at_the_way(&self) -> bool {
         self.private.as_ref().is_none_or(|private| private.trash.is_used())
+    }
+
+    /// Why a name could not be opened. If the way to it leads into the store's own directory, that is why: what
+    /// is there, and what is not, is for nobody to know.
+    pub(super) fn not_opened(
+        &self,
+        name: &Name,
+        within: Option<&Name>,
+        otherwise: Refusal,
+    ) -> Refusal {
+        let mut way = Some(name.clone());
+        while let Some(name) = way {
+            if let Ok(handle) = self.look(within, &name, Want::File) {
+                return self.check_private(&handle).err().unwrap_or(otherwise);
+            }
+            way = name.parent();
+        }
+        otherwise
+    }
+
+    /// Refuses what is the store's own.
+    fn check_private(&self, handle: &D::Handle) -> Result<(), Refusal> {
+        let stat = self
+            .disk
+            .stat(handle)
+            .map_err(|error| refusal(Cause::Name, "looking up the name", &error))?;
+        self.reserved.check(&stat)?;
+        match stat.kind {
+            FileKind::Directory => self.check_not_private(handle),
+            FileKind::File | FileKind::Symlink | FileKind::Special => Ok(()),
+        }
     }
 
     /// Refuses a directory that is the store's own, or is in it.

@@ -38,6 +38,7 @@ fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
     symlink(".", dir.path().join("here")).unwrap();
     symlink(".ftx", dir.path().join("in")).unwrap();
     symlink("../.ftx/trash", dir.path().join("a/trash")).unwrap();
+    symlink(".ftx/journal", dir.path().join("journal")).unwrap();
     let writer = open_native(dir.path());
     let reader = open_read_only(dir.path());
     for store in [&writer, &reader] {
@@ -46,7 +47,19 @@ fn no_list_shows_or_enters_the_private_directory_by_whatever_way() {
                 assert!(!listed.contains(".ftx"), "{start:?} shows {listed}");
             }
         }
-        for start in ["in", "in/staging", "a/trash", "here/.ftx", ".ftx"] {
+        for start in [
+            "in",
+            "in/staging",
+            "a/trash",
+            "here/.ftx",
+            ".ftx",
+            "in/journal",
+            "in/none",
+            "in/journal/none",
+            "in/none/none",
+            "journal",
+            "journal/none",
+        ] {
             let refusal = store.list(Some(&name(start)), Depth::All, None, &share()).err().unwrap();
             assert_eq!(refusal.code, Code::ReservedName, "{start}");
         }

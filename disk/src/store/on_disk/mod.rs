@@ -216,7 +216,11 @@ fn the_private_directory_is_neither_moved_nor_replaced_nor_removed() {
     symlink(".", dir.path().join("here")).unwrap();
     symlink(".ftx", dir.path().join("in")).unwrap();
     let store = open_native(dir.path());
-    for private in [".ftx", "here/.ftx", "here/.ftx/trash", "in/staging", "in/lock", "in/new"] {
+    symlink(".ftx/journal", dir.path().join("journal")).unwrap();
+    let there = ["here/.ftx/trash", "in/staging", "in/lock", "in/new"];
+    // Nobody learns what is in there by what the answer is.
+    let beneath = ["in/lock/new", "in/none/new", "here/.ftx/none/none/new", "journal/new"];
+    for private in [".ftx", "here/.ftx"].into_iter().chain(there).chain(beneath) {
         for change_ in [
             moving(private, "new", Condition::Always),
             moving("d", private, Condition::Always),
@@ -225,11 +229,22 @@ fn the_private_directory_is_neither_moved_nor_replaced_nor_removed() {
             removing(private, Depth::All),
         ] {
             let said = format!("{change_:?}");
-            let code = code(&change(&store, change_));
-            let there = private == "here/.ftx" && said.contains("Absent");
-            let expected = if there { Code::Exists } else { Code::ReservedName };
-            assert!(code == Some(Code::ReservedName) || code == Some(expected), "{said}: {code:?}");
+            assert_eq!(code(&change(&store, change_)), Some(Code::ReservedName), "{said}");
         }
+    }
+    for private in [".ftx"].into_iter().chain(there).chain(beneath) {
+        for making in [make(private, Condition::Always, None), make_all(private)] {
+            let said = format!("{making:?}");
+            assert_eq!(code(&change(&store, making)), Some(Code::ReservedName), "{said}");
+        }
+        // A large one is refused at once, a small one when it is whole.
+        let large = store.begin(put(private, new_id(), Some(1_000_000))).err().unwrap();
+        assert_eq!(large.code, Code::ReservedName, "{private}");
+        let small = whole(&store, put(private, new_id(), Some(5)), b"small")
+            .and_then(|small| store.commit(vec![Step::Put(small)]).remove(0));
+        assert_eq!(small.err().unwrap().code, Code::ReservedName, "{private}");
+        let stat = store.stat(&name(private), None).err().unwrap();
+        assert_eq!(stat.code, Code::ReservedName, "{private}");
     }
     // The symlink itself is nobody's own.
     assert_eq!(code(&change(&store, removing("in", Depth::All))), None);
