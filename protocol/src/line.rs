@@ -15,7 +15,7 @@ use crate::error::{Code, Refusal};
 use crate::escape::Escaped;
 use crate::ids::RequestId;
 use crate::limits::{INTEGER_MAX, LINE_BYTES, NEED_WORDS};
-use crate::message::{ClientMessage, ServerMessage};
+use crate::message::{ClientMessage, FTX_VERSION, Hello, ServerMessage};
 use crate::name::BAD_NAME_MARK;
 use crate::token::TOKEN_PREFIX;
 
@@ -123,7 +123,10 @@ pub fn read_client(line: &[u8]) -> Result<ClientMessage, LineError> {
     check_strict(line)?;
     let message: ClientMessage = match serde_json::from_slice(line) {
         Ok(message) => message,
-        Err(error) => return Err(classify(line, &error)),
+        Err(error) => {
+            let hello = foreign_hello(line).map(ClientMessage::Hello);
+            return hello.ok_or_else(|| classify(line, &error));
+        }
     };
     let need = match &message {
         ClientMessage::Put(put) => Some((put.id, &put.need)),
@@ -170,6 +173,17 @@ pub fn read_server(line: &[u8]) -> Result<Option<ServerMessage>, Refusal> {
             _ => Err(fatal(&error)),
         },
     }
+}
+
+/// A `hello` of another version than this one: what else is in it is of that version, and not read.
+fn foreign_hello(line: &[u8]) -> Option<Hello> {
+    #[derive(Deserialize)]
+    enum Greeting {
+        #[serde(rename = "hello")]
+        Hello { ftx: u64 },
+    }
+    let Greeting::Hello { ftx } = serde_json::from_slice(line).ok()?;
+    (ftx != FTX_VERSION).then(|| Hello { ftx, agent: String::new(), token: None })
 }
 
 /// Finds out why a line that is sound JSON is no message of a client. Slow, and only for errors.
@@ -466,6 +480,19 @@ mod tests {
             assert_eq!(code(line), Err((id, expected)), "{line}");
         }
         assert_eq!(code(r#"{"stat":{"id":7,"name":"a","later":[1,{"x":null}]}}"#), Ok(()));
+    }
+
+    /// Its version is all that is known of it: whoever speaks another one is told so, and not of its types.
+    #[test]
+    fn a_hello_of_another_version_is_read_as_far_as_that() {
+        for rest in ["\"agent\":2,\"token\":[]", "\"token\":\"ftx2_x\"", "\"agent\":\"x\""] {
+            let read = |version| {
+                read_client(format!("{{\"hello\":{{\"ftx\":{version},{rest}}}}}").as_bytes())
+            };
+            assert!(matches!(read(2), Ok(ClientMessage::Hello(Hello { ftx: 2, token: None, .. }))));
+        }
+        assert_eq!(code(r#"{"hello":{"ftx":1,"agent":2}}"#), Err((None, Code::BadMessage)));
+        assert_eq!(code(r#"{"hello":{"ftx":2,"ftx":1}}"#), Err((None, Code::BadMessage)));
     }
 
     #[test]

@@ -43,6 +43,7 @@ fn lines_that_are_no_messages_get_their_code() {
         (long.as_str(), "line_too_long"),
         ("{\"ping\":{\"id\":1}}\n", "bad_hello"),
         ("{\"hello\":{\"ftx\":2}}\n", "unsupported_version"),
+        ("{\"hello\":{\"ftx\":2,\"token\":7}}\n", "unsupported_version"),
         ("{\"hello\":{}}\n", "bad_message"),
         ("{nonsense\n", "bad_message"),
         ("\n", "bad_message"),
