@@ -83,6 +83,12 @@ impl Failure {
     pub fn local(step: &str, path: &std::path::Path, error: &io::Error) -> Self {
         Self::new(Class::Local, format!("{step} {}: {}", shown(path), plain(error)))
     }
+
+    /// A directory that was to be put as a file is.
+    pub fn is_directory(path: &std::path::Path) -> Self {
+        let message = format!("cannot put {}: it is a directory", shown(path));
+        Self::new(Class::Local, message).with_hint("to put it with all that is in it, say -r")
+    }
 }
 
 impl Failure {

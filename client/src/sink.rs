@@ -28,7 +28,9 @@ impl Sink {
         let refused = |why: &str| Err(Failure::new(Class::Local, format!("{} {why}", shown(path))));
         match std::fs::symlink_metadata(path) {
             Ok(_) if replace == Replace::No => refused("is there already; it was left as it is"),
-            Ok(metadata) if metadata.is_dir() => refused("is a directory"),
+            Ok(metadata) if metadata.is_dir() => {
+                refused("is a directory here; say -r to get one, or -o PATH to get a file")
+            }
             Ok(metadata) if !metadata.is_file() && !metadata.is_symlink() => {
                 refused("is a device or FIFO, and is not replaced")
             }

@@ -14,7 +14,7 @@ use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::sys::Stat;
 use ftx_protocol::{Algorithm, Digest, FileTime, Mode};
 
-use crate::failure::{Class, Failure, shown};
+use crate::failure::{Failure, shown};
 
 /// Read from a stream at once, and kept together.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -61,11 +61,7 @@ impl Source {
         let metadata = file.metadata().map_err(|error| failed(&error))?;
         let kind = metadata.file_type();
         if metadata.is_dir() {
-            let message = format!(
-                "cannot put {}: it is a directory; to put it with all that is in it, say -r",
-                shown(path)
-            );
-            return Err(Failure::new(Class::Local, message));
+            return Err(Failure::is_directory(path));
         }
         let path = path.to_owned();
         if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket() {

@@ -304,13 +304,10 @@ impl PutOptions {
                 }
             }
         }
-        if !self.selection.recursive {
-            for (path, _) in &sources {
-                if path.is_dir() {
-                    let path = Escaped(path.as_os_str().as_bytes());
-                    return Err(wrong(&format!("{path} is a directory; put it with -r")));
-                }
-            }
+        if !self.selection.recursive
+            && let Some((path, _)) = sources.iter().find(|(path, _)| path.is_dir())
+        {
+            return Err(Failure::is_directory(path));
         }
         refuse_names_given_twice(&sources)?;
         let mut key = Vec::new();

@@ -64,6 +64,12 @@ fn a_directory_may_be_written_as_a_shell_completes_it_and_the_top_as_its_server(
     assert!(text(&world.run(server.address, &["sum", "docs/"], 4).stderr).contains("a directory"));
     let said = world.run(server.address, &["get", "docs/"], 4);
     assert!(text(&said.stderr).contains("say -r"));
+    // A local one, however it is to be put.
+    std::fs::create_dir(world.here().join("here")).unwrap();
+    for put in [&["put", "here"][..], &["put", "-u", "here/"]] {
+        let said = world.run(server.address, put, 6);
+        assert!(text(&said.stderr).contains("it is a directory; to put it"), "{put:?}");
+    }
     let said = world.run(server.address, &["cat", "docs/"], 4);
     assert!(text(&said.stderr).contains("ftx get -r"), "cat has no -r");
     let top = format!("ftx://{}", server.address);
