@@ -247,8 +247,9 @@ impl<D: Disk> Store<D> {
         // Before what was changed is answered: no start may make one of these after that.
         self.abandon(private, &ground.refused);
         let failed = sync_directories(&mut committing, &made, &ground.changed);
+        let may_lose_its_name = |named: &Named<D>| failed.contains(&named.directory);
         let loses_its_name = |made: &Made<D>| match made {
-            Made::File(named) => failed.contains(&named.directory),
+            Made::File(named) => may_lose_its_name(named),
             Made::Change(_) => false,
         };
         if made.iter().flatten().any(loses_its_name) {
@@ -264,8 +265,12 @@ impl<D: Disk> Store<D> {
         let answers = made
             .into_iter()
             .map(|result| match result {
-                Ok(Made::File(named)) if failed.contains(&named.directory) => {
-                    self.transfers.uncompleted(&named.committed.transfer);
+                Ok(Made::File(named))
+                    if may_lose_its_name(&named)
+                        && named.committed.durability > Durability::None =>
+                {
+                    // It is over: nothing of it is left to go on with.
+                    self.transfers.remove(&named.committed.transfer);
                     Err(Code::DurabilityUnknown.into())
                 }
                 Ok(Made::File(named)) => Ok(Settled::Stored(self.acknowledge(named, &mut learned))),

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use ftx_protocol::limits::GRID_BYTES;
-use ftx_protocol::{Code, Digest, Refusal, Replay, TransferId};
+use ftx_protocol::{Code, Digest, Durability, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
 use super::testing::{self, Trial, commit, id, options, try_open};
-use super::{Completeness, Finished, Put, Store, Stored, Upload};
+use super::{Completeness, Counts, Finished, Put, Store, Stored, Upload};
 use crate::sim::{Fault, Sim};
 
 const TRIAL: Trial<Told> = Trial { scenario, check };
@@ -352,4 +352,31 @@ fn a_round_waits_once_for_all_that_it_refuses_and_once_for_the_directory_of_many
         log[before..].iter().filter(|call| call.ends_with(&sync)).count()
     };
     assert_eq!((syncs("journal"), syncs("root")), (2, 1), "{:?}", &log[before..]);
+}
+
+/// A power cut may take them their names, and nobody goes on with them; what asked for no sync has what it asked for.
+#[test]
+fn puts_whose_directory_was_not_synced_are_over() {
+    let big = vec![7; BIG_BYTES];
+    let run = |fault| {
+        let sim = Sim::new();
+        let store = try_open(&sim).unwrap();
+        let loose = Put { durability: Durability::None, ..put("loose", id(2), 5, 0) };
+        let round = vec![
+            testing::whole(&store, put("big", id(1), BIG_BYTES, 0), &big).unwrap(),
+            testing::whole(&store, loose, b"loose").unwrap(),
+        ];
+        sim.set_fault(fault);
+        let answers = commit(&store, round).into_iter();
+        let codes: Vec<_> = answers.map(|answer| answer.err().map(|no| no.code)).collect();
+        (codes, store, sim)
+    };
+    let (codes, _, sim) = run(Fault::None);
+    assert_eq!(codes, [None, None]);
+    let sync = sim.log().iter().position(|call| call.ends_with(" sync root")).unwrap();
+    let (codes, store, sim) = run(Fault::Once(sync as u64, Errno::IO));
+    assert_eq!(codes, [Some(Code::DurabilityUnknown), None]);
+    assert!(sim.content("big").unwrap() == big && sim.content("loose").unwrap() == b"loose");
+    assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+    assert_eq!(store.held(&id(1), None).at, 0);
 }

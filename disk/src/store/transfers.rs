@@ -137,14 +137,6 @@ impl Transfers {
         }
     }
 
-    /// A commit did not come about after all, or nobody knows whether it did.
-    pub(super) fn uncompleted(&self, transfer: &TransferId) {
-        let mut table = lock(&self.table);
-        if table.complete.remove(transfer).is_some() {
-            table.order.retain(|other| other != transfer);
-        }
-    }
-
     pub(super) fn partials_of(&self, owner: Option<&Owner>) -> usize {
         lock(&self.table).owners.get(&owner.copied()).copied().unwrap_or(0)
     }

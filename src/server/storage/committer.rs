@@ -372,6 +372,8 @@ impl Bench {
             // What is only said again was counted when it was stored.
             Ok(stored) if stored.replayed.is_some() => {}
             Ok(_) => slot.settle(),
+            // It is there, though a power cut may take it.
+            Err(refusal) if refusal.code == Code::DurabilityUnknown => slot.settle(),
             Err(_) => slot.give_back(),
         }
         // Before the answer: whoever has read it may resume the transfer at once.

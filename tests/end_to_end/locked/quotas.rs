@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::house::{House, put, word};
 use crate::harness::{MIB, text, until};
+use crate::injection::Injection;
 
 #[test]
 fn a_token_brings_so_many_bytes_and_no_more() {
@@ -139,6 +140,25 @@ fn what_is_said_once_more_and_spoilt_gives_nothing_back() {
     }
     talk.put_hello(5, "file-5", "full");
     assert_eq!(word(&talk.line()), "quota");
+    assert_eq!(house.names(), ["file-1", "file-3"]);
+}
+
+/// A directory that cannot be synced is no way around it.
+#[test]
+fn what_a_power_cut_may_take_counts_as_long_as_it_is_there() {
+    let house = House::locked();
+    let token = house.add_with("alice", "write", &["--max-bytes", "12"]);
+    let mut talk = house.talk(&token);
+    let root = house.world.served().canonicalize().unwrap();
+    let fault =
+        Injection::into(&house.server, "fsync,fdatasync", Some(root.as_os_str()), "error=EIO");
+    if fault.is_none() {
+        return;
+    }
+    for (id, said) in [(1, "durability_unknown"), (3, "durability_unknown"), (5, "quota")] {
+        talk.put_hello(id, &format!("file-{id}"), "full");
+        assert_eq!(word(&talk.line()), said, "{id}");
+    }
     assert_eq!(house.names(), ["file-1", "file-3"]);
 }
 
