@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ftx_protocol::Time;
 
-/// A connection moves what this part of a second gives in one turn.
-const TURNS_PER_SECOND: u64 = 16;
+/// All who wait have a turn in this part of a second, as long as a turn is worth it.
+const ROUNDS_PER_SECOND: u64 = 16;
 
 /// Less than this in a turn would be all overhead.
 const TURN_MIN_BYTES: u64 = 4 * 1024;
@@ -29,10 +29,12 @@ impl Rate {
         self.free_at
     }
 
-    /// Bytes that a connection may move in one turn.
-    pub(super) fn turn_bytes(&self) -> usize {
-        let bytes = (self.bytes_per_second.get() / TURNS_PER_SECOND).max(TURN_MIN_BYTES);
-        usize::try_from(bytes).unwrap_or(usize::MAX)
+    /// Bytes that each of so many connections may move in one turn: the more there are, the less, so that nobody
+    /// waits long for theirs.
+    pub(super) fn turn_bytes(&self, connections: usize) -> usize {
+        let round_bytes = self.bytes_per_second.get() / ROUNDS_PER_SECOND;
+        let bytes = round_bytes.checked_div(connections as u64).unwrap_or(round_bytes);
+        usize::try_from(bytes.max(TURN_MIN_BYTES)).unwrap_or(usize::MAX)
     }
 
     /// So much was moved. Time in which nothing was is not made up for.
@@ -58,7 +60,14 @@ mod tests {
         assert_eq!(rate.free_at(), at(1_000));
         rate.moved(100_000, at(5_000));
         assert_eq!(rate.free_at(), at(5_100));
-        assert_eq!(rate.turn_bytes(), 62_500);
-        assert_eq!(Rate::new(NonZeroU64::MIN).turn_bytes(), 4_096);
+    }
+
+    /// A greeting does not wait behind so many bulk transfers until its client has given up.
+    #[test]
+    fn all_have_their_turn_in_a_part_of_a_second_however_many_they_are() {
+        let rate = Rate::new(NonZeroU64::new(1_000_000).unwrap());
+        assert_eq!([0, 1, 10].map(|count| rate.turn_bytes(count)), [62_500, 62_500, 6_250]);
+        assert_eq!([100, 10_000].map(|count| rate.turn_bytes(count)), [4_096; 2]);
+        assert_eq!(Rate::new(NonZeroU64::MIN).turn_bytes(1), 4_096);
     }
 }

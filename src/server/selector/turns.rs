@@ -7,7 +7,6 @@ use super::Selector;
 use crate::server::connection::{BufferTurn, TurnEnd};
 use crate::server::doors::Network;
 use crate::server::held::{self, Holder};
-use crate::server::rate::Rate;
 use crate::server::token::ConnectionKey;
 
 /// Bytes that one connection may move in one turn before the others have theirs.
@@ -35,8 +34,10 @@ pub(super) enum Waits {
 impl Selector {
     /// Gives each connection that stands in the run queue now one turn, as far as the rate goes.
     pub(super) fn give_turns(&mut self, now: Time) {
-        let turn_bytes = self.rate.as_ref().map_or(TURN_BYTES, Rate::turn_bytes).min(TURN_BYTES);
-        for _ in 0..self.run_queue.len() {
+        let connections = self.run_queue.len();
+        let turn_bytes = self.rate.as_ref().map_or(TURN_BYTES, |rate| rate.turn_bytes(connections));
+        let turn_bytes = turn_bytes.min(TURN_BYTES);
+        for _ in 0..connections {
             if self.rate.as_ref().is_some_and(|rate| rate.free_at() > now) {
                 return;
             }
