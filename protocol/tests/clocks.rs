@@ -12,18 +12,44 @@ use ftx_protocol::{Code, FileTime, Mode, RequestId, Time, Version};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-fn greeted() -> Server {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         agent: String::new(),
         features: vec!["sha256".into()],
         limits: Limits::default(),
         requests_total_max: ftx_protocol::limits::REQUESTS_TOTAL,
         header_timeout: HEADER_TIMEOUT,
         idle_timeout: IDLE_TIMEOUT,
-    };
-    let mut server = Server::new(settings, Time(0));
+    }
+}
+
+fn greeted() -> Server {
+    let mut server = Server::new(settings(), Time(0));
     server.receive(b"{\"hello\":{\"ftx\":1}}\n", Time(0));
     server
+}
+
+#[test]
+fn a_greeting_has_the_header_time_in_all_and_none_while_nobody_reads() {
+    let mut server = Server::new(settings(), Time(0));
+    // An hour for which the driver had no buffer.
+    assert_eq!(server.deadline(), None);
+    let late = Time(3_600_000);
+    // Silence before the first byte, then drops.
+    server.starving(late);
+    assert_eq!(server.deadline(), Some(late.after(HEADER_TIMEOUT)));
+    let mut now = late;
+    for byte in b"{\"h" {
+        now = now.after(Duration::from_millis(900));
+        server.receive(&[*byte], now);
+        server.starving(now);
+        assert_eq!(server.deadline(), Some(late.after(HEADER_TIMEOUT)));
+    }
+    server.not_reading(now);
+    assert_eq!(server.deadline(), None);
+    server.receive(b"ello\":{\"ftx\":1}}\n", now.after(HEADER_TIMEOUT));
+    assert_eq!(server.closed(), None);
+    assert!(matches!(server.output(now), Output::Bytes(bytes) if bytes.starts_with(b"{\"welcome")));
 }
 
 fn with_an_open_part(size: u64) -> Server {

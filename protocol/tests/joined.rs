@@ -469,6 +469,7 @@ fn each_clock_ends_who_stalls_and_nobody_who_waits_for_the_server() {
     // No hello.
     let mut driven = Driven::new();
     driven.hear(b"{\"hel");
+    driven.machine.starving(driven.now);
     assert_eq!(driven.machine.deadline(), Some(after(HEADER)));
     driven.now = after(HEADER);
     driven.machine.on_time(driven.now);

@@ -312,7 +312,10 @@ impl Connection {
             BufferTurn::Ours => spare.take().or_else(|| pool.take()),
             BufferTurn::Others => None,
         };
-        let Some(mut buffer) = buffer else { return Moved::WantBuffer };
+        let Some(mut buffer) = buffer else {
+            self.machine.not_reading(now);
+            return Moved::WantBuffer;
+        };
         let filled = self.fill(buffer.bytes_mut(), limit);
         let buffer = Arc::new(buffer);
         match &filled {
@@ -359,11 +362,8 @@ impl Connection {
             return None;
         }
         self.lent.retain(|buffer| buffer.strong_count() > 0);
-        if self.is_held_up() {
+        if self.is_held_up() || self.lent.len() >= pool.share() {
             self.machine.not_reading(now);
-            return None;
-        }
-        if self.lent.len() >= pool.share() {
             return None;
         }
         let limit = match self.machine.reads() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ftx_protocol::limits::NAME_PARTS;
 use serde_json::{Value, json};
 
-use crate::harness::{MIB, PATIENCE, Server, World, until};
+use crate::harness::{MIB, PATIENCE, Peer, Server, World, until};
 use crate::injection::Injection;
 use crate::talk::{HELLO_DIGEST, Talk};
 
@@ -71,7 +71,43 @@ fn a_client_whose_disk_is_stuck_keeps_a_few_buffers_and_the_others_get_theirs() 
     let server = world.serve();
     let fault = Injection::into(&server, "openat2,openat", Some(OsStr::new("stuck")), STUCK);
     let Some(fault) = fault else { return };
-    let mut stuck: Vec<Talk> = (0..11).map(|_| Talk::with(server.address)).collect();
+    let mut stuck = stuck(&server, 11);
+    all_are_served(&world, &server);
+    // They were stuck all the while.
+    drop(fault);
+    for talk in &mut stuck {
+        let codes: Vec<String> = std::iter::repeat_with(|| talk.line())
+            .take_while(|line| !line.is_null())
+            .filter_map(|line| line["error"]["code"].as_str().map(str::to_owned))
+            .take(1)
+            .collect();
+        assert_eq!(codes, ["not_found"]);
+    }
+}
+
+/// The server has no buffer to read a greeting into: that is not the silence of whoever has sent it.
+#[test]
+fn nobody_is_sent_away_for_what_the_server_could_not_read() {
+    let world = World::new();
+    let server = world.serve_with(&["--header-timeout", "1s"]);
+    let fault = Injection::into(&server, "openat2,openat", Some(OsStr::new("stuck")), STUCK);
+    let Some(fault) = fault else { return };
+    let _stuck = stuck(&server, 16);
+    let before = server.descriptors();
+    let mut unread = Peer::connect(server.address);
+    // It is waited for before it has said anything.
+    until("it is let in", || server.descriptors() > before);
+    unread.send(b"{\"hello\":{\"ftx\":1}}\n");
+    // Who came later and says nothing is gone by its time.
+    assert_eq!(Peer::connect(server.address).error().as_deref(), Some("timeout"));
+    drop(fault);
+    let line = unread.line();
+    assert!(line["welcome"].is_object(), "{line}");
+}
+
+/// Clients that have as many buffers as they get, behind a name that takes for ever to look up.
+fn stuck(server: &Server, clients: usize) -> Vec<Talk> {
+    let mut stuck: Vec<Talk> = (0..clients).map(|_| Talk::with(server.address)).collect();
     for talk in &mut stuck {
         talk.say(json!({"stat": {"id": 1, "name": "stuck"}}));
         talk.say(json!({"put": {
@@ -86,17 +122,7 @@ fn a_client_whose_disk_is_stuck_keeps_a_few_buffers_and_the_others_get_theirs() 
         assert!(read.count() < 200, "nothing holds it back");
         talk.patience(PATIENCE);
     }
-    all_are_served(&world, &server);
-    // They were stuck all the while.
-    drop(fault);
-    for talk in &mut stuck {
-        let codes: Vec<String> = std::iter::repeat_with(|| talk.line())
-            .take_while(|line| !line.is_null())
-            .filter_map(|line| line["error"]["code"].as_str().map(str::to_owned))
-            .take(1)
-            .collect();
-        assert_eq!(codes, ["not_found"]);
-    }
+    stuck
 }
 
 /// How often the server has a file open.

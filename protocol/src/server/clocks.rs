@@ -85,23 +85,26 @@ impl Server {
         let silent = match &self.stage {
             Stage::Closed(_) => return None,
             Stage::Linger { until, .. } => return Some(*until),
-            Stage::Greet { since } => return Some(since.after(header_timeout)),
             Stage::Drain(DrainCause::PeerFinished) => None,
-            Stage::Talk | Stage::Drain(DrainCause::NoMore(_)) => self.starving.and_then(|since| {
-                let idle = since.after(idle_timeout);
-                match self.inbound {
-                    Inbound::Part { waited, size, .. } => {
-                        let slowest = Duration::from_secs(size / PART_BYTES_PER_SECOND_MIN);
-                        let left = idle_timeout.saturating_add(slowest).saturating_sub(waited);
-                        Some(idle.min(since.after(left)))
+            Stage::Greet | Stage::Talk | Stage::Drain(DrainCause::NoMore(_)) => {
+                self.starving.and_then(|since| {
+                    let idle = since.after(idle_timeout);
+                    match self.inbound {
+                        Inbound::Part { waited, size, .. } => {
+                            let slowest = Duration::from_secs(size / PART_BYTES_PER_SECOND_MIN);
+                            let left = idle_timeout.saturating_add(slowest).saturating_sub(waited);
+                            Some(idle.min(since.after(left)))
+                        }
+                        Inbound::Line { waited }
+                            if self.line.held_bytes() > 0 || matches!(self.stage, Stage::Greet) =>
+                        {
+                            Some(since.after(header_timeout.saturating_sub(waited)))
+                        }
+                        Inbound::Line { .. } if self.waits_for_peer() => Some(idle),
+                        Inbound::Line { .. } => None,
                     }
-                    Inbound::Line { waited } if self.line.held_bytes() > 0 => {
-                        Some(since.after(header_timeout.saturating_sub(waited)))
-                    }
-                    Inbound::Line { .. } if self.waits_for_peer() => Some(idle),
-                    Inbound::Line { .. } => None,
-                }
-            }),
+                })
+            }
         };
         [unread, silent].into_iter().flatten().min()
     }

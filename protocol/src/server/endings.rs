@@ -34,7 +34,7 @@ impl Server {
                 self.continue_list();
                 self.finish_drain(now);
             }
-            Stage::Greet { .. } => self.gone(Reason::PeerGone),
+            Stage::Greet => self.gone(Reason::PeerGone),
             Stage::Linger { reason, .. } => self.gone(reason),
             Stage::Closed(_) => {}
         }
@@ -66,7 +66,7 @@ impl Server {
                 self.take_no_more(why);
                 self.finish_drain(now);
             }
-            Stage::Greet { .. } => self.fail(why.refusal(), now),
+            Stage::Greet => self.fail(why.refusal(), now),
             Stage::Drain(_) | Stage::Linger { .. } | Stage::Closed(_) => {}
         }
     }
@@ -101,7 +101,7 @@ impl Server {
             // What came behind `hello` ended the connection; it has no effect either.
             Stage::Linger { reason, .. } => *reason = failed,
             Stage::Closed(_) => return self.detach(),
-            Stage::Greet { .. } | Stage::Talk | Stage::Drain(_) => self.linger(failed, now),
+            Stage::Greet | Stage::Talk | Stage::Drain(_) => self.linger(failed, now),
         }
         self.say(&ServerMessage::Error(Error::new(None, refusal)), now);
         self.detach();

@@ -25,8 +25,8 @@ impl Server {
         let message = line::read_client(line);
         match (&self.stage, message) {
             (_, Err(LineError::Fatal(refusal))) => self.refuse_line(refusal, now),
-            (Stage::Greet { .. }, Ok(ClientMessage::Hello(hello))) => self.greet(hello, now),
-            (Stage::Greet { .. }, _) | (_, Ok(ClientMessage::Hello(_))) => {
+            (Stage::Greet, Ok(ClientMessage::Hello(hello))) => self.greet(hello, now),
+            (Stage::Greet, _) | (_, Ok(ClientMessage::Hello(_))) => {
                 self.refuse_line(Code::BadHello.into(), now);
             }
             (_, Err(LineError::Refused(id, asked, refusal))) => {
@@ -42,7 +42,7 @@ impl Server {
     /// be let in.
     pub(super) fn refuse_line(&mut self, refusal: Refusal, now: Time) {
         match self.stage {
-            Stage::Greet { .. } => self.fail_for(Asked::LOGIN, refusal, now),
+            Stage::Greet => self.fail_for(Asked::LOGIN, refusal, now),
             _ => self.fail(refusal, now),
         }
     }

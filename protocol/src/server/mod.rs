@@ -76,7 +76,7 @@ pub enum Reason {
 /// Where the connection is. See [`StageKind`] for the meaning of each.
 #[derive(Debug)]
 enum Stage {
-    Greet { since: Time },
+    Greet,
     Talk,
     Drain(DrainCause),
     Linger { until: Time, left_bytes: u64, reason: Reason },
@@ -190,7 +190,7 @@ impl Server {
     pub fn new(settings: impl Into<Arc<Settings>>, now: Time) -> Self {
         Self {
             settings: settings.into(),
-            stage: Stage::Greet { since: now },
+            stage: Stage::Greet,
             inbound: Inbound::LINE,
             line: LineBuffer::default(),
             receiving: None,
@@ -218,7 +218,7 @@ impl Server {
             let taken = match (&self.stage, &self.inbound) {
                 (Stage::Closed(_), _) => return,
                 (Stage::Linger { .. }, _) => return self.throw_away(rest.len(), now),
-                (Stage::Greet { .. }, Inbound::Line { .. }) if self.is_foreign(rest) => {
+                (Stage::Greet, Inbound::Line { .. }) if self.is_foreign(rest) => {
                     return self.refuse_foreign(rest, now);
                 }
                 (_, Inbound::Line { .. }) => self.take_line(rest, now),
@@ -329,11 +329,12 @@ impl Server {
 
     /// Takes a line, or what there is of it; returns how many bytes that were.
     fn take_line(&mut self, input: &[u8], now: Time) -> usize {
-        if self.line.held_bytes() == 0 {
+        // The first line has one patience for all, from before its first byte.
+        if self.line.held_bytes() == 0 && !matches!(self.stage, Stage::Greet) {
             self.inbound = Inbound::LINE;
         }
         let line_bytes = match self.stage {
-            Stage::Greet { .. } => HELLO_BYTES,
+            Stage::Greet => HELLO_BYTES,
             _ => LINE_BYTES,
         };
         match self.line.take_within(line_bytes, input) {
@@ -396,7 +397,7 @@ pub enum Reads {
 impl Stage {
     fn kind(&self) -> StageKind {
         match self {
-            Self::Greet { .. } => StageKind::Greet,
+            Self::Greet => StageKind::Greet,
             Self::Talk => StageKind::Talk,
             Self::Drain(_) => StageKind::Drain,
             Self::Linger { .. } => StageKind::Linger,
