@@ -238,7 +238,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         // Without a state nobody would find the part file again.
         let has_state = self.file.as_ref().is_some_and(|file| file.size >= RESUMABLE_BYTES)
             && matches!(self.landed, Landed::File(_))
-            && self.state.is_some();
+            && self.state.as_ref().is_some_and(State::is_kept);
         let failure = self.failure(trouble);
         if may_go_on
             && has_state

@@ -27,6 +27,7 @@ mod ids;
 mod interrupt;
 mod json_name;
 mod link;
+mod locked;
 mod pace;
 mod partials;
 mod put;

@@ -6,7 +6,7 @@
 //! is locked while a process works on it.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, ErrorKind, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::address::ServerAddress;
 use crate::failure::plain;
+use crate::locked;
 use crate::partials::{self, About};
 use crate::source::identity;
 use crate::{Notice, Observer};
@@ -77,6 +78,16 @@ pub(crate) struct State {
     path: PathBuf,
     about: About,
     unsynced: u32,
+    says: Says,
+}
+
+/// Whether a later process can go by a state file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    WhatIs,
+    /// Nothing: it could not be written. Its lock is kept all the same, so that nobody else works on the
+    /// transfer, and on its part file, before this is over.
+    Nothing,
 }
 
 /// What an earlier process left.
@@ -117,15 +128,14 @@ impl State {
     /// Opens the state of a transfer, making it if it is not there. `None` when another process is
     /// working on the same one.
     pub(crate) fn open(key: &Key<'_>) -> io::Result<Option<(Self, Option<Earlier>)>> {
-        let directory = prepared_directory()?;
+        Self::open_in(&prepared_directory()?, key)
+    }
+
+    fn open_in(directory: &Path, key: &Key<'_>) -> io::Result<Option<(Self, Option<Earlier>)>> {
         let path = directory.join(key.file_name()?);
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true).mode(0o600);
+        let Some(mut file) = locked::open(&path, &options)? else { return Ok(None) };
         let mut text = String::new();
         let earlier = match file.read_to_string(&mut text) {
             Ok(_) => parse(&text),
@@ -133,12 +143,15 @@ impl State {
             Err(error) if error.kind() == ErrorKind::InvalidData => None,
             Err(error) => return Err(error),
         };
-        prune(&directory, SystemTime::now());
+        prune(directory, SystemTime::now());
         // A torn last line would swallow the next one.
         if !text.is_empty() && !text.ends_with('\n') {
             file.write_all(b"\n")?;
         }
-        Ok(Some((Self { file, path, about: key.about(), unsynced: 0 }, earlier)))
+        Ok(Some((
+            Self { file, path, about: key.about(), unsynced: 0, says: Says::WhatIs },
+            earlier,
+        )))
     }
 
     /// A number that is the same for the same transfer, whatever process works on it.
@@ -177,6 +190,18 @@ impl State {
         self.append(&Line::Synced(at))
     }
 
+    /// Whether a later process can go on with the transfer.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.says == Says::WhatIs
+    }
+
+    /// What it says would not be true any more.
+    fn give_up(&mut self) {
+        self.says = Says::Nothing;
+        // Needs no room. If it fails all the same, whoever goes by it finds out, as of any old state.
+        let _ = self.file.set_len(0);
+    }
+
     /// The transfer is over.
     pub(crate) fn remove(self) {
         // A state that stays says what is not true any more, and is found out when it is used.
@@ -191,17 +216,17 @@ impl State {
     }
 }
 
-/// Notes something, where there is a state. One that cannot be written is given up: what it says
-/// would not be true any more.
+/// Notes something, where there is a state. One that cannot be written is given up.
 pub(crate) fn note(
     state: &mut Option<State>,
     observer: &mut Observer<'_>,
     write: impl FnOnce(&mut State) -> io::Result<()>,
 ) {
-    if let Some(open) = state
-        && let Err(error) = write(open)
+    if let Some(state) = state
+        && state.is_kept()
+        && let Err(error) = write(state)
     {
-        *state = None;
+        state.give_up();
         warn_stateless(observer, &error);
     }
 }
@@ -379,6 +404,34 @@ mod tests {
         let earlier = parse(&format!("{first}\n{line}\n{torn}")).unwrap();
         assert_eq!(earlier.subject, subject);
         assert_eq!(earlier.saved.len(), 1);
+    }
+
+    /// Another process that took it up would write to the part file of this one.
+    #[test]
+    fn a_state_that_cannot_be_written_says_nothing_and_keeps_others_away() {
+        let home = tempfile::tempdir().unwrap();
+        let (server, name) = (ServerAddress::default(), Name::parse(b"a").unwrap());
+        let key = Key {
+            direction: Direction::Get,
+            server: &server,
+            name: &name,
+            path: Path::new("/here/a"),
+            algorithm: Algorithm::Sha256,
+        };
+        let open = || State::open_in(home.path(), &key).unwrap();
+        let (mut state, _) = open().unwrap();
+        state.begin(&got()).unwrap();
+        let mut state = Some(state);
+        let mut warned = 0;
+        let mut observer = |_: Notice| warned += 1;
+        for _ in 0..3 {
+            note(&mut state, &mut observer, |_| Err(ErrorKind::StorageFull.into()));
+        }
+        assert_eq!(warned, 1);
+        assert!(state.as_ref().is_some_and(|state| !state.is_kept()));
+        assert!(open().is_none());
+        drop(state);
+        assert!(open().is_some_and(|(_, earlier)| earlier.is_none()));
     }
 
     /// The state of a put of a file, and the file.

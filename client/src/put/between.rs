@@ -116,12 +116,13 @@ impl Transfer<'_, '_> {
             }
             Trouble::Violation(_) | Trouble::Corrupt(_) => false,
         };
-        if !stays && let Some(state) = self.state.take() {
+        let goes_on = stays && self.state.as_ref().is_some_and(State::is_kept);
+        if !goes_on && let Some(state) = self.state.take() {
             state.remove();
         }
         let failure = self.failure(trouble);
         // A server that asks for a login has not said that it has anything.
-        if !stays || self.state.is_none() || about_login {
+        if !goes_on || about_login {
             failure
         } else if still_held {
             failure.with_hint("the same command goes on with what the server still has")

@@ -5,7 +5,7 @@
 //! entry is written after what it stands for has happened. Losing one costs a file that is sent
 //! again; a torn one is the hash of nothing.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use ftx_protocol::Durability;
 use sha2::{Digest as _, Sha256};
 
+use crate::locked;
 use crate::state::boot_id;
 
 /// One entry.
@@ -61,12 +62,7 @@ impl Log {
     pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        let Some(file) = locked::open(path, &options)? else { return Ok(None) };
         let room = file.metadata()?.len() / MARK_BYTES;
         let mut log =
             Self { file, path: path.to_owned(), room, used: 0, used_before: 0, copy: None };
