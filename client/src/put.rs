@@ -95,6 +95,7 @@ struct Transfer<'a, 'o> {
     transfer: TransferId,
     /// Whether the server may know the transfer.
     known: Known,
+    begun: Begun,
     held: Held,
     /// What it was before, where it was given up.
     given_up: Option<GivenUp>,
@@ -107,6 +108,14 @@ struct Transfer<'a, 'o> {
 enum Known {
     No,
     Perhaps,
+}
+
+/// Who began a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    Here,
+    /// An earlier process: what became of it then is not what is asked for now.
+    Earlier,
 }
 
 /// What the server may hold of the transfer from before this connection. A refusal of a put that
@@ -139,6 +148,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             state: None,
             transfer: new_id()?,
             known: Known::No,
+            begun: Begun::Here,
             held: Held::Nothing,
             given_up: None,
             reached: Reached::No,
@@ -152,6 +162,12 @@ impl<'a, 'o> Transfer<'a, 'o> {
         let mut fresh_tries_left: u32 = 1;
         loop {
             let trouble = match self.attempt() {
+                Ok(done) if self.is_of_the_past(&done) => {
+                    let what = "an earlier run has put this, and it is not there any more";
+                    (self.observer)(Notice::Warning(format!("{what}; putting it again")));
+                    self.start_over()?;
+                    continue;
+                }
                 Ok(done) => {
                     if let Some(state) = self.state.take() {
                         state.remove();
@@ -175,6 +191,11 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
         }
+    }
+
+    /// Whether it acknowledges once more what an earlier process has put, and its name does not have now.
+    fn is_of_the_past(&self, done: &Done) -> bool {
+        self.begun == Begun::Earlier && done.replayed == Some(Replay::Changed)
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {

@@ -193,6 +193,24 @@ fn a_lost_acknowledgement_is_given_again_by_a_server_that_was_killed() {
     replay("changed");
 }
 
+/// It is there when the command says so, not when an earlier one did.
+#[test]
+fn what_was_put_by_an_earlier_run_and_removed_since_is_put_again() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("big", 9 * MIB);
+    // Behind the welcome and one `kept`, inside the acknowledgement.
+    let line = Line::cut_after(server.address, 0, 320);
+    world.run(line.address, &["put", "big", "--retry-for", "0"], 3);
+    until("it is stored all the same", || world.served().join("big").exists());
+    assert!(line.was_cut());
+    std::fs::remove_file(world.served().join("big")).unwrap();
+    let output = world.run(line.address, &["put", "big"], 0);
+    assert!(text(&output.stderr).contains("putting it again"), "{}", text(&output.stderr));
+    assert!(world.stored("big") == bytes);
+    until("all three are in the log", || server.log().matches(" stored ").count() == 3);
+}
+
 #[test]
 fn a_new_connection_takes_a_transfer_over_at_once() {
     let world = World::new();

@@ -6,7 +6,7 @@ use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{HeldState, Put};
 use ftx_protocol::{Code, TransferId};
 
-use super::{Held, Known, Transfer, held_of};
+use super::{Begun, Held, Known, Transfer, held_of};
 use crate::ask::wait;
 use crate::failure::{Class, Failure, GOES_ON, Trouble, is_about_the_login};
 use crate::ids::new_id;
@@ -68,6 +68,7 @@ impl Transfer<'_, '_> {
                     {
                         self.transfer = transfer;
                         self.known = Known::Perhaps;
+                        self.begun = Begun::Earlier;
                         // What the earlier process did after its last note is not known exactly;
                         // this is the most that it can have been.
                         let last = saved.last().map_or(0, Saved::offset);
@@ -134,6 +135,7 @@ impl Transfer<'_, '_> {
     pub(super) fn start_over(&mut self) -> Result<(), Failure> {
         self.transfer = new_id()?;
         self.known = Known::No;
+        self.begun = Begun::Here;
         self.reading.start_over();
         if let Kind::File { identity, .. } = &self.reading.source.kind {
             let identity = *identity;
