@@ -323,6 +323,11 @@ impl<D: Disk> Store<D> {
         self.transfers.partial(transfer).is_some()
     }
 
+    /// Whether a transfer is one of these, and of this owner.
+    pub fn is_unfinished_of(&self, transfer: &TransferId, owner: Option<&Owner>) -> bool {
+        self.transfers.is_of(transfer, owner)
+    }
+
     /// The cache of digests.
     pub fn digests(&self) -> &DigestCache<D> {
         &self.digests

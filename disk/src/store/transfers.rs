@@ -137,6 +137,11 @@ impl Transfers {
         }
     }
 
+    pub(super) fn is_of(&self, transfer: &TransferId, owner: Option<&Owner>) -> bool {
+        let table = lock(&self.table);
+        table.partial.get(transfer).is_some_and(|known| known.owner.as_ref() == owner)
+    }
+
     pub(super) fn partials_of(&self, owner: Option<&Owner>) -> usize {
         lock(&self.table).owners.get(&owner.copied()).copied().unwrap_or(0)
     }

@@ -204,6 +204,7 @@ impl Expiry {
     fn look(&self, shared: &Shared, running: Duration) {
         shared.transfers.end_lost();
         let expired = shared.store.expire(self.partial_ttl, running);
+        shared.transfers.forget_over();
         if expired > 0 {
             info!(expired, "dropped uploads that nobody went on with");
         }

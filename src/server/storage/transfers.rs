@@ -14,7 +14,7 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId};
 
 use super::audit::Came;
-use super::{Checkpoint, Granted, Origin, Outcomes, Place, Store, Upload, audit};
+use super::{Checkpoint, ConnectionKey, Granted, Origin, Outcomes, Place, Store, Upload, audit};
 use crate::server::access::Reservation;
 use crate::server::lock::lock;
 
@@ -71,23 +71,32 @@ pub(super) enum Ending {
     Discard,
 }
 
-/// The transfers that are being worked on.
+/// The transfers that are being worked on, or about to be.
 pub(super) struct Transfers {
     store: Arc<Store>,
     outcomes: Arc<Outcomes>,
-    slots: Mutex<HashMap<TransferId, Arc<Slot>>>,
+    table: Mutex<HashMap<TransferId, Entry>>,
+}
+
+/// Whose a transfer is now.
+enum Entry {
+    /// That of a put.
+    Taken(Arc<Slot>),
+    /// That of whoever has resumed it last, and puts it next. A put of an earlier connection, which may be dead
+    /// and have waited for its place until now, comes too late.
+    Resumed { by: ConnectionKey, owner: Option<Owner> },
 }
 
 impl Transfers {
     pub(super) fn new(store: Arc<Store>, outcomes: Arc<Outcomes>) -> Self {
-        Self { store, outcomes, slots: Mutex::default() }
+        Self { store, outcomes, table: Mutex::default() }
     }
 
     /// Makes a slot for a put that is about to begin.
     ///
     /// # Errors
-    /// When another put has the transfer: it has to be resumed first, and whoever has another token
-    /// than it was begun with is not told that there is such a one.
+    /// When another put has the transfer: it has to be resumed first; or another connection has resumed it. Whoever
+    /// has another token than it was begun with is not told that there is such a one.
     pub(super) fn claim(
         &self,
         put: &Put,
@@ -97,13 +106,19 @@ impl Transfers {
         began: Instant,
     ) -> Result<Arc<Slot>, Refusal> {
         let Put { id, transfer, ref name, .. } = *put;
-        let mut slots = lock(&self.slots);
-        if let Some(slot) = slots.get(&transfer) {
-            if slot.granted.owner() != granted.owner() {
+        let mut table = lock(&self.table);
+        match table.get(&transfer) {
+            Some(entry) if entry.owner() != granted.owner() => {
                 return Err(Code::TransferMismatch.into());
             }
-            let message = "this transfer is being worked on; ask with resume first";
-            return Err(Refusal::new(Code::BadOffset, message));
+            Some(Entry::Taken(_)) => {
+                let message = "this transfer is being worked on; ask with resume first";
+                return Err(Refusal::new(Code::BadOffset, message));
+            }
+            Some(Entry::Resumed { by, .. }) if *by != origin.key => {
+                return Err(Code::TakenOver.into());
+            }
+            Some(Entry::Resumed { .. }) | None => {}
         }
         let inside = Mutex::new(Inside {
             state: State::Working,
@@ -114,13 +129,13 @@ impl Transfers {
         });
         let (origin, name) = (origin.clone(), name.clone());
         let slot = Arc::new(Slot { origin, id, granted, name, began, transfer, inside });
-        slots.insert(transfer, Arc::clone(&slot));
+        table.insert(transfer, Entry::Taken(Arc::clone(&slot)));
         Ok(slot)
     }
 
     /// The put is over, or gone from its connection: the transfer is free for another slot.
     pub(super) fn release(&self, slot: &Slot) {
-        let mut slots = lock(&self.slots);
+        let mut table = lock(&self.table);
         // Under the lock of the table, so that whoever sees it gone finds the place free.
         let (successor, checkpoint, place) = {
             let mut inside = lock(&slot.inside);
@@ -129,11 +144,13 @@ impl Transfers {
             inside.reservation = None;
             (inside.successor.take(), inside.checkpoint.take(), inside.place.take())
         };
-        if slots.get(&slot.transfer).is_some_and(|current| std::ptr::eq(&raw const **current, slot))
-        {
-            slots.remove(&slot.transfer);
+        if table.get(&slot.transfer).is_some_and(|entry| entry.is_of(slot)) {
+            match &successor {
+                Some(successor) => table.insert(slot.transfer, successor.entry()),
+                None => table.remove(&slot.transfer),
+            };
         }
-        drop(slots);
+        drop(table);
         // In this order: whoever gets the place finds a descriptor.
         drop(checkpoint);
         drop(place);
@@ -154,8 +171,7 @@ impl Transfers {
             owner: owner.copied(),
             began: Instant::now(),
         };
-        let slot = lock(&self.slots).get(&resume.transfer).cloned();
-        let Some(slot) = slot.filter(|slot| slot.granted.owner() == owner) else {
+        let Some(slot) = self.found(&resume.transfer, &successor) else {
             return self.say_held(successor, &resume.transfer);
         };
         let mut inside = lock(&slot.inside);
@@ -184,10 +200,33 @@ impl Transfers {
         }
     }
 
+    /// The put that has a transfer. If there is none, it is his from now on who resumes it.
+    fn found(&self, transfer: &TransferId, successor: &Successor) -> Option<Arc<Slot>> {
+        let mut table = lock(&self.table);
+        match table.get(transfer) {
+            Some(entry) if entry.owner() != successor.owner.as_ref() => return None,
+            Some(Entry::Taken(slot)) => return Some(Arc::clone(slot)),
+            Some(Entry::Resumed { .. }) => {}
+            // Nobody can fill the table with what there is not.
+            None if self.store.is_unfinished_of(transfer, successor.owner.as_ref()) => {}
+            None => return None,
+        }
+        table.insert(*transfer, successor.entry());
+        None
+    }
+
+    /// Forgets who has resumed what is over by now.
+    pub(super) fn forget_over(&self) {
+        lock(&self.table).retain(|transfer, entry| match entry {
+            Entry::Taken(_) => true,
+            Entry::Resumed { owner, .. } => self.store.is_unfinished_of(transfer, owner.as_ref()),
+        });
+    }
+
     /// Ends the puts whose right is lost and for which nothing comes: a body that comes ends at its next
     /// part by itself.
     pub(super) fn end_lost(&self) {
-        let slots: Vec<Arc<Slot>> = lock(&self.slots).values().cloned().collect();
+        let slots = lock(&self.table).values().filter_map(Entry::slot).collect::<Vec<_>>();
         for slot in slots {
             if let Err(refusal) = slot.granted.check()
                 && let Some(upload) = slot.take()
@@ -231,6 +270,32 @@ impl Transfers {
         };
         let held = Held { id: successor.id, state, ranges, digest: held.digest };
         self.outcomes.push_event(successor.origin.key, Event::Held(held));
+    }
+}
+
+impl Entry {
+    fn owner(&self) -> Option<&Owner> {
+        match self {
+            Self::Taken(slot) => slot.granted.owner(),
+            Self::Resumed { owner, .. } => owner.as_ref(),
+        }
+    }
+
+    fn slot(&self) -> Option<Arc<Slot>> {
+        match self {
+            Self::Taken(slot) => Some(Arc::clone(slot)),
+            Self::Resumed { .. } => None,
+        }
+    }
+
+    fn is_of(&self, slot: &Slot) -> bool {
+        matches!(self, Self::Taken(current) if std::ptr::eq(&raw const **current, slot))
+    }
+}
+
+impl Successor {
+    fn entry(&self) -> Entry {
+        Entry::Resumed { by: self.origin.key, owner: self.owner }
     }
 }
 
@@ -386,75 +451,132 @@ mod tests {
     use crate::server::doors::Network;
     use crate::server::token::ConnectionKey;
 
-    #[test]
-    fn what_became_durable_while_it_was_taken_over_is_counted() {
-        const SIZE: u64 = 2 * GRID_BYTES;
-        let directory = tempfile::tempdir().unwrap();
-        let options = Options {
-            access: Access::ReadWrite,
-            durability: Durability::None,
-            memory: Memory::Puts,
-            size_max_bytes: SIZE,
-            free_min_bytes: 0,
-        };
-        let (store, _) = Store::open(Native, directory.path(), options).unwrap();
-        let transfers = Transfers::new(Arc::new(store), Arc::new(Outcomes::new(&[])));
-        let share = Share::new(Some(SIZE));
-        let owner = Owner([1; 8]);
-        let granted = Granted::new(Grant {
-            condition: None,
-            within: None,
-            owner: Some(owner),
-            naming: Naming::AsAsked,
-            old_mode: OldMode::Replaced,
-            share: Some(share.clone()),
-            lease: Lease::Always,
-        });
-        let key = ConnectionKey::new(0, 0, 1);
-        let origin = Origin { key, peer: ([127, 0, 0, 1], 1).into(), who: Who::Nobody };
-        let transfer = TransferId([7; 16]);
-        let asked = Put {
+    const SIZE: u64 = 2 * GRID_BYTES;
+    const OWNER: Owner = Owner([1; 8]);
+    const TRANSFER: TransferId = TransferId([7; 16]);
+
+    struct Ground {
+        _directory: tempfile::TempDir,
+        transfers: Transfers,
+        share: Share,
+    }
+
+    fn origin(number: usize) -> Origin {
+        let key = ConnectionKey::new(0, 0, number);
+        Origin { key, peer: ([127, 0, 0, 1], 1).into(), who: Who::Nobody }
+    }
+
+    fn asked(at: u64) -> Put {
+        Put {
             id: RequestId(1),
             name: Name::parse(b"file").unwrap(),
             digest: Algorithm::Sha256,
             size: Some(SIZE),
-            at: 0,
-            transfer,
+            at,
+            transfer: TRANSFER,
             mtime: None,
             mode: None,
             condition: Condition::Always,
             durability: Durability::None,
             need: Vec::new(),
-        };
-        let place =
-            Arc::new(Places::new(1, Arc::new(Outcomes::new(&[])))).take(Network::OwnMachine);
-        let place = place.unwrap();
-        let slot = transfers.claim(&asked, &origin, granted, place, Instant::now()).unwrap();
-        slot.reserve(0, Some(SIZE)).unwrap();
-        let put = store::Put {
-            name: asked.name,
-            algorithm: asked.digest,
-            size: asked.size,
-            at: asked.at,
-            transfer,
-            condition: asked.condition,
-            durability: asked.durability,
-            modified: asked.mtime,
-            mode: asked.mode,
-            owner: Some(owner),
-            within: None,
-            naming: Naming::AsAsked,
-        };
-        let mut upload = Box::new(transfers.store.begin(put).unwrap());
-        let checkpoint = upload.write(&vec![0; GRID_BYTES as usize]).unwrap().unwrap();
-        assert!(slot.put_back(upload).is_none());
-        // It is durable now, and before that is counted somebody else comes for it.
-        let durable = transfers.store.make_durable(checkpoint).unwrap().at;
-        let resume = Resume { id: RequestId(2), transfer, need: Vec::new() };
-        let other = Origin { key: ConnectionKey::new(0, 0, 2), ..origin };
-        transfers.resume(&resume, &other, Some(&owner));
+        }
+    }
+
+    impl Ground {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let options = Options {
+                access: Access::ReadWrite,
+                durability: Durability::None,
+                memory: Memory::Puts,
+                size_max_bytes: SIZE,
+                free_min_bytes: 0,
+            };
+            let (store, _) = Store::open(Native, directory.path(), options).unwrap();
+            let transfers = Transfers::new(Arc::new(store), Arc::new(Outcomes::new(&[])));
+            Self { _directory: directory, transfers, share: Share::new(Some(SIZE)) }
+        }
+
+        /// A put, from the connection of this number.
+        fn claim(&self, number: usize, at: u64) -> Result<Arc<Slot>, Refusal> {
+            let granted = Granted::new(Grant {
+                condition: None,
+                within: None,
+                owner: Some(OWNER),
+                naming: Naming::AsAsked,
+                old_mode: OldMode::Replaced,
+                share: Some(self.share.clone()),
+                lease: Lease::Always,
+            });
+            let places = Arc::new(Places::new(1, Arc::new(Outcomes::new(&[]))));
+            let place = places.take(Network::OwnMachine).unwrap();
+            self.transfers.claim(&asked(at), &origin(number), granted, place, Instant::now())
+        }
+
+        fn resume(&self, number: usize) {
+            let resume = Resume { id: RequestId(2), transfer: TRANSFER, need: Vec::new() };
+            self.transfers.resume(&resume, &origin(number), Some(&OWNER));
+        }
+
+        /// The first put, of which so much is durable and promised.
+        fn begin(&self) -> (Arc<Slot>, u64) {
+            let slot = self.claim(1, 0).unwrap();
+            slot.reserve(0, Some(SIZE)).unwrap();
+            let asked = asked(0);
+            let put = store::Put {
+                name: asked.name,
+                algorithm: asked.digest,
+                size: asked.size,
+                at: asked.at,
+                transfer: TRANSFER,
+                condition: asked.condition,
+                durability: asked.durability,
+                modified: asked.mtime,
+                mode: asked.mode,
+                owner: Some(OWNER),
+                within: None,
+                naming: Naming::AsAsked,
+            };
+            let mut upload = Box::new(self.transfers.store.begin(put).unwrap());
+            let checkpoint = upload.write(&vec![0; GRID_BYTES as usize]).unwrap().unwrap();
+            assert!(slot.put_back(upload).is_none());
+            (slot, self.transfers.store.make_durable(checkpoint).unwrap().at)
+        }
+    }
+
+    #[test]
+    fn what_became_durable_while_it_was_taken_over_is_counted() {
+        let ground = Ground::new();
+        let (slot, durable) = ground.begin();
+        // Before that is counted somebody else comes for it.
+        ground.resume(2);
         slot.reached(durable).unwrap();
-        assert_eq!(transfers.store.held(&transfer, Some(&owner)).at, GRID_BYTES);
-        assert_eq!(share.counts(), (GRID_BYTES, 0), "it was counted once");
+        assert_eq!(ground.transfers.store.held(&TRANSFER, Some(&OWNER)).at, GRID_BYTES);
+        assert_eq!(ground.share.counts(), (GRID_BYTES, 0), "it was counted once");
+    }
+
+    /// Its connection is dead, and it has waited for its place until now.
+    #[test]
+    fn a_put_comes_too_late_when_another_connection_has_resumed_its_transfer_since() {
+        let ground = Ground::new();
+        let claim = |number| ground.claim(number, GRID_BYTES).map_err(|refusal| refusal.code);
+        ground.begin();
+        // From the connection that has it, and from one that has resumed it.
+        ground.resume(2);
+        ground.resume(3);
+        assert_eq!(claim(2).err(), Some(Code::TakenOver));
+        let slot = claim(3).unwrap();
+        assert_eq!(claim(2).err(), Some(Code::BadOffset), "it is being worked on");
+        ground.transfers.release(&slot);
+        // What is over is nobody's.
+        ground.resume(4);
+        assert_eq!(claim(2).err(), Some(Code::TakenOver));
+        ground.transfers.forget_over();
+        assert_eq!(lock(&ground.transfers.table).len(), 1);
+        assert_eq!(ground.transfers.store.forget_owner(OWNER), 1);
+        ground.transfers.forget_over();
+        assert_eq!(lock(&ground.transfers.table).len(), 0);
+        ground.resume(5);
+        assert_eq!(lock(&ground.transfers.table).len(), 0, "what there is not is not remembered");
     }
 }
