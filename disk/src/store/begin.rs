@@ -124,6 +124,10 @@ impl<D: Disk> Store<D> {
     fn begin_new(&self, private: &Private<D>, put: &Put, plan: Plan) -> Result<Upload<D>, Refusal> {
         let resumable = put.size.is_none_or(|size| size >= RESUMABLE_BYTES);
         self.room.check(put.size, || self.medium_free(), self.options.free_min_bytes)?;
+        let expected = match resumable {
+            true => Some(self.transfers.expect(plan.owner, put.unfinished_max)?),
+            false => None,
+        };
         let wanted = plan.mode.unwrap_or(private.default_mode);
         let mode = if resumable { RESUMABLE_MODE } else { wanted };
         let part = self.new_staged_part();
@@ -154,7 +158,7 @@ impl<D: Disk> Store<D> {
             return Err(refusal(Cause::Bytes, "making room for the file", &error));
         }
         let file = Arc::new(StagedFile::new(file, mode, entry));
-        let resume = if resumable {
+        let resume = if let Some(expected) = expected {
             let begun = Begun {
                 transfer: put.transfer,
                 staged: part.clone(),
@@ -166,7 +170,7 @@ impl<D: Disk> Store<D> {
                 owner: plan.owner,
             };
             let partial = Partial { begun, kept: Kept::Nothing, epoch: 0, use_: Use::Busy };
-            let partial = self.transfers.insert(put.transfer, partial);
+            let partial = expected.insert(put.transfer, partial);
             Resume::Yes { partial, epoch: 0, keeping: Shared::default() }
         } else {
             Resume::No

@@ -185,6 +185,9 @@ pub struct Put {
     pub mode: Option<Mode>,
     /// Whose transfer it is: to anybody else it is unknown. `None`: of whoever has no token.
     pub owner: Option<Owner>,
+    /// Unfinished puts that its owner may have, with this one; `None` is as many as come. Counts where it is one
+    /// that can be resumed.
+    pub unfinished_max: Option<usize>,
     /// The directory that whoever puts it is held to, whatever the symlinks in it say.
     pub within: Option<Name>,
     /// What becomes of a name that something has.

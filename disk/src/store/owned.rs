@@ -1,5 +1,6 @@
 //! Whose a transfer is: what its owner is told and may go on with, and nobody else.
 
+use std::sync::Barrier;
 use std::time::Duration;
 
 use ftx_protocol::limits::GRID_BYTES;
@@ -8,7 +9,7 @@ use ftx_protocol::{Code, Mode, Owner, Refusal, Replay};
 use super::testing::{commit, digest, directory, finish, id, open};
 use super::{Completeness, Counts, Held, Put, Store, Stored, Upload, testing};
 use crate::log::write_all;
-use crate::sim::Sim;
+use crate::sim::{Fault, Sim};
 use crate::sys::Disk;
 
 const BIG_BYTES: usize = GRID_BYTES as usize + 100;
@@ -188,4 +189,35 @@ fn unfinished_uploads_are_counted_for_each_owner_until_they_are_over() {
     assert_eq!(count(), [0, 1, 0]);
     store.discard(second);
     assert_eq!(count(), [0, 0, 0]);
+}
+
+/// Sixteen that look first would all find room.
+#[test]
+fn an_owner_has_no_more_unfinished_uploads_than_it_may_however_many_begin_at_once() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let begin = |number, owner| {
+        let put = put("big", number, BIG_BYTES, 0, owner);
+        store.begin(Put { unfinished_max: Some(3), ..put })
+    };
+    let together = Barrier::new(16);
+    let mut begun: Vec<_> = std::thread::scope(|scope| {
+        let begin = |number| {
+            together.wait();
+            begin(number, Some(ALICE))
+        };
+        let threads: Vec<_> = (1..=16).map(|number| scope.spawn(move || begin(number))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    begun.retain(|begun| !begun.as_ref().is_err_and(|refusal| refusal.code == Code::Quota));
+    assert_eq!((begun.len(), store.partials_of(Some(&ALICE))), (3, 3));
+    // Nobody else's count, and what is refused for another reason gives its room back.
+    store.discard(begin(20, Some(BOB)).unwrap());
+    store.discard(begun.remove(0).unwrap());
+    sim.set_fault(Fault::Full);
+    assert_eq!(code(begin(21, Some(ALICE))), Some(Code::NoSpace));
+    sim.set_fault(Fault::None);
+    begin(22, Some(ALICE)).unwrap();
+    assert_eq!(code(begin(23, Some(ALICE))), Some(Code::Quota));
+    assert_eq!(store.owners(), [ALICE]);
 }

@@ -80,6 +80,7 @@ pub(super) fn put(path: &str, transfer: TransferId, size: Option<usize>) -> Put 
         modified: None,
         mode: None,
         owner: None,
+        unfinished_max: None,
         within: None,
         naming: Naming::AsAsked,
     }

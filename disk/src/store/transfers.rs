@@ -68,12 +68,19 @@ struct Known {
 }
 
 impl Table {
-    fn enter(&mut self, transfer: TransferId, known: Known) {
-        let count = self.owners.entry(known.owner).or_default();
-        *count = count.saturating_add(1);
+    fn count_of(&self, owner: Option<Owner>) -> usize {
+        self.owners.get(&owner).copied().unwrap_or(0)
+    }
+
+    fn enter(&mut self, transfer: TransferId, partial: Partial) -> Shared<Partial> {
+        let owner = partial.begun.owner;
+        let partial = Arc::new(Mutex::new(partial));
+        let known = Known { partial: Arc::clone(&partial), owner };
+        self.owners.insert(owner, self.count_of(owner).saturating_add(1));
         if let Some(earlier) = self.partial.insert(transfer, known) {
             uncount(&mut self.owners, earlier.owner);
         }
+        partial
     }
 
     fn leave(&mut self, transfer: &TransferId) {
@@ -109,13 +116,36 @@ impl Transfers {
         lock(&self.table).partial.len()
     }
 
-    /// Adds a transfer that is begun.
+    /// Counts a transfer of this owner that is about to begin. What is looked at first and counted later would be too
+    /// many, where many begin at once.
+    ///
+    /// # Errors
+    /// [`Code::Quota`] when the owner has as many as it may.
+    pub(super) fn expect(
+        &self,
+        owner: Option<Owner>,
+        max: Option<usize>,
+    ) -> Result<Expected<'_>, Refusal> {
+        let mut table = lock(&self.table);
+        let count = table.count_of(owner);
+        match max {
+            Some(max) if count >= max => {
+                let message = format!(
+                    "you have {max} unfinished uploads, the most that are kept: finish some, or \
+                     wait until they are given up"
+                );
+                Err(Refusal::new(Code::Quota, message))
+            }
+            _ => {
+                table.owners.insert(owner, count.saturating_add(1));
+                Ok(Expected { transfers: self, owner })
+            }
+        }
+    }
+
+    /// Adds a transfer.
     pub(super) fn insert(&self, transfer: TransferId, partial: Partial) -> Shared<Partial> {
-        let owner = partial.begun.owner;
-        let partial = Arc::new(Mutex::new(partial));
-        let known = Known { partial: Arc::clone(&partial), owner };
-        lock(&self.table).enter(transfer, known);
-        partial
+        lock(&self.table).enter(transfer, partial)
     }
 
     pub(super) fn remove(&self, transfer: &TransferId) {
@@ -143,7 +173,7 @@ impl Transfers {
     }
 
     pub(super) fn partials_of(&self, owner: Option<&Owner>) -> usize {
-        lock(&self.table).owners.get(&owner.copied()).copied().unwrap_or(0)
+        lock(&self.table).count_of(owner.copied())
     }
 
     pub(super) fn held(&self, transfer: &TransferId, owner: Option<&Owner>) -> Held {
@@ -232,6 +262,31 @@ impl Transfers {
             }
         });
         expired
+    }
+}
+
+/// A transfer that is about to begin, and counts until this is dropped.
+pub(super) struct Expected<'a> {
+    transfers: &'a Transfers,
+    owner: Option<Owner>,
+}
+
+impl Expected<'_> {
+    /// It has begun.
+    pub(super) fn insert(self, transfer: TransferId, partial: Partial) -> Shared<Partial> {
+        let mut table = lock(&self.transfers.table);
+        let partial = table.enter(transfer, partial);
+        // Not for a moment is it counted twice.
+        uncount(&mut table.owners, self.owner);
+        drop(table);
+        std::mem::forget(self);
+        partial
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        uncount(&mut lock(&self.transfers.table).owners, self.owner);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::server::lock::lock;
 
 /// Unfinished uploads that are kept of all who have no token, where others than this machine's users may be
 /// among them: staging must not grow without end. The oldest go when their time is over.
-const PARTIALS_OF_ANYONE: usize = 1_024;
+pub(super) const PARTIALS_OF_ANYONE: usize = 1_024;
 
 /// And of one address: as many as of a token.
 const PARTIALS_OF_ADDRESS: usize = 64;
@@ -28,22 +28,17 @@ pub(super) struct Partials {
 }
 
 impl Partials {
-    /// Takes in an upload that an address is about to begin, when there are so many `unfinished` ones of all.
-    /// `is_unfinished` says it of one.
+    /// Takes in an upload that an address is about to begin. `is_unfinished` says of one that it has begun, and is not
+    /// over.
     ///
     /// # Errors
-    /// `quota`, when the address has, or all have, as many as may be kept.
+    /// `quota`, when the address has as many as may be kept.
     pub(super) fn begin(
         &self,
         transfer: TransferId,
         address: doors::Network,
-        unfinished: usize,
         is_unfinished: impl Fn(&TransferId) -> bool,
     ) -> Result<(), Refusal> {
-        if unfinished >= PARTIALS_OF_ANYONE {
-            let message = "there are as many unfinished uploads as may be kept without a token";
-            return Err(Refusal::new(Code::Quota, message));
-        }
         let mut begun = lock(&self.begun);
         let count = |begun: &HashMap<_, _>| begun.values().filter(|of| **of == address).count();
         if begun.len() >= REMEMBERED_MAX || count(&begun) >= PARTIALS_OF_ADDRESS {
@@ -77,12 +72,11 @@ mod tests {
     fn one_address_has_so_many_and_takes_no_places_of_others() {
         let partials = Partials::default();
         let begin = |number, last| {
-            partials.begin(id(number), address(last), number, |_| true).map_err(|no| no.code)
+            partials.begin(id(number), address(last), |_| true).map_err(|no| no.code)
         };
         (0..PARTIALS_OF_ADDRESS).for_each(|number| begin(number, 1).unwrap());
         assert_eq!(begin(100, 1), Err(Code::Quota));
         assert_eq!(begin(100, 2), Ok(()));
-        assert_eq!(begin(PARTIALS_OF_ANYONE, 3), Err(Code::Quota), "there are too many in all");
     }
 
     #[test]
@@ -90,7 +84,7 @@ mod tests {
         let partials = Partials::default();
         for number in 0..10 * REMEMBERED_MAX {
             let is_unfinished = |transfer: &TransferId| *transfer == id(number.saturating_sub(1));
-            partials.begin(id(number), address(number as u8), 1, is_unfinished).unwrap();
+            partials.begin(id(number), address(number as u8), is_unfinished).unwrap();
             assert!(lock(&partials.begun).len() <= REMEMBERED_MAX);
         }
     }

@@ -534,6 +534,7 @@ mod tests {
                 modified: asked.mtime,
                 mode: asked.mode,
                 owner: Some(OWNER),
+                unfinished_max: None,
                 within: None,
                 naming: Naming::AsAsked,
             };

@@ -8,11 +8,12 @@ use ftx_disk::store;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Name, Refusal, RequestId, TransferId};
+use ftx_protocol::{Code, Name, Refusal, RequestId};
 
 use super::audit::Came;
 use super::committer::{Changing, Course, Keep, Whole};
 use super::directory::Shared;
+use super::partials::PARTIALS_OF_ANYONE;
 use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Place, Upload, audit};
@@ -60,25 +61,24 @@ impl Bring {
     }
 
     fn try_begin(&self, put: Put, slot: &Slot) -> Result<Upload, Refusal> {
-        let granted = &slot.granted;
-        if put.at == 0 && put.size.is_none_or(|size| size >= RESUMABLE_BYTES) {
-            self.check_partials(put.transfer, granted)?;
-        }
         slot.reserve(put.at, put.size)?;
-        self.shared.store.begin(beginning(put, granted))
+        let unfinished_max = self.unfinished_max(&put, &slot.granted)?;
+        self.shared.store.begin(beginning(put, &slot.granted, unfinished_max))
     }
 
-    /// Whether one more unfinished upload may be kept.
-    fn check_partials(&self, transfer: TransferId, granted: &Granted) -> Result<(), Refusal> {
+    /// How many unfinished uploads there may be with this one, of whoever brings it.
+    fn unfinished_max(&self, put: &Put, granted: &Granted) -> Result<Option<usize>, Refusal> {
         let Shared { store, partials, .. } = &*self.shared;
-        let unfinished = || store.partials_of(granted.owner());
         match (granted.share(), &self.origin.who) {
-            (Some(share), _) => share.check_partials(unfinished()),
+            (Some(share), _) => Ok(Some(share.partials_max())),
             (None, Who::Public) => {
-                let address = doors::Network::of(self.origin.peer.ip());
-                partials.begin(transfer, address, unfinished(), |other| store.is_unfinished(other))
+                if put.at == 0 && put.size.is_none_or(|size| size >= RESUMABLE_BYTES) {
+                    let address = doors::Network::of(self.origin.peer.ip());
+                    partials.begin(put.transfer, address, |other| store.is_unfinished(other))?;
+                }
+                Ok(Some(PARTIALS_OF_ANYONE))
             }
-            (None, _) => Ok(()),
+            (None, _) => Ok(None),
         }
     }
 
@@ -248,7 +248,7 @@ impl Hand for Bring {
     }
 }
 
-fn beginning(put: Put, granted: &Granted) -> store::Put {
+fn beginning(put: Put, granted: &Granted, unfinished_max: Option<usize>) -> store::Put {
     store::Put {
         name: put.name,
         algorithm: put.digest,
@@ -260,6 +260,7 @@ fn beginning(put: Put, granted: &Granted) -> store::Put {
         modified: put.mtime,
         mode: put.mode,
         owner: granted.owner().copied(),
+        unfinished_max,
         within: granted.within().cloned(),
         naming: granted.naming(),
     }

@@ -188,6 +188,7 @@ impl Job<'_, '_> {
             modified: Some(opened.mtime),
             mode: Some(opened.mode),
             owner: None,
+            unfinished_max: None,
             within: None,
             naming: store::Naming::AsAsked,
         };
