@@ -201,6 +201,7 @@ impl<D: Disk> Store<D> {
                 drop(partial);
                 // Anything else (no descriptor left, say) passes, and what was promised stays.
                 if gone {
+                    self.transfers.remove(&put.transfer);
                     self.drop_partial(shared);
                 }
                 return Err(refusal(Cause::Store, "opening what was held", &error));
@@ -494,13 +495,17 @@ mod tests {
             let plan = store.plan(&asked).unwrap();
             let begun = store.begin_again(store.writable().unwrap(), &asked, plan, &found);
             assert_eq!(begun.err().map(|refusal| refusal.code), Some(Code::StorageFailed));
-            store.drop_partial(&taken);
-            assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
-            // From its first byte it may be begun as if nothing had been.
+            // From its first byte it may be begun as if nothing had been, also while what there was goes.
             let mut upload = store.begin(put(0)).unwrap();
+            store.drop_partial(&taken);
+            assert_eq!(store.counts().unwrap(), Counts { partial: 1, staged: 1 });
             let checkpoint = upload.write(&BODY[..GRID_BYTES as usize]).unwrap().unwrap();
             store.make_durable(checkpoint).unwrap();
-            end(&sim, &store, upload);
+            assert_eq!(store.held(&id(1), Some(&OWNER)).at, GRID_BYTES);
+            end(&sim, &store, store.begin(put(GRID_BYTES)).unwrap());
+            drop(upload);
+            drop(store);
+            assert_eq!(open(&sim).counts().unwrap(), Counts { partial: 0, staged: 0 });
         }
     }
 }

@@ -339,19 +339,23 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Drops a transfer that was taken out of the table.
+    /// Drops a transfer that was taken out of the table: there may be another one by its id now.
     pub(super) fn drop_partial(&self, partial: &Shared<Partial>) {
         let mut partial = lock(partial);
         partial.kept = Kept::Lost;
         partial.epoch = partial.epoch.saturating_add(1);
         let begun = partial.begun.clone();
         drop(partial);
-        self.forget(&begun);
+        self.remove_begun(&begun);
     }
 
     /// Takes a transfer out of the table, the journal and staging.
     pub(super) fn forget(&self, begun: &Begun) {
         self.transfers.remove(&begun.transfer);
+        self.remove_begun(begun);
+    }
+
+    fn remove_begun(&self, begun: &Begun) {
         if let Some(private) = &self.private {
             // Not synced, and an error has no consequence: a transfer whose staged file is gone is
             // forgotten at the next start all the same.
