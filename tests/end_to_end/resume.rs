@@ -1,6 +1,7 @@
 //! Every interruption resumes by itself, and costs at most 32 MiB on each side.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{Output, Stdio};
 
 use crate::harness::{Line, MIB, Peer, Server, World, done_event, not_tested, text, until};
@@ -449,6 +450,41 @@ fn a_file_that_changes_while_it_is_fetched_never_arrives_mixed() {
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).unwrap();
     let output = get.wait_with_output().unwrap();
+    assert!([4, 5].contains(&output.status.code().unwrap()), "{}", text(&output.stderr));
+}
+
+/// Only the time of change tells, and a chmod sets that too: the server reads the file once more.
+#[test]
+fn a_file_that_is_touched_while_it_is_fetched_arrives_and_one_that_is_patched_does_not() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("big", FILE_BYTES);
+    let path = world.served().join("big");
+    let fetch = |touch: &dyn Fn(&std::fs::File)| {
+        // Not put: its digest is not known.
+        std::fs::copy(world.here().join("big"), &path).unwrap();
+        let mut get = world.ftx(server.address, ["get", "big", "-o", "-"]).spawn().unwrap();
+        let mut stdout = get.stdout.take().unwrap();
+        let mut received = vec![0; MIB];
+        stdout.read_exact(&mut received).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        touch(&file);
+        file.set_modified(modified).unwrap();
+        stdout.read_to_end(&mut received).unwrap();
+        (get.wait_with_output().unwrap(), received)
+    };
+    let (output, received) = fetch(&|file| {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600)).unwrap();
+    });
+    assert!(output.status.success() && received == bytes, "{}", text(&output.stderr));
+    // Some of it has been sent, and some has not.
+    let (output, received) = fetch(&|file| {
+        for at in [0, FILE_BYTES as u64 - 1] {
+            file.write_all_at(b"x", at).unwrap();
+        }
+    });
+    assert!(received != bytes && received != std::fs::read(&path).unwrap(), "it is mixed");
     assert!([4, 5].contains(&output.status.code().unwrap()), "{}", text(&output.stderr));
 }
 

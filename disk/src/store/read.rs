@@ -22,6 +22,9 @@ pub struct Reading<D: Disk> {
 pub enum Unchanged {
     /// It is.
     Same,
+    /// This is what it is now, and only its time of change tells: it has another name or mode, or somebody wrote to
+    /// it and set its time of modification back. Whoever has to know reads it again.
+    Touched(Identity),
     /// Somebody wrote to it.
     Changed,
 }
@@ -209,9 +212,13 @@ impl<D: Disk> Reading<D> {
             .disk
             .stat(&self.handle)
             .map_err(|error| refusal(Cause::Store, "looking at the file", &error))?;
-        let then = Identity::of(&self.stat);
-        // Another name or mode for it (a link, a rename, a chmod) sets ctime and leaves the bytes.
-        let same = Identity { changed: then.changed, ..Identity::of(&now) } == then;
-        Ok(if same { Unchanged::Same } else { Unchanged::Changed })
+        let (then, now) = (Identity::of(&self.stat), Identity::of(&now));
+        Ok(if now == then {
+            Unchanged::Same
+        } else if now == (Identity { changed: now.changed, ..then }) {
+            Unchanged::Touched(now)
+        } else {
+            Unchanged::Changed
+        })
     }
 }

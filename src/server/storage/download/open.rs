@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use ftx_disk::hash::Running;
+use ftx_disk::identity::Identity;
 use ftx_disk::store::{self, Remembered, Unchanged};
 use ftx_protocol::limits::WHOLE_BYTES;
 use ftx_protocol::message::{Cache, File, Info, Spent};
@@ -59,6 +60,16 @@ enum Hash {
     Known(Digest),
     /// Up to some offset. Bytes before it are sent without a look, bytes at it are hashed.
     Running(Box<Running>),
+    /// All of it was hashed, and may have been written to meanwhile: it is read once more.
+    Again(Box<Again>),
+}
+
+/// A file that is read once more: what was sent of it is sound if all of it is the same now.
+struct Again {
+    first: Digest,
+    /// What it was after that.
+    then: Identity,
+    running: Running,
 }
 
 impl Purpose {
@@ -155,6 +166,7 @@ impl Open {
             && match &self.hash {
                 Hash::Known(_) => true,
                 Hash::Running(running) => running.offset() == at,
+                Hash::Again(_) => false,
             }
     }
 
@@ -214,7 +226,7 @@ impl Open {
                 let hashed = running.offset().saturating_sub(at);
                 return send(reading, at, left.min(hashed), stream, scratch, disk);
             }
-            Hash::Running(_) | Hash::Known(_) => {
+            Hash::Running(_) | Hash::Known(_) | Hash::Again(_) => {
                 return send(reading, at, left, stream, scratch, disk);
             }
         };
@@ -240,40 +252,74 @@ impl Open {
         shared: &Shared,
         scratch: &mut [u8],
     ) -> Result<Option<Digest>, Refusal> {
-        let size = self.reading.size();
-        let digest = match &mut self.hash {
-            Hash::Known(digest) => *digest,
-            Hash::Running(running) => {
-                let turn_end = running.offset().saturating_add(HASH_TURN_BYTES).min(size);
-                while running.offset() < turn_end {
-                    let left = turn_end.saturating_sub(running.offset());
-                    let (at, disk) = (running.offset(), &mut self.spent.disk);
-                    let bytes = read_to_grid(&self.reading, at, left, scratch, disk)?;
-                    timed(&mut self.spent.hash, || running.update(bytes));
-                    remember(shared, &self.reading, running);
+        let mut turn_bytes = HASH_TURN_BYTES;
+        loop {
+            let digest = match &mut self.hash {
+                Hash::Known(digest) => Some(*digest),
+                Hash::Running(running) => {
+                    let hashed = |running: &_| remember(shared, &self.reading, running);
+                    let rest = (&mut turn_bytes, &mut self.spent);
+                    hash_rest(&self.reading, running, rest, scratch, hashed)?
                 }
-                if running.offset() < size {
-                    return Ok(None);
+                Hash::Again(again) => {
+                    let rest = (&mut turn_bytes, &mut self.spent);
+                    hash_rest(&self.reading, &mut again.running, rest, scratch, |_| ())?
                 }
-                running.digest()
+            };
+            let Some(digest) = digest else { return Ok(None) };
+            match (&self.hash, self.reading.unchanged()?) {
+                (_, Unchanged::Changed) => return Err(Code::Changed.into()),
+                // Whoever gets it compares it with what was known before.
+                (Hash::Known(_), Unchanged::Same | Unchanged::Touched(_)) => {}
+                (Hash::Running(_), Unchanged::Same) => self.remember(shared, digest),
+                (Hash::Running(_), Unchanged::Touched(then)) => {
+                    let running = Running::new(self.algorithm);
+                    self.hash = Hash::Again(Box::new(Again { first: digest, then, running }));
+                    continue;
+                }
+                (Hash::Again(again), Unchanged::Touched(now))
+                    if now == again.then && digest == again.first => {}
+                (Hash::Again(_), Unchanged::Same | Unchanged::Touched(_)) => {
+                    return Err(Code::Changed.into());
+                }
             }
-        };
-        if self.reading.unchanged()? == Unchanged::Changed {
-            return Err(Code::Changed.into());
+            return Ok(Some(digest));
         }
-        if let Hash::Running(_) = self.hash {
-            let digests = shared.store.digests();
-            if digests.remember(self.reading.identity(), digest) == Remembered::Corrupt {
-                error!(
-                    name = %self.name,
-                    %digest,
-                    algorithm = %self.algorithm,
-                    cache = ?self.cache,
-                    "CORRUPTION: this file has other bytes than before, and nothing says that it was \
-                     written to; check the disk and the memory of this machine"
-                );
-            }
-        }
-        Ok(Some(digest))
     }
+
+    fn remember(&self, shared: &Shared, digest: Digest) {
+        let digests = shared.store.digests();
+        if digests.remember(self.reading.identity(), digest) == Remembered::Corrupt {
+            error!(
+                name = %self.name,
+                %digest,
+                algorithm = %self.algorithm,
+                cache = ?self.cache,
+                "CORRUPTION: this file has other bytes than before, and nothing says that it was \
+                 written to; check the disk and the memory of this machine"
+            );
+        }
+    }
+}
+
+/// Brings a digest to the end of a file, as far as the turn goes. `None`: there is more.
+fn hash_rest(
+    reading: &Reading,
+    running: &mut Running,
+    (turn_bytes, spent): (&mut u64, &mut store::Spent),
+    scratch: &mut [u8],
+    hashed: impl Fn(&Running),
+) -> Result<Option<Digest>, Refusal> {
+    while running.offset() < reading.size() {
+        if *turn_bytes == 0 {
+            return Ok(None);
+        }
+        let at = running.offset();
+        let left = reading.size().saturating_sub(at).min(*turn_bytes);
+        let bytes = read_to_grid(reading, at, left, scratch, &mut spent.disk)?;
+        timed(&mut spent.hash, || running.update(bytes));
+        *turn_bytes = turn_bytes.saturating_sub(bytes.len() as u64);
+        hashed(running);
+    }
+    Ok(Some(running.digest()))
 }
