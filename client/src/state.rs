@@ -185,9 +185,11 @@ impl State {
         Ok(())
     }
 
-    /// Notes that bytes before this offset were synced to the local disk.
+    /// Notes that bytes before this offset were synced to the local disk, and syncs that.
     pub(crate) fn synced(&mut self, at: u64) -> io::Result<()> {
-        self.append(&Line::Synced(at))
+        self.append(&Line::Synced(at))?;
+        self.unsynced = 0;
+        self.file.sync_data()
     }
 
     /// Whether a later process can go on with the transfer.
