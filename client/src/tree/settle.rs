@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use ftx_disk::store::{Change, Checkpoint, Durable, Finished, Settled, Step, Store};
 use ftx_disk::sys::Native;
-use ftx_protocol::{Durability, Refusal};
+use ftx_protocol::{Code, Durability, Refusal};
 
 /// Threads that sync the files of one group.
 const SYNCERS: usize = 4;
@@ -157,9 +157,17 @@ fn sync(store: &Store<Native>, group: &mut [Item]) -> Vec<Result<(), Refusal>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = group
             .chunks_mut(share)
-            .map(|items| scope.spawn(move || items.iter_mut().map(sync_one).collect::<Vec<_>>()))
+            .map(|items| {
+                let count = items.len();
+                (count, scope.spawn(move || items.iter_mut().map(sync_one).collect::<Vec<_>>()))
+            })
             .collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        // A thread that panicked has synced nothing that anybody can rely on.
+        let failed = |count| (0..count).map(|_| Err(Code::Internal.into())).collect();
+        threads
+            .into_iter()
+            .flat_map(|(count, thread)| thread.join().unwrap_or_else(|_| failed(count)))
+            .collect()
     })
 }
 
