@@ -20,6 +20,14 @@ use crate::message::{
     Move, Ping, Pong, Put, Remove, Resume, ServerMessage, Stat, Welcome,
 };
 
+/// Why a request is not taken in.
+enum Inadmissible {
+    /// The connection is at its end.
+    Ends(Code),
+    /// It is refused, and whatever comes behind it may be taken.
+    Refused(Refusal),
+}
+
 impl Server {
     pub(super) fn read_line(&mut self, line: &[u8], now: Time) {
         let message = line::read_client(line);
@@ -30,9 +38,8 @@ impl Server {
                 self.refuse_line(Code::BadHello.into(), now);
             }
             (_, Err(LineError::Refused(id, asked, refusal))) => {
-                if self.admits(id, || asked.clone(), now) {
-                    self.refuse_at_once(id, asked, refusal, now);
-                }
+                let why = self.admit(id).err().unwrap_or(Inadmissible::Refused(refusal));
+                self.turn_away(id, asked, why, now);
             }
             (_, Ok(message)) => self.carry_out(message, now),
         }
@@ -90,34 +97,38 @@ impl Server {
             | ClientMessage::Mkdir(Mkdir { id, .. })
             | ClientMessage::Move(Move { id, .. })
             | ClientMessage::Remove(Remove { id, .. })
-            | ClientMessage::Ping(Ping { id, .. }) => {
-                if self.admits(id, || Asked::of(&message), now) {
-                    self.begin(id, message, now);
-                }
-            }
+            | ClientMessage::Ping(Ping { id, .. }) => match self.admit(id) {
+                Ok(()) => self.begin(id, message, now),
+                Err(why) => self.turn_away(id, Asked::of(&message), why, now),
+            },
         }
     }
 
-    /// Whether a request may have this id, and be at all. Says so if not.
-    fn admits(&mut self, id: RequestId, asked: impl FnOnce() -> Asked, now: Time) -> bool {
+    /// Takes a request in, if it may have this id, and be at all.
+    fn admit(&mut self, id: RequestId) -> Result<(), Inadmissible> {
         if self.last_id.is_some_and(|last| id <= last) {
-            self.fail_for(asked(), Code::BadId.into(), now);
-            return false;
+            return Err(Inadmissible::Ends(Code::BadId));
         }
         if self.busy.requests.len() as u64 >= self.settings.limits.requests {
-            self.fail_for(asked(), Code::TooManyRequests.into(), now);
-            return false;
+            return Err(Inadmissible::Ends(Code::TooManyRequests));
         }
         self.last_id = Some(id);
         self.requests_total = self.requests_total.saturating_add(1);
         if self.requests_total > self.settings.requests_total_max {
             self.take_no_more(NoMore::Enough);
         }
-        if let Stage::Drain(DrainCause::NoMore(why)) = self.stage {
-            self.refuse_at_once(id, asked(), why.refusal(), now);
-            return false;
+        match self.stage {
+            Stage::Drain(DrainCause::NoMore(why)) => Err(Inadmissible::Refused(why.refusal())),
+            _ => Ok(()),
         }
-        true
+    }
+
+    /// Says of a request why it was not taken in.
+    fn turn_away(&mut self, id: RequestId, asked: Asked, why: Inadmissible, now: Time) {
+        match why {
+            Inadmissible::Ends(code) => self.fail_for(asked, code.into(), now),
+            Inadmissible::Refused(refusal) => self.refuse_at_once(id, asked, refusal, now),
+        }
     }
 
     fn begin(&mut self, id: RequestId, message: ClientMessage, now: Time) {
