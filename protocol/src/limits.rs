@@ -70,7 +70,7 @@ pub const VERSION_BYTES: usize = 64;
 /// The text of `agent`, and of `message` in an error.
 pub const TEXT_BYTES: usize = 1_024;
 
-/// Words in `need`, and the bytes of each.
+/// Words of `need` that a refusal repeats.
 pub const NEED_WORDS: usize = 16;
 
 /// Any integer on the wire. The largest that every JSON library keeps exactly.

@@ -56,7 +56,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// (`ELOOP`, or `ENOTDIR` for a directory). Files for reading and writing.
     fn open_part(&self, dir: &Self::Handle, part: &[u8], want: Want) -> io::Result<Self::Handle>;
 
-    /// Opens the directory that a directory is in, wherever that is: only ever to sync it.
+    /// Opens the directory that a directory is in, wherever that is: to sync it, or to see which it is.
     fn open_parent(&self, dir: &Self::Handle) -> io::Result<Self::Handle>;
 
     /// Makes a new empty file for reading and writing, never opening what is there (`EEXIST`).

@@ -107,7 +107,7 @@ impl Server {
         self.detach();
     }
 
-    pub(super) fn throw_away(&mut self, count: usize, _now: Time) {
+    pub(super) fn throw_away(&mut self, count: usize) {
         if let Stage::Linger { left_bytes, reason, .. } = &mut self.stage {
             *left_bytes = left_bytes.saturating_sub(count as u64);
             if *left_bytes == 0 {

@@ -217,7 +217,7 @@ impl Server {
         {
             let taken = match (&self.stage, &self.inbound) {
                 (Stage::Closed(_), _) => return,
-                (Stage::Linger { .. }, _) => return self.throw_away(rest.len(), now),
+                (Stage::Linger { .. }, _) => return self.throw_away(rest.len()),
                 (Stage::Greet, Inbound::Line { .. }) if self.is_foreign(rest) => {
                     return self.refuse_foreign(rest, now);
                 }
