@@ -65,6 +65,8 @@ fn takeover_needs_the_token() {
     knows_nothing(&mut other, 11, 9 * MIB);
     // Whoever has the token takes it over, and from whoever works on it.
     let mut takes = house.talk(&alice);
+    takes.say(resume(1, TRANSFER));
+    assert_eq!(takes.line()["held"]["ranges"], json!([[0, 8 * MIB]]));
     let mut going_on = put(2, "large", 9 * MIB, TRANSFER);
     going_on["put"]["at"] = json!(8 * MIB);
     takes.say(going_on.clone());
