@@ -110,6 +110,25 @@ fn add_untransferable(tree: &Path) {
     fs::write(tree.join(".ftx/journal"), "somebody's").unwrap();
 }
 
+#[test]
+fn a_directory_with_nothing_to_fetch_arrives_as_an_empty_one() {
+    let world = World::new();
+    let server = world.serve();
+    for name in ["empty", "links"] {
+        fs::create_dir(world.served().join(name)).unwrap();
+        set_mode(&world.served().join(name), 0o750);
+    }
+    symlink("..", world.served().join("links/up")).unwrap();
+    for name in ["empty", "links"] {
+        world.run(server.address, &["get", "-r", name], 0);
+        let here = world.here().join(name);
+        assert_eq!(fs::metadata(&here).unwrap().permissions().mode() & 0o777, 0o750);
+        assert_eq!(fs::read_dir(&here).unwrap().count(), 0, "{name}");
+    }
+    world.run(server.address, &["get", "-r", "missing"], 4);
+    assert!(!world.here().join("missing").exists());
+}
+
 pub fn events(output: &Output) -> Vec<Value> {
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -40,6 +40,13 @@ pub(super) enum Target {
     There,
 }
 
+/// Whether a job has done all that it was to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Complete {
+    Yes,
+    No,
+}
+
 /// Whose the store's own directory in the target is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Private {
@@ -98,8 +105,9 @@ impl Ground {
     }
 
     /// Takes the store's own directory away again, unless something is left to go on with; and the
-    /// target, if it was made for nothing: the same command has to find what this one found.
-    pub(super) fn leave(self) -> Target {
+    /// target, if it was made for nothing: the same command has to find what this one found. That of an empty
+    /// directory is what was asked for.
+    pub(super) fn leave(self, complete: Complete) -> Target {
         if self.private == Private::Ours
             && let Some(store) = self.store
             && let Ok(store) = Arc::try_unwrap(store)
@@ -108,10 +116,10 @@ impl Ground {
             // What stays is hidden, and is taken up by the next job here.
             let _ = store.retire(&[OURS.as_bytes()]);
         }
-        // One that is not empty stays.
-        match self.target == Target::Gone && std::fs::remove_dir(&self.path).is_ok() {
-            true => Target::Gone,
-            false => Target::There,
+        match (self.target, complete) {
+            // One that is not empty stays.
+            (Target::Gone, Complete::No) if std::fs::remove_dir(&self.path).is_ok() => Target::Gone,
+            _ => Target::There,
         }
     }
 }

@@ -26,7 +26,7 @@ use ftx_protocol::{
     Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
     Retry as Again,
 };
-use ground::{Ground, Target};
+use ground::{Complete, Ground, Target};
 use logs::Logs;
 use settling::UNSETTLED_MAX;
 use versions::Versions;
@@ -82,14 +82,19 @@ impl Client {
                 job.done.spent.wall = began.elapsed();
                 job.done.spent.paced = self.paced().saturating_sub(paced);
                 let (done, log) = (job.done, job.close(&result));
-                let gone = ground.leave();
+                let target = ground.leave(match &result {
+                    Ok(()) if done.failed == 0 => Complete::Yes,
+                    _ => Complete::No,
+                });
                 if let Some(log) = log
-                    && gone == Target::Gone
+                    && target == Target::Gone
                 {
                     log.remove();
                 }
                 let mut done = result.map(|()| done)?;
-                if let Err(error) = give_times(tree.target, &info, tree.options.durability) {
+                if target == Target::There
+                    && let Err(error) = give_times(tree.target, &info, tree.options.durability)
+                {
                     let failure = Failure::local("cannot set the time of", tree.target, &error);
                     done.count_failure(&failure);
                     observer(TreeNotice::Failed { name: b"", failure: &failure });
