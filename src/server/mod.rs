@@ -121,6 +121,13 @@ fn most_of_one(all: usize) -> usize {
     all.saturating_sub((all / 4).max(1)).max(1)
 }
 
+fn next_step(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Private { .. } => "; to serve without writing, say --read-only",
+        OpenError::Root { .. } | OpenError::Locked | OpenError::NotOurs => "",
+    }
+}
+
 /// The server could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -133,7 +140,7 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The directory cannot be served.
-    #[error(transparent)]
+    #[error("{}{}", .0, next_step(.0))]
     Storage(#[from] OpenError),
     /// An address cannot be listened on.
     #[error(transparent)]

@@ -151,9 +151,7 @@ pub enum OpenError {
     )]
     NotOurs,
     /// The staging directory, the journal or the cache cannot be used.
-    #[error(
-        "cannot {step} in .ftx of the directory: {error}; to serve without writing, say --read-only"
-    )]
+    #[error("cannot {step} in .ftx of the directory: {error}")]
     Private {
         /// What was being done.
         step: &'static str,
