@@ -182,10 +182,10 @@ impl<D: Disk> Store<D> {
         committing: &mut Committing<D>,
     ) -> Result<Directory<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
+        self.check_directory(parent)?;
         if let Condition::Version(_) = condition {
             return Err(Refusal::new(Code::VersionMismatch, "a directory has no version"));
         }
-        self.check_directory(parent)?;
         let part = name.last_part();
         match self.disk.make_directory(parent, part, DIRECTORY_MODE) {
             Ok(()) => {

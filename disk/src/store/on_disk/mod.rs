@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_protocol::{
-    Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Parents, Refusal,
+    Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Parents, Refusal, Version,
 };
 
 use super::testing::{name, new_id, open_native, options, put, share, whole};
@@ -233,7 +233,12 @@ fn the_private_directory_is_neither_moved_nor_replaced_nor_removed() {
         }
     }
     for private in [".ftx"].into_iter().chain(there).chain(beneath) {
-        for making in [make(private, Condition::Always, None), make_all(private)] {
+        let version = Condition::Version(Version::parse("v").unwrap());
+        for making in [
+            make(private, Condition::Always, None),
+            make(private, version, None),
+            make_all(private),
+        ] {
             let said = format!("{making:?}");
             assert_eq!(code(&change(&store, making)), Some(Code::ReservedName), "{said}");
         }
