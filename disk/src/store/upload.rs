@@ -156,6 +156,17 @@ impl<D: Disk> Upload<D> {
         }
     }
 
+    /// Bytes that are past what is promised; none of a put that cannot be resumed.
+    pub fn unkept_bytes(&self) -> u64 {
+        let Body::Staged(staged) = &self.body else { return 0 };
+        let Resume::Yes { partial, .. } = &staged.resume else { return 0 };
+        let kept = match &lock(partial).kept {
+            Kept::UpTo(saved) => saved.offset(),
+            Kept::Nothing | Kept::Lost => 0,
+        };
+        staged.running.offset().saturating_sub(kept)
+    }
+
     /// Where the time went so far.
     pub fn spent(&self) -> Spent {
         self.spent

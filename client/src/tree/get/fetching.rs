@@ -6,7 +6,7 @@ use ftx_disk::aligned::PageAligned;
 use ftx_disk::hash::Running;
 use ftx_disk::store;
 use ftx_protocol::client::Event;
-use ftx_protocol::limits::RESUMABLE_BYTES;
+use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES, UNKEPT_BYTES};
 use ftx_protocol::message::{self, Cache, Info};
 use ftx_protocol::{Code, Digest, Name, Refusal, RequestId, Retry as Again, TransferId, Version};
 use sha2::{Digest as _, Sha256};
@@ -228,9 +228,15 @@ impl Job<'_, '_> {
             bytes: bytes.len() as u64,
             name: file.path.as_bytes(),
         });
+        let points = upload.offset() / GRID_BYTES;
         match upload.write(bytes) {
-            Ok(Some(checkpoint)) => self.group.push(Item::Keep(checkpoint)),
-            Ok(None) => {}
+            Ok(checkpoint) => {
+                self.group.extend(checkpoint.map(Item::Keep));
+                // The disk here is slower than the line: what would be fetched again after a crash is bounded.
+                if upload.offset() / GRID_BYTES > points && upload.unkept_bytes() > UNKEPT_BYTES {
+                    self.settle_all();
+                }
+            }
             Err(refusal) => {
                 self.drop_upload(id);
                 self.stop(id, &refusal)?;
