@@ -128,6 +128,7 @@ impl<D: Disk> Store<D> {
 
 #[cfg(test)]
 mod tests {
+    use ftx_protocol::Code;
     use ftx_protocol::limits::GRID_BYTES;
 
     use super::super::testing::{id, open, put};
@@ -153,5 +154,17 @@ mod tests {
         assert!(fourth.newer.is_none());
         assert!(upload.write(POINT).unwrap().is_some());
         assert_eq!(store.suspend(upload), 4 * GRID_BYTES);
+    }
+
+    /// The disk has not failed: whoever has ended the put says why.
+    #[test]
+    fn a_checkpoint_of_what_was_discarded_meanwhile_has_nothing_to_say() {
+        let sim = Sim::new();
+        let store = open(&sim);
+        let mut upload = store.begin(put("big", id(1), None)).unwrap();
+        let checkpoint = upload.write(&[7; GRID_BYTES as usize]).unwrap().unwrap();
+        store.discard(upload);
+        let refused = store.make_durable(checkpoint).err().unwrap();
+        assert_eq!(refused.code, Code::TakenOver);
     }
 }

@@ -342,6 +342,8 @@ impl<D: Disk> Store<D> {
                 let mut partial = lock(partial);
                 if partial.check_epoch(*epoch).is_ok() {
                     partial.kept = Kept::Lost;
+                    // A checkpoint that is under way has nothing to say of that.
+                    partial.epoch = partial.epoch.saturating_add(1);
                     let begun = partial.begun.clone();
                     drop(partial);
                     self.forget(&begun);
