@@ -121,9 +121,8 @@ fn settle(store: &Store<Native>, mut group: Vec<Item>) -> Vec<Answer> {
             }
             (Item::Keep(checkpoint), _) => {
                 // What is not kept is fetched again after a crash, and no worse.
-                if let Ok(Durable { newer: Some(newer), .. }) = store.make_durable(checkpoint) {
-                    answers.push(Answer::Keep(newer));
-                }
+                let newer = store.make_durable(checkpoint).ok().and_then(Durable::next);
+                answers.extend(newer.map(Answer::Keep));
             }
         }
     }

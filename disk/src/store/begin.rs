@@ -422,7 +422,7 @@ mod tests {
         let store = open(sim);
         let mut upload = store.begin(put(0)).unwrap();
         let checkpoint = upload.write(&BODY[..GRID_BYTES as usize]).unwrap().unwrap();
-        store.make_durable(checkpoint).unwrap();
+        let _ = store.make_durable(checkpoint).unwrap();
         assert_eq!(store.suspend(upload), GRID_BYTES);
         store
     }
@@ -500,7 +500,7 @@ mod tests {
             store.drop_partial(&taken);
             assert_eq!(store.counts().unwrap(), Counts { partial: 1, staged: 1 });
             let checkpoint = upload.write(&BODY[..GRID_BYTES as usize]).unwrap().unwrap();
-            store.make_durable(checkpoint).unwrap();
+            let _ = store.make_durable(checkpoint).unwrap();
             assert_eq!(store.held(&id(1), Some(&OWNER)).at, GRID_BYTES);
             end(&sim, &store, store.begin(put(GRID_BYTES)).unwrap());
             drop(upload);

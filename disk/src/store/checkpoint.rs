@@ -22,12 +22,24 @@ pub struct Checkpoint<D: Disk> {
     pub(super) durability: Durability,
 }
 
-/// What became of a checkpoint.
-pub struct Durable<D: Disk> {
+/// A checkpoint that is durable. Until [`Durable::next`] is called no other one of its put is under way, so that
+/// promises are told in their order.
+#[must_use]
+pub struct Durable<D: Disk>(Checkpoint<D>);
+
+impl<D: Disk> Durable<D> {
     /// Every byte before this offset is promised.
-    pub at: u64,
-    /// The last point of the grid that was passed meanwhile, for [`Store::make_durable`] again.
-    pub newer: Option<Checkpoint<D>>,
+    pub fn at(&self) -> u64 {
+        self.0.digest.offset()
+    }
+
+    /// Whoever is to be told of it has been. Returns the last point of the grid that was passed meanwhile, for
+    /// [`Store::make_durable`] again.
+    pub fn next(self) -> Option<Checkpoint<D>> {
+        let Self(checkpoint) = self;
+        let newer = lock(&checkpoint.keeping).done();
+        newer.map(|digest| Checkpoint { digest, ..checkpoint })
+    }
 }
 
 /// Whether a checkpoint of a put is under way.
@@ -74,13 +86,11 @@ impl<D: Disk> Store<D> {
     /// When the disk fails: then the transfer is over, and every later step of it fails. When the
     /// transfer has changed hands, [`Code::TakenOver`].
     pub fn make_durable(&self, checkpoint: Checkpoint<D>) -> Result<Durable<D>, Refusal> {
-        let at = self.keep(&checkpoint)?;
-        let newer = lock(&checkpoint.keeping).done();
-        let newer = newer.map(|digest| Checkpoint { digest, ..checkpoint });
-        Ok(Durable { at, newer })
+        self.keep(&checkpoint)?;
+        Ok(Durable(checkpoint))
     }
 
-    fn keep(&self, checkpoint: &Checkpoint<D>) -> Result<u64, Refusal> {
+    fn keep(&self, checkpoint: &Checkpoint<D>) -> Result<(), Refusal> {
         let private = self.writable()?;
         lock(&checkpoint.partial).check_epoch(checkpoint.epoch)?;
         let synced = match checkpoint.durability {
@@ -112,7 +122,7 @@ impl<D: Disk> Store<D> {
         match kept {
             Ok(()) => {
                 partial.kept = Kept::UpTo(checkpoint.digest.clone());
-                Ok(checkpoint.digest.offset())
+                Ok(())
             }
             Err(refusal) => {
                 // What a failed sync left on the disk is unknown for good: the transfer is over.
@@ -134,7 +144,7 @@ mod tests {
     use super::super::testing::{id, open, put};
     use crate::sim::Sim;
 
-    /// Of three points of the grid the last is promised, though the first was still under way when it was passed.
+    /// Of four points of the grid the last is promised, though the first was still under way when it was passed.
     #[test]
     fn what_is_passed_while_a_checkpoint_is_under_way_comes_next() {
         const POINT: &[u8] = &[7; GRID_BYTES as usize];
@@ -144,14 +154,12 @@ mod tests {
         assert!(upload.write(POINT).unwrap().is_none());
         assert!(upload.write(POINT).unwrap().is_none());
         let first = store.make_durable(first).unwrap();
-        assert_eq!(first.at, GRID_BYTES);
-        // One at a time: it is not whoever passes the next point who gets it.
+        assert_eq!(first.at(), GRID_BYTES);
+        // One at a time, also while the first is told of: it is not whoever passes the next point who gets it.
         assert!(upload.write(POINT).unwrap().is_none());
-        let third = store.make_durable(first.newer.unwrap()).unwrap();
-        assert_eq!(third.at, 3 * GRID_BYTES);
-        let fourth = store.make_durable(third.newer.unwrap()).unwrap();
-        assert_eq!(fourth.at, 4 * GRID_BYTES);
-        assert!(fourth.newer.is_none());
+        let fourth = store.make_durable(first.next().unwrap()).unwrap();
+        assert_eq!(fourth.at(), 4 * GRID_BYTES);
+        assert!(fourth.next().is_none());
         assert!(upload.write(POINT).unwrap().is_some());
         assert_eq!(store.suspend(upload), 4 * GRID_BYTES);
     }

@@ -89,7 +89,7 @@ fn scenario(sim: &Sim, told: &mut Told) -> Option<()> {
             return None;
         };
         match store.make_durable(checkpoint.expect("the grid was passed")) {
-            Ok(durable) => drop(told.kept.insert(id(2), durable.at)),
+            Ok(durable) => drop(told.kept.insert(id(2), durable.at())),
             Err(refusal) => told.answer(id(2), &Err(refusal)),
         }
         store.suspend(upload);

@@ -38,7 +38,7 @@ fn store_both(store: &Store<Sim>, owner: Option<Owner>) {
     end(store, upload, SMALL);
     let mut upload = store.begin(put("big", 2, BIG_BYTES, 0, owner)).unwrap();
     let checkpoint = upload.write(&vec![7; GRID_BYTES as usize + 10]).unwrap().unwrap();
-    store.make_durable(checkpoint).unwrap();
+    let _ = store.make_durable(checkpoint).unwrap();
     store.suspend(upload);
 }
 
@@ -124,7 +124,7 @@ fn no_stranger_disturbs_an_upload_that_goes_on() {
     let checkpoint = upload.write(&big[..GRID_BYTES as usize]).unwrap().unwrap();
     assert!(is_nothing(&store.held(&id(2), Some(&BOB))));
     assert_eq!(code(store.begin(put("other", 2, 3, 0, None))), Some(Code::TransferMismatch));
-    assert_eq!(store.make_durable(checkpoint).unwrap().at, GRID_BYTES);
+    assert_eq!(store.make_durable(checkpoint).unwrap().at(), GRID_BYTES);
     upload.write(&big[GRID_BYTES as usize..]).unwrap();
     end(&store, upload, &big);
     // And to the owner it is taken over, as always.
@@ -141,7 +141,7 @@ fn what_an_owner_has_left_goes_and_nothing_else() {
     let begin = |number, owner| {
         let mut upload = store.begin(put("big", number, BIG_BYTES, 0, owner)).unwrap();
         let checkpoint = upload.write(&[7; GRID_BYTES as usize]).unwrap().unwrap();
-        store.make_durable(checkpoint).unwrap();
+        let _ = store.make_durable(checkpoint).unwrap();
         upload
     };
     for (number, owner) in [(1, Some(ALICE)), (2, Some(ALICE)), (3, Some(BOB)), (4, None)] {
@@ -179,7 +179,7 @@ fn unfinished_uploads_are_counted_for_each_owner_until_they_are_over() {
     store.suspend(third);
     assert_eq!(count(), [1, 1, 0]);
     let checkpoint = fourth.write(&vec![7; GRID_BYTES as usize]).unwrap().unwrap();
-    store.make_durable(checkpoint).unwrap();
+    let _ = store.make_durable(checkpoint).unwrap();
     store.suspend(fourth);
     assert_eq!(count(), [1, 1, 0]);
     // Held, and of nobody who comes back.

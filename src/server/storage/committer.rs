@@ -17,8 +17,8 @@ use super::sweeper::Sweeper;
 use super::transfers::{Ending, Slot, Transfers};
 use super::workers::Ahead;
 use super::{
-    Checkpoint, ConnectionKey, Durable, Finished, Granted, Origin, Outcome, Outcomes, Step, Store,
-    Turn, WORTH_TELLING, audit,
+    Checkpoint, ConnectionKey, Finished, Granted, Origin, Outcome, Outcomes, Step, Store, Turn,
+    WORTH_TELLING, audit,
 };
 use crate::server::lock::lock;
 
@@ -257,11 +257,11 @@ impl Bench {
     /// Returns what of the put came meanwhile.
     fn make_durable(&self, slot: &Slot, checkpoint: Checkpoint) -> Option<Checkpoint> {
         let durable = self.store.make_durable(checkpoint);
-        match durable.and_then(|durable| slot.reached(durable.at).map(|()| durable)) {
-            Ok(Durable { at, newer }) => {
-                let event = Event::Kept(Kept { id: slot.id, at });
+        match durable.and_then(|durable| slot.reached(durable.at()).map(|()| durable)) {
+            Ok(durable) => {
+                let event = Event::Kept(Kept { id: slot.id, at: durable.at() });
                 self.outcomes.push_event(slot.origin.key, event);
-                newer
+                durable.next()
             }
             // The put is past this, or somebody else's.
             Err(refusal) if refusal.code == Code::TakenOver => None,

@@ -48,7 +48,6 @@ pub(super) use room::Claim;
 type Store = ftx_disk::store::Store<Native>;
 type Upload = ftx_disk::store::Upload<Native>;
 type Checkpoint = ftx_disk::store::Checkpoint<Native>;
-type Durable = ftx_disk::store::Durable<Native>;
 type Finished = ftx_disk::store::Finished<Native>;
 type Reading = ftx_disk::store::Reading<Native>;
 type Listing = ftx_disk::store::Listing<Native>;

@@ -541,7 +541,7 @@ mod tests {
             let mut upload = Box::new(self.transfers.store.begin(put).unwrap());
             let checkpoint = upload.write(&vec![0; GRID_BYTES as usize]).unwrap().unwrap();
             assert!(slot.put_back(upload).is_none());
-            (slot, self.transfers.store.make_durable(checkpoint).unwrap().at)
+            (slot, self.transfers.store.make_durable(checkpoint).unwrap().at())
         }
     }
 
