@@ -291,8 +291,13 @@ impl<D: Disk> Store<D> {
         if let Some(replaced) = target.found {
             committing.forget(Inode::of(&replaced));
         }
-        // Its entry in its new directory is not synced, and perhaps never will be.
-        committing.forget(Inode::of(&moved));
+        // Its entry in its new directory is not synced, and perhaps never will be; what is below it depends on that.
+        match moved.kind {
+            FileKind::Directory => committing.forget_all(),
+            FileKind::File | FileKind::Symlink | FileKind::Special => {
+                committing.forget(Inode::of(&moved));
+            }
+        }
         if moved.kind == FileKind::File
             && let Ok(now) = self.disk.stat_part(&to_directory, to_part)
         {

@@ -72,8 +72,10 @@ fn rounds() -> Vec<Vec<Ask>> {
         vec![MakeAll("t/a/c")],
         // What was not synced has to be when something in it is.
         vec![Loose(Box::new(Make("n", None)))],
-        vec![Ask::Put("n/one", b"1")],
+        vec![Ask::Put("n/one", b"1"), Ask::Put("n/s/t/three", b"3")],
         vec![Loose(Box::new(Move("n", "o")))],
+        // That of what is deeper in it, too.
+        vec![Ask::Put("o/s/t/four", b"4")],
         vec![Ask::Put("o/two", b"2")],
         vec![Remove("m", Depth::All)],
         vec![Ask::Put("m/w", b"w"), Remove("e2/old", Depth::All)],
