@@ -421,9 +421,9 @@ impl Connection {
                 self.sender = Sender::Worker;
                 // Set again by an event that comes while the worker sends.
                 self.writable = false;
-                let size = size.min(turn_bytes as u64);
-                let stream = self.stream.clone();
-                self.submit(vec![Job::Send { id, at, size, stream }]);
+                let in_turn = size.min(turn_bytes as u64);
+                let (rest, stream) = (size.saturating_sub(in_turn), self.stream.clone());
+                self.submit(vec![Job::Send { id, at, size: in_turn, rest, stream }]);
                 return Moved::Nothing;
             }
             Output::Bytes(bytes) => (&self.stream).write(bytes),

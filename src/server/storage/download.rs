@@ -170,13 +170,14 @@ impl Fetch {
         }
     }
 
-    fn send(&mut self, id: RequestId, at: u64, size: u64, stream: &Stream, scratch: &mut [u8]) {
+    fn send(&mut self, part: Part, stream: &Stream, scratch: &mut [u8]) {
+        let Part { id, at, size, rest } = part;
+        // What was announced is sent: zeros in its place would be taken for bytes of the file by whoever comes back
+        // with another right.
+        let lost = self.gets.get(&id).and_then(|open| open.granted.check().err());
         let mut count: u64 = 0;
-        let mut refusal = self.gets.get(&id).and_then(|open| open.granted.check().err());
+        let mut unreadable = None;
         let end = loop {
-            if refusal.is_some() {
-                break SendEnd::Short;
-            }
             let left = size.saturating_sub(count);
             if left == 0 {
                 break SendEnd::Complete;
@@ -184,7 +185,10 @@ impl Fetch {
             let Some(open) = self.gets.get_mut(&id) else { break SendEnd::Short };
             match open.step(&self.shared, at.saturating_add(count), left, stream, scratch) {
                 Step::Sent(sent) => count = count.saturating_add(sent),
-                Step::Short(why) => refusal = Some(why),
+                Step::Short(why) => {
+                    unreadable = Some(why);
+                    break SendEnd::Short;
+                }
                 Step::Socket(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Step::Socket(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     break SendEnd::Blocked;
@@ -195,10 +199,15 @@ impl Fetch {
         if let Some(open) = self.gets.get_mut(&id) {
             open.purpose.count(count);
         }
-        if let Some(refusal) = refusal {
-            self.refuse(id, refusal);
-        }
-        self.shared.outcomes.push(self.origin.key, Outcome::Sent { count, end });
+        let is_over = matches!(end, SendEnd::Complete) && rest == 0;
+        let sent = Outcome::Sent { count, end };
+        let outcomes = match (unreadable, lost) {
+            (Some(refusal), _) => vec![self.refused(id, refusal), sent],
+            // Together: no further part is announced in between.
+            (None, Some(refusal)) if is_over => vec![sent, self.refused(id, refusal)],
+            (None, _) => vec![sent],
+        };
+        self.shared.outcomes.push_run(self.origin.key, outcomes);
     }
 
     fn digest(&mut self, id: RequestId, scratch: &mut [u8]) -> Worked {
@@ -230,6 +239,12 @@ impl Fetch {
 
     /// An open file cannot be read, or not any more.
     fn refuse(&mut self, id: RequestId, refusal: Refusal) {
+        let refused = self.refused(id, refusal);
+        self.shared.outcomes.push(self.origin.key, refused);
+    }
+
+    /// Writes down that a get is refused, and says so.
+    fn refused(&mut self, id: RequestId, refusal: Refusal) -> Outcome {
         if let Some(open) = self.gets.get_mut(&id) {
             open.told = Told::Yes;
             let (op, began) = (open.purpose.word(), open.began);
@@ -239,8 +254,17 @@ impl Fetch {
             };
             audit::refused(&self.origin, op, &open.name, came, &refusal, began);
         }
-        self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
+        Outcome::Event(Event::Refused { id, refusal })
     }
+}
+
+/// Bytes of a part that are to be sent now.
+struct Part {
+    id: RequestId,
+    at: u64,
+    size: u64,
+    /// Of the same part, after these.
+    rest: u64,
 }
 
 impl Fetch {
@@ -251,7 +275,9 @@ impl Fetch {
         }
         match job {
             Job::Open(get, granted) => self.open(&get, granted, scratch),
-            Job::Send { id, at, size, stream } => self.send(id, at, size, &stream, scratch),
+            Job::Send { id, at, size, rest, stream } => {
+                self.send(Part { id, at, size, rest }, &stream, scratch);
+            }
             Job::Digest(id) => return self.digest(id, scratch),
             Job::Sum(stat, granted) => return self.sum(stat, granted),
             Job::List(list, granted) => self.list(list, granted),

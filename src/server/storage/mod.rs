@@ -81,8 +81,9 @@ pub(super) enum Job {
     More(RequestId),
     /// Open a file to send it.
     Open(Get, Granted),
-    /// Send so many bytes of an open file, from this offset, until the socket blocks.
-    Send { id: RequestId, at: u64, size: u64, stream: Stream },
+    /// Send so many bytes of an open file, from this offset, until the socket blocks. `rest` bytes of their part come
+    /// after them.
+    Send { id: RequestId, at: u64, size: u64, rest: u64, stream: Stream },
     /// Say the digest of an open file.
     Digest(RequestId),
     /// Close an open file or directory.
