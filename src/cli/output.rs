@@ -1,4 +1,4 @@
-//! Where the content of a get goes: into a file, into a device, or to standard output.
+//! Where the content of a get goes: into a file, into a device, or to standard output; and standard input, for a put.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -43,6 +43,23 @@ pub fn stdout() -> Result<File, Failure> {
     Ok(stdout)
 }
 
+/// Standard input, for content.
+///
+/// # Errors
+/// Of class `Local`, when it is closed: an empty file would take the place of whatever has the name.
+pub fn stdin() -> Result<File, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::local("cannot read", Path::new("standard input"), &error);
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
+    if stands_for_a_closed_one(&stdin) {
+        return Err(Failure::new(
+            Class::Local,
+            "cannot read standard input: it is closed; to put an empty file, say < /dev/null",
+        ));
+    }
+    Ok(stdin)
+}
+
 /// Whether a path is another word for standard output, such as /dev/stdout.
 pub fn is_stdout(path: &Path) -> bool {
     let file =
@@ -77,14 +94,14 @@ fn is_special(metadata: &std::fs::Metadata) -> bool {
 }
 
 /// Before main, std opens the null device for reading and writing where a standard descriptor is
-/// closed, so that no file takes its number; what is written there would be lost without a word. A
-/// caller who hands over just this is taken for one who closed it: that cannot be told apart.
-fn stands_for_a_closed_one(stdout: &File) -> bool {
+/// closed, so that no file takes its number; what is written there would be lost without a word, and what is read
+/// there is nothing. A caller who hands over just this is taken for one who closed it: that cannot be told apart.
+fn stands_for_a_closed_one(standard: &File) -> bool {
     let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
-    let is_null = stdout.metadata().is_ok_and(|metadata| {
+    let is_null = standard.metadata().is_ok_and(|metadata| {
         metadata.file_type().is_char_device() && null.is_ok_and(|null| null == metadata.rdev())
     });
-    is_null && rustix::fs::fcntl_getfl(stdout).is_ok_and(|flags| flags.contains(OFlags::RDWR))
+    is_null && rustix::fs::fcntl_getfl(standard).is_ok_and(|flags| flags.contains(OFlags::RDWR))
 }
 
 #[cfg(test)]

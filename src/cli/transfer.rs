@@ -14,7 +14,7 @@ use ftx_client::{
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{self, is_directory, is_stdout, stdout};
+use super::output::{self, is_directory, is_stdout, stdin, stdout};
 use super::remote::{At, Clients, run, without_slash, wrong};
 use super::report::{Cost, Form, Report, Results, say};
 
@@ -271,7 +271,7 @@ impl Put {
             }
         };
         let source = match file.as_bytes() {
-            b"-" => Source::stream(std::io::stdin()),
+            b"-" => Source::stream(stdin()?),
             _ => Source::open(Path::new(file))?,
         };
         Ok((source, remote))

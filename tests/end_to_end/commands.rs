@@ -333,3 +333,23 @@ fn the_digests_of_many_files_hold_none_of_them_open() {
     let open = fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count();
     assert!(open < 100, "{open} descriptors are open");
 }
+
+/// What is missing is no empty file: it would take the place of what has the name.
+#[test]
+fn a_standard_input_that_is_closed_replaces_nothing_and_an_empty_one_does() {
+    let (world, server) = world();
+    std::fs::write(world.served().join("backup"), "old").unwrap();
+    let put = world.ftx(server.address, ["put", "-", "--as", "backup"]);
+    let closed = |redirection: &str| {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")]);
+        shell.arg(put.get_program()).args(put.get_args());
+        shell.envs(put.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.output().unwrap()
+    };
+    let output = closed("<&-");
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+    assert_eq!(world.stored("backup"), b"old");
+    assert!(closed("< /dev/null").status.success());
+    assert_eq!(world.stored("backup"), b"");
+}
