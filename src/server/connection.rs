@@ -135,8 +135,12 @@ impl Connection {
         }
     }
 
-    /// The socket may have become ready. These are hints; only a read or write tells.
-    pub(super) fn ready(&mut self, readable: bool, writable: bool) {
+    /// The socket may have become ready. These are hints; only a read or write tells. Until then the peer waits for
+    /// its turn, and not the other way round.
+    pub(super) fn ready(&mut self, readable: bool, writable: bool, now: Time) {
+        if readable {
+            self.machine.not_reading(now);
+        }
         self.readable |= readable;
         self.writable |= writable;
     }
@@ -368,7 +372,7 @@ impl Connection {
         }
         let limit = match self.machine.reads() {
             Reads::Nothing => return None,
-            Reads::Lines => LINES_BYTES.min(self.bearable_bytes(0)),
+            Reads::Lines => LINES_BYTES.min(turn_bytes).min(self.bearable_bytes(0)),
             Reads::Part { left_bytes } => turn_bytes.min(self.bearable_bytes(left_bytes)),
         };
         if !self.readable {
@@ -426,7 +430,10 @@ impl Connection {
                 self.submit(vec![Job::Send { id, at, size: in_turn, rest, stream }]);
                 return Moved::Nothing;
             }
-            Output::Bytes(bytes) => (&self.stream).write(bytes),
+            Output::Bytes(bytes) => {
+                let in_turn = bytes.get(..turn_bytes).unwrap_or(bytes);
+                (&self.stream).write(in_turn)
+            }
             Output::Zeros(count) => {
                 const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
                 let count = usize::try_from(count).unwrap_or(usize::MAX).min(ZEROS.len());

@@ -236,7 +236,7 @@ impl Selector {
                         event.is_readable() || event.is_read_closed() || event.is_error();
                     let writable =
                         event.is_writable() || event.is_write_closed() || event.is_error();
-                    entry.connection.ready(readable, writable);
+                    entry.connection.ready(readable, writable, now);
                     self.queue(key);
                 }
             }
