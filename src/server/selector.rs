@@ -90,6 +90,8 @@ pub(super) struct Selector {
     run_queue: VecDeque<ConnectionKey>,
     /// Connections that could read, had they a buffer; served in the order in which they came.
     buffer_queue: VecDeque<ConnectionKey>,
+    /// How many of these stand in the run queue for the buffer whose turn is theirs: nobody before them takes it.
+    served: usize,
     deadlines: BTreeSet<(Time, ConnectionKey)>,
     pool: Pool,
     rate: Option<Rate>,
@@ -142,6 +144,7 @@ impl Selector {
             generation: 0,
             run_queue: VecDeque::new(),
             buffer_queue: VecDeque::new(),
+            served: 0,
             deadlines: BTreeSet::new(),
             pool: Pool::of_one(common.selectors),
             rate: options.limit_rate.map(Rate::new),
@@ -203,7 +206,7 @@ impl Selector {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let can_serve = !self.buffer_queue.is_empty() && self.buffers_available() > 0;
+        let can_serve = !self.buffer_queue.is_empty() && self.buffers_to_give() > 0;
         let free_at = self.rate.as_ref().map(Rate::free_at).unwrap_or_default();
         let now = self.now();
         let can_turn = !self.run_queue.is_empty() && free_at <= now;
@@ -377,6 +380,9 @@ impl Selector {
             self.deadlines.remove(&(time, key));
         }
         self.held.count(&mut entry.held_bytes, 0);
+        if entry.waits == Waits::Served {
+            self.served = self.served.saturating_sub(1);
+        }
         entry.connection.close();
         self.seats.free(self.number);
         let peer = entry.connection.peer();

@@ -42,6 +42,8 @@ impl Selector {
                 return;
             }
             let Some(key) = self.run_queue.pop_front() else { break };
+            let are_left =
+                self.buffer_queue.is_empty() && (self.served == 0 || self.buffers_to_give() > 0);
             let Some(entry) =
                 self.connections.get_mut(key.place()).filter(|entry| entry.key == key)
             else {
@@ -50,11 +52,12 @@ impl Selector {
             entry.queued = Queued::No;
             let turn = match entry.waits {
                 Waits::Served => BufferTurn::Ours,
-                Waits::No if self.buffer_queue.is_empty() => BufferTurn::Ours,
+                Waits::No if are_left => BufferTurn::Ours,
                 Waits::No | Waits::ForBuffer => BufferTurn::Others,
             };
             if entry.waits == Waits::Served {
                 entry.waits = Waits::No;
+                self.served = self.served.saturating_sub(1);
             }
             let end = entry.connection.turn(&self.pool, &mut self.spare, turn, turn_bytes, now);
             let moved_bytes = entry.connection.take_moved_bytes();
@@ -122,19 +125,20 @@ impl Selector {
 
     /// Gives those that have waited longest for a buffer their turn, as many as there are buffers.
     pub(super) fn serve_buffers(&mut self) {
-        let mut available = self.buffers_available();
-        while available > 0
+        while self.buffers_to_give() > 0
             && let Some(key) = self.buffer_queue.pop_front()
         {
             if let Some(entry) = self.entry(key) {
                 entry.waits = Waits::Served;
+                self.served = self.served.saturating_add(1);
                 self.queue(key);
-                available -= 1;
             }
         }
     }
 
-    pub(super) fn buffers_available(&self) -> usize {
-        self.pool.available().saturating_add(usize::from(self.spare.is_some()))
+    /// Buffers that are free, and that nobody who stands in the run queue is to have.
+    pub(super) fn buffers_to_give(&self) -> usize {
+        let free = self.pool.available().saturating_add(usize::from(self.spare.is_some()));
+        free.saturating_sub(self.served)
     }
 }
