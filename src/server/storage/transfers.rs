@@ -179,7 +179,8 @@ impl Transfers {
             State::Gone => {
                 inside.state = State::Gone;
                 drop(inside);
-                self.say_held(successor, &resume.transfer);
+                // Between the two. It left the table with that, so this finds another one, or none.
+                self.resume(resume, origin, owner);
             }
             State::Idle(upload) => {
                 inside.successor = Some(successor);
@@ -213,6 +214,11 @@ impl Transfers {
         }
         table.insert(*transfer, successor.entry());
         None
+    }
+
+    /// Whether a put has it, or is about to begin it.
+    pub(super) fn is_taken(&self, transfer: &TransferId) -> bool {
+        matches!(lock(&self.table).get(transfer), Some(Entry::Taken(_)))
     }
 
     /// Forgets who has resumed what is over by now.

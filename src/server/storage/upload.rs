@@ -68,13 +68,17 @@ impl Bring {
 
     /// How many unfinished uploads there may be with this one, of whoever brings it.
     fn unfinished_max(&self, put: &Put, granted: &Granted) -> Result<Option<usize>, Refusal> {
-        let Shared { store, partials, .. } = &*self.shared;
+        let Shared { store, partials, transfers, .. } = &*self.shared;
         match (granted.share(), &self.origin.who) {
             (Some(share), _) => Ok(Some(share.partials_max())),
             (None, Who::Public) => {
                 if put.at == 0 && put.size.is_none_or(|size| size >= RESUMABLE_BYTES) {
                     let address = doors::Network::of(self.origin.peer.ip());
-                    partials.begin(put.transfer, address, |other| store.is_unfinished(other))?;
+                    let is_unfinished = |other: &_| {
+                        // One that is about to begin is not in the store yet.
+                        transfers.is_taken(other) || store.is_unfinished(other)
+                    };
+                    partials.begin(put.transfer, address, is_unfinished)?;
                 }
                 Ok(Some(PARTIALS_OF_ANYONE))
             }
