@@ -210,8 +210,10 @@ impl Disk for Sim {
         Ok(())
     }
 
-    fn reserve(&self, _: &SimHandle, _: u64) -> io::Result<()> {
-        self.call("reserve", "").map(drop)
+    fn reserve(&self, _: &SimHandle, size: u64) -> io::Result<()> {
+        let mut world = self.call("reserve", "")?;
+        world.free_bytes = world.free_bytes.saturating_sub(size);
+        Ok(())
     }
 
     fn set_mode(&self, file: &SimHandle, mode: Mode) -> io::Result<()> {
@@ -267,8 +269,8 @@ impl Disk for Sim {
     }
 
     fn medium(&self, _: &SimHandle) -> io::Result<Medium> {
-        drop(self.call("medium", "")?);
-        Ok(Medium { free: 1 << 40, kind: MediumKind::Disk })
+        let free = self.call("medium", "")?.free_bytes;
+        Ok(Medium { free, kind: MediumKind::Disk })
     }
 
     fn boot_id(&self) -> Option<String> {

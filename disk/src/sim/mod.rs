@@ -54,6 +54,8 @@ struct World {
     clock: i64,
     calls: u64,
     fault: Fault,
+    /// What the medium says; reserving takes of it, and nothing gives back.
+    free_bytes: u64,
     /// Syncs of what has such a label are left out: for runs that must be found out.
     ignored: Option<fn(&str) -> bool>,
     log: Vec<String>,
@@ -105,6 +107,11 @@ impl Sim {
     /// Has another process do something, once, right before such a call: "rename_new b", say.
     pub(crate) fn before(&self, call: &'static str, act: impl FnOnce(&Self) + Send + 'static) {
         self.world().intruder = Some((call, Box::new(act)));
+    }
+
+    /// What there is room for from now on.
+    pub(crate) fn set_free(&self, bytes: u64) {
+        self.world().free_bytes = bytes;
     }
 
     /// Calls since the fault was set.
@@ -207,6 +214,7 @@ impl World {
             clock: 1_000_000,
             calls: 0,
             fault: Fault::None,
+            free_bytes: 1 << 40,
             ignored: None,
             log: Vec::new(),
             intruder: None,

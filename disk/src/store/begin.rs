@@ -9,10 +9,11 @@ use rustix::io::Errno;
 
 use super::private::{Nameless, Private};
 use super::record::{Begun, Committed, Complete, Survival};
+use super::room::ASKING;
 use super::scope::check_reach;
 use super::transfers::{Kept, Partial, Use};
 use super::upload::{Body, Entry, Limit, Plan, Resume, Staged, StagedFile};
-use super::{Naming, Put, Shared, Spent, Store, Upload, lock};
+use super::{Naming, Options, Put, Shared, Spent, Store, Upload, lock, room};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::{Identity, Inode};
@@ -152,10 +153,10 @@ impl<D: Disk> Store<D> {
         };
         self.reserved.reserve(inode);
         if let Some(size) = put.size.filter(|size| *size >= RESERVE_BYTES)
-            && let Err(error) = self.reserve(&file, size)
+            && let Err(refusal) = self.make_room(&file, size)
         {
             self.remove_staged(&part, inode);
-            return Err(refusal(Cause::Bytes, "making room for the file", &error));
+            return Err(refusal);
         }
         let file = Arc::new(StagedFile::new(file, mode, entry));
         let resume = if let Some(expected) = expected {
@@ -210,12 +211,12 @@ impl<D: Disk> Store<D> {
         let more = put.size.map(|size| size.saturating_sub(put.at));
         self.room.check(more, || self.medium_free(), self.options.free_min_bytes)?;
         if let Some(size) = put.size
-            && let Err(error) = self.reserve(&file, size)
+            && let Err(refusal) = self.make_room(&file, size)
         {
-            // A file system may have taken all the room there was before it gave up.
-            let freed = self.disk.truncate(&file, put.at);
-            let error = freed.err().unwrap_or(error);
-            return Err(refusal(Cause::Bytes, "making room for the file", &error));
+            // A file system may have taken all the room there was before it gave up. If it does not give it back,
+            // whoever goes on does that.
+            let _ = self.disk.truncate(&file, put.at);
+            return Err(refusal);
         }
         let file = Arc::new(StagedFile::new(file, mode, Entry::InStaging));
         partial.epoch = partial.epoch.saturating_add(1);
@@ -251,20 +252,23 @@ impl<D: Disk> Store<D> {
     }
 
     fn limit(&self, put: &Put) -> Limit {
-        put.size.map_or(Limit::Most(self.options.size_max_bytes), Limit::Size)
+        let Options { size_max_bytes: bytes, free_min_bytes, .. } = self.options;
+        put.size.map_or(Limit::Most { bytes, free_min_bytes }, Limit::Size)
     }
 
-    fn reserve(&self, file: &D::Handle, size: u64) -> io::Result<()> {
+    fn make_room(&self, file: &D::Handle, size: u64) -> Result<(), Refusal> {
         match self.disk.reserve(file, size) {
             // A file system that cannot reserve says "full" later, and no worse.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => Ok(()),
-            result => result,
+            Err(error) => Err(refusal(Cause::Bytes, "making room for the file", &error)),
+            // Others that looked at the same time found the same room.
+            Ok(()) => room::check_left(self.medium_free()?, self.options.free_min_bytes),
         }
     }
 
     fn medium_free(&self) -> Result<u64, Refusal> {
         let medium = self.disk.medium(&self.root);
-        Ok(medium.map_err(|error| refusal(Cause::Store, "asking the file system", &error))?.free)
+        Ok(medium.map_err(|error| refusal(Cause::Store, ASKING, &error))?.free)
     }
 
     /// Refuses a put that could not take its name as things are now.
@@ -398,6 +402,7 @@ fn running_of(partial: &Partial, put: &Put, survival: &Survival) -> Result<Runni
 /// A transfer whose time is over just when somebody comes back to it: either is first, and not half of each.
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use ftx_protocol::Owner;
@@ -507,5 +512,33 @@ mod tests {
             drop(store);
             assert_eq!(open(&sim).counts().unwrap(), Counts { partial: 0, staged: 0 });
         }
+    }
+
+    /// What looks at the same time finds the same room; and what does not say its size is asked again.
+    #[test]
+    fn nothing_takes_the_room_that_is_to_stay_free() {
+        const LEAST: u64 = 1 << 30;
+        let sim = Sim::new();
+        let options = Options { free_min_bytes: LEAST, ..testing::options() };
+        let (store, _) = Store::open(sim.clone(), Path::new("/"), options).unwrap();
+        sim.set_free(LEAST + BODY.len() as u64 + 10);
+        // Another put reserves between the look and the reservation of this one.
+        sim.before("reserve ", |sim| sim.set_free(LEAST + 10));
+        let refused = store.begin(put(0)).err().unwrap();
+        assert_eq!(refused.code, Code::NoSpace);
+        assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+        sim.set_free(2 * LEAST);
+        let unknown = Put { size: None, ..put(0) };
+        let mut upload = store.begin(unknown).unwrap();
+        let (point, rest) = BODY.split_at(GRID_BYTES as usize);
+        sim.set_free(LEAST - 1);
+        assert_eq!(upload.write(point).err().unwrap().code, Code::NoSpace);
+        store.discard(upload);
+        sim.set_free(LEAST + BODY.len() as u64);
+        let mut upload = store.begin(put(0)).unwrap();
+        // It has its room.
+        sim.set_free(0);
+        upload.write(point).unwrap();
+        upload.write(rest).unwrap();
     }
 }

@@ -16,6 +16,9 @@ const ROOM_FOR: Duration = Duration::from_millis(50);
 /// else writes in that time. Nearer to the limit each put asks.
 const ROOM_SPARE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
+/// What is being done when the room is asked for, for messages.
+pub(super) const ASKING: &str = "asking the file system";
+
 /// What is known of the room.
 #[derive(Default)]
 pub(super) struct Room(Mutex<Option<Known>>);
@@ -44,11 +47,7 @@ impl Room {
         // Less what this put takes: where a large one leaves little, the small ones behind it ask.
         let left = free.saturating_sub(size.unwrap_or(0));
         *lock(&self.0) = Some(Known { at: Instant::now(), free: left });
-        if free < least {
-            let message = format!("{free} bytes are free; {least} are needed");
-            return Err(Refusal::new(Code::NoSpace, message));
-        }
-        Ok(())
+        check_left(free, least)
     }
 
     /// Whether there was so much a moment ago that nobody can have used it up; counts what is taken.
@@ -59,6 +58,15 @@ impl Room {
         known.free = known.free.saturating_sub(size);
         plenty && known.at.elapsed() < ROOM_FOR
     }
+}
+
+/// Refuses what leaves less than `least` bytes of what is `free`.
+pub(super) fn check_left(free: u64, least: u64) -> Result<(), Refusal> {
+    if free < least {
+        let message = format!("{free} bytes are free; {least} are needed");
+        return Err(Refusal::new(Code::NoSpace, message));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

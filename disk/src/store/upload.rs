@@ -11,8 +11,9 @@ use ftx_protocol::{
 use super::checkpoint::{Checkpoint, Keeping};
 use super::journal::Sync;
 use super::record::{Begun, Committed, Complete, Record};
+use super::room::ASKING;
 use super::transfers::{Kept, Partial, Use};
-use super::{Naming, Shared, Store, lock};
+use super::{Naming, Shared, Store, lock, room};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::Inode;
@@ -125,8 +126,8 @@ impl<D: Disk> StagedFile<D> {
 pub(super) enum Limit {
     /// As announced.
     Size(u64),
-    /// As far as the store takes files.
-    Most(u64),
+    /// As far as the store takes files, and the disk has room for more than this.
+    Most { bytes: u64, free_min_bytes: u64 },
 }
 
 /// Whether a put can be resumed.
@@ -198,6 +199,7 @@ impl<D: Disk> Upload<D> {
             self.spent.add(written.duration_since(began), written.elapsed());
             bytes = later;
             if staged.running.offset().is_multiple_of(GRID_BYTES) {
+                staged.check_free(&self.disk)?;
                 checkpoint = staged.checkpoint(&self.plan).or(checkpoint);
             }
         }
@@ -250,11 +252,24 @@ impl<D: Disk> Staged<D> {
             Limit::Size(size) if end > size => {
                 Err(Refusal::new(Code::BadPart, format!("more bytes than the announced {size}")))
             }
-            Limit::Most(most) if end > most => Err(Refusal::new(
+            Limit::Most { bytes, .. } if end > bytes => Err(Refusal::new(
                 Code::TooLarge,
-                format!("this server takes files up to {most} bytes"),
+                format!("this server takes files up to {bytes} bytes"),
             )),
-            Limit::Size(_) | Limit::Most(_) => Ok(()),
+            Limit::Size(_) | Limit::Most { .. } => Ok(()),
+        }
+    }
+
+    /// Nothing is reserved for what did not say its size: it ends before the disk is full, where others have
+    /// their journal.
+    fn check_free(&self, disk: &D) -> Result<(), Refusal> {
+        match self.limit {
+            Limit::Size(_) => Ok(()),
+            Limit::Most { free_min_bytes, .. } => {
+                let medium = disk.medium(&self.file.handle);
+                let free = medium.map_err(|error| refusal(Cause::Store, ASKING, &error))?.free;
+                room::check_left(free, free_min_bytes)
+            }
         }
     }
 
