@@ -120,8 +120,9 @@ mod system {
         // Devices, FIFOs and symlinks too: what is removed is renamed into the trash, and a rename
         // counts as making.
         let change = all & !(AccessFs::Execute | AccessFs::IoctlDev);
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let kept = match access {
-            Access::ReadOnly => AccessFs::ReadFile | AccessFs::ReadDir,
+            Access::ReadOnly => read,
             Access::ReadWrite => change,
         };
         let mut rules = rules
@@ -131,9 +132,11 @@ mod system {
             .scope(Scope::from_all(KNOWN))?
             .create()?
             .add_rule(PathBeneath::new(root, kept))?;
-        let outside = outside.state.iter().map(|state| (state.as_path(), change)).chain(
-            outside.certificates.iter().map(|path| (path.as_path(), AccessFs::ReadFile.into())),
-        );
+        let outside = outside
+            .state
+            .iter()
+            .map(|state| (state.as_path(), change))
+            .chain(outside.certificates.iter().map(|path| (path.as_path(), read)));
         let for_the_disk =
             READ_OUTSIDE.iter().map(|path| (Path::new(path), AccessFs::ReadFile.into()));
         for (path, kept) in for_the_disk.chain(outside) {

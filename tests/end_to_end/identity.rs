@@ -142,6 +142,17 @@ fn certificate_is_reloaded_on_sighup() {
     Inside::greeted(server.address, second);
 }
 
+/// Of what it does not need, the server has given up the rest; this it needs.
+#[test]
+fn an_identity_outside_the_state_is_reloaded_on_sighup() {
+    let world = World::new();
+    let identity = world.home.path().join("identity");
+    let server = world.serve_with(&["--require-token", "--identity", word(&identity)]);
+    server.signal("-HUP");
+    until("it is said", || server.log().contains("the certificate anew"));
+    assert!(!server.log().contains("cannot"), "{}", server.log());
+}
+
 #[test]
 fn sighup_is_no_end_where_there_is_nothing_to_renew() {
     let world = World::new();
