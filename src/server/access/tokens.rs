@@ -292,23 +292,36 @@ impl Tokens {
         Looked::Changed
     }
 
-    /// Writes down what was used, if that is more than was written.
+    /// Writes down what was used since that was last done, if it was anything. It is added to what is written: another
+    /// server may go by the same tokens, and one that takes no files has nothing to add.
     pub(super) fn save_usage(&self) {
         let mut looking = lock(&self.looking);
-        if !matches!(looking.seen, Seen::Good(_)) {
+        let Looking { seen: Seen::Good(_), lines, accounts, written } = &mut *looking else {
             return;
-        }
-        let used: Used = looking
-            .lines
+        };
+        let settled: Used = lines
             .iter()
-            .filter_map(|line| Some((line.id, looking.accounts.get(&line.id)?.settled())))
-            .filter(|&(_, bytes)| bytes > 0)
+            .filter_map(|line| Some((line.id, accounts.get(&line.id)?.settled())))
             .collect();
-        if used == looking.written {
+        let before = |id| written.get(id).copied().unwrap_or(0);
+        let more: Used = settled
+            .iter()
+            .map(|(id, bytes)| (*id, bytes.saturating_sub(before(id))))
+            .filter(|(_, bytes)| *bytes > 0)
+            .collect();
+        if more.is_empty() {
             return;
         }
-        match self.usage.write(&used) {
-            Ok(()) => looking.written = used,
+        let added = self.usage.read().and_then(|mut used| {
+            used.retain(|id, _| settled.contains_key(id));
+            for (id, bytes) in more {
+                let all = used.entry(id).or_default();
+                *all = all.saturating_add(bytes);
+            }
+            self.usage.write(&used)
+        });
+        match added {
+            Ok(()) => *written = settled,
             Err(error) => tracing::error!("{error}: a restart would forget what tokens have used"),
         }
     }
@@ -562,7 +575,18 @@ mod tests {
         assert_eq!(code(share(&tokens, 1).reserve(0, Some(31))), Some(Code::Quota));
         assert!(share(&tokens, 1).reserve(0, Some(30)).is_ok());
         assert!(share(&tokens, 2).reserve(0, Some(100)).is_ok(), "what ran counts for nothing");
+        // Another server that goes by them adds what it was brought, and one that was brought nothing adds nothing.
+        let (other, idle) = (state.tokens(), state.tokens());
+        let used = || UsageFile::of_state(state.directory.path()).read().unwrap();
+        for tokens in [&tokens, &other] {
+            share(tokens, 2).reserve(0, Some(10)).unwrap().keep();
+            tokens.save_usage();
+        }
+        assert_eq!(used()[&Owner([2; 8])], 20);
         state.change(|lines| drop(lines.remove(0)));
+        idle.look();
+        idle.save_usage();
+        assert_eq!(used()[&Owner([2; 8])], 20);
         state.add(Line { id: Owner([3; 8]), ..limited(1) });
         assert!(share(&tokens, 3).reserve(0, Some(100)).is_ok(), "another token of that name");
         std::fs::write(state.directory.path().join("usage"), "garbage").unwrap();
