@@ -14,7 +14,7 @@ use ftx_protocol::{Algorithm, Digest, Durability, Name, RequestId, Retry as Agai
 use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, shown};
 use crate::hashing::{Hashing, Piece};
 use crate::retry::Patience;
-use crate::sink::{Landed, Sink, directory, is_part_name};
+use crate::sink::{Landed, Sink, directory, is_part_name, remove_left};
 use crate::spent::{Spent, timed};
 use crate::state::{Direction, Key, State, Subject, boot_id, note, warn_stateless};
 use crate::{Client, Counts, Notice, Observer};
@@ -185,8 +185,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
                             self.begin_state(Some(saved));
                         }
                     } else if is_ours {
-                        // What cannot be gone on with is in nobody's way, but in the user's sight.
-                        let _ = std::fs::remove_file(directory(path).join(part));
+                        // What cannot be gone on with is in nobody's way, but in the user's sight. What another
+                        // process fills by now stays.
+                        let _ = remove_left(&Native, directory(path), &part);
                     }
                 }
             }

@@ -11,7 +11,7 @@ use ftx_protocol::message::File;
 
 use crate::failure::{Class, Failure, plain, shown};
 
-pub(crate) use ftx_disk::landing::is_part_name;
+pub(crate) use ftx_disk::landing::{is_part_name, remove_left};
 
 /// Where the bytes go.
 pub enum Sink {
@@ -41,16 +41,19 @@ impl Sink {
     }
 
     /// Gets ready for the first byte. With a token the name of the part file follows from it, so
-    /// that one which a killed run left before it could say so is found and replaced.
+    /// that one which a killed run left before it could say so is found and replaced. Where another user, say,
+    /// has the same transfer under way, the name is another one.
     pub(crate) fn land(&self, size: u64, token: Option<u64>) -> Result<Landed, Failure> {
         let Self::File(path) = self else { return Ok(Landed::Stream { written: 0 }) };
         let failed = |error: &io::Error| Failure::local("cannot write", path, error);
-        let token = match token {
-            Some(token) => token,
-            None => getrandom::u64().map_err(|error| failed(&error.into()))?,
+        let create = |token| Landing::create(Native, directory(path), token);
+        let create_apart = || create(getrandom::u64()?);
+        let created = match token.map(create) {
+            None => create_apart(),
+            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => create_apart(),
+            Some(created) => created,
         };
-        let landing =
-            Landing::create(Native, directory(path), token).map_err(|error| failed(&error))?;
+        let landing = created.map_err(|error| failed(&error))?;
         match landing.reserve(size) {
             Ok(()) => Ok(Landed::File(landing)),
             Err(error) => {
@@ -153,6 +156,20 @@ pub(crate) fn directory(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_who_get_the_same_to_the_same_place_have_a_part_file_each() {
+        let home = tempfile::tempdir().unwrap();
+        let sink = Sink::File(home.path().join("a"));
+        let land = || match sink.land(1, Some(7)).unwrap() {
+            Landed::File(landing) => landing,
+            Landed::Nothing | Landed::Stream { .. } => panic!("a file lands in a file"),
+        };
+        let (first, second) = (land(), land());
+        assert!(is_part_name(second.part()) && first.part() != second.part());
+        let parts = [first.part(), second.part()].map(|part| home.path().join(part).exists());
+        assert_eq!(parts, [true, true]);
+    }
 
     #[test]
     fn an_output_whose_reader_has_enough_is_a_local_failure_that_says_so() {

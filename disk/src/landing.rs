@@ -1,5 +1,9 @@
 //! Where a fetched file lands: a hidden part file beside its target, which takes the target's name
 //! only when it is whole. Until then, and after any failure, the old file stays as it is.
+//!
+//! A part file is locked for as long as somebody fills it: the name says which transfer it is of, and another
+//! user, or a container, may have the same one on its way to the same place. Where a file system knows no
+//! locks, each takes what it finds for its own; what has lost its name to another takes no name.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +17,10 @@ use crate::log::write_all;
 use crate::store::RESERVE_BYTES;
 use crate::sys::{Disk, FileKind, Want};
 
-/// A part file, open.
+/// How often a part file is made under a name that others make and remove at the same time.
+const CREATES_MAX: usize = 16;
+
+/// A part file, open and locked.
 pub struct Landing<D: Disk> {
     disk: D,
     directory: D::Handle,
@@ -44,7 +51,8 @@ impl<D: Disk> Landing<D> {
     /// `token` tells it from others; one with the same token, of a run that was killed, is replaced.
     ///
     /// # Errors
-    /// When the directory cannot be opened or written to.
+    /// When the directory cannot be opened or written to; `WouldBlock` when another process fills one
+    /// with this token, or one is there that is not ours to open: then another token has to do.
     pub fn create(disk: D, directory: &Path, token: u64) -> io::Result<Self> {
         let directory = disk.open_root(directory)?;
         Self::create_in(disk, directory, token)
@@ -53,26 +61,33 @@ impl<D: Disk> Landing<D> {
     /// The same in a directory that is open.
     ///
     /// # Errors
-    /// When it cannot be written to.
+    /// When it cannot be written to; `WouldBlock` as there.
     pub fn create_in(disk: D, directory: D::Handle, token: u64) -> io::Result<Self> {
         let part = part_name(token);
-        let create = || disk.create(&directory, part.as_bytes(), Mode::new(0o600));
-        let file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                disk.remove(&directory, part.as_bytes())?;
-                create()?
+        for _ in 0..CREATES_MAX {
+            let file = match disk.create(&directory, part.as_bytes(), Mode::new(0o600)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    remove_left_in(&disk, &directory, &part)?;
+                    continue;
+                }
+                result => result?,
+            };
+            lock(&disk, &file)?;
+            // Another process may have taken it for one that was left, before it was locked.
+            if let Named::Yes = look(&disk, &directory, &part, &file)? {
+                let inode = Inode::of(&disk.stat(&file)?);
+                return Ok(Self { disk, directory, file: Arc::new(file), part, inode, written: 0 });
             }
-            result => result?,
-        };
-        let inode = Inode::of(&disk.stat(&file)?);
-        Ok(Self { disk, directory, file: Arc::new(file), part, inode, written: 0 })
+        }
+        Err(Errno::WOULDBLOCK.into())
     }
 
     /// Goes on with a part file of an earlier run. What is in it past `written` does not count,
     /// and goes.
     ///
     /// # Errors
-    /// When it is not there any more, is another file, or is shorter than it should be.
+    /// When it is not there any more, is another file, or is shorter than it should be; `WouldBlock` when
+    /// another process fills it.
     pub fn reopen(
         disk: D,
         directory: &Path,
@@ -82,10 +97,12 @@ impl<D: Disk> Landing<D> {
     ) -> io::Result<Self> {
         let directory = disk.open_root(directory)?;
         let file = disk.open_part(&directory, part.as_bytes(), Want::File)?;
+        lock(&disk, &file)?;
+        let named = look(&disk, &directory, part, &file)?;
         let stat = disk.stat(&file)?;
         // The device's number may be another one after a reboot.
         let same = stat.kind == FileKind::File && stat.inode == inode.number;
-        if !same || stat.size < written {
+        if named == Named::No || !same || stat.size < written {
             return Err(Errno::STALE.into());
         }
         disk.truncate(&file, written)?;
@@ -157,9 +174,9 @@ impl<D: Disk> Landing<D> {
     /// is given up by [`Durability::None`].
     ///
     /// # Errors
-    /// When the disk fails, or when the name is taken and must not be replaced; then the part file
-    /// is gone, and the name holds what it held. Only if the last sync fails, of the directory,
-    /// the file has its name already.
+    /// When the disk fails, when the name is taken and must not be replaced, or when the part file has lost its
+    /// own name to another; then the part file is gone, and the name holds what it held. Only if the last sync
+    /// fails, of the directory, the file has its name already.
     pub fn publish(
         self,
         target: &[u8],
@@ -177,6 +194,7 @@ impl<D: Disk> Landing<D> {
             .set_mode(&self.file, mode)
             .and_then(|()| self.disk.set_modified(&self.file, modified))
             .and_then(|()| sync(&self.file))
+            .and_then(|()| self.check_part())
             .and_then(|()| match replace {
                 Replace::Yes => {
                     self.disk.rename(&self.directory, self.part.as_bytes(), &self.directory, target)
@@ -204,14 +222,97 @@ impl<D: Disk> Landing<D> {
         }
     }
 
+    /// Makes sure that what is about to be named is what was filled. From here on the lock is a shared one:
+    /// nobody can take the part file for one that was left, and who reads it under its new name can share it.
+    fn check_part(&self) -> io::Result<()> {
+        let Self { disk, directory, file, part, .. } = self;
+        let named = match disk.lock_shared(file) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Named::No,
+            _ => look(disk, directory, part, file)?,
+        };
+        match named {
+            Named::Yes => Ok(()),
+            Named::No => {
+                let lost = "its part file was taken away by another process";
+                Err(io::Error::new(io::ErrorKind::NotFound, lost))
+            }
+        }
+    }
+
     /// Gives the landing up.
     pub fn discard(self) {
         self.remove();
     }
 
     fn remove(&self) {
-        // A part file that stays is hidden, and costs room only.
-        let _ = self.disk.remove(&self.directory, self.part.as_bytes());
+        if let Ok(Named::Yes) = look(&self.disk, &self.directory, &self.part, &self.file) {
+            // A part file that stays is hidden, and costs room only.
+            let _ = self.disk.remove(&self.directory, self.part.as_bytes());
+        }
+    }
+}
+
+/// Removes a part file that an earlier run left.
+///
+/// # Errors
+/// When it cannot be removed; `WouldBlock` when another process fills it, or it is not ours to open.
+pub fn remove_left<D: Disk>(disk: &D, directory: &Path, part: &str) -> io::Result<()> {
+    remove_left_in(disk, &disk.open_root(directory)?, part)
+}
+
+fn remove_left_in<D: Disk>(disk: &D, directory: &D::Handle, part: &str) -> io::Result<()> {
+    let file = match disk.open_part(directory, part.as_bytes(), Want::File) {
+        Ok(file) => Some(file),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOENT) => return Ok(()),
+            Some(Errno::ACCESS | Errno::PERM) => return Err(Errno::WOULDBLOCK.into()),
+            // A symlink or a socket: nobody fills it.
+            Some(Errno::LOOP | Errno::NXIO) => None,
+            _ => return Err(error),
+        },
+    };
+    if let Some(file) = &file {
+        lock(disk, file)?;
+        if let Named::No = look(disk, directory, part, file)? {
+            return Ok(());
+        }
+    }
+    // It is locked until it is gone.
+    match disk.remove(directory, part.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a part file's name leads to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Yes,
+    No,
+}
+
+fn look<D: Disk>(
+    disk: &D,
+    directory: &D::Handle,
+    part: &str,
+    file: &D::Handle,
+) -> io::Result<Named> {
+    let there = match disk.stat_part(directory, part.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Named::No),
+        there => Inode::of(&there?),
+    };
+    match there == Inode::of(&disk.stat(file)?) {
+        true => Ok(Named::Yes),
+        false => Ok(Named::No),
+    }
+}
+
+/// Keeps other processes from a part file. `WouldBlock` when one has it.
+fn lock<D: Disk>(disk: &D, file: &D::Handle) -> io::Result<()> {
+    match disk.lock(file) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+        // Where a file system has no locks, files are got all the same.
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -321,6 +422,92 @@ mod tests {
         landing.write(b" world").unwrap();
         landing.publish(b"a", Mode::new(0o600), time(), Replace::No, Durability::Full).unwrap();
         assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"hello world");
+    }
+
+    /// Two that have the same token, and the same directory, in processes that know nothing of each other.
+    #[test]
+    fn a_part_file_that_another_fills_is_neither_replaced_nor_gone_on_with_nor_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Landing::create(Native, dir.path(), 7).unwrap();
+        first.write(b"first").unwrap();
+        let (part, inode) = (first.part().to_owned(), first.inode());
+        let is_taken = |result: io::Result<()>| {
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        };
+        is_taken(Landing::create(Native, dir.path(), 7).map(drop));
+        is_taken(Landing::reopen(Native, dir.path(), &part, inode, 2).map(drop));
+        is_taken(remove_left(&Native, dir.path(), &part));
+        Landing::create(Native, dir.path(), 8).unwrap().discard();
+        first.publish(b"a", Mode::new(0o600), time(), Replace::Yes, Durability::Full).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"first");
+        drop(Landing::create(Native, dir.path(), 7).unwrap());
+        let mut next = Landing::create(Native, dir.path(), 7).unwrap();
+        next.write(b"one that was left is replaced").unwrap();
+        drop(next);
+        remove_left(&Native, dir.path(), &part).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// Where there are no locks, the last look finds out what another has done.
+    #[test]
+    fn a_landing_that_has_lost_its_part_file_names_nothing_and_leaves_that_of_the_other() {
+        for replace in [Replace::Yes, Replace::No] {
+            let sim = Sim::new();
+            let landing = |bytes: &[u8]| {
+                let mut landing = Landing::create(sim.clone(), Path::new("/"), 7).unwrap();
+                landing.write(bytes).unwrap();
+                landing
+            };
+            let lost = landing(b"whole");
+            sim.remove(&sim.open_root(Path::new("/")).unwrap(), lost.part().as_bytes()).unwrap();
+            let other = landing(b"ha");
+            let part = other.part().to_owned();
+            let publish = |landing: Landing<Sim>| {
+                landing.publish(b"a", Mode::new(0o644), time(), replace, Durability::Full)
+            };
+            publish(lost).unwrap_err();
+            assert_eq!(sim.tree().keys().collect::<Vec<_>>(), [&part]);
+            publish(other).unwrap();
+            assert_eq!(sim.content("a").as_deref(), Some(&b"ha"[..]));
+        }
+    }
+
+    #[test]
+    fn a_landing_needs_no_locks() {
+        let run = |fault| {
+            let sim = Sim::new();
+            let create = || Landing::create(sim.clone(), Path::new("/"), 7).unwrap();
+            drop(create());
+            sim.set_fault(fault);
+            let landing = create();
+            let (part, inode) = (landing.part().to_owned(), landing.inode());
+            drop(landing);
+            let landing = Landing::reopen(sim.clone(), Path::new("/"), &part, inode, 0).unwrap();
+            landing
+                .publish(b"a", Mode::new(0o644), time(), Replace::Yes, Durability::Full)
+                .unwrap();
+            assert_eq!(sim.tree().keys().collect::<Vec<_>>(), ["a"]);
+            sim.log()
+        };
+        let calls = run(Fault::None);
+        let locks = calls.iter().enumerate().filter(|(_, call)| call.contains(" lock"));
+        let places: Vec<_> = locks.map(|(place, _)| place as u64).collect();
+        assert_eq!(places.len(), 4, "what was left, the new one, that one again, before its name");
+        places.into_iter().for_each(|place| drop(run(Fault::Once(place, Errno::NOLCK))));
+    }
+
+    /// Between its making and its locking.
+    #[test]
+    fn a_part_file_that_was_taken_for_one_that_was_left_is_made_again() {
+        let sim = Sim::new();
+        sim.before("lock ", |sim| {
+            let root = sim.open_root(Path::new("/")).unwrap();
+            sim.remove(&root, part_name(7).as_bytes()).unwrap();
+        });
+        let mut landing = Landing::create(sim.clone(), Path::new("/"), 7).unwrap();
+        landing.write(b"whole").unwrap();
+        landing.publish(b"a", Mode::new(0o644), time(), Replace::No, Durability::Full).unwrap();
+        assert_eq!(sim.content("a").as_deref(), Some(&b"whole"[..]));
     }
 
     #[test]

@@ -430,6 +430,47 @@ fn a_get_whose_part_file_was_taken_away_is_not_listed_as_one_to_go_on_with() {
     nothing_is_left();
 }
 
+/// Two users, or containers, of which neither sees the other's states.
+#[test]
+fn two_who_get_the_same_to_the_same_place_hinder_each_other_in_nothing() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("big", 10 * MIB);
+    world.run(server.address, &["put", "big"], 0);
+    let get = |user: &str, further: &[&str]| {
+        let mut get = world.ftx(server.address, [&["get", "big", "-o", "back"], further].concat());
+        get.env("XDG_STATE_HOME", world.home.path().join(user)).spawn().unwrap()
+    };
+    let begun = |user: &str| {
+        let get = get(user, &["--limit-rate", "6M"]);
+        until("some is here", || world.part_bytes() > 0);
+        get
+    };
+    let parts = || {
+        let names = std::fs::read_dir(world.here()).unwrap().flatten();
+        let parts = names.filter(|entry| entry.path().extension().is_some_and(|end| end == "part"));
+        parts.filter_map(|part| part.metadata().ok()?.modified().ok())
+    };
+    let both_end_well = |slow: std::process::Child, fast: std::process::Child| {
+        for get in [fast, slow] {
+            let output = get.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            assert!(std::fs::read(world.here().join("back")).unwrap() == bytes);
+        }
+        assert_eq!(parts().count(), 0);
+    };
+    let slow = begun("one");
+    both_end_well(slow, get("other", &[]));
+    // What one has left, the other fills by now.
+    let mut killed = begun("one");
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let left = parts().next();
+    let slow = get("other", &["--limit-rate", "6M"]);
+    until("the other one fills it", || parts().next().is_some_and(|part| Some(part) != left));
+    both_end_well(slow, get("one", &[]));
+}
+
 #[test]
 fn a_file_that_changes_while_it_is_fetched_never_arrives_mixed() {
     let world = World::new();

@@ -7,7 +7,7 @@ use ftx_protocol::{FileTime, Mode, Name};
 use rustix::io::Errno;
 
 use super::crash::{Change, Synced, with_what_came_before};
-use super::{Sim, SimHandle, error, shown};
+use super::{Lock, Sim, SimHandle, error, shown};
 use crate::sys::{Disk, FileKind, Medium, MediumKind, Stat, Want};
 
 impl Disk for Sim {
@@ -260,12 +260,23 @@ impl Disk for Sim {
 
     fn lock(&self, handle: &SimHandle) -> io::Result<()> {
         let mut world = self.call("lock", "")?;
-        let node = world.node(handle.node)?;
-        if std::mem::replace(&mut node.locked, true) {
-            Err(error(Errno::WOULDBLOCK))
-        } else {
-            Ok(())
+        let locks = &mut world.node(handle.node)?.locks;
+        if locks.keys().any(|other| *other != handle.number) {
+            return Err(error(Errno::WOULDBLOCK));
         }
+        locks.insert(handle.number, Lock::Exclusive);
+        Ok(())
+    }
+
+    fn lock_shared(&self, handle: &SimHandle) -> io::Result<()> {
+        let mut world = self.call("lock_shared", "")?;
+        let locks = &mut world.node(handle.node)?.locks;
+        locks.remove(&handle.number);
+        if locks.values().any(|lock| *lock == Lock::Exclusive) {
+            return Err(error(Errno::WOULDBLOCK));
+        }
+        locks.insert(handle.number, Lock::Shared);
+        Ok(())
     }
 
     fn medium(&self, _: &SimHandle) -> io::Result<Medium> {

@@ -37,7 +37,7 @@ impl Sim {
             let mut node = old.nodes[&number].clone();
             node.parent = parent;
             node.handles = 0;
-            node.locked = false;
+            node.locks.clear();
             if let Some(there) = world.nodes.get_mut(&number) {
                 there.links += 1;
                 continue;

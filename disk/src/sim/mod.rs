@@ -28,6 +28,15 @@ pub(crate) struct Sim(Arc<Mutex<World>>);
 pub(crate) struct SimHandle {
     sim: Sim,
     node: u64,
+    /// Of its own: a lock is that of a handle.
+    number: u64,
+}
+
+/// How a handle has locked what it holds open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Exclusive,
+    Shared,
 }
 
 /// When calls fail.
@@ -49,6 +58,7 @@ struct World {
     /// By a number of their own, which is never used twice.
     nodes: BTreeMap<u64, Node>,
     next_node: u64,
+    next_handle: u64,
     root: u64,
     device: u64,
     clock: i64,
@@ -80,7 +90,8 @@ struct Node {
     born: FileTime,
     links: u32,
     handles: u32,
-    locked: bool,
+    /// By handles.
+    locks: BTreeMap<u64, Lock>,
     label: String,
     synced: Option<Synced>,
     poisoned: bool,
@@ -186,8 +197,10 @@ impl Sim {
 
     fn handle(&self, mut world: MutexGuard<'_, World>, node: u64) -> SimHandle {
         world.node(node).unwrap().handles += 1;
+        let number = world.next_handle;
+        world.next_handle += 1;
         drop(world);
-        SimHandle { sim: self.clone(), node }
+        SimHandle { sim: self.clone(), node, number }
     }
 }
 
@@ -196,9 +209,7 @@ impl Drop for SimHandle {
         let mut world = self.sim.world();
         if let Some(node) = world.nodes.get_mut(&self.node) {
             node.handles -= 1;
-            if node.handles == 0 {
-                node.locked = false;
-            }
+            node.locks.remove(&self.number);
         }
     }
 }
@@ -209,6 +220,7 @@ impl World {
         let mut world = World {
             nodes: BTreeMap::new(),
             next_node: 1,
+            next_handle: 0,
             root: 0,
             device: 40,
             clock: 1_000_000,
@@ -253,7 +265,7 @@ impl World {
             born: now,
             links: 0,
             handles: 0,
-            locked: false,
+            locks: BTreeMap::new(),
             label: label.to_owned(),
             // A directory is on the disk, as it was made, when its entry is.
             synced: (kind == FileKind::Directory).then(|| Synced {

@@ -141,6 +141,10 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// when another process has it.
     fn lock(&self, handle: &Self::Handle) -> io::Result<()>;
 
+    /// The same for a shared lock, which others may have too. An exclusive one that the handle has becomes a
+    /// shared one; `EWOULDBLOCK` also when another process was faster at that, and then there is none.
+    fn lock_shared(&self, handle: &Self::Handle) -> io::Result<()>;
+
     /// What the file system of an open handle can do now.
     fn medium(&self, handle: &Self::Handle) -> io::Result<Medium>;
 

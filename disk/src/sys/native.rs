@@ -161,6 +161,10 @@ impl Disk for Native {
         Ok(retry_on_intr(|| fs::flock(handle, FlockOperation::NonBlockingLockExclusive))?)
     }
 
+    fn lock_shared(&self, handle: &OwnedFd) -> io::Result<()> {
+        Ok(retry_on_intr(|| fs::flock(handle, FlockOperation::NonBlockingLockShared))?)
+    }
+
     fn medium(&self, handle: &OwnedFd) -> io::Result<Medium> {
         let stat = retry_on_intr(|| fs::fstatvfs(handle))?;
         let kind = if stat.f_flag.contains(fs::StatVfsMountFlags::RDONLY) {
