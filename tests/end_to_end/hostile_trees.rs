@@ -436,6 +436,92 @@ fn a_disk_here_that_is_full_in_the_middle_of_a_tree_is_told_and_the_rest_comes_l
     assert_same(seen(&small.join("tree")), seen(&tree));
 }
 
+/// Writes other bytes into a file, as many, and gives it back its time.
+fn falsify(file: &Path) {
+    let metadata = fs::metadata(file).unwrap();
+    fs::write(file, vec![b'?'; usize::try_from(metadata.len()).unwrap()]).unwrap();
+    let file = fs::File::options().write(true).open(file).unwrap();
+    file.set_modified(metadata.modified().unwrap()).unwrap();
+}
+
+#[test]
+fn what_a_run_that_failed_in_part_has_done_is_done_again_where_it_is_gone_or_another() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    fs::create_dir(&tree).unwrap();
+    for name in ["blocked", "false", "gone", "kept", "other"] {
+        fs::write(tree.join(name), name).unwrap();
+    }
+    world.run(server.address, &["put", "-r", "tree", "--as", "all"], 0);
+    let run = |args: &[&str], code| summary(&world.run(server.address, args, code));
+    for (args, to) in [
+        (["put", "-r", "tree", "--as", "to", "--json"], world.served().join("to")),
+        (["get", "-r", "all", "-o", "back", "--json"], world.here().join("back/all")),
+    ] {
+        fs::create_dir_all(to.join("blocked/inside")).unwrap();
+        let first = run(&args, 7);
+        assert_eq!((&first["files"], &first["failed"]), (&json!(4), &json!(1)), "{first}");
+        fs::remove_file(to.join("gone")).unwrap();
+        fs::write(to.join("other"), "of another size").unwrap();
+        let again = run(&args, 7);
+        assert_eq!((&again["files"], &again["done_before"]), (&json!(2), &json!(2)), "{again}");
+        // That cannot be seen without reading it.
+        falsify(&to.join("false"));
+        let again = run(&args, 7);
+        assert_eq!((&again["files"], &again["done_before"]), (&json!(0), &json!(4)), "{again}");
+        let again = run(&[&args[..], &["--checksum"]].concat(), 7);
+        let same = again["done_before"].as_u64().unwrap() + again["unchanged"].as_u64().unwrap();
+        assert_eq!((&again["files"], same), (&json!(1), 3), "{again}");
+        fs::remove_dir_all(to.join("blocked")).unwrap();
+        run(&args, 0);
+        assert_same(seen(&to), seen(&tree));
+    }
+}
+
+/// A drop box: it takes every file but `b`, which is once too much for it, and answers no question.
+fn drop_box() -> SocketAddr {
+    let refused = AtomicBool::new(false);
+    liar(move |talk: &mut Talk, request| {
+        let mut request = request.clone();
+        while !request.is_null() {
+            let id =
+                [&request["put"]["id"], &request["stat"]["id"]].into_iter().find(|id| id.is_u64());
+            let refuse = |talk: &mut Talk, code: &str| {
+                talk.say(json!({"error": {"id": id, "code": code, "message": "No."}}));
+            };
+            if request["put"].is_null() {
+                refuse(talk, "denied");
+            } else {
+                let end = talk.past_parts().0["end"].clone();
+                if request["put"]["name"] == "in/b" && !refused.swap(true, Ordering::SeqCst) {
+                    refuse(talk, "no_space");
+                } else {
+                    talk.say(
+                        json!({"done": {"id": id, "size": end["size"], "digest": end["digest"],
+                                             "durability": "full"}}),
+                    );
+                }
+            }
+            request = talk.line();
+        }
+    })
+}
+
+#[test]
+fn what_was_put_where_nobody_may_ask_is_not_put_again() {
+    let world = World::new();
+    for name in ["a", "b", "c"] {
+        fs::write(world.here().join(name), name).unwrap();
+    }
+    let server = drop_box();
+    let args = ["put", "a", "b", "c", "--to", "in", "--json"];
+    let first = summary(&world.run(server, &args, 7));
+    assert_eq!((&first["files"], &first["failed"]), (&json!(2), &json!(1)), "{first}");
+    let again = summary(&world.run(server, &args, 0));
+    assert_eq!((&again["files"], &again["done_before"]), (&json!(1), &json!(2)), "{again}");
+}
+
 /// Swaps a directory with a symlink to another place, again and again.
 fn swap_on(directory: &Path, outside: &Path, stop: &AtomicBool) {
     let aside = directory.with_extension("aside");

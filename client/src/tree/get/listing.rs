@@ -144,7 +144,7 @@ impl Job<'_, '_> {
                 (self.observer)(TreeNotice::Found { bytes: entry.size });
             }
         }
-        if self.was_done(&entry) {
+        if self.was_done(&path, &entry) {
             if let Some(left) = self.done_again.checked_sub(1) {
                 self.done_again = left;
                 return;
@@ -164,10 +164,12 @@ impl Job<'_, '_> {
         self.listed.push_back(File { number, name, path, entry, next });
     }
 
-    fn was_done(&self, entry: &Entry) -> bool {
+    /// Whether it was done earlier, and is still here: the log does not know what became of it.
+    fn was_done(&self, path: &Name, entry: &Entry) -> bool {
         let durability = self.tree.options.durability;
         self.done_earlier == Earlier::Something
             && self.log.as_ref().is_some_and(|log| log.has_done(&mark_of(entry), durability))
+            && self.is_here(path, entry)
     }
 
     fn is_here(&self, path: &Name, entry: &Entry) -> bool {

@@ -12,7 +12,7 @@ use crate::failure::{Failure, plain};
 use crate::partials::About;
 use crate::tree::folds::Folds;
 use crate::tree::log::Log;
-use crate::tree::{Extra, Mood, TreeNotice, TreeObserver, log_path, open_log};
+use crate::tree::{Extra, Mood, TreeNotice, TreeObserver, Update, log_path, open_log};
 
 impl Client {
     /// Whether an earlier job that got this tree into this directory was interrupted: then the same
@@ -101,9 +101,14 @@ impl Logs {
                 None
             })
         };
-        let log = match tree.options.mood {
-            Mood::Do => open("get", Some(about)),
-            Mood::Tell => None,
+        let log = match (tree.options.mood, tree.options.update) {
+            (Mood::Do, Update::Digest) => {
+                // Whose bytes are to be compared is not taken on the word of an earlier run.
+                open("get", None).into_iter().for_each(Log::remove);
+                open("get", Some(about))
+            }
+            (Mood::Do, Update::All | Update::SizeAndTime) => open("get", Some(about)),
+            (Mood::Tell, _) => None,
         };
         let folds = match ground.names {
             Names::Folded => {

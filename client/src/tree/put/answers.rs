@@ -5,7 +5,7 @@ use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{Done, Held, HeldState, Info};
 use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again};
 
-use super::{File, Job, Sent, Work};
+use super::{Earlier, File, Job, Sent, Work};
 use crate::failure::{Class, Trouble};
 use crate::ids::new_id;
 use crate::tree::{TreeNotice, Update};
@@ -104,12 +104,21 @@ impl Job<'_, '_> {
                 }
             };
         if same {
-            self.done.unchanged = self.done.unchanged.saturating_add(1);
-            (self.observer)(TreeNotice::Unchanged { name: file.name.as_bytes() });
+            self.unchanged(&file);
         } else {
             self.again.push_back(Work::Put(file));
         }
         Ok(())
+    }
+
+    /// A file is at the server already.
+    fn unchanged(&mut self, file: &File) {
+        let count = match file.earlier {
+            Earlier::Nothing => &mut self.done.unchanged,
+            Earlier::Done => &mut self.done.done_before,
+        };
+        *count = count.saturating_add(1);
+        (self.observer)(TreeNotice::Unchanged { name: file.name.as_bytes() });
     }
 
     /// The server has said what it has of a file that was under way when the connection broke.
@@ -151,6 +160,8 @@ impl Job<'_, '_> {
                     Code::NotFound | Code::NotAFile | Code::NotADirectory => {
                         self.again.push_back(Work::Put(file));
                     }
+                    // Who may not ask, of a drop box for one, has nothing but the log to go by.
+                    Code::Denied if file.earlier == Earlier::Done => self.unchanged(&file),
                     _ => self.refuse(&file.name, refusal),
                 }
             }

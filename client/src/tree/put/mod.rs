@@ -89,6 +89,15 @@ struct File {
     /// What the server may have of it.
     sent: Sent,
     tries_left: u8,
+    earlier: Earlier,
+}
+
+/// What the log says of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Earlier {
+    Nothing,
+    /// An earlier run has put it; whether the server still has it is asked.
+    Done,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -307,6 +316,7 @@ impl<'a, 'o> Job<'a, 'o> {
         let mut parts = file.path.parts();
         let is_near = Rc::ptr_eq(root, &file.root)
             && self.options.update == Update::All
+            && file.earlier == Earlier::Nothing
             && walk.way().all(|part| parts.next() == Some(part))
             && parts.count() == 1;
         walk.directory().filter(|_| is_near).map(|directory| &**directory)
@@ -401,6 +411,7 @@ mod tests {
             transfer: TransferId([0; 16]),
             sent: Sent::Nothing,
             tries_left: 0,
+            earlier: Earlier::Nothing,
         };
         for near in [None, Some(&near)] {
             let failure = file.open(near).err().unwrap();

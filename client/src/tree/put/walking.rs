@@ -10,7 +10,7 @@ use ftx_disk::walk::{Step, Walk};
 use ftx_protocol::message::Mkdir;
 use ftx_protocol::{Condition, Mode, Name, Parents, RequestId};
 
-use super::{File, Job, Left, Root, Sent, Work, mark_of};
+use super::{Earlier, File, Job, Left, Root, Sent, Work, mark_of};
 use crate::failure::{Class, Failure, Trouble};
 use crate::tree::rules::{PathKind, Verdict};
 use crate::tree::{Mood, TreeNotice, Update};
@@ -170,10 +170,7 @@ impl Job<'_, '_> {
 
     fn found(&mut self, root: &Rc<Root>, path: Name, name: Name, stat: Stat) {
         (self.observer)(TreeNotice::Found { bytes: stat.size });
-        if self.was_done(&name, &stat) {
-            self.done.done_before = self.done.done_before.saturating_add(1);
-            return (self.observer)(TreeNotice::Unchanged { name: name.as_bytes() });
-        }
+        let earlier = self.earlier(&name, &stat);
         let transfer = match self.ids.next() {
             Ok(transfer) => transfer,
             Err(failure) => return self.fail(name.as_bytes(), &failure),
@@ -181,19 +178,22 @@ impl Job<'_, '_> {
         let (root, number) = (Rc::clone(root), self.next_number);
         self.next_number = number.saturating_add(1);
         let sent = Sent::Nothing;
-        let file = File { number, root, path, name, stat, transfer, sent, tries_left: 1 };
-        self.again.push_back(match self.options.update {
-            Update::All => Work::Put(file),
-            Update::SizeAndTime | Update::Digest => {
+        let file = File { number, root, path, name, stat, transfer, sent, tries_left: 1, earlier };
+        self.again.push_back(match (self.options.update, earlier) {
+            (Update::All, Earlier::Nothing) => Work::Put(file),
+            (Update::SizeAndTime | Update::Digest, _) | (_, Earlier::Done) => {
                 self.asked.insert(number);
                 Work::Ask(file)
             }
         });
     }
 
-    fn was_done(&self, name: &Name, stat: &Stat) -> bool {
+    fn earlier(&self, name: &Name, stat: &Stat) -> Earlier {
         let log = self.log.as_ref().filter(|log| log.goes_on());
-        log.is_some_and(|log| log.has_done(&mark_of(name, stat), self.options.durability))
+        match log.is_some_and(|log| log.has_done(&mark_of(name, stat), self.options.durability)) {
+            true => Earlier::Done,
+            false => Earlier::Nothing,
+        }
     }
 }
 
