@@ -751,6 +751,42 @@ fn a_listing_that_contradicts_itself_is_told_and_writes_nothing_it_should_not() 
     }
 }
 
+/// A server with one file in a tree, whose line always breaks behind the file's first bytes.
+fn breaking_off(name: &'static str, size: u64) -> SocketAddr {
+    liar(move |talk: &mut Talk, request| {
+        let mut request = request.clone();
+        while !request.is_null() {
+            if let Some(id) = request["stat"]["id"].as_u64() {
+                talk.say(json!({"info": {
+                    "id": id, "kind": "directory", "size": 0, "mtime": [0, 0], "mode": 493
+                }}));
+            } else if let Some(id) = request["list"]["id"].as_u64() {
+                let entry = json!({"name": name, "kind": "file", "size": size, "mtime": [0, 0], "mode": 420});
+                talk.say(json!({"entries": {"id": id, "entries": [entry]}}));
+                talk.say(json!({"ok": {"id": id}}));
+            } else if let Some(id) = request["get"]["id"].as_u64() {
+                talk.say(json!({"file": {"id": id, "size": size, "at": 0, "version": "v", "mtime": [0, 0], "mode": 420}}));
+                talk.part(id, 0, b"hello");
+                let _ = talk.stream().shutdown(Shutdown::Both);
+            }
+            request = talk.line();
+        }
+    })
+}
+
+#[test]
+fn a_file_whose_first_bytes_come_again_and_again_is_given_up() {
+    for (name, size) in [("tree/small", 100), ("tree/large", 100 * MIB as u64)] {
+        let world = World::new();
+        let server = breaking_off(name, size);
+        let args = ["get", "-r", "tree", "--retry-for", "1s"];
+        let mut client = world.ftx(server, args).spawn().unwrap();
+        until("it gives up", || client.try_wait().unwrap().is_some());
+        let output = client.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn a_listing_without_end_costs_no_memory_and_one_that_does_not_wait_is_refused() {
     use std::sync::atomic::AtomicU64;

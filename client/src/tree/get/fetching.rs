@@ -223,7 +223,6 @@ impl Job<'_, '_> {
         let Some(Work::Get { file, upload: Some(upload), .. }) = self.under_way.get_mut(&id) else {
             return Ok(());
         };
-        self.patience.progress();
         (self.observer)(TreeNotice::Moved {
             bytes: bytes.len() as u64,
             name: file.path.as_bytes(),
@@ -231,6 +230,15 @@ impl Job<'_, '_> {
         let points = upload.offset() / GRID_BYTES;
         match upload.write(bytes) {
             Ok(checkpoint) => {
+                // What is begun anew on each connection has achieved nothing before it is settled.
+                if file.entry.size >= RESUMABLE_BYTES {
+                    let transfer = transfer_of(self.client, self.tree.options, file);
+                    let come_to = self.come_to.entry(transfer).or_default();
+                    if upload.offset() > *come_to {
+                        *come_to = upload.offset();
+                        self.patience.progress();
+                    }
+                }
                 self.group.extend(checkpoint.map(Item::Keep));
                 // The disk here is slower than the line: what would be fetched again after a crash is bounded.
                 if upload.offset() / GRID_BYTES > points && upload.unkept_bytes() > UNKEPT_BYTES {

@@ -24,7 +24,7 @@ use ftx_protocol::limits::ENTRIES_AHEAD;
 use ftx_protocol::message::{self, Entry, Info};
 use ftx_protocol::{
     Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
-    Retry as Again,
+    Retry as Again, TransferId,
 };
 use ground::{Complete, Ground, Target};
 use logs::Logs;
@@ -209,6 +209,10 @@ struct Job<'a, 'o> {
     found_again: u64,
     /// The same of the files that this run has moved.
     done_again: u64,
+    /// How many they were at the most, on any connection.
+    done_most: u64,
+    /// How far each large file has come at the most: bytes that come once more are no progress.
+    come_to: BTreeMap<TransferId, u64>,
     /// What was told as skipped; so that it is not told again after a break.
     told: BTreeSet<super::log::Mark>,
 }
@@ -282,6 +286,8 @@ impl<'a, 'o> Job<'a, 'o> {
             found: 0,
             found_again: 0,
             done_again: 0,
+            done_most: 0,
+            come_to: BTreeMap::new(),
             told: BTreeSet::new(),
         }
     }

@@ -99,6 +99,11 @@ impl Job<'_, '_> {
                     (self.observer)(TreeNotice::Warning(message));
                 }
                 self.count(&file, Some(stored.digest));
+                // Without a log those that are fetched once more count once more.
+                if self.done.files > self.done_most {
+                    self.done_most = self.done.files;
+                    self.patience.progress();
+                }
             }
             Ok(Settled::Changed(_)) => {}
             Err(refusal) => self.fail_here(&file.path, &refusal),
