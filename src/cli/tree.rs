@@ -97,6 +97,7 @@ impl GetOptions {
         form: Form,
         client: &dyn Fn(Option<ServerAddress>) -> Client,
     ) -> Result<(Exit, Vec<OsString>), Failure> {
+        allow_descriptors();
         let options = self.selection.options(put)?;
         let remotes = names.iter().map(|name| Remote::parse(without_slash(name)));
         let remotes = remotes.collect::<Result<Vec<_>, _>>()?;
@@ -362,6 +363,7 @@ impl Job {
     }
 
     pub fn run(&mut self, client: &Client, form: Form) -> Exit {
+        allow_descriptors();
         let words = Words { action: Action::Put, mood: self.options.mood };
         let mut report = JobReport::new(form, words).together();
         let sources = std::mem::take(&mut self.sources);
@@ -374,6 +376,12 @@ impl Job {
         let result = client.put_tree(tree, &mut |notice| report.notice(notice));
         report.finish(result)
     }
+}
+
+/// A job has directories and files open for what is under way: more than a shell allows at first.
+fn allow_descriptors() {
+    // Those that it has are enough for most, and who comes to lack one is told.
+    let _ = ftx_disk::sys::raise_descriptor_limit();
 }
 
 /// What a person calls these sources, and where they go.

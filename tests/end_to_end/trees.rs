@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -473,6 +473,62 @@ fn a_list_of_files_is_put_under_its_own_names() {
     world.run(server.address, &["put", "-r", "."], 2);
     world.run(server.address, &["put", "-r", ".", "--to", "up"], 0);
     assert_eq!(world.stored("up/here/a/one"), b"a/one");
+}
+
+/// The client, behind words of a shell that limit its descriptors.
+fn limited<'a>(
+    world: &World,
+    server: std::net::SocketAddr,
+    limit: &str,
+    args: impl IntoIterator<Item = &'a str>,
+) -> Command {
+    let ftx = world.ftx(server, args);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{limit} && exec \"$@\""), "sh"]);
+    command.arg(ftx.get_program()).args(ftx.get_args()).current_dir(world.here());
+    command.envs(ftx.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn files_of_more_directories_than_may_be_open_are_put() {
+    let world = World::new();
+    let server = world.serve();
+    let names: Vec<String> = (0..600).map(|number| format!("d{number}/file")).collect();
+    for name in &names {
+        fs::create_dir(world.here().join(name).parent().unwrap()).unwrap();
+        fs::write(world.here().join(name), name).unwrap();
+    }
+    fs::write(world.here().join("list"), names.join("\n")).unwrap();
+    for (to, word) in [("asked", "-u"), ("put", "--no-clobber")] {
+        let args =
+            ["put", word, "--files-from", "list", "--to", to, "--durability", "none", "--json"];
+        let output = limited(&world, server.address, "ulimit -n 400", args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert_eq!(summary(&output)["files"], 600);
+        assert_eq!(count_files(&world.served().join(to)), 600);
+    }
+}
+
+#[test]
+fn a_job_may_open_as_much_as_the_system_allows() {
+    let world = World::new();
+    // It is connected to, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    for args in [["put", "-r", "tree"], ["get", "-r", "other"]] {
+        let address = silent.local_addr().unwrap();
+        let mut client = limited(&world, address, "ulimit -Sn 100", args).spawn().unwrap();
+        let connection = silent.accept().unwrap();
+        let limits = fs::read_to_string(format!("/proc/{}/limits", client.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let both: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+        assert_eq!(both[0], both[1], "{args:?}: {line}");
+        client.kill().unwrap();
+        client.wait().unwrap();
+        drop(connection);
+    }
 }
 
 #[test]

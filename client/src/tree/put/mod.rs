@@ -69,11 +69,16 @@ impl Client {
     }
 }
 
+/// Directories that are open for files under way: each costs a descriptor, of which there may be few.
+const ROOTS_MAX: usize = 256;
+
 /// A directory on this side, open, and the name that it has on the other one.
 pub(super) struct Root {
     pub(super) path: PathBuf,
     pub(super) name: Name,
     pub(super) handle: OwnedFd,
+    /// Counts it among those that are open.
+    _open: Rc<()>,
 }
 
 /// A file that is to be put.
@@ -135,7 +140,13 @@ pub(super) struct Job<'a, 'o> {
     sources: &'a mut dyn Iterator<Item = (PathBuf, Name)>,
     /// The tree that is being walked through.
     walk: Option<(Rc<Root>, Walk<Native>)>,
-    /// The trees of which everything was seen, for the removal of what they do not have.
+    /// The directory of the file that was named last: the next one is often in it too.
+    above: Option<Rc<Root>>,
+    /// Every root that is open has a share in it.
+    open: Rc<()>,
+    /// The trees of which everything was seen.
+    walked: Vec<(PathBuf, Name)>,
+    /// The same, open, for the removal of what they do not have.
     whole: Vec<Rc<Root>>,
     removal: Option<Removal>,
     pipe: Option<Pipe>,
@@ -217,6 +228,9 @@ impl<'a, 'o> Job<'a, 'o> {
             observer,
             sources: tree.sources,
             walk: None,
+            above: None,
+            open: Rc::default(),
+            walked: Vec::new(),
             whole: Vec::new(),
             removal: None,
             pipe: None,
@@ -300,6 +314,8 @@ impl<'a, 'o> Job<'a, 'o> {
                 self.wait()?;
             } else if let Some(work) = self.again.pop_front() {
                 self.start(work)?;
+            } else if self.has_many_roots() && !self.under_way.is_empty() {
+                self.wait()?;
             } else if self.walk_on_timed()? || self.remove_on()? {
                 // There is more.
             } else if self.under_way.is_empty() && self.left.is_empty() && self.again.is_empty() {
@@ -361,6 +377,12 @@ impl<'a, 'o> Job<'a, 'o> {
             || self.unacknowledged_bytes >= UNKEPT_BYTES
     }
 
+    /// Whether so many directories are open for what is under way that no more should be.
+    fn has_many_roots(&self) -> bool {
+        let open = Rc::strong_count(&self.open).saturating_sub(1);
+        open.saturating_sub(self.whole.len()) >= ROOTS_MAX
+    }
+
     fn pipe(&mut self) -> Result<&mut Pipe, Trouble> {
         if self.pipe.is_none() {
             self.pipe = Some(Pipe::open(self.client)?);
@@ -404,7 +426,12 @@ mod tests {
         assert_eq!(stat.kind, FileKind::Special);
         let file = File {
             number: 0,
-            root: Rc::new(Root { path: dir.path().to_owned(), handle, name: name.clone() }),
+            root: Rc::new(Root {
+                path: dir.path().to_owned(),
+                handle,
+                name: name.clone(),
+                _open: Rc::default(),
+            }),
             path: name.clone(),
             name,
             stat: Stat { kind: FileKind::File, ..stat },

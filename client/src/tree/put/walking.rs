@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use ftx_disk::identity::Inode;
 use ftx_disk::store::PRIVATE;
 use ftx_disk::sys::{Disk, FileKind, Native, Stat};
 use ftx_disk::walk::{Step, Walk};
@@ -12,8 +13,9 @@ use ftx_protocol::{Condition, Mode, Name, Parents, RequestId};
 
 use super::{Earlier, File, Job, Left, Root, Sent, Work, mark_of};
 use crate::failure::{Class, Failure, Trouble};
+use crate::source::identity;
 use crate::tree::rules::{PathKind, Verdict};
-use crate::tree::{Mood, TreeNotice, Update};
+use crate::tree::{Extra, Mood, TreeNotice, Update};
 
 impl Job<'_, '_> {
     /// Makes one step through the sources. `false` when they are over.
@@ -26,7 +28,10 @@ impl Job<'_, '_> {
         let root = Rc::clone(root);
         let Some(step) = walk.next() else {
             self.walk = None;
-            self.whole.push(Rc::clone(&root));
+            self.walked.push((root.path.clone(), root.name.clone()));
+            if self.options.extra == Extra::Remove {
+                self.whole.push(Rc::clone(&root));
+            }
             if let Ok(stat) = Native.stat(&root.handle) {
                 self.leave(root.name.clone(), &stat);
             }
@@ -49,13 +54,15 @@ impl Job<'_, '_> {
     }
 
     fn begin_source(&mut self, path: PathBuf, name: Name) {
-        if self.whole.iter().any(|root| root.name == name && root.path == path) {
+        if self.walked.iter().any(|(walked, its_name)| *its_name == name && *walked == path) {
             // Given twice.
             return;
         }
         match open_source(&path) {
             // Each would be taken for what the other one is to hold, and be removed from it.
-            Ok(Opened::Directory(..)) if self.whole.iter().any(|root| root.name == name) => {
+            Ok(Opened::Directory(..))
+                if self.walked.iter().any(|(_, its_name)| *its_name == name) =>
+            {
                 let shown = crate::failure::shown(&path);
                 let message =
                     format!("cannot put {shown}: another source has the name {name} already");
@@ -64,7 +71,7 @@ impl Job<'_, '_> {
             Ok(Opened::Directory(handle, stat)) => {
                 match Native.open_root(&path).and_then(|shared| Walk::new(Native, shared.into())) {
                     Ok(walk) => {
-                        let root = Rc::new(Root { path, name: name.clone(), handle });
+                        let root = self.root(path, name.clone(), handle);
                         self.walk = Some((root, walk));
                         self.enter(name, &stat, Parents::Make);
                     }
@@ -73,16 +80,50 @@ impl Job<'_, '_> {
                     }
                 }
             }
-            Ok(Opened::File { directory, part, stat }) => {
-                let above = path.parent().unwrap_or(Path::new("")).to_owned();
-                let root = Rc::new(Root { path: above, name: name.clone(), handle: directory });
-                self.found(&root, part, name, stat);
+            Ok(Opened::File { real }) => {
+                if let Err(failure) = self.begin_file(&path, &real, name) {
+                    self.fail_path(&path, &failure);
+                }
             }
             Ok(Opened::Neither(why)) => {
                 self.skip(name.as_bytes(), why);
             }
             Err(failure) => self.fail_path(&path, &failure),
         }
+    }
+
+    fn root(&self, path: PathBuf, name: Name, handle: OwnedFd) -> Rc<Root> {
+        Rc::new(Root { path, name, handle, _open: Rc::clone(&self.open) })
+    }
+
+    /// A file that the user named, which is in truth this one.
+    fn begin_file(&mut self, path: &Path, real: &Path, name: Name) -> Result<(), Failure> {
+        use std::os::unix::ffi::OsStrExt;
+        let failed = |error: std::io::Error| Failure::local("cannot read", path, &error);
+        let part = real.file_name().unwrap_or_default().as_bytes();
+        let part = Name::parse(part).map_err(|error| {
+            let shown = crate::failure::shown(path);
+            Failure::new(Class::Local, format!("cannot put {shown}: {error}"))
+        })?;
+        let root = self.directory_of(path, real, &name).map_err(failed)?;
+        let stat = Native.stat_part(&root.handle, part.as_bytes()).map_err(failed)?;
+        self.found(&root, part, name, stat);
+        Ok(())
+    }
+
+    /// The directory that a file is in: that of the one before, while it is the same.
+    fn directory_of(&mut self, path: &Path, real: &Path, name: &Name) -> std::io::Result<Rc<Root>> {
+        let shown = path.parent().unwrap_or(Path::new(""));
+        let above = real.parent().unwrap_or(Path::new("/"));
+        if let Some(last) = self.above.as_ref().filter(|last| last.path == shown)
+            && let now = identity(&std::fs::metadata(above)?).inode
+            && Inode::of(&Native.stat(&last.handle)?) == now
+        {
+            return Ok(Rc::clone(last));
+        }
+        let root = self.root(shown.to_owned(), name.clone(), Native.open_root(above)?);
+        self.above = Some(Rc::clone(&root));
+        Ok(root)
     }
 
     pub(super) fn seen(&mut self, root: &Rc<Root>, part: &[u8], stat: Stat) {
@@ -200,13 +241,15 @@ impl Job<'_, '_> {
 /// What a source turns out to be.
 enum Opened {
     Directory(OwnedFd, Stat),
-    File { directory: OwnedFd, part: Name, stat: Stat },
+    /// Of a symlink, where it leads to.
+    File {
+        real: PathBuf,
+    },
     Neither(&'static str),
 }
 
 /// Opens what the user named. A symlink that is named is followed.
 fn open_source(path: &Path) -> Result<Opened, Failure> {
-    use std::os::unix::ffi::OsStrExt;
     let failed = |error: &std::io::Error| Failure::local("cannot read", path, error);
     let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
     if metadata.is_dir() {
@@ -217,16 +260,8 @@ fn open_source(path: &Path) -> Result<Opened, Failure> {
     if !metadata.is_file() {
         return Ok(Opened::Neither("a device, FIFO or socket"));
     }
-    // Of a symlink, where it leads to.
     let real = std::fs::canonicalize(path).map_err(|error| failed(&error))?;
-    let above = real.parent().unwrap_or(Path::new("/"));
-    let directory = Native.open_root(above).map_err(|error| failed(&error))?;
-    let part = real.file_name().unwrap_or_default().as_bytes();
-    let part = Name::parse(part).map_err(|error| {
-        Failure::new(Class::Local, format!("cannot put {}: {error}", crate::failure::shown(path)))
-    })?;
-    let stat = Native.stat_part(&directory, part.as_bytes()).map_err(|error| failed(&error))?;
-    Ok(Opened::File { directory, part, stat })
+    Ok(Opened::File { real })
 }
 
 pub(super) fn path_of(bytes: &[u8]) -> &Path {
