@@ -380,3 +380,28 @@ fn puts_whose_directory_was_not_synced_are_over() {
     assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
     assert_eq!(store.held(&id(1), None).at, 0);
 }
+
+/// The number of its device is another one after the machine was started again.
+#[test]
+fn what_gets_its_name_after_a_reboot_is_no_longer_the_stores_own() {
+    let sim = Sim::new();
+    let store = try_open(&sim).unwrap();
+    let big = vec![7; BIG_BYTES];
+    let mut upload = store.begin(put("big", id(1), BIG_BYTES, 0)).unwrap();
+    let checkpoint = upload.write(&big[..GRID_BYTES as usize]).unwrap().unwrap();
+    let _ = store.make_durable(checkpoint).unwrap();
+    let small = testing::whole(&store, put("small", id(2), 5, 0), b"small").unwrap();
+    sim.before("rename_new small", move |sim| {
+        let cut = sim.crash(0);
+        let store = try_open(&cut).unwrap();
+        assert_eq!(cut.content("small").as_deref(), Some(&b"small"[..]));
+        assert_eq!(store.open_file(&testing::name("small"), None).map(|file| file.size()), Ok(5));
+        let mut upload = store.begin(put("big", id(1), BIG_BYTES, GRID_BYTES)).unwrap();
+        upload.write(&big[GRID_BYTES as usize..]).unwrap();
+        let finished = testing::finish(&store, upload, &big).unwrap();
+        commit(&store, vec![finished]).remove(0).unwrap();
+        let opened = store.open_file(&testing::name("big"), None).map(|file| file.size());
+        assert_eq!(opened, Ok(BIG_BYTES as u64));
+    });
+    commit(&store, vec![small]).remove(0).unwrap();
+}

@@ -13,7 +13,7 @@ use super::commit::Committing;
 use super::journal::{Image, Journal};
 use super::naming::{Ground, Origin};
 use super::private::{LOCK, Nameless, PRIVATE, Private, STAGING, TRASH};
-use super::record::{Committed, Complete, Outcome};
+use super::record::{Begun, Committed, Complete, Outcome};
 use super::room::Room;
 use super::transfers::{Kept, Partial, Transfers, Use};
 use super::trash::Trash;
@@ -151,6 +151,12 @@ impl<D: Disk> Found<D> {
     }
 }
 
+/// A file in staging as it is known by now, if it is still the one that the journal speaks of. The number of its
+/// device may be another one since the machine was started: what is reserved is what it has now.
+fn staged_as(staged: &HashMap<String, Inode>, part: &str, then: Inode) -> Option<Inode> {
+    staged.get(part).copied().filter(|now| now.number == then.number)
+}
+
 /// Opens a directory of the store's own, making it if it is not there.
 fn open_directory<D: Disk>(
     disk: &D,
@@ -250,10 +256,11 @@ impl<D: Disk> Store<D> {
         let mut live = HashSet::new();
         for (transfer, (begun, saved)) in image.partial {
             let Some(saved) = saved else { continue };
-            let inode = staged.get(&begun.staged).map(|inode| inode.number);
-            if inode != Some(begun.inode.number) || !begun.survival.reaches(boot_id) {
+            let Some(inode) = staged_as(staged, &begun.staged, begun.inode) else { continue };
+            if !begun.survival.reaches(boot_id) {
                 continue;
             }
+            let begun = Begun { inode, ..begun };
             live.insert(begun.staged.clone());
             kept.partial.insert(transfer, (begun.clone(), Some(saved.clone())));
             let kept = Kept::UpTo(saved);
@@ -283,13 +290,15 @@ impl<D: Disk> Store<D> {
         staged: &HashMap<String, Inode>,
         recovery: &mut Recovery,
     ) -> Option<Complete> {
-        let committed = &complete.committed;
-        let settled = |outcome| Some(Complete { committed: committed.clone(), outcome });
-        if let Outcome::Named(file) = complete.outcome {
-            return settled(Outcome::Named(file));
+        if let Outcome::Named(_) = complete.outcome {
+            return Some(complete.clone());
         }
-        let number = staged.get(&committed.staged).map(|inode| inode.number);
-        let is_staged = number == Some(committed.inode.number);
+        let mut committed = complete.committed.clone();
+        let now = staged_as(staged, &committed.staged, committed.inode);
+        let is_staged = now.is_some();
+        committed.inode = now.unwrap_or(committed.inode);
+        let committed = &committed;
+        let settled = |outcome| Some(Complete { committed: committed.clone(), outcome });
         if is_staged && !is_newest {
             // A later put of the same name came after it; its own turn is past.
             return settled(Outcome::Replaced);
