@@ -400,7 +400,7 @@ impl<D: Disk> Store<D> {
             .ok()
             .filter(|stat| match outcome {
                 Outcome::Named(then) => Identity::of(stat).is_same_after_reboot(then),
-                Outcome::Pending | Outcome::Replaced => false,
+                Outcome::Pending => false,
             });
         let replay = if found.is_some() { Replay::Same } else { Replay::Changed };
         stored(committed, found.as_ref(), Some(replay))

@@ -228,7 +228,7 @@ impl Image {
                 Outcome::Named(file) => {
                     Some(Record::Done { transfer: committed.transfer, file: *file })
                 }
-                Outcome::Pending | Outcome::Replaced => None,
+                Outcome::Pending => None,
             };
             std::iter::once(Record::Commit(committed.clone())).chain(done)
         });

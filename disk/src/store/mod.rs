@@ -36,6 +36,8 @@ mod races;
 mod read;
 mod record;
 mod recover;
+#[cfg(test)]
+mod recover_faults;
 mod room;
 mod scope;
 #[cfg(test)]

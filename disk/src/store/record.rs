@@ -80,8 +80,6 @@ pub(super) enum Outcome {
     Pending,
     /// It happened, and the name held this file then.
     Named(Identity),
-    /// It happened, and a later put took the name.
-    Replaced,
 }
 
 /// How long the bytes behind a record can be relied on.

@@ -151,6 +151,18 @@ impl<D: Disk> Found<D> {
     }
 }
 
+/// What a start finds of a put that was about to take its name.
+enum Fate {
+    /// It has taken it and was this then: the journal says so.
+    Done(Identity),
+    /// Its name has it. The crash came after the rename, and perhaps before the sync of the directory.
+    Renamed(Identity),
+    /// It has no name yet.
+    Staged(Inode),
+    /// It is not there. Whether it has taken its name and lost it again, nothing says.
+    Nowhere,
+}
+
 /// A file in staging as it is known by now, if it is still the one that the journal speaks of. The number of its
 /// device may be another one since the machine was started: what is reserved is what it has now.
 fn staged_as(staged: &HashMap<String, Inode>, part: &str, then: Inode) -> Option<Inode> {
@@ -236,19 +248,30 @@ impl<D: Disk> Store<D> {
         let image = lock(&private.journal).image().clone();
         let mut kept = Image { run: self.run, ..Image::default() };
         let boot_id = self.boot_id.as_ref();
-        let newest: HashMap<Name, usize> = image
+        let fates: Vec<(&Complete, Fate)> = image
             .complete
             .iter()
-            .enumerate()
-            .map(|(place, complete)| (complete.committed.name.clone(), place))
+            .filter(|complete| complete.committed.survival.reaches(boot_id))
+            .map(|complete| (complete, self.fate_of(complete, staged)))
             .collect();
-        for (place, complete) in image.complete.iter().enumerate() {
-            if !complete.committed.survival.reaches(boot_id) {
-                continue;
+        let mut last_taken: HashMap<&Name, usize> = HashMap::new();
+        for (place, (complete, fate)) in fates.iter().enumerate() {
+            match fate {
+                Fate::Done(_) | Fate::Renamed(_) => {
+                    last_taken.insert(&complete.committed.name, place);
+                }
+                Fate::Staged(_) | Fate::Nowhere => {}
             }
-            let is_newest = newest.get(&complete.committed.name) == Some(&place);
-            if let Some(complete) = self.settle(private, complete, is_newest, staged, &mut recovery)
-            {
+        }
+        for (place, (complete, fate)) in fates.into_iter().enumerate() {
+            let last = last_taken.get(&complete.committed.name);
+            let settled = match fate {
+                // It could not have its name, and the crash came before the journal was told so.
+                // Whoever came after it keeps it.
+                Fate::Staged(_) if last.is_some_and(|last| *last > place) => None,
+                fate => self.settle(private, &complete.committed, fate, &mut recovery),
+            };
+            if let Some(complete) = settled {
                 self.transfers.completed(Arc::new(complete.clone()));
                 kept.complete.push_back(complete);
             }
@@ -280,56 +303,63 @@ impl<D: Disk> Store<D> {
         Ok(recovery)
     }
 
-    /// Finds out what became of a file that was about to take its name. `None`: nothing, and
-    /// nobody was told otherwise.
+    /// Finds out what became of a file that was about to take its name.
+    fn fate_of(&self, complete: &Complete, staged: &HashMap<String, Inode>) -> Fate {
+        let Complete { committed, outcome } = complete;
+        if let Outcome::Named(file) = outcome {
+            return Fate::Done(*file);
+        }
+        if let Some(inode) = staged_as(staged, &committed.staged, committed.inode) {
+            return Fate::Staged(inode);
+        }
+        match self.look_at(committed.within.as_ref(), &committed.name) {
+            Ok(found) if found.inode == committed.inode.number && found.size == committed.size => {
+                Fate::Renamed(Identity::of(&found))
+            }
+            _ => Fate::Nowhere,
+        }
+    }
+
+    /// Finishes a put, in its turn: those of one name take it one after another, each if it may. `None`: there
+    /// is nothing of it, and nobody was told otherwise.
     fn settle(
         &self,
         private: &Private<D>,
-        complete: &Complete,
-        is_newest: bool,
-        staged: &HashMap<String, Inode>,
+        committed: &Committed,
+        fate: Fate,
         recovery: &mut Recovery,
     ) -> Option<Complete> {
-        if let Outcome::Named(_) = complete.outcome {
-            return Some(complete.clone());
-        }
-        let mut committed = complete.committed.clone();
-        let now = staged_as(staged, &committed.staged, committed.inode);
-        let is_staged = now.is_some();
-        committed.inode = now.unwrap_or(committed.inode);
-        let committed = &committed;
         let settled = |outcome| Some(Complete { committed: committed.clone(), outcome });
-        if is_staged && !is_newest {
-            // A later put of the same name came after it; its own turn is past.
-            return settled(Outcome::Replaced);
-        }
         let mut committing = lock(&self.committing);
-        if is_staged {
-            // Where the condition does not hold any more, or something is in the way, it is over.
-            let ground = &mut Ground::default();
-            let (directory, _) = self
-                .take_name(private, Origin::Staging, committed, &mut committing, ground)
-                .ok()?;
-            recovery.finished = recovery.finished.saturating_add(1);
-            self.sync_name(&mut committing, committed, &directory)?;
-        } else {
-            // The crash came after the rename, and perhaps before the sync of the directory.
-            let within = committed.within.as_ref();
-            let directory = match committed.name.parent() {
-                Some(parent) => Arc::new(self.look(within, &parent, Want::Directory).ok()?),
-                None => Arc::clone(&self.root),
-            };
-            let found = self.disk.stat_part(&directory, committed.name.last_part()).ok()?;
-            if found.inode != committed.inode.number || found.size != committed.size {
-                return None;
+        match fate {
+            Fate::Done(file) => settled(Outcome::Named(file)),
+            Fate::Renamed(file) => {
+                let within = committed.within.as_ref();
+                let directory = match committed.name.parent() {
+                    Some(parent) => Arc::new(self.look(within, &parent, Want::Directory).ok()?),
+                    None => Arc::clone(&self.root),
+                };
+                self.sync_name(&mut committing, committed, &directory)?;
+                settled(Outcome::Named(file))
             }
-            self.sync_name(&mut committing, committed, &directory)?;
+            Fate::Staged(inode) => {
+                let committed = &Committed { inode, ..committed.clone() };
+                // Where the condition does not hold any more, or something is in the way, it is over.
+                let ground = &mut Ground::default();
+                let (directory, _) = self
+                    .take_name(private, Origin::Staging, committed, &mut committing, ground)
+                    .ok()?;
+                recovery.finished = recovery.finished.saturating_add(1);
+                self.sync_name(&mut committing, committed, &directory)?;
+                // As when it is acknowledged: a stat that fails takes nothing of that back.
+                let named = self.disk.stat_part(&directory, committed.name.last_part());
+                settled(match named {
+                    Ok(named) if Inode::of(&named) == inode => Outcome::Named(Identity::of(&named)),
+                    _ => Outcome::Pending,
+                })
+            }
+            Fate::Nowhere => None,
         }
-        let file = self
-            .look(committed.within.as_ref(), &committed.name, Want::File)
-            .and_then(|file| self.disk.stat(&file))
-            .ok()?;
-        settled(Outcome::Named(Identity::of(&file)))
     }
 
     /// `None` when the directory cannot be synced: it is doubtful from now on.

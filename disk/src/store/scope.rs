@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::Store;
 use super::private::check_spelling;
-use crate::sys::{Disk, Want};
+use crate::sys::{Disk, Stat, Want};
 
 impl<D: Disk> Store<D> {
     /// Opens what a name leads to, for reading.
@@ -30,6 +30,18 @@ impl<D: Disk> Store<D> {
         }
         let inside = inside(scope, name).ok_or(Errno::XDEV)?;
         self.disk.open_beneath(&self.open_way(scope)?, &inside, want)
+    }
+
+    /// Looks at what has a name itself: of a symlink, at the symlink. Only its directory is opened,
+    /// so that it is no matter who may read it.
+    pub(super) fn look_at(&self, within: Option<&Name>, name: &Name) -> io::Result<Stat> {
+        match name.parent() {
+            Some(parent) => {
+                let directory = self.look(within, &parent, Want::Directory)?;
+                self.disk.stat_part(&directory, name.last_part())
+            }
+            None => self.disk.stat_part(&self.root, name.last_part()),
+        }
     }
 
     /// Opens a scope, or a directory above one.
