@@ -267,3 +267,29 @@ fn expiry_in_mid_transfer() {
     assert_eq!(house.names(), ["big"]);
     until("staging is empty", || house.world.staged() == 0);
 }
+
+/// What a tree had of a large file is not given up for a moment in which nobody knows which tokens there are.
+#[test]
+fn tokens_in_doubt_cost_a_tree_nothing_that_has_come() {
+    let house = House::locked();
+    let token = house.add("alice", "read,list");
+    let tokens = std::fs::read_to_string(house.state().join("tokens")).unwrap();
+    let tree = house.world.served().join("t");
+    std::fs::create_dir(&tree).unwrap();
+    let bytes: Vec<u8> = (0..80 * MIB).map(|at| (at % 251) as u8).collect();
+    std::fs::write(tree.join("big"), &bytes).unwrap();
+    let client = house.ftx(Some(&token), &["get", "-r", "t", "--limit-rate", "40M"]).spawn();
+    let staging = house.world.here().join("t/.ftx/staging");
+    let come = || {
+        let files = std::fs::read_dir(&staging).into_iter().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum::<u64>()
+    };
+    until("some of it is here", || come() > 24 * MIB as u64);
+    house.change_tokens(|_| "garbage\n".to_owned());
+    house.until_logged("result=busy");
+    house.change_tokens(|_| tokens);
+    let output = client.unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(std::fs::read(house.world.here().join("t/big")).unwrap() == bytes);
+    house.until_logged("name=t/big at=");
+}

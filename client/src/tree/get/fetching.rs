@@ -297,12 +297,12 @@ impl Job<'_, '_> {
     }
 
     fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
-        self.drop_upload(id);
-        let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
-        // What concerns all that is still to come ends the connection, or the job.
+        // What concerns all that is still to come ends the connection, or the job, and what has come is kept.
         if Class::Refused(refusal.code).is_about_the_way() {
             return Err(Trouble::Refused(refusal));
         }
+        self.drop_upload(id);
+        let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
         let mut file = match work {
             Work::List => return Err(Trouble::Refused(refusal)),
             Work::Stopped => return Ok(()),
