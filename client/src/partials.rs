@@ -149,7 +149,7 @@ pub(crate) fn has_part(state: &Path) -> bool {
     part.is_some_and(|part| Path::new(&part).symlink_metadata().is_ok())
 }
 
-/// The state is gone.
+/// The state is about to go: once it has no name, another run can make and note one of the same name.
 pub(crate) fn forget(state: &Path) {
     // A note without its state is removed when it is come upon.
     let _ = std::fs::remove_file(note_of(state));
@@ -160,4 +160,22 @@ fn note_of(state: &Path) -> PathBuf {
     name.push(".");
     name.push(ABOUT);
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What is removed from a directory, in that order.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn removed_in_order(directory: &Path, act: impl FnOnce()) -> Vec<String> {
+        use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
+        let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+        add_watch(&watch, directory, WatchFlags::DELETE).unwrap();
+        act();
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4_096];
+        let mut events = Reader::new(watch, &mut buffer);
+        let next = || Some(events.next().ok()?.file_name()?.to_str().ok()?.to_owned());
+        std::iter::from_fn(next).collect()
+    }
 }

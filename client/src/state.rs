@@ -206,9 +206,9 @@ impl State {
 
     /// The transfer is over.
     pub(crate) fn remove(self) {
+        partials::forget(&self.path);
         // A state that stays says what is not true any more, and is found out when it is used.
         let _ = std::fs::remove_file(&self.path);
-        partials::forget(&self.path);
     }
 
     fn append<T: Serialize>(&mut self, line: &T) -> io::Result<()> {
@@ -297,8 +297,8 @@ fn prune(directory: &Path, now: SystemTime) {
     for name in names.iter().take(LOOKED_AT_MAX) {
         let path = directory.join(name);
         if is_stale(&path, now).unwrap_or(false) {
-            let _ = std::fs::remove_file(&path);
             partials::forget(&path);
+            let _ = std::fs::remove_file(&path);
         }
     }
 }
@@ -434,6 +434,27 @@ mod tests {
         assert!(open().is_none());
         drop(state);
         assert!(open().is_some_and(|(_, earlier)| earlier.is_none()));
+    }
+
+    /// Once the state has no name any more, the same command can begin anew, and note it.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_note_goes_before_the_state() {
+        let home = tempfile::tempdir().unwrap();
+        let (server, name) = (ServerAddress::default(), Name::parse(b"a").unwrap());
+        let path = Path::new("/here/a");
+        let algorithm = Algorithm::Sha256;
+        let key = Key { direction: Direction::Get, server: &server, name: &name, path, algorithm };
+        let (mut state, _) = State::open_in(home.path(), &key).unwrap().unwrap();
+        state.begin(&got()).unwrap();
+        let removed = partials::tests::removed_in_order(home.path(), || state.remove());
+        assert!(matches!(&removed[..], [note, state] if *note == format!("{state}.about")));
+        let (_, source) = left(home.path(), "gone");
+        std::fs::remove_file(source).unwrap();
+        std::fs::write(home.path().join("put-gone.about"), "a note").unwrap();
+        let later = SystemTime::now() + STALE + Duration::from_secs(60);
+        let removed = partials::tests::removed_in_order(home.path(), || prune(home.path(), later));
+        assert_eq!(removed, ["put-gone.about", "put-gone"]);
     }
 
     /// The state of a put of a file, and the file.

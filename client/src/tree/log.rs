@@ -124,9 +124,9 @@ impl Log {
 
     /// The job is complete.
     pub(super) fn remove(self) {
+        crate::partials::forget(&self.path);
         // One that stays costs room, and is found out when it is used.
         let _ = std::fs::remove_file(&self.path);
-        crate::partials::forget(&self.path);
     }
 
     /// Where an entry is, or would be; and what is there.
@@ -273,6 +273,17 @@ mod tests {
         assert!((10_000..20_000).all(|number| !log.has(&mark(number)).unwrap()));
         log.remove();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// Once the log has no name any more, the same command can begin anew, and note it.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_note_goes_before_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(&dir.path().join("log")).unwrap().unwrap();
+        std::fs::write(dir.path().join("log.about"), "a note").unwrap();
+        let removed = crate::partials::tests::removed_in_order(dir.path(), || log.remove());
+        assert_eq!(removed, ["log.about", "log"]);
     }
 
     #[test]
