@@ -4,6 +4,14 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
+
+/// How often it is tried whether a file is free. Who only looks at it, as `ftx partials` does, is done with it
+/// at once.
+const TRIES: u32 = 10;
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Opens a file, and keeps other processes from it until it is closed. `None` when one has it.
 ///
@@ -12,7 +20,7 @@ use std::path::Path;
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> io::Result<Option<File>> {
     loop {
         let file = options.open(path)?;
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
@@ -23,8 +31,18 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> io::Result<Option<File
     }
 }
 
+fn lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            locked => return locked,
+        }
+    }
+    file.try_lock()
+}
+
 /// Whether a file still has its name: whoever had it may have removed it, between the opening and the locking.
-fn has_name(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn has_name(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match std::fs::metadata(path) {
         Ok(named) => Ok((ours.dev(), ours.ino()) == (named.dev(), named.ino())),
@@ -36,6 +54,21 @@ fn has_name(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_looks_keeps_nobody_from_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a");
+        std::fs::write(&path, "").unwrap();
+        let looks = File::open(&path).unwrap();
+        looks.try_lock_shared().unwrap();
+        let looked = std::thread::spawn(move || {
+            std::thread::sleep(PAUSE * 2);
+            drop(looks);
+        });
+        assert!(open(&path, File::options().read(true)).unwrap().is_some());
+        looked.join().unwrap();
+    }
 
     #[test]
     fn one_has_it_and_a_file_that_lost_its_name_is_nobodys() {

@@ -9,10 +9,12 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use ftx_disk::sys::Native;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
-use crate::state;
+use crate::failure::{Class, Failure, shown};
+use crate::sink::{directory, remove_left};
+use crate::{locked, state};
 
 /// What notes are called.
 const ABOUT: &str = "about";
@@ -97,24 +99,43 @@ fn look(note: &Path) -> Option<Leftover> {
     let age = SystemTime::now().duration_since(metadata.modified().ok()?).unwrap_or_default();
     let part = about.part.as_ref().and_then(|part| std::fs::metadata(part).ok());
     let part_bytes = part.filter(std::fs::Metadata::is_file).map(|part| part.len());
-    let work = match File::open(&state).ok()?.try_lock() {
+    // A shared lock, which keeps nobody from beginning.
+    let work = match File::open(&state).ok()?.try_lock_shared() {
         Err(TryLockError::WouldBlock) => Working::Now,
         Ok(()) | Err(TryLockError::Error(_)) => Working::NotNow,
     };
     if needs_part && about.part.is_none() && work == Working::NotNow {
-        // Somebody has taken away what there was to go on with.
-        let _ = std::fs::remove_file(&state);
-        let _ = std::fs::remove_file(note);
+        remove_without_part(&state);
         return None;
     }
     Some(Leftover { about, part_bytes, age, work, state })
+}
+
+/// Removes a part file. One that another user fills by now, under the same name, stays.
+fn remove_file(part: &Path) -> io::Result<()> {
+    let name = part.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+    match remove_left(&Native, directory(part), name) {
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes a state of which somebody has taken away what there was to go on with; unless it has been taken up
+/// since that was seen.
+fn remove_without_part(state: &Path) {
+    if let Ok(Some(_held)) = locked::open(state, File::options().read(true))
+        && !has_part(state)
+    {
+        forget(state);
+        let _ = std::fs::remove_file(state);
+    }
 }
 
 impl Leftover {
     /// Removes it: its state, and what has arrived.
     ///
     /// # Errors
-    /// When something cannot be removed.
+    /// When somebody works on it by now, or something cannot be removed.
     pub fn remove(&self) -> Result<(), Failure> {
         let gone = |path: &Path, result: io::Result<()>| match result {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -122,17 +143,29 @@ impl Leftover {
             }
             _ => Ok(()),
         };
+        // Held until all of it is gone: nobody begins with what is being removed.
+        let _held = match locked::open(&self.state, File::options().read(true)) {
+            Ok(Some(held)) => held,
+            Ok(None) => {
+                let path = shown(Path::new(&self.about.path));
+                let message = format!("cannot remove what is left of {path}: somebody works on it");
+                return Err(Failure::new(Class::Local, message));
+            }
+            // Somebody has finished it, or removed it.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Failure::local("cannot remove", &self.state, &error)),
+        };
         if let Some(part) = self.about.part.as_ref().map(Path::new) {
             let removed = match std::fs::symlink_metadata(part) {
                 Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(part),
-                Ok(_) => std::fs::remove_file(part),
+                Ok(_) => remove_file(part),
                 Err(error) => Err(error),
             };
             gone(part, removed)?;
         }
         let note = note_of(&self.state);
-        gone(&self.state, std::fs::remove_file(&self.state))?;
-        gone(&note, std::fs::remove_file(&note))
+        gone(&note, std::fs::remove_file(&note))?;
+        gone(&self.state, std::fs::remove_file(&self.state))
     }
 }
 
@@ -165,6 +198,78 @@ fn note_of(state: &Path) -> PathBuf {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+
+    /// A get that was interrupted, as it is found.
+    fn left(home: &Path) -> (PathBuf, PathBuf) {
+        let (state, part) = (home.join("get-1"), home.join(".ftx-0000000000000001.part"));
+        std::fs::write(&state, "a state").unwrap();
+        std::fs::write(&part, "some").unwrap();
+        let about = About {
+            action: GET.to_owned(),
+            server: "box:1".to_owned(),
+            name: "a".to_owned(),
+            path: home.join("a").into(),
+            part: Some(part.clone().into()),
+        };
+        note(&state, &about).unwrap();
+        (state, part)
+    }
+
+    fn works_on(state: &Path) -> File {
+        locked::open(state, File::options().read(true)).unwrap().unwrap()
+    }
+
+    #[test]
+    fn whoever_looks_is_not_taken_for_one_who_works_on_it() {
+        let home = tempfile::tempdir().unwrap();
+        let (state, _) = left(home.path());
+        let found = || look(&note_of(&state)).unwrap().work;
+        let looks = File::open(&state).unwrap();
+        looks.try_lock_shared().unwrap();
+        assert_eq!(found(), Working::NotNow);
+        drop(looks);
+        let _works = works_on(&state);
+        assert_eq!(found(), Working::Now);
+    }
+
+    #[test]
+    fn what_somebody_has_taken_up_since_it_was_listed_is_not_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let (state, part) = left(home.path());
+        let leftover = look(&note_of(&state)).unwrap();
+        let works = works_on(&state);
+        leftover.remove().unwrap_err();
+        assert!([&state, &part, &note_of(&state)].iter().all(|path| path.exists()));
+        drop(works);
+        leftover.remove().unwrap();
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_part_file_that_another_user_fills_by_now_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let (state, part) = left(home.path());
+        let leftover = look(&note_of(&state)).unwrap();
+        let other = ftx_disk::landing::Landing::create(Native, home.path(), 1).unwrap();
+        assert_eq!(home.path().join(other.part()), part);
+        leftover.remove().unwrap();
+        assert!(part.exists() && !state.exists());
+    }
+
+    #[test]
+    fn a_state_whose_part_was_taken_away_goes_unless_it_has_been_taken_up_since() {
+        let home = tempfile::tempdir().unwrap();
+        let (state, part) = left(home.path());
+        remove_without_part(&state);
+        assert!(state.exists(), "it has a part again");
+        std::fs::remove_file(part).unwrap();
+        let works = works_on(&state);
+        remove_without_part(&state);
+        assert!(state.exists());
+        drop(works);
+        assert!(look(&note_of(&state)).is_none());
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
 
     /// What is removed from a directory, in that order.
     #[cfg(target_os = "linux")]

@@ -296,21 +296,38 @@ fn prune(directory: &Path, now: SystemTime) {
     }
     for name in names.iter().take(LOOKED_AT_MAX) {
         let path = directory.join(name);
-        if is_stale(&path, now).unwrap_or(false) {
+        if let Ok(Some(_held)) = hold_stale(&path, now) {
             partials::forget(&path);
             let _ = std::fs::remove_file(&path);
         }
     }
 }
 
+/// Opens a state that is to be removed, and keeps others from it. `None` when it is to stay.
+fn hold_stale(path: &Path, now: SystemTime) -> io::Result<Option<File>> {
+    if !is_stale(path, now)? {
+        return Ok(None);
+    }
+    let file = File::open(path)?;
+    // Somebody may have taken it up since it was looked at, and be done with it again.
+    let is_still = file.try_lock().is_ok()
+        && locked::has_name(&file, path)?
+        && is_old(&file.metadata()?, now)?;
+    Ok(is_still.then_some(file))
+}
+
+fn is_old(metadata: &std::fs::Metadata, now: SystemTime) -> io::Result<bool> {
+    Ok(now.duration_since(metadata.modified()?).unwrap_or_default() > STALE)
+}
+
 fn is_stale(path: &Path, now: SystemTime) -> io::Result<bool> {
     let metadata = std::fs::symlink_metadata(path)?;
-    let age = now.duration_since(metadata.modified()?).unwrap_or_default();
-    if age <= STALE || !metadata.is_file() {
+    if !is_old(&metadata, now)? || !metadata.is_file() {
         return Ok(false);
     }
     let file = File::open(path)?;
-    if file.try_lock().is_err() {
+    // Not as who works on it: one that begins now is to find it free.
+    if file.try_lock_shared().is_err() {
         // A process is working on it.
         return Ok(false);
     }
@@ -496,6 +513,20 @@ mod tests {
         assert_eq!(there(later), [true, true, true, false, false, false]);
         drop(lock);
         assert_eq!(there(later), [true, false, true, false, false, false]);
+    }
+
+    #[test]
+    fn a_state_is_looked_at_beside_others_who_only_look() {
+        let home = tempfile::tempdir().unwrap();
+        let (gone, source) = left(home.path(), "gone");
+        std::fs::remove_file(source).unwrap();
+        let looks = File::open(&gone).unwrap();
+        looks.try_lock_shared().unwrap();
+        let later = SystemTime::now() + STALE + Duration::from_secs(60);
+        assert!(is_stale(&gone, later).unwrap());
+        assert!(hold_stale(&gone, later).unwrap().is_none(), "it is not removed under them");
+        drop(looks);
+        assert!(hold_stale(&gone, later).unwrap().is_some());
     }
 
     #[test]
