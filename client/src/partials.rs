@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Failure, shown};
 use crate::sink::{directory, remove_left};
+use crate::tree::{Private, left};
 use crate::{locked, state};
 
 /// What notes are called.
@@ -86,7 +87,8 @@ fn look(note: &Path) -> Option<Leftover> {
     let mut about: About = serde_json::from_slice(&std::fs::read(note).ok()?).ok()?;
     let needs_part = about.action == GET && about.part.is_some();
     // Of what came whole, nothing hidden is left.
-    about.part = about.part.filter(|part| Path::new(part).symlink_metadata().is_ok());
+    let part = about.part.take().filter(|part| is_of(&about, Path::new(part)));
+    about.part = part;
     let state = note.with_extension("");
     let metadata = match std::fs::metadata(&state) {
         Ok(metadata) => metadata,
@@ -109,6 +111,14 @@ fn look(note: &Path) -> Option<Leftover> {
         return None;
     }
     Some(Leftover { about, part_bytes, age, work, state })
+}
+
+/// Whether something hidden is there, and of this transfer. A server may have its own by now where a tree came.
+fn is_of(about: &About, part: &Path) -> bool {
+    match part.symlink_metadata() {
+        Ok(metadata) => !metadata.is_dir() || left::whose(about, part) == Private::Ours,
+        Err(_) => false,
+    }
 }
 
 /// Removes a part file. One that another user fills by now, under the same name, stays.
@@ -135,7 +145,8 @@ impl Leftover {
     /// Removes it: its state, and what has arrived.
     ///
     /// # Errors
-    /// When somebody works on it by now, or something cannot be removed.
+    /// When somebody works on it by now, something cannot be removed, or what has arrived is where a server, or
+    /// another get, has its own by now.
     pub fn remove(&self) -> Result<(), Failure> {
         let gone = |path: &Path, result: io::Result<()>| match result {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -156,12 +167,11 @@ impl Leftover {
             Err(error) => return Err(Failure::local("cannot remove", &self.state, &error)),
         };
         if let Some(part) = self.about.part.as_ref().map(Path::new) {
-            let removed = match std::fs::symlink_metadata(part) {
-                Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(part),
-                Ok(_) => remove_file(part),
-                Err(error) => Err(error),
-            };
-            gone(part, removed)?;
+            match std::fs::symlink_metadata(part) {
+                Ok(metadata) if metadata.is_dir() => left::remove(&self.about, part)?,
+                Ok(_) => gone(part, remove_file(part))?,
+                Err(error) => gone(part, Err(error))?,
+            }
         }
         let note = note_of(&self.state);
         gone(&note, std::fs::remove_file(&note))?;
@@ -243,6 +253,31 @@ pub(crate) mod tests {
         drop(works);
         leftover.remove().unwrap();
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    /// Its own went with the end of the job, which a crash kept from removing its log.
+    #[test]
+    fn what_a_server_has_by_now_where_a_tree_came_is_not_listed_nor_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let (state, private) = (home.path().join("get-tree-1"), home.path().join(".ftx"));
+        std::fs::create_dir_all(private.join("staging")).unwrap();
+        std::fs::write(private.join("lock"), "").unwrap();
+        std::fs::write(&state, "a log").unwrap();
+        let about = About {
+            action: "get -r".to_owned(),
+            server: "box:1".to_owned(),
+            name: "a".to_owned(),
+            path: home.path().into(),
+            part: Some(private.clone().into()),
+        };
+        note(&state, &about).unwrap();
+        let leftover = look(&note_of(&state)).unwrap();
+        assert_eq!(leftover.about.part, None);
+        let seen_before = Leftover { about, ..leftover.clone() };
+        seen_before.remove().unwrap_err();
+        assert!(state.exists());
+        leftover.remove().unwrap();
+        assert!(!state.exists() && private.join("staging").exists());
     }
 
     #[test]

@@ -37,6 +37,7 @@ use crate::state;
 use log::{Log, Mark};
 
 pub use get::{GetTree, Interrupted, Single};
+pub(crate) use get::{Private, left};
 pub use put::PutTree;
 pub use rules::{Rule, Rules};
 

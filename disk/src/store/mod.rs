@@ -81,7 +81,7 @@ pub use commit::{Settled, Step, Turn};
 pub use journal::JournalText;
 pub use list::{Listed, Listing};
 pub use open_limit::{OpenLimit, Opened};
-pub use private::PRIVATE;
+pub use private::{LOCK, PRIVATE};
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;
 pub use upload::{Finished, Spent, Upload};
@@ -160,6 +160,20 @@ pub enum OpenError {
         /// What the system says.
         error: io::Error,
     },
+}
+
+/// A directory that no store can have, until this is dropped.
+pub struct KeptOut<D: Disk> {
+    /// That of the store's own directory.
+    _lock: D::Handle,
+}
+
+/// Keeps stores from a directory that has a `.ftx`.
+///
+/// # Errors
+/// When one has it, or there is no `.ftx`.
+pub fn keep_out<D: Disk>(disk: &D, path: &Path) -> Result<KeptOut<D>, OpenError> {
+    recover::keep_out(disk, path)
 }
 
 /// What a put brings, besides its bytes.

@@ -18,7 +18,7 @@ pub(super) const STAGING: &[u8] = b"staging";
 pub(super) const TRASH: &[u8] = b"trash";
 
 /// The file whose lock says that a server runs.
-pub(super) const LOCK: &[u8] = b"lock";
+pub const LOCK: &[u8] = b"lock";
 
 /// What a store that writes has of its own.
 pub(super) struct Private<D: Disk> {

@@ -17,7 +17,7 @@ use super::record::{Begun, Committed, Complete, Outcome};
 use super::room::Room;
 use super::transfers::{Kept, Partial, Transfers, Use};
 use super::trash::Trash;
-use super::{Access, OpenError, Options, Recovery, Store, best, lock};
+use super::{Access, KeptOut, OpenError, Options, Recovery, Store, best, lock};
 use crate::digests::DigestCache;
 use crate::identity::{Identity, Inode};
 use crate::reserved::Reserved;
@@ -193,6 +193,16 @@ fn open_directory<D: Disk>(
             _ => Err(failed(error)),
         },
     }
+}
+
+/// See [`super::keep_out`].
+pub(super) fn keep_out<D: Disk>(disk: &D, path: &Path) -> Result<KeptOut<D>, OpenError> {
+    let failed = |error| OpenError::Root { path: path.display().to_string(), error };
+    let root = disk.open_root(path).map_err(failed)?;
+    let directory = disk
+        .open_part(&root, PRIVATE, Want::Directory)
+        .map_err(|error| OpenError::Private { step: "look", error })?;
+    Ok(KeptOut { _lock: open_lock(disk, &directory)? })
 }
 
 fn open_lock<D: Disk>(disk: &D, directory: &D::Handle) -> Result<D::Handle, OpenError> {

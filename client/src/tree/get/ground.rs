@@ -49,7 +49,7 @@ pub(super) enum Complete {
 
 /// Whose the store's own directory in the target is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Private {
+pub(crate) enum Private {
     /// This job made it, or an earlier one that was interrupted.
     Ours,
     /// It is that of a server.

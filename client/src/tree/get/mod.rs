@@ -7,6 +7,7 @@
 mod extra;
 mod fetching;
 mod ground;
+pub(crate) mod left;
 mod listing;
 mod logs;
 mod settling;
@@ -26,6 +27,7 @@ use ftx_protocol::{
     Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
     Retry as Again, TransferId,
 };
+pub(crate) use ground::Private;
 use ground::{Complete, Ground, Target};
 use logs::Logs;
 use settling::UNSETTLED_MAX;
