@@ -28,24 +28,42 @@ pub struct Partials {
     json: bool,
 }
 
+/// What became of something that was left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Became {
+    /// It is none: somebody is working on it.
+    Running,
+    Removed,
+    /// It stays as it was.
+    Left,
+}
+
 impl Partials {
     pub fn run(self) -> Exit {
         run(|| {
             let mut tally = Tally::default();
             for leftover in leftovers()? {
-                if self.remove && leftover.work == Working::NotNow {
-                    match leftover.remove() {
-                        Ok(()) => tally.done(),
-                        Err(failure) => tally.failed(&failure),
-                    }
-                }
-                tally.print(&self.line(&leftover));
+                let became = match leftover.work {
+                    Working::Now => Became::Running,
+                    Working::NotNow if self.remove => match leftover.remove() {
+                        Ok(()) => {
+                            tally.done();
+                            Became::Removed
+                        }
+                        Err(failure) => {
+                            tally.failed(&failure);
+                            Became::Left
+                        }
+                    },
+                    Working::NotNow => Became::Left,
+                };
+                tally.print(&self.line(&leftover, became));
             }
             Ok(tally.exit())
         })
     }
 
-    fn line(&self, leftover: &Leftover) -> Vec<u8> {
+    fn line(&self, leftover: &Leftover, became: Became) -> Vec<u8> {
         let about = &leftover.about;
         if self.json {
             return json!({
@@ -56,8 +74,8 @@ impl Partials {
                 "part": about.part.as_ref().map(|part| JsonName(part.as_bytes())),
                 "part_bytes": leftover.part_bytes,
                 "age_seconds": leftover.age.as_secs(),
-                "running": leftover.work == Working::Now,
-                "removed": self.remove && leftover.work == Working::NotNow,
+                "running": became == Became::Running,
+                "removed": became == Became::Removed,
             })
             .to_string()
             .into_bytes();
@@ -67,10 +85,10 @@ impl Partials {
             true => (format!("{} on {}", about.name, about.server), path.to_string()),
             false => (path.to_string(), format!("{} on {}", about.name, about.server)),
         };
-        let what = match (self.remove, leftover.work) {
-            (_, Working::Now) => "running ",
-            (true, Working::NotNow) => "removed ",
-            (false, Working::NotNow) => "",
+        let what = match became {
+            Became::Running => "running ",
+            Became::Removed => "removed ",
+            Became::Left => "",
         };
         let mut line = format!("{what}{} {from} to {to}", about.action);
         if let Some(part) = &about.part {

@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::harness::{Line, MIB, World, noise, text, until};
+use crate::harness::{Line, MIB, Server, World, noise, text, until};
 use crate::trees::{assert_same, seen, summary};
 
 /// What went over a line, which may break once.
@@ -247,6 +247,41 @@ fn a_tree_that_is_cut_after_any_message_goes_on_by_itself_and_counts_everything_
             assert_eq!(skips, 1, "{place}: {said}");
         }
     }
+}
+
+/// What it has staged by now is in the same place as what the get had left.
+#[test]
+fn what_is_left_of_a_get_is_not_removed_under_a_server_that_has_the_directory_by_now() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    fs::write(world.here().join("tree/film"), noise(20 * MIB, 1)).unwrap();
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let line = Line::cut_after(server.address, 0, 15 * MIB as u64);
+    world.run(line.address, &["get", "-r", "tree", "-o", "back", "--retry-for", "0"], 3);
+    let back = world.here().join("back");
+    let private = back.join(".ftx");
+    let remove = |code| {
+        let output = world.run(line.address, &["partials", "--remove", "--json"], code);
+        let lines = text(&output.stdout);
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+        let said: serde_json::Value = serde_json::from_str(&lines).unwrap();
+        assert_eq!(said["removed"], code == 0, "{said}");
+        output
+    };
+    let mut other = Server::start(&back, "127.0.0.1:0", &[]);
+    let staged = || fs::read_dir(private.join("staging")).unwrap().count();
+    let before = staged();
+    assert!(before > 0);
+    let said = text(&remove(6).stderr);
+    assert!(said.contains("is being used by another ftx"), "{said}");
+    assert_eq!(staged(), before);
+    world.run(other.address, &["put", "tree/film", "--as", "new"], 0);
+    other.kill();
+    remove(0);
+    assert!(!private.exists() && back.join("new").exists());
+    let left = world.run(line.address, &["partials"], 0);
+    assert!(left.stdout.is_empty(), "{}", text(&left.stdout));
 }
 
 #[test]
