@@ -29,6 +29,10 @@ use crate::{Client, Counts, Notice, Observer};
 /// After a failed write the server may still have said why; this is how long it is listened to.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// While a source is quiet, the server gets a sign of life this often: more often than its idle timeout
+/// (rule 5.3).
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
 /// What the server may have said and nobody has looked at. An honest one says far less.
 const UNHEARD_MAX: usize = 4_096;
 
@@ -300,8 +304,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
         Ok(at)
     }
 
-    fn rewind(&mut self, at: u64) -> Result<(), Failure> {
-        self.reading.rewind(at, &mut |saved| {
+    fn rewind(&mut self, at: u64) -> Result<(), Trouble> {
+        self.reading.rewind(at, &self.client.interrupt, &mut |saved| {
             note(&mut self.state, self.observer, |state| state.passed(saved));
         })
     }
@@ -364,7 +368,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
         heard: &Receiver<Result<Event, Trouble>>,
     ) -> Result<(), Trouble> {
         let mut part = PageAligned::new(usize::try_from(PART_BYTES).unwrap_or(READ_BYTES));
+        let mut said = Instant::now();
         loop {
+            self.client.interrupt.check()?;
             while let Ok(event) = heard.try_recv() {
                 self.hear(event)?;
             }
@@ -379,8 +385,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
             let (filled, next) = self.reading.fill(&mut part, window, &mut |saved| {
                 note(&mut self.state, self.observer, |state| state.passed(saved));
             })?;
-            if filled > 0 || next == Got::Quiet {
+            if filled > 0 || (next == Got::Quiet && said.elapsed() >= SIGN_OF_LIFE) {
                 self.send_part(link, id, part.get(..filled).unwrap_or_default())?;
+                said = Instant::now();
             }
             if next == Got::End {
                 break;

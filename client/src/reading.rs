@@ -8,7 +8,8 @@ use ftx_disk::hash::{Running, Saved};
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Algorithm, Digest};
 
-use crate::failure::{Class, Failure, shown};
+use crate::failure::{Class, Failure, Trouble, shown};
+use crate::interrupt::Interrupt;
 use crate::source::{Got, Kind, Source};
 use crate::spent::timed;
 
@@ -80,7 +81,12 @@ impl Reading {
     }
 
     /// Brings the digest to an offset, reading as little as possible.
-    pub(crate) fn rewind(&mut self, at: u64, passed: &mut Passed<'_>) -> Result<(), Failure> {
+    pub(crate) fn rewind(
+        &mut self,
+        at: u64,
+        interrupt: &Interrupt,
+        passed: &mut Passed<'_>,
+    ) -> Result<(), Trouble> {
         if self.running.offset() == at {
             return Ok(());
         }
@@ -96,15 +102,16 @@ impl Reading {
                 "the server has lost what it had of {}, and a stream cannot be read again",
                 shown(&self.source.path)
             );
-            return Err(Failure::new(Class::Network, message));
+            return Err(Failure::new(Class::Network, message).into());
         }
         let mut block = PageAligned::new(BLOCK_BYTES);
         while self.running.offset() < at {
+            interrupt.check()?;
             let left = at.saturating_sub(self.running.offset());
             let room = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
             match self.read(block.get_mut(..room).unwrap_or_default(), passed)? {
                 Got::Bytes(_) | Got::Quiet => {}
-                Got::End => return Err(self.source.changed()),
+                Got::End => return Err(self.source.changed().into()),
             }
         }
         Ok(())
@@ -184,13 +191,13 @@ mod tests {
         let size = 2 * GRID_BYTES + 5;
         std::fs::File::create(&path).unwrap().set_len(size).unwrap();
         let mut reading = Reading::new(Source::open(&path).unwrap(), Algorithm::Sha256);
-        let mut points = Vec::new();
-        reading.rewind(size, &mut |saved| points.push(saved.offset())).unwrap();
+        let (mut points, interrupt) = (Vec::new(), Interrupt::default());
+        reading.rewind(size, &interrupt, &mut |saved| points.push(saved.offset())).unwrap();
         assert_eq!(points, [GRID_BYTES, 2 * GRID_BYTES]);
         let whole = reading.digest();
         let mut nothing_new = |saved: &Saved| panic!("passed {} again", saved.offset());
-        reading.rewind(GRID_BYTES + 1, &mut nothing_new).unwrap();
-        reading.rewind(size, &mut nothing_new).unwrap();
+        reading.rewind(GRID_BYTES + 1, &interrupt, &mut nothing_new).unwrap();
+        reading.rewind(size, &interrupt, &mut nothing_new).unwrap();
         assert_eq!(reading.digest(), whole);
         assert_eq!(reading.read_bytes, size + 1 + 5);
         assert_eq!(reading.read_again_bytes, 1 + 5);

@@ -14,7 +14,8 @@ use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::sys::Stat;
 use ftx_protocol::{Algorithm, Digest, FileTime, Mode};
 
-use crate::failure::{Failure, shown};
+use crate::failure::{Failure, Trouble, shown};
+use crate::interrupt::Interrupt;
 
 /// Read from a stream at once, and kept together.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -22,9 +23,8 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// Pieces that the reading thread may be ahead.
 const PIECES_AHEAD: usize = 4;
 
-/// A quiet stream is waited for this long before the server gets a sign of life: less than a
-/// server's idle timeout (rule 5.3).
-const QUIET: Duration = Duration::from_secs(15);
+/// A quiet stream is waited for this long at once: whoever reads it may have to end meanwhile.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What is put.
 #[derive(Debug)]
@@ -106,15 +106,17 @@ impl Source {
     /// The digest of all of a file that has so many bytes; they pass the buffer.
     ///
     /// # Errors
-    /// When it cannot be read, or changes.
+    /// When it cannot be read, or changes, or somebody wants it to end.
     pub(crate) fn digest(
         mut self,
         size: u64,
         algorithm: Algorithm,
         buffer: &mut [u8],
-    ) -> Result<Digest, Failure> {
+        interrupt: &Interrupt,
+    ) -> Result<Digest, Trouble> {
         let mut running = Running::new(algorithm);
         while running.offset() < size {
+            interrupt.check()?;
             let left = size.saturating_sub(running.offset());
             let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
             let at = running.offset();
@@ -247,7 +249,7 @@ impl Stream {
 
     fn read_at(&mut self, buffer: &mut [u8], at: u64) -> io::Result<Got> {
         if at >= self.end {
-            match self.pieces.recv_timeout(QUIET) {
+            match self.pieces.recv_timeout(LOOK) {
                 Ok(piece) => self.keep(&piece?),
                 Err(RecvTimeoutError::Timeout) => return Ok(Got::Quiet),
                 Err(RecvTimeoutError::Disconnected) => return Ok(Got::End),
@@ -312,6 +314,21 @@ mod tests {
         let at = CHUNK_BYTES + 7;
         let Got::Bytes(count) = source.read_at(&mut buffer, at as u64).unwrap() else { panic!() };
         assert_eq!(buffer[..count], bytes[at..at + count]);
+    }
+
+    #[test]
+    fn a_digest_that_is_interrupted_ends_before_the_end_of_the_file() {
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("a");
+        File::create(&path).unwrap().set_len(100).unwrap();
+        let interrupt = Interrupt::default();
+        let digest = |interrupt: &Interrupt| {
+            let source = Source::open(&path).unwrap();
+            source.digest(100, Algorithm::Sha256, &mut [0; 10], interrupt)
+        };
+        assert!(digest(&interrupt).is_ok());
+        interrupt.flag().store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(matches!(digest(&interrupt), Err(Trouble::Interrupted)));
     }
 
     #[test]

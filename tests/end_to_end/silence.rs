@@ -119,6 +119,35 @@ fn a_pipe_that_is_quiet_for_longer_than_the_idle_timeout_is_not_taken_for_dead()
 }
 
 #[test]
+fn who_waits_for_a_quiet_pipe_hears_what_happens_meanwhile() {
+    /// A sign of life is due less often.
+    const SOON: Duration = Duration::from_secs(8);
+    let world = World::new();
+    for (name, code) in [("interrupted", 130), ("cut", 3)] {
+        let mut server = world.serve();
+        let args = ["put", "-", "--as", name, "--retry-for", "0"];
+        let mut put = world.ftx(server.address, args).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = put.stdin.take().unwrap();
+        stdin.write_all(&noise(1_000_000, 5)).unwrap();
+        until("it waits for more", || world.staged_bytes() == 1_000_000);
+        let began = Instant::now();
+        match name {
+            "cut" => server.kill(),
+            _ => {
+                let id = put.id().to_string();
+                assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+            }
+        }
+        let output = to_its_end(put);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+        assert!(began.elapsed() < SOON, "{name}: {:?}", began.elapsed());
+        drop(stdin);
+        drop(server);
+        std::fs::remove_dir_all(world.served().join(".ftx")).unwrap();
+    }
+}
+
+#[test]
 fn an_interrupted_put_ends_though_the_server_has_said_as_much_as_is_listened_to() {
     /// What a put takes of a server that it has not come to hear.
     const UNHEARD: usize = 4_096;

@@ -142,6 +142,8 @@ impl Job<'_, '_> {
         let mut buffer = PageAligned::new(READ_BYTES);
         let mut said = Instant::now();
         while running.offset() < size {
+            // That is told by whoever speaks to the server next.
+            self.client.interrupt.check().ok()?;
             if said.elapsed() >= SIGN_OF_LIFE
                 && let Some(link) = &self.link
             {

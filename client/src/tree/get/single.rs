@@ -6,7 +6,7 @@ use ftx_disk::aligned::PageAligned;
 use ftx_protocol::message::{Info, Stat};
 
 use super::GetTree;
-use crate::failure::Failure;
+use crate::failure::{Failure, Trouble};
 use crate::link::READ_BYTES;
 use crate::source::Source;
 use crate::tree::{Update, same_time};
@@ -38,13 +38,17 @@ impl Client {
             Update::SizeAndTime => source(tree.target, &info)
                 .and_then(|source| source.modified())
                 .is_some_and(|modified| same_time(modified, info.mtime)),
-            Update::Digest => source(tree.target, &info)
-                .and_then(|source| {
-                    source
-                        .digest(info.size, options.algorithm, &mut PageAligned::new(READ_BYTES))
-                        .ok()
-                })
-                .is_some_and(|ours| info.digest == Some(ours)),
+            Update::Digest => match source(tree.target, &info).map(|source| {
+                let mut buffer = PageAligned::new(READ_BYTES);
+                source.digest(info.size, options.algorithm, &mut buffer, &self.interrupt)
+            }) {
+                Some(Ok(ours)) => info.digest == Some(ours),
+                Some(Err(trouble @ Trouble::Interrupted)) => {
+                    let what = format!("get {}", tree.name);
+                    return Err(trouble.into_failure(&what, &self.server));
+                }
+                Some(Err(_)) | None => false,
+            },
         };
         Ok(if is_here { Single::Unchanged } else { Single::Fetch { bytes: info.size } })
     }

@@ -91,12 +91,14 @@ impl Job<'_, '_> {
             && info.size == file.stat.size
             && match self.options.update {
                 Update::Digest => {
-                    match (file.digest(self.options.algorithm, &mut self.buffer), info.digest) {
-                        (Ok(ours), theirs) => theirs == Some(ours),
-                        (Err(failure), _) => {
+                    let (algorithm, interrupt) = (self.options.algorithm, &self.client.interrupt);
+                    match file.digest(algorithm, &mut self.buffer, interrupt) {
+                        Ok(ours) => info.digest == Some(ours),
+                        Err(Trouble::Final(failure)) => {
                             self.fail(file.name.as_bytes(), &failure);
                             return Ok(());
                         }
+                        Err(trouble) => return Err(trouble),
                     }
                 }
                 Update::SizeAndTime | Update::All => {

@@ -29,6 +29,7 @@ use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark,
 use crate::Client;
 use crate::failure::{Failure, Reached, Trouble, plain};
 use crate::ids::Ids;
+use crate::interrupt::Interrupt;
 use crate::link::READ_BYTES;
 use crate::partials::About;
 use crate::retry::Patience;
@@ -192,8 +193,9 @@ impl File {
         &self,
         algorithm: ftx_protocol::Algorithm,
         buffer: &mut [u8],
-    ) -> Result<Digest, Failure> {
-        self.open(None)?.digest(self.stat.size, algorithm, buffer)
+        interrupt: &Interrupt,
+    ) -> Result<Digest, Trouble> {
+        self.open(None)?.digest(self.stat.size, algorithm, buffer, interrupt)
     }
 
     fn mark(&self) -> super::log::Mark {
