@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::harness::{MIB, Server, World, noise, not_tested, text, until};
+use crate::harness::{Line, MIB, Server, World, noise, not_tested, text, until};
 use crate::injection::Injection;
 use crate::liars::liar;
 use crate::talk::{HELLO_DIGEST, Talk};
@@ -772,6 +772,36 @@ fn breaking_off(name: &'static str, size: u64) -> SocketAddr {
             request = talk.line();
         }
     })
+}
+
+#[test]
+fn a_get_that_is_cut_or_sent_away_with_its_first_question_tries_again() {
+    let world = World::new();
+    let server = world.serve();
+    many(&world.served().join("tree"), 2);
+    let line = Line::cut_after(server.address, 0, 1);
+    world.run(line.address, &["get", "-r", "tree"], 0);
+    assert!(line.was_cut());
+    assert_eq!(count_files(&world.here().join("tree")), 2);
+    let sent_away = AtomicBool::new(false);
+    let busy = liar(move |talk: &mut Talk, request| {
+        let mut request = request.clone();
+        while !request.is_null() {
+            if let Some(id) = request["stat"]["id"].as_u64() {
+                talk.say(match sent_away.swap(true, Ordering::SeqCst) {
+                    false => json!({"error": {"id": id, "code": "busy", "message": "Too much."}}),
+                    true => json!({"info": {
+                        "id": id, "kind": "directory", "size": 0, "mtime": [0, 0], "mode": 493
+                    }}),
+                });
+            } else if let Some(id) = request["list"]["id"].as_u64() {
+                talk.say(json!({"ok": {"id": id}}));
+            }
+            request = talk.line();
+        }
+    });
+    let said = text(&world.run(busy, &["get", "-r", "empty"], 0).stderr);
+    assert!(said.contains("(busy)"), "{said}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use ftx_disk::store::{Change, Upload};
 use ftx_disk::sys::{Disk, Native};
+use ftx_protocol::client::Event;
 use ftx_protocol::limits::ENTRIES_AHEAD;
 use ftx_protocol::message::{self, Entry, Info};
 use ftx_protocol::{
@@ -38,6 +39,7 @@ use super::log::Log;
 use super::settle::{Item, Settler};
 use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions};
 use crate::Client;
+use crate::ask::wait;
 use crate::failure::{Class, Failure, Reached, Trouble};
 use crate::ids::Ids;
 use crate::link::{Link, READ_BYTES};
@@ -69,8 +71,9 @@ impl Client {
         tree: &GetTree<'_>,
         observer: &mut TreeObserver<'_>,
     ) -> Result<TreeDone, Failure> {
+        let mut patience = Patience::new(self.retry);
         // Before anything is made here.
-        let info = self.stat(tree.name)?;
+        let info = self.look_first(tree.name, &mut patience, observer)?;
         if info.kind != Kind::Directory {
             let failure = Trouble::Refused(Code::NotADirectory.into());
             return Err(failure.into_failure(&format!("get {}", tree.name), &self.server));
@@ -79,7 +82,7 @@ impl Client {
             Mood::Do => {
                 let ground = Ground::prepare(self, tree)?;
                 let (began, paced) = (Instant::now(), self.paced());
-                let mut job = Job::new(self, tree, &ground, observer);
+                let mut job = Job::new(self, tree, &ground, patience, observer);
                 let result = job.run();
                 job.done.spent.wall = began.elapsed();
                 job.done.spent.paced = self.paced().saturating_sub(paced);
@@ -105,11 +108,53 @@ impl Client {
             }
             Mood::Tell => {
                 let ground = Ground::look(tree.target)?;
-                let mut job = Job::new(self, tree, &ground, observer);
+                let mut job = Job::new(self, tree, &ground, patience, observer);
                 let result = job.run();
                 let done = job.done;
                 job.close(&result);
                 result.map(|()| done)
+            }
+        }
+    }
+
+    /// What the name stands for; tried again as all of the job is.
+    fn look_first(
+        &self,
+        name: &Name,
+        patience: &mut Patience,
+        observer: &mut TreeObserver<'_>,
+    ) -> Result<Info, Failure> {
+        let failure = |trouble: Trouble| {
+            let what = match trouble {
+                Trouble::Unreachable(_) => "connect".to_owned(),
+                _ => format!("stat {name}"),
+            };
+            trouble.into_failure(&what, &self.server)
+        };
+        let mut reached = Reached::No;
+        loop {
+            let looked = self.link().and_then(|link| {
+                reached = Reached::Yes;
+                let stat = message::Stat::of(name.clone());
+                link.send(|machine, out, now| machine.stat(stat, out, now))?;
+                let info = wait(&link, |event| match event {
+                    Event::Info(info) => Some(info),
+                    _ => None,
+                })?;
+                self.leave(&link);
+                Ok(info)
+            });
+            let trouble = match looked {
+                Ok(info) => return Ok(info),
+                Err(trouble) => trouble,
+            };
+            match trouble.retry(reached) {
+                Again::Later if let Some(pause) = patience.next_pause() => {
+                    let cause = failure(trouble).to_string();
+                    observer(TreeNotice::Retrying { cause, pause });
+                    self.interrupt.pause(pause);
+                }
+                _ => return Err(failure(trouble)),
             }
         }
     }
@@ -203,7 +248,6 @@ struct Job<'a, 'o> {
     folds: Option<Folds>,
     whole: Whole,
     patience: Patience,
-    reached: Reached,
     done: TreeDone,
     /// Files that were told as found.
     found: u64,
@@ -247,6 +291,7 @@ impl<'a, 'o> Job<'a, 'o> {
         client: &'a Client,
         tree: &'a GetTree<'a>,
         ground: &'a Ground,
+        patience: Patience,
         observer: &'a mut TreeObserver<'o>,
     ) -> Self {
         let Logs { log, seen, folds, versions } = Logs::open(client, tree, ground, observer);
@@ -282,8 +327,7 @@ impl<'a, 'o> Job<'a, 'o> {
             seen,
             folds,
             whole: Whole::Yes,
-            patience: Patience::new(client.retry),
-            reached: Reached::No,
+            patience,
             done: TreeDone::default(),
             found: 0,
             found_again: 0,
@@ -301,7 +345,8 @@ impl<'a, 'o> Job<'a, 'o> {
                 Err(trouble) => trouble,
             };
             self.take_back();
-            match trouble.retry(self.reached) {
+            // The server has said what the name stands for.
+            match trouble.retry(Reached::Yes) {
                 Again::Later if let Some(pause) = self.patience.next_pause() => {
                     let cause = self.failure(trouble).to_string();
                     (self.observer)(TreeNotice::Retrying { cause, pause });
@@ -366,7 +411,6 @@ impl<'a, 'o> Job<'a, 'o> {
     fn attempt(&mut self) -> Result<(), Trouble> {
         let link = self.client.link()?;
         self.link = Some(Arc::clone(&link));
-        self.reached = Reached::Yes;
         self.done.connections = self.done.connections.saturating_add(1);
         let mut buffer = vec![0; READ_BYTES];
         let list = message::List {
