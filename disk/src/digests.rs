@@ -104,6 +104,29 @@ struct Record {
     good: Good,
 }
 
+/// What a file was when somebody looked at it, and when that was.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    file: Identity,
+    at: SystemTime,
+}
+
+impl Seen {
+    /// As it is said by a look that was begun at this time.
+    pub(crate) fn new(file: Identity, at: SystemTime) -> Self {
+        Self { file, at }
+    }
+
+    /// Whether a write after the look would show in the file's times. When it is asked does not matter: who has read
+    /// a file for long may have read bytes that came in the same tick as the look.
+    fn is_settled(&self) -> bool {
+        let at = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = u64::try_from(self.file.changed.seconds()).unwrap_or(0);
+        let changed = Duration::new(seconds, self.file.changed.nanoseconds());
+        at.checked_sub(changed).is_some_and(|age| age >= CLOCK_TICK)
+    }
+}
+
 /// What became of a digest that was to be remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remembered {
@@ -167,28 +190,30 @@ impl<D: Disk> DigestCache<D> {
         }
     }
 
-    /// Remembers the digest of a file that was just read to its end, and whose identity was the
-    /// same before and after.
-    pub fn remember(&self, file: Identity, digest: Digest) -> Remembered {
+    /// Remembers the digest of a file that was seen before it was read to its end, and was the same
+    /// after that.
+    pub fn remember(&self, seen: Seen, digest: Digest) -> Remembered {
+        let file = seen.file;
         let known = self.digest(file, digest.algorithm);
         match known {
             Some(known) if known != digest => return Remembered::Corrupt,
             Some(_) => return Remembered::Fine,
             None => {}
         }
-        if is_settled(&file) {
+        if seen.is_settled() {
             let good = Good::Boot(self.boot_id.clone());
             self.add(Record { file, known: Known::Whole(digest), good });
         }
         Remembered::Fine
     }
 
-    /// Remembers how far the digest of a file has come.
-    pub fn remember_partial(&self, file: Identity, running: &Running) {
+    /// Remembers how far the digest of a file has come that was seen before it was read.
+    pub fn remember_partial(&self, seen: Seen, running: &Running) {
+        let file = seen.file;
         // A known digest is what a new reading is compared with.
         if self.digest(file, running.algorithm()).is_none()
             && let Some(saved) = running.save()
-            && is_settled(&file)
+            && seen.is_settled()
         {
             let good = Good::Boot(self.boot_id.clone());
             self.add(Record { file, known: Known::Part(Box::new(saved)), good });
@@ -310,10 +335,36 @@ fn shows_writes(file: &Identity) -> bool {
     age.is_some_and(|age| age >= CLOCK_TICK)
 }
 
-/// Whether a write from now on would show in the file's times.
-fn is_settled(file: &Identity) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = u64::try_from(file.changed.seconds()).unwrap_or(0);
-    let changed = Duration::new(seconds, file.changed.nanoseconds());
-    now.checked_sub(changed).is_some_and(|age| age >= CLOCK_TICK)
+#[cfg(test)]
+mod tests {
+    use ftx_protocol::FileTime;
+
+    use super::*;
+    use crate::identity::Inode;
+    use crate::sim::Sim;
+
+    /// A file that was changed long ago, and seen so long after that.
+    fn seen(after: Duration) -> Seen {
+        let time = FileTime::new(1_764_000_000, 0).unwrap();
+        let inode = Inode { device: 1, number: 2 };
+        let file = Identity { inode, size: 3, modified: time, changed: time };
+        Seen::new(file, UNIX_EPOCH + Duration::from_secs(1_764_000_000) + after)
+    }
+
+    #[test]
+    fn what_was_seen_in_the_tick_of_its_change_is_not_remembered_however_long_it_was_read() {
+        let cache = DigestCache::in_memory(&Sim::new());
+        let mut running = Running::new(Algorithm::Sha256);
+        running.update(b"abc");
+        let early = seen(CLOCK_TICK - Duration::from_millis(1));
+        cache.remember(early, running.digest());
+        cache.remember_partial(early, &running);
+        assert_eq!(cache.digest(early.file, Algorithm::Sha256), None);
+        assert!(cache.partial(early.file, Algorithm::Sha256).is_none());
+        let late = seen(CLOCK_TICK);
+        cache.remember_partial(late, &running);
+        assert!(cache.partial(late.file, Algorithm::Sha256).is_some());
+        cache.remember(late, running.digest());
+        assert_eq!(cache.digest(late.file, Algorithm::Sha256), Some(running.digest()));
+    }
 }

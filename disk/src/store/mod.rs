@@ -73,7 +73,7 @@ use private::Private;
 use room::Room;
 use transfers::Transfers;
 
-pub use crate::digests::Remembered;
+pub use crate::digests::{Remembered, Seen};
 pub use change::{Change, OldMode};
 pub use checkpoint::{Checkpoint, Durable};
 pub use commit::{Settled, Step, Turn};

@@ -1,11 +1,14 @@
 //! Looking at files and reading them.
 
+use std::time::SystemTime;
+
 use ftx_protocol::{Code, FileTime, Kind, Mode, Name, Refusal, Version};
 use rustix::io::Errno;
 
 use super::private::PRIVATE;
 use super::scope::check_reach;
 use super::{Info, Store};
+use crate::digests::Seen;
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
@@ -15,6 +18,8 @@ pub struct Reading<D: Disk> {
     disk: D,
     handle: D::Handle,
     stat: Stat,
+    /// When it was looked what it is.
+    seen_at: SystemTime,
 }
 
 /// Whether a file is still what it was when it was opened.
@@ -36,9 +41,11 @@ impl<D: Disk> Store<D> {
     /// When the name leads to nothing, to something that is no regular file, out of the root or of
     /// the scope `within`, or to the store's own files; or the system refuses.
     pub fn open_file(&self, name: &Name, within: Option<&Name>) -> Result<Reading<D>, Refusal> {
+        // Before the look: what is written after it must not pass for older.
+        let seen_at = SystemTime::now();
         let (handle, stat) = self.look_up(name, within)?;
         match stat.kind {
-            FileKind::File => Ok(Reading { disk: self.disk.clone(), handle, stat }),
+            FileKind::File => Ok(Reading { disk: self.disk.clone(), handle, stat, seen_at }),
             FileKind::Directory => Err(Code::IsDirectory.into()),
             FileKind::Symlink | FileKind::Special => Err(Code::NotAFile.into()),
         }
@@ -166,6 +173,11 @@ impl<D: Disk> Reading<D> {
     /// What it is: the key to its digest.
     pub fn identity(&self) -> Identity {
         Identity::of(&self.stat)
+    }
+
+    /// What it was when it was opened, for the cache of digests.
+    pub fn seen(&self) -> Seen {
+        Seen::new(self.identity(), self.seen_at)
     }
 
     /// The opaque word for what it holds.

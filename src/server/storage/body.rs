@@ -126,6 +126,6 @@ pub(super) fn ended_early() -> Refusal {
 /// At each point of the grid, so that a get that is resumed after a crash need not read all again.
 pub(super) fn remember(shared: &Shared, reading: &Reading, running: &Running) {
     if running.offset().is_multiple_of(GRID_BYTES) {
-        shared.store.digests().remember_partial(reading.identity(), running);
+        shared.store.digests().remember_partial(reading.seen(), running);
     }
 }

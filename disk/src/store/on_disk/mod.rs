@@ -7,12 +7,14 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ftx_protocol::{
     Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Parents, Refusal, Version,
 };
 
-use super::testing::{name, new_id, open_native, options, put, share, whole};
+use super::testing::{digest, name, new_id, open_native, options, put, share, whole};
 use super::upload::FinishedBody;
 use super::{
     Access, Change, Counts, Finished, Listed, Memory, OldMode, Options, Put, Recovery, Settled,
@@ -346,4 +348,27 @@ fn a_store_that_remembers_nothing_keeps_what_it_was_given_and_writes_nothing_dow
     assert_eq!(written(Memory::Puts, Durability::Full), (2, 1), "about to be, and done");
     assert_eq!(written(Memory::Nothing, Durability::Full), (1, 0), "about to be");
     assert_eq!(written(Memory::Nothing, Durability::None), (0, 0));
+}
+
+#[test]
+fn a_file_that_is_opened_as_soon_as_it_was_written_is_judged_by_when_that_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_native(dir.path());
+    let hash = digest(b"what was read before and after a write");
+    loop {
+        fs::write(dir.path().join("f"), b"bytes").unwrap();
+        let written = Instant::now();
+        let reading = store.open_file(&name("f"), None).unwrap();
+        if written.elapsed() > Duration::from_millis(5) {
+            // The machine was busy with something else.
+            continue;
+        }
+        thread::sleep(Duration::from_millis(30));
+        store.digests().remember(reading.seen(), hash);
+        assert_eq!(store.digests().digest(reading.identity(), Algorithm::Sha256), None);
+        let reading = store.open_file(&name("f"), None).unwrap();
+        store.digests().remember(reading.seen(), hash);
+        assert_eq!(store.digests().digest(reading.identity(), Algorithm::Sha256), Some(hash));
+        return;
+    }
 }

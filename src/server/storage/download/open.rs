@@ -289,7 +289,7 @@ impl Open {
 
     fn remember(&self, shared: &Shared, digest: Digest) {
         let digests = shared.store.digests();
-        if digests.remember(self.reading.identity(), digest) == Remembered::Corrupt {
+        if digests.remember(self.reading.seen(), digest) == Remembered::Corrupt {
             error!(
                 name = %self.name,
                 %digest,
