@@ -32,6 +32,7 @@ impl Disk for Sim {
             here = world.find(here, part)?;
         }
         world.check_wanted(here, want)?;
+        world.check_readable(here)?;
         Ok(self.handle(world, here))
     }
 

@@ -324,6 +324,12 @@ impl World {
         }
     }
 
+    /// Whoever opens it is its owner, and not root.
+    fn check_readable(&mut self, number: u64) -> io::Result<()> {
+        let bits = self.node(number)?.mode.bits();
+        if bits & 0o400 == 0o400 { Ok(()) } else { Err(error(Errno::ACCESS)) }
+    }
+
     fn check_writable(&mut self, directory: u64) -> io::Result<()> {
         let bits = self.node(directory)?.mode.bits();
         if bits & 0o300 == 0o300 { Ok(()) } else { Err(error(Errno::ACCESS)) }

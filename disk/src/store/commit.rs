@@ -19,7 +19,7 @@ use super::upload::{Entry, Finished, FinishedBody, StagedFile, sync_for};
 use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::sys::{Disk, FileKind, Stat};
 
 /// Directories remembered as synced into their parents. Past it all are forgotten, which costs a
 /// few syncs.
@@ -394,14 +394,13 @@ impl<D: Disk> Store<D> {
 
     fn replay(&self, complete: &Complete) -> Stored {
         let Complete { committed, outcome } = complete;
-        let found = self
-            .look(committed.within.as_ref(), &committed.name, Want::File)
-            .and_then(|file| self.disk.stat(&file))
-            .ok()
-            .filter(|stat| match outcome {
+        // Not opened: its owner may have put it with a mode that lets nobody read it.
+        let found = self.look_at(committed.within.as_ref(), &committed.name).ok().filter(|stat| {
+            match outcome {
                 Outcome::Named(then) => Identity::of(stat).is_same_after_reboot(then),
                 Outcome::Pending => false,
-            });
+            }
+        });
         let replay = if found.is_some() { Replay::Same } else { Replay::Changed };
         stored(committed, found.as_ref(), Some(replay))
     }

@@ -2,10 +2,10 @@
 //! the start that follows, or whose server is killed there: the name has what the last put brought that may
 //! have it, and no put is said to be complete that never had it.
 
-use ftx_protocol::{Condition, Durability, Refusal, Replay, TransferId};
+use ftx_protocol::{Condition, Durability, Mode, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::testing::{check_left, commit, digest, id, open, try_open, whole};
+use super::testing::{check_left, commit, finish, id, open, try_open, whole};
 use super::{Completeness, Put, Store, Stored, testing};
 use crate::sim::{Fault, Sim};
 
@@ -94,8 +94,7 @@ fn replay(
     let bytes = BROUGHT[place];
     let at = store.held(&transfer(place), None).at;
     let upload = store.begin(Put { at, ..put(path, place, how) })?;
-    let finished = upload.finish(store, bytes.len() as u64, digest(bytes))?;
-    commit(store, vec![finished]).remove(0)
+    commit(store, vec![finish(store, upload, bytes)?]).remove(0)
 }
 
 /// The last put that may have brought what the name has; `None` when it has what it had before. `Err` when
@@ -241,4 +240,39 @@ fn a_put_that_could_not_have_its_name_does_not_take_it_from_who_came_after_it() 
         }
     })
     .unwrap();
+}
+
+/// Who has put a file that nobody may read hears as much of it as of any other.
+#[test]
+fn a_file_that_its_own_mode_keeps_from_being_read_is_the_same_when_it_is_asked_for_again() {
+    for mode in [0o200, 0].map(Mode::new) {
+        let put = move |at| Put { at, mode: Some(mode), ..put("n", 0, &FULL) };
+        let check = move |store: &Store<Sim>, what: &str| {
+            assert!(is_complete(store, 0), "{what}");
+            let upload = store.begin(put(BROUGHT[0].len() as u64)).unwrap();
+            let replayed = commit(store, vec![finish(store, upload, BROUGHT[0]).unwrap()]);
+            let replayed = replayed.into_iter().next().unwrap().unwrap();
+            assert_eq!(replayed.replayed, Some(Replay::Same), "{what}");
+            assert_eq!(replayed.mode, Some(mode), "{what}");
+            assert!(replayed.version.is_some(), "{what}");
+        };
+        let begun = || {
+            let sim = Sim::new();
+            let store = open(&sim);
+            let ready = whole(&store, put(0), BROUGHT[0]).unwrap();
+            (sim, store, ready)
+        };
+        let (sim, store, ready) = begun();
+        commit(&store, vec![ready]).remove(0).unwrap();
+        check(&store, "answered");
+        drop(store);
+        check(&open(&sim), "started again");
+        for call in ["rename_new n", "sync root"] {
+            let (sim, store, ready) = begun();
+            sim.before(call, move |sim| {
+                (0..4).for_each(|seed| check(&open(&sim.crash(seed)), call))
+            });
+            commit(&store, vec![ready]).remove(0).unwrap();
+        }
+    }
 }
