@@ -94,10 +94,11 @@ impl Job<'_, '_> {
         }
     }
 
-    /// Directories that this path is not below are complete.
+    /// Directories that this path is not below are complete; one that is listed once more too, or the way would
+    /// become longer than any name.
     pub(super) fn leave_to(&mut self, path: Option<&Name>) {
         while let Some(last) = self.way.last()
-            && path.is_none_or(|path| !path.is_or_is_below(&last.path))
+            && path.is_none_or(|path| *path == last.path || !path.is_or_is_below(&last.path))
             && let Some(Open { path, mtime, mode }) = self.way.pop()
         {
             let change = self.make_directory(path, Some(mtime), mode);
@@ -222,4 +223,39 @@ pub(super) fn seen_mark(path: &[u8]) -> crate::tree::log::Mark {
 
 pub(super) fn mark_of(entry: &Entry) -> crate::tree::log::Mark {
     mark(entry.name.as_bytes(), entry.size, entry.mtime, b"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+    use crate::retry::{Patience, Retry};
+    use crate::tree::TreeOptions;
+    use crate::tree::get::GetTree;
+    use crate::tree::get::ground::Ground;
+
+    #[test]
+    fn a_directory_that_is_listed_again_and_again_does_not_make_the_way_longer() {
+        let here = tempfile::tempdir().unwrap();
+        let client = Client::new("127.0.0.1:1".parse().unwrap(), Retry::default());
+        let options = TreeOptions { mood: Mood::Tell, ..TreeOptions::default() };
+        let (name, target) = (Name::parse(b"tree").unwrap(), here.path().join("tree"));
+        let tree = GetTree { name: &name, target: &target, options: &options };
+        let ground = Ground::look(&target).unwrap();
+        let mut observer = |_: TreeNotice<'_>| {};
+        let patience = Patience::new(Retry::default());
+        let mut job = Job::new(&client, &tree, &ground, patience, &mut observer);
+        let mut lengths = Vec::new();
+        for name in ["tree/a", "tree/a", "tree/a/b", "tree/a/b", "tree/a"] {
+            job.seen(Entry {
+                name: Name::parse(name.as_bytes()).unwrap(),
+                kind: Kind::Directory,
+                size: 0,
+                mtime: FileTime::nearest(0, 0),
+                mode: Mode::new(0o755),
+            });
+            lengths.push(job.way.len());
+        }
+        assert_eq!(lengths, [1, 1, 2, 2, 1]);
+    }
 }
