@@ -156,7 +156,8 @@ fn one_file(
     report: &mut JobReport,
 ) -> Result<Option<TreeDone>, Failure> {
     let name = tree.target.as_os_str().as_bytes();
-    Ok(match (client.look_at_file(tree)?, tree.options.mood) {
+    let looked = client.look_at_file(tree, &mut |notice| report.notice(notice))?;
+    Ok(match (looked, tree.options.mood) {
         (Single::Unchanged, _) => {
             report.notice(TreeNotice::Unchanged { name });
             Some(TreeDone { unchanged: 1, ..TreeDone::default() })

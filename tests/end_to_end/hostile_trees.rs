@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::{Value, json};
@@ -802,6 +802,27 @@ fn a_get_that_is_cut_or_sent_away_with_its_first_question_tries_again() {
     });
     let said = text(&world.run(busy, &["get", "-r", "empty"], 0).stderr);
     assert!(said.contains("(busy)"), "{said}");
+}
+
+#[test]
+fn a_file_among_trees_is_asked_for_again_too() {
+    let world = World::new();
+    let asked = AtomicUsize::new(0);
+    let busy = liar(move |talk: &mut Talk, request| {
+        let id = &request["stat"]["id"];
+        talk.say(match asked.fetch_add(1, Ordering::SeqCst) {
+            1 => json!({"error": {"id": id, "code": "busy", "message": "Too much."}}),
+            _ => json!({"info": {
+                "id": id, "kind": "file", "size": 5, "mtime": [0, 0], "mode": 420
+            }}),
+        });
+    });
+    fs::write(world.here().join("file"), "hello").unwrap();
+    let file = fs::File::options().write(true).open(world.here().join("file")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let output = world.run(busy, &["get", "-u", "file", "--json"], 0);
+    assert_eq!(summary(&output)["unchanged"], 1);
+    assert!(text(&output.stdout).contains("(busy)"), "{}", text(&output.stdout));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use ftx_disk::store::{Change, Upload};
 use ftx_disk::sys::{Disk, Native};
 use ftx_protocol::client::Event;
 use ftx_protocol::limits::ENTRIES_AHEAD;
-use ftx_protocol::message::{self, Entry, Info};
+use ftx_protocol::message::{self, Entry, Info, Stat};
 use ftx_protocol::{
     Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
     Retry as Again, TransferId,
@@ -73,7 +73,7 @@ impl Client {
     ) -> Result<TreeDone, Failure> {
         let mut patience = Patience::new(self.retry);
         // Before anything is made here.
-        let info = self.look_first(tree.name, &mut patience, observer)?;
+        let info = self.look_first(&Stat::of(tree.name.clone()), &mut patience, observer)?;
         if info.kind != Kind::Directory {
             let failure = Trouble::Refused(Code::NotADirectory.into());
             return Err(failure.into_failure(&format!("get {}", tree.name), &self.server));
@@ -117,17 +117,17 @@ impl Client {
         }
     }
 
-    /// What the name stands for; tried again as all of the job is.
+    /// What a name stands for; tried again as all of the job is.
     fn look_first(
         &self,
-        name: &Name,
+        stat: &Stat,
         patience: &mut Patience,
         observer: &mut TreeObserver<'_>,
     ) -> Result<Info, Failure> {
         let failure = |trouble: Trouble| {
             let what = match trouble {
                 Trouble::Unreachable(_) => "connect".to_owned(),
-                _ => format!("stat {name}"),
+                _ => format!("stat {}", stat.name),
             };
             trouble.into_failure(&what, &self.server)
         };
@@ -135,8 +135,7 @@ impl Client {
         loop {
             let looked = self.link().and_then(|link| {
                 reached = Reached::Yes;
-                let stat = message::Stat::of(name.clone());
-                link.send(|machine, out, now| machine.stat(stat, out, now))?;
+                link.send(|machine, out, now| machine.stat(stat.clone(), out, now))?;
                 let info = wait(&link, |event| match event {
                     Event::Info(info) => Some(info),
                     _ => None,

@@ -8,8 +8,9 @@ use ftx_protocol::message::{Info, Stat};
 use super::GetTree;
 use crate::failure::{Failure, Trouble};
 use crate::link::READ_BYTES;
+use crate::retry::Patience;
 use crate::source::Source;
-use crate::tree::{Update, same_time};
+use crate::tree::{TreeObserver, Update, same_time};
 use crate::{Client, Kind};
 
 /// What a job has to do for a single file.
@@ -25,14 +26,20 @@ pub enum Single {
 }
 
 impl Client {
-    /// Looks what a job has to do for a name that is a file, whose target is a path here.
+    /// Looks what a job has to do for a name that is a file, whose target is a path here. Tries again as the job
+    /// does.
     ///
     /// # Errors
-    /// When the server cannot be reached, or refuses.
-    pub fn look_at_file(&self, tree: &GetTree<'_>) -> Result<Single, Failure> {
+    /// When the server cannot be reached for too long, or refuses.
+    pub fn look_at_file(
+        &self,
+        tree: &GetTree<'_>,
+        observer: &mut TreeObserver<'_>,
+    ) -> Result<Single, Failure> {
         let options = tree.options;
         let digest = (options.update == Update::Digest).then_some(options.algorithm);
-        let info = self.session()?.stat(Stat { digest, ..Stat::of(tree.name.clone()) })?;
+        let stat = Stat { digest, ..Stat::of(tree.name.clone()) };
+        let info = self.look_first(&stat, &mut Patience::new(self.retry), observer)?;
         let is_here = match options.update {
             Update::All => false,
             Update::SizeAndTime => source(tree.target, &info)
