@@ -90,22 +90,7 @@ impl<D: Disk> Found<D> {
     /// Guards what another store may have left, as far as it can be seen.
     fn read_only(disk: &D, root: &D::Handle) -> Self {
         let reserved = Arc::new(Reserved::default());
-        let mut ahead = Vec::from([disk.open_part(root, PRIVATE, Want::Directory)]);
-        while let Some(next) = ahead.pop() {
-            let Ok(directory) = next else { continue };
-            if let Ok(stat) = disk.stat(&directory) {
-                reserved.reserve_directory(Inode::of(&stat));
-            }
-            for part in disk.names(&directory).into_iter().flatten().flatten().take(STAGED_MAX) {
-                match disk.stat_part(&directory, &part) {
-                    Ok(stat) if stat.kind == FileKind::Directory => {
-                        ahead.push(disk.open_part(&directory, &part, Want::Directory));
-                    }
-                    Ok(stat) => reserved.reserve(Inode::of(&stat)),
-                    Err(_) => {}
-                }
-            }
-        }
+        reserve_all(disk, disk.open_part(root, PRIVATE, Want::Directory), &reserved);
         Self { private: None, reserved, staged: HashMap::new(), torn_bytes: 0, run: 0 }
     }
 
@@ -132,12 +117,29 @@ impl<D: Disk> Found<D> {
             return Err(OpenError::NotOurs);
         }
         let reserved = Arc::new(Reserved::default());
-        for handle in [&directory, &staging, &trash] {
+        reserved.reserve_directory(Inode::of(&ours));
+        for handle in [&staging, &trash] {
             reserved.reserve_directory(Inode::of(&disk.stat(handle).map_err(step("look"))?));
         }
-        reserved.reserve(Inode::of(&disk.stat(&own_lock).map_err(step("look"))?));
         for inode in staged.values() {
             reserved.reserve(*inode);
+        }
+        // The lock, and what an earlier store was writing when it was killed, or a job has left.
+        for part in disk.names(&directory).map_err(step("list"))?.take(STAGED_MAX) {
+            let part = part.map_err(step("list"))?;
+            if part == STAGING || part == TRASH {
+                continue;
+            }
+            let stat = disk.stat_part(&directory, &part).map_err(step("look"))?;
+            match stat.kind {
+                FileKind::Directory => {
+                    let further = disk.open_part(&directory, &part, Want::Directory);
+                    reserve_all(disk, further, &reserved);
+                }
+                FileKind::File | FileKind::Symlink | FileKind::Special => {
+                    reserved.reserve(Inode::of(&stat));
+                }
+            }
         }
         let (journal, torn_bytes) =
             Journal::open(disk, &directory, &reserved).map_err(step("read the journal"))?;
@@ -148,6 +150,26 @@ impl<D: Disk> Found<D> {
         let _lock = own_lock;
         let private = Private { directory, staging, trash, journal, _lock, default_mode, nameless };
         Ok(Self { private: Some(private), reserved, staged, torn_bytes, run })
+    }
+}
+
+/// Reserves a directory and all that is below it, as far as it can be seen.
+fn reserve_all<D: Disk>(disk: &D, directory: io::Result<D::Handle>, reserved: &Reserved) {
+    let mut ahead = Vec::from([directory]);
+    while let Some(next) = ahead.pop() {
+        let Ok(directory) = next else { continue };
+        if let Ok(stat) = disk.stat(&directory) {
+            reserved.reserve_directory(Inode::of(&stat));
+        }
+        for part in disk.names(&directory).into_iter().flatten().flatten().take(STAGED_MAX) {
+            match disk.stat_part(&directory, &part) {
+                Ok(stat) if stat.kind == FileKind::Directory => {
+                    ahead.push(disk.open_part(&directory, &part, Want::Directory));
+                }
+                Ok(stat) => reserved.reserve(Inode::of(&stat)),
+                Err(_) => {}
+            }
+        }
     }
 }
 

@@ -372,3 +372,30 @@ fn a_file_that_is_opened_as_soon_as_it_was_written_is_judged_by_when_that_was() 
         return;
     }
 }
+
+#[test]
+fn what_a_crash_or_a_job_has_left_in_the_stores_own_directory_is_nobodys() {
+    for access in [Access::ReadWrite, Access::ReadOnly] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open_native(dir.path()));
+        fs::create_dir(dir.path().join(".ftx/job")).unwrap();
+        // The last one was left by nobody that is known.
+        for left in ["lock", "journal.new", "digests.new", "get", "job/log"] {
+            let left = Path::new(".ftx").join(left);
+            fs::write(dir.path().join(&left), "{}").unwrap();
+            let link = left.to_string_lossy().replace('/', "-");
+            symlink(&left, dir.path().join(link.trim_start_matches('.'))).unwrap();
+        }
+        symlink(".ftx/job", dir.path().join("into")).unwrap();
+        let store = Store::open(Native, dir.path(), Options { access, ..options() }).unwrap().0;
+        for link in ["ftx-lock", "ftx-digests.new", "ftx-get", "ftx-job-log", "into/log", "into"] {
+            let opened = store.open_file(&name(link), None).map(drop);
+            assert_eq!(
+                code(&opened.map(|()| Durability::None)),
+                Some(Code::ReservedName),
+                "{link}"
+            );
+        }
+        assert!(store.open_file(&name("ftx-journal.new"), None).is_err());
+    }
+}
