@@ -304,20 +304,17 @@ impl Tokens {
             .filter_map(|line| Some((line.id, accounts.get(&line.id)?.settled())))
             .collect();
         let before = |id| written.get(id).copied().unwrap_or(0);
-        let more: Used = settled
-            .iter()
-            .map(|(id, bytes)| (*id, bytes.saturating_sub(before(id))))
-            .filter(|(_, bytes)| *bytes > 0)
-            .collect();
-        if more.is_empty() {
+        if settled.iter().all(|(id, now)| *now == before(id)) {
             return;
         }
         let added = self.usage.read().and_then(|mut used| {
             used.retain(|id, _| settled.contains_key(id));
-            for (id, bytes) in more {
-                let all = used.entry(id).or_default();
-                *all = all.saturating_add(bytes);
+            for (id, now) in &settled {
+                let all = used.entry(*id).or_default();
+                // What was durable of a put that came to nothing is given back.
+                *all = all.saturating_add(*now).saturating_sub(before(id));
             }
+            used.retain(|_, bytes| *bytes > 0);
             self.usage.write(&used)
         });
         match added {
@@ -582,6 +579,14 @@ mod tests {
             share(tokens, 2).reserve(0, Some(10)).unwrap().keep();
             tokens.save_usage();
         }
+        assert_eq!(used()[&Owner([2; 8])], 20);
+        // What was durable, and came to nothing, is taken off again.
+        let mut lost = share(&other, 2).reserve(0, Some(40)).unwrap();
+        lost.reached(40).unwrap();
+        other.save_usage();
+        assert_eq!(used()[&Owner([2; 8])], 60);
+        lost.discard();
+        other.save_usage();
         assert_eq!(used()[&Owner([2; 8])], 20);
         state.change(|lines| drop(lines.remove(0)));
         idle.look();
