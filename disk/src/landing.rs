@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use ftx_protocol::{Durability, FileTime, Mode};
+use ftx_protocol::{Durability, FileTime, Mode, Name};
 use rustix::io::Errno;
 
 use crate::identity::Inode;
@@ -261,7 +261,14 @@ pub fn remove_left<D: Disk>(disk: &D, directory: &Path, part: &str) -> io::Resul
 }
 
 fn remove_left_in<D: Disk>(disk: &D, directory: &D::Handle, part: &str) -> io::Result<()> {
-    let file = match disk.open_part(directory, part.as_bytes(), Want::File) {
+    let opened = disk.open_part(directory, part.as_bytes(), Want::File).or_else(|error| {
+        match (Errno::from_io_error(&error), Name::parse(part.as_bytes())) {
+            // One that was about to have its name has its mode: to read it is enough.
+            (Some(Errno::ACCESS), Ok(name)) => disk.open_beneath(directory, &name, Want::File),
+            _ => Err(error),
+        }
+    });
+    let file = match opened {
         Ok(file) => Some(file),
         Err(error) => match Errno::from_io_error(&error) {
             Some(Errno::NOENT) => return Ok(()),
@@ -494,6 +501,18 @@ mod tests {
         let places: Vec<_> = locks.map(|(place, _)| place as u64).collect();
         assert_eq!(places.len(), 4, "what was left, the new one, that one again, before its name");
         places.into_iter().for_each(|place| drop(run(Fault::Once(place, Errno::NOLCK))));
+    }
+
+    /// Its mode is that of what it was to be, given before the last sync.
+    #[test]
+    fn a_part_file_that_was_left_and_may_not_be_written_to_is_replaced() {
+        let sim = Sim::new();
+        let left = Landing::create(sim.clone(), Path::new("/"), 7).unwrap();
+        sim.set_mode(left.file(), Mode::new(0o444)).unwrap();
+        drop(left);
+        let landing = Landing::create(sim.clone(), Path::new("/"), 7).unwrap();
+        landing.publish(b"a", Mode::new(0o444), time(), Replace::No, Durability::Full).unwrap();
+        assert_eq!(sim.tree().keys().collect::<Vec<_>>(), ["a"]);
     }
 
     /// Between its making and its locking.

@@ -40,6 +40,9 @@ impl Disk for Sim {
         let mut world = self.call("open_part", &shown(part))?;
         let node = world.find(dir.node, part)?;
         world.check_wanted(node, want)?;
+        if want == Want::File {
+            world.check_changeable(node)?;
+        }
         Ok(self.handle(world, node))
     }
 

@@ -330,6 +330,12 @@ impl World {
         if bits & 0o400 == 0o400 { Ok(()) } else { Err(error(Errno::ACCESS)) }
     }
 
+    /// The same, for reading and writing.
+    fn check_changeable(&mut self, number: u64) -> io::Result<()> {
+        let bits = self.node(number)?.mode.bits();
+        if bits & 0o600 == 0o600 { Ok(()) } else { Err(error(Errno::ACCESS)) }
+    }
+
     fn check_writable(&mut self, directory: u64) -> io::Result<()> {
         let bits = self.node(directory)?.mode.bits();
         if bits & 0o300 == 0o300 { Ok(()) } else { Err(error(Errno::ACCESS)) }
