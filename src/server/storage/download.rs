@@ -212,6 +212,10 @@ impl Fetch {
 
     fn digest(&mut self, id: RequestId, scratch: &mut [u8]) -> Worked {
         let Some(open) = self.gets.get_mut(&id) else { return Worked::Done };
+        if open.told == Told::Yes {
+            // It was refused with its last bytes.
+            return Worked::Done;
+        }
         let hashed = open.granted.check().and_then(|()| open.finish_hash(&self.shared, scratch));
         match hashed {
             Ok(None) => return Worked::Unfinished(Job::Digest(id)),
