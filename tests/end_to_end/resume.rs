@@ -119,7 +119,8 @@ fn the_same_get_goes_on_after_either_side_was_killed() {
     let output = get.wait_with_output().unwrap();
     assert_cheap(&output);
     let moved = done_event(&output)["moved_bytes"].as_u64().unwrap();
-    assert!(moved < FILE_BYTES as u64 * 5 / 6, "it did not go on: {moved}");
+    // Of the third that was here what waited to be hashed, up to 24 MiB, comes again.
+    assert!(moved <= FILE_BYTES as u64 * 11 / 12, "it did not go on: {moved}");
     assert!(std::fs::read(world.here().join("back")).unwrap() == bytes);
     assert_eq!(world.part_bytes(), 0);
 }
