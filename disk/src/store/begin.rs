@@ -13,7 +13,7 @@ use super::room::ASKING;
 use super::scope::check_reach;
 use super::transfers::{Kept, Partial, Use};
 use super::upload::{Body, Entry, Limit, Plan, Resume, Staged, StagedFile};
-use super::{Naming, Options, Put, Shared, Spent, Store, Upload, lock, room};
+use super::{Naming, Put, Shared, Spent, Store, Upload, lock, room};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::{Identity, Inode};
@@ -152,12 +152,9 @@ impl<D: Disk> Store<D> {
             }
         };
         self.reserved.reserve(inode);
-        if let Some(size) = put.size.filter(|size| *size >= RESERVE_BYTES)
-            && let Err(refusal) = self.make_room(&file, size)
-        {
-            self.remove_staged(&part, inode);
-            return Err(refusal);
-        }
+        let worth_it = put.size.is_none_or(|size| size >= RESERVE_BYTES);
+        let room = if worth_it { self.make_room(&file, put.size) } else { Ok(None) };
+        let free_min_bytes = room.inspect_err(|_| self.remove_staged(&part, inode))?;
         let file = Arc::new(StagedFile::new(file, mode, entry));
         let resume = if let Some(expected) = expected {
             let begun = Begun {
@@ -178,7 +175,7 @@ impl<D: Disk> Store<D> {
         };
         let running = Running::new(put.algorithm);
         let limit = self.limit(put);
-        let staged = Staged { file, part, inode, running, limit, resume };
+        let staged = Staged { file, part, inode, running, limit, free_min_bytes, resume };
         let body = Body::Staged(Box::new(staged));
         Ok(Upload { disk: self.disk.clone(), plan, body, spent: Spent::default() })
     }
@@ -210,14 +207,11 @@ impl<D: Disk> Store<D> {
         };
         let more = put.size.map(|size| size.saturating_sub(put.at));
         self.room.check(more, || self.medium_free(), self.options.free_min_bytes)?;
-        if let Some(size) = put.size
-            && let Err(refusal) = self.make_room(&file, size)
-        {
+        let free_min_bytes = self.make_room(&file, put.size).inspect_err(|_| {
             // A file system may have taken all the room there was before it gave up. If it does not give it back,
             // whoever goes on does that.
             let _ = self.disk.truncate(&file, put.at);
-            return Err(refusal);
-        }
+        })?;
         let file = Arc::new(StagedFile::new(file, mode, Entry::InStaging));
         partial.epoch = partial.epoch.saturating_add(1);
         partial.use_ = Use::Busy;
@@ -227,7 +221,7 @@ impl<D: Disk> Store<D> {
             keeping: Shared::default(),
         };
         let limit = self.limit(put);
-        let staged = Staged { file, part, inode, running, limit, resume };
+        let staged = Staged { file, part, inode, running, limit, free_min_bytes, resume };
         let body = Body::Staged(Box::new(staged));
         Ok(Upload { disk: self.disk.clone(), plan, body, spent: Spent::default() })
     }
@@ -252,17 +246,19 @@ impl<D: Disk> Store<D> {
     }
 
     fn limit(&self, put: &Put) -> Limit {
-        let Options { size_max_bytes: bytes, free_min_bytes, .. } = self.options;
-        put.size.map_or(Limit::Most { bytes, free_min_bytes }, Limit::Size)
+        put.size.map_or(Limit::Most(self.options.size_max_bytes), Limit::Size)
     }
 
-    fn make_room(&self, file: &D::Handle, size: u64) -> Result<(), Refusal> {
+    /// Makes room for a body, where it says its size and the file system can. Returns what has to stay free while it
+    /// grows.
+    fn make_room(&self, file: &D::Handle, size: Option<u64>) -> Result<Option<u64>, Refusal> {
+        let least = self.options.free_min_bytes;
+        let Some(size) = size else { return Ok(Some(least)) };
         match self.disk.reserve(file, size) {
-            // A file system that cannot reserve says "full" later, and no worse.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => Ok(()),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => Ok(Some(least)),
             Err(error) => Err(refusal(Cause::Bytes, "making room for the file", &error)),
             // Others that looked at the same time found the same room.
-            Ok(()) => room::check_left(self.medium_free()?, self.options.free_min_bytes),
+            Ok(()) => room::check_left(self.medium_free()?, least).map(|()| None),
         }
     }
 
@@ -409,9 +405,9 @@ mod tests {
     use ftx_protocol::limits::GRID_BYTES;
 
     use super::super::testing::{commit, finish, id, open};
-    use super::super::{Counts, testing};
+    use super::super::{Counts, Options, testing};
     use super::*;
-    use crate::sim::Sim;
+    use crate::sim::{Fault, Sim};
 
     const OWNER: Owner = Owner([1; 8]);
     const TTL: Duration = Duration::from_secs(50);
@@ -534,11 +530,19 @@ mod tests {
         sim.set_free(LEAST - 1);
         assert_eq!(upload.write(point).err().unwrap().code, Code::NoSpace);
         store.discard(upload);
-        sim.set_free(LEAST + BODY.len() as u64);
+        // Whoever has its room is not asked; where a file system reserves none, all are.
+        sim.set_free(2 * LEAST);
+        sim.set_fault(Fault::None);
         let mut upload = store.begin(put(0)).unwrap();
-        // It has its room.
+        let reserve = sim.log().iter().position(|call| call.contains(" reserve ")).unwrap();
         sim.set_free(0);
         upload.write(point).unwrap();
         upload.write(rest).unwrap();
+        store.discard(upload);
+        sim.set_free(2 * LEAST);
+        sim.set_fault(Fault::Once(reserve as u64, Errno::OPNOTSUPP));
+        let mut upload = store.begin(put(0)).unwrap();
+        sim.set_free(LEAST - 1);
+        assert_eq!(upload.write(point).err().unwrap().code, Code::NoSpace);
     }
 }

@@ -75,6 +75,8 @@ pub(super) struct Staged<D: Disk> {
     pub(super) running: Running,
     /// The end that the body must not pass.
     pub(super) limit: Limit,
+    /// What has to stay free on the disk while it grows; nothing is asked of one that has its room.
+    pub(super) free_min_bytes: Option<u64>,
     pub(super) resume: Resume,
 }
 
@@ -126,8 +128,8 @@ impl<D: Disk> StagedFile<D> {
 pub(super) enum Limit {
     /// As announced.
     Size(u64),
-    /// As far as the store takes files, and the disk has room for more than this.
-    Most { bytes: u64, free_min_bytes: u64 },
+    /// As far as the store takes files.
+    Most(u64),
 }
 
 /// Whether a put can be resumed.
@@ -252,25 +254,21 @@ impl<D: Disk> Staged<D> {
             Limit::Size(size) if end > size => {
                 Err(Refusal::new(Code::BadPart, format!("more bytes than the announced {size}")))
             }
-            Limit::Most { bytes, .. } if end > bytes => Err(Refusal::new(
+            Limit::Most(most) if end > most => Err(Refusal::new(
                 Code::TooLarge,
-                format!("this server takes files up to {bytes} bytes"),
+                format!("this server takes files up to {most} bytes"),
             )),
-            Limit::Size(_) | Limit::Most { .. } => Ok(()),
+            Limit::Size(_) | Limit::Most(_) => Ok(()),
         }
     }
 
-    /// Nothing is reserved for what did not say its size: it ends before the disk is full, where others have
-    /// their journal.
+    /// What has no room of its own, because it did not say its size or the file system reserves none, ends before the
+    /// disk is full: others have their journal there.
     fn check_free(&self, disk: &D) -> Result<(), Refusal> {
-        match self.limit {
-            Limit::Size(_) => Ok(()),
-            Limit::Most { free_min_bytes, .. } => {
-                let medium = disk.medium(&self.file.handle);
-                let free = medium.map_err(|error| refusal(Cause::Store, ASKING, &error))?.free;
-                room::check_left(free, free_min_bytes)
-            }
-        }
+        let Some(free_min_bytes) = self.free_min_bytes else { return Ok(()) };
+        let medium = disk.medium(&self.file.handle);
+        let free = medium.map_err(|error| refusal(Cause::Store, ASKING, &error))?.free;
+        room::check_left(free, free_min_bytes)
     }
 
     /// From here on a checkpoint has nothing to promise any more: the commit will say all.

@@ -105,7 +105,7 @@ pub(super) fn link_nameless(file: &OwnedFd, dir: &OwnedFd, part: &[u8]) -> io::R
 }
 
 /// A tmpfs would make every page now, for as long as a fifth of the whole transfer takes, with
-/// nothing else going on; there it is only looked whether there is room.
+/// nothing else going on; there it is only looked whether there is room, and nothing is reserved.
 pub(super) fn reserve(file: &OwnedFd, size: u64) -> io::Result<()> {
     if file_system(file)? == TMPFS_MAGIC {
         let room = retry_on_intr(|| fs::fstatvfs(file))?;
@@ -114,7 +114,7 @@ pub(super) fn reserve(file: &OwnedFd, size: u64) -> io::Result<()> {
         let has = u64::try_from(blocks).unwrap_or(0).saturating_mul(STAT_BLOCK_BYTES);
         // One that is mounted without a limit has no blocks.
         let fits = room.f_blocks == 0 || free.saturating_add(has) >= size;
-        return if fits { Ok(()) } else { Err(Errno::NOSPC.into()) };
+        return Err(if fits { Errno::OPNOTSUPP } else { Errno::NOSPC }.into());
     }
     Ok(retry_on_intr(|| fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size))?)
 }

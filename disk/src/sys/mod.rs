@@ -124,7 +124,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn truncate(&self, file: &Self::Handle, size: u64) -> io::Result<()>;
 
     /// Reserves room for the first `size` bytes without changing the file's size. A file system
-    /// that cannot says `EOPNOTSUPP`; one in memory says no more than whether there is room now.
+    /// that cannot says `EOPNOTSUPP`; one in memory says that too, and `ENOSPC` if there is no room now.
     fn reserve(&self, file: &Self::Handle, size: u64) -> io::Result<()>;
 
     /// Sets the permission bits, and clears setuid, setgid and sticky.
