@@ -43,11 +43,11 @@ pub fn stdout() -> Result<File, Failure> {
     Ok(stdout)
 }
 
-/// Standard input, for content.
+/// Looks whether standard input can have content.
 ///
 /// # Errors
 /// Of class `Local`, when it is closed: an empty file would take the place of whatever has the name.
-pub fn stdin() -> Result<File, Failure> {
+pub fn check_stdin() -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::local("cannot read", Path::new("standard input"), &error);
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
@@ -57,7 +57,7 @@ pub fn stdin() -> Result<File, Failure> {
             "cannot read standard input: it is closed; to put an empty file, say < /dev/null",
         ));
     }
-    Ok(stdin)
+    Ok(())
 }
 
 /// Whether a path is another word for standard output, such as /dev/stdout.

@@ -14,7 +14,7 @@ use ftx_client::{
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{self, is_directory, is_stdout, stdin, stdout};
+use super::output::{self, check_stdin, is_directory, is_stdout, stdout};
 use super::remote::{At, Clients, run, without_slash, wrong};
 use super::report::{Cost, Form, Report, Results, say};
 
@@ -271,7 +271,11 @@ impl Put {
             }
         };
         let source = match file.as_bytes() {
-            b"-" => Source::stream(stdin()?),
+            b"-" => {
+                check_stdin()?;
+                // With what std has read of it already, as ftx shell has.
+                Source::stream(std::io::stdin())
+            }
             _ => Source::open(Path::new(file))?,
         };
         Ok((source, remote))

@@ -74,6 +74,17 @@ fn commands_that_are_piped_in_end_at_the_first_that_fails() {
     assert!(!world.served().join("never").exists());
 }
 
+/// Also what the shell has read already.
+#[test]
+fn what_comes_behind_a_put_of_standard_input_is_its_content() {
+    let world = World::new();
+    let server = world.serve();
+    let output = shell(&world, &server, "put - --as notes\nhello\nmkdir never\n");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(world.stored("notes"), b"hello\nmkdir never\n");
+    assert!(!world.served().join("never").exists());
+}
+
 #[test]
 fn a_shell_goes_on_when_the_server_was_restarted() {
     let world = World::new();
