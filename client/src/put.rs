@@ -9,7 +9,7 @@ use between::GivenUp;
 use ftx_disk::aligned::PageAligned;
 use ftx_protocol::client::{Event, Violation};
 use ftx_protocol::limits::PART_BYTES;
-use ftx_protocol::message::{Done, Held as HeldThere, HeldState, Put, Resume};
+use ftx_protocol::message::{Done, Held as HeldThere, HeldState, Put, Resume, Stat};
 use ftx_protocol::{
     Algorithm, Code, Condition, Digest, Durability, Name, Replay, RequestId, Retry as Again,
     TransferId,
@@ -122,6 +122,13 @@ enum Begun {
     Earlier,
 }
 
+/// Whether an acknowledgement is of now.
+enum Verdict {
+    Holds(Done),
+    /// Its name has something else, or nothing.
+    OfThePast,
+}
+
 /// What the server may hold of the transfer from before this connection. A refusal of a put that
 /// goes on with it leaves it there, if it comes at once (rule 7.9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,14 +172,14 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn run(mut self) -> Result<PutDone, Failure> {
         let mut fresh_tries_left: u32 = 1;
         loop {
-            let trouble = match self.attempt() {
-                Ok(done) if self.is_of_the_past(&done) => {
+            let trouble = match self.attempt().and_then(|done| self.judge(done)) {
+                Ok(Verdict::OfThePast) => {
                     let what = "an earlier run has put this, and it is not there any more";
                     (self.observer)(Notice::Warning(format!("{what}; putting it again")));
                     self.start_over()?;
                     continue;
                 }
-                Ok(done) => {
+                Ok(Verdict::Holds(done)) => {
                     if let Some(state) = self.state.take() {
                         state.remove();
                     }
@@ -197,9 +204,31 @@ impl<'a, 'o> Transfer<'a, 'o> {
         }
     }
 
-    /// Whether it acknowledges once more what an earlier process has put, and its name does not have now.
-    fn is_of_the_past(&self, done: &Done) -> bool {
-        self.begun == Begun::Earlier && done.replayed == Some(Replay::Changed)
+    /// Whether an acknowledgement is of now. One that an earlier process did not hear may be of long ago: if
+    /// something has changed since, the server is asked what the name has.
+    fn judge(&self, done: Done) -> Result<Verdict, Trouble> {
+        if self.begun == Begun::Here || done.replayed != Some(Replay::Changed) {
+            return Ok(Verdict::Holds(done));
+        }
+        let name = done.name.as_ref().unwrap_or(self.name).clone();
+        let link = self.client.link()?;
+        let stat = Stat { digest: Some(self.options.algorithm), ..Stat::of(name) };
+        link.send(|machine, out, now| machine.stat(stat, out, now))?;
+        let there = wait(&link, |event| match event {
+            Event::Info(info) => Some(info.digest),
+            _ => None,
+        });
+        self.client.leave(&link);
+        match there {
+            Ok(digest) if digest == Some(done.digest) => Ok(Verdict::Holds(done)),
+            Ok(_) => Ok(Verdict::OfThePast),
+            Err(Trouble::Refused(refusal)) => Ok(match refusal.code {
+                Code::NotFound | Code::NotAFile | Code::NotADirectory => Verdict::OfThePast,
+                // Who may not ask, of a drop box for one, goes by what was said.
+                _ => Verdict::Holds(done),
+            }),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {

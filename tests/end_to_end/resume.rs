@@ -211,6 +211,15 @@ fn what_was_put_by_an_earlier_run_and_removed_since_is_put_again() {
     assert!(text(&output.stderr).contains("putting it again"), "{}", text(&output.stderr));
     assert!(world.stored("big") == bytes);
     until("all three are in the log", || server.log().matches(" stored ").count() == 3);
+    // What is there, and was only touched, is there.
+    let line = Line::cut_after(server.address, 0, 320);
+    world.run(line.address, &["put", "big", "--as", "touched", "--retry-for", "0"], 3);
+    until("it is stored all the same", || world.served().join("touched").exists());
+    let touched = world.served().join("touched");
+    std::fs::set_permissions(touched, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let again = ["put", "big", "--as", "touched", "--no-clobber"];
+    let output = world.run(line.address, &again, 0);
+    assert!(!text(&output.stderr).contains("again"), "{}", text(&output.stderr));
 }
 
 #[test]
