@@ -170,7 +170,20 @@ impl Job<'_, '_> {
         let durability = self.tree.options.durability;
         self.done_earlier == Earlier::Something
             && self.log.as_ref().is_some_and(|log| log.has_done(&mark_of(entry), durability))
-            && self.is_here(path, entry)
+            && self.is_still_here(path, entry)
+    }
+
+    /// Whether what was moved earlier is here as it was moved: as far as a disk keeps times, and as this user may look.
+    fn is_still_here(&self, path: &Name, entry: &Entry) -> bool {
+        let Some(store) = &self.ground.store else { return false };
+        match store.stat(path, None) {
+            Ok(here) => {
+                here.kind == Kind::File
+                    && here.size == entry.size
+                    && crate::tree::about_same_time(here.modified, entry.mtime)
+            }
+            Err(refusal) => refusal.code == Code::PermissionDenied,
+        }
     }
 
     fn is_here(&self, path: &Name, entry: &Entry) -> bool {

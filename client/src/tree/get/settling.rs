@@ -90,17 +90,18 @@ impl Job<'_, '_> {
         let Some(file) = self.unsettled.remove(&number) else { return };
         match result {
             Ok(Settled::Stored(stored)) => {
+                let (mark, durability) = (mark_of(&file.entry), self.tree.options.durability);
+                let is_new = self.log.as_ref().is_none_or(|log| !log.has_done(&mark, durability));
                 if let Some(log) = &mut self.log
-                    && let Err(error) =
-                        log.add_done(&mark_of(&file.entry), self.tree.options.durability)
+                    && let Err(error) = log.add_done(&mark, durability)
                 {
                     self.log = None;
                     let message = format!("cannot keep the log for going on later: {error}");
                     (self.observer)(TreeNotice::Warning(message));
                 }
                 self.count(&file, Some(stored.digest));
-                // Without a log those that are fetched once more count once more.
-                if self.done.files > self.done_most {
+                // Those that are fetched once more, for want of a log or of what it says, are no progress.
+                if is_new && self.done.files > self.done_most {
                     self.done_most = self.done.files;
                     self.patience.progress();
                 }

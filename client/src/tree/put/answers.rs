@@ -102,7 +102,11 @@ impl Job<'_, '_> {
                     }
                 }
                 Update::SizeAndTime | Update::All => {
-                    crate::tree::same_time(info.mtime, file.stat.modified)
+                    let is_same = match file.earlier {
+                        Earlier::Nothing => crate::tree::same_time,
+                        Earlier::Done => crate::tree::about_same_time,
+                    };
+                    is_same(info.mtime, file.stat.modified)
                 }
             };
         if same {
@@ -160,6 +164,10 @@ impl Job<'_, '_> {
                 self.asked.remove(&file.number);
                 match refusal.code {
                     Code::NotFound | Code::NotAFile | Code::NotADirectory => {
+                        self.again.push_back(Work::Put(file));
+                    }
+                    // It is there, and the server may not read it; to replace it needs no such right.
+                    Code::PermissionDenied if file.earlier == Earlier::Done => {
                         self.again.push_back(Work::Put(file));
                     }
                     // Who may not ask, of a drop box for one, has nothing but the log to go by.
