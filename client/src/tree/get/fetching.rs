@@ -108,7 +108,7 @@ impl Job<'_, '_> {
                 self.list = Listing::Complete;
                 self.leave_to(None);
             }
-            Event::Info(info) => self.compared(&info),
+            Event::Info(info) => self.compared(&info)?,
             Event::File(file) => self.opened(&file)?,
             Event::Body { id, bytes, .. } => {
                 self.arrived(id, input.get(bytes).unwrap_or_default())?;
@@ -121,16 +121,20 @@ impl Job<'_, '_> {
     }
 
     /// The server has said the digest of a file.
-    fn compared(&mut self, info: &Info) {
-        let Some(Work::Ask(mut file)) = self.under_way.remove(&info.id) else { return };
+    fn compared(&mut self, info: &Info) -> Result<(), Trouble> {
+        let Some(Work::Ask(mut file)) = self.under_way.remove(&info.id) else { return Ok(()) };
         self.answered(&file);
-        match self.digest_here(&file.path, info.size) {
+        let digest = self.digest_here(&file.path, info.size);
+        // One that was interrupted says nothing.
+        self.client.interrupt.check()?;
+        match digest {
             Some(digest) if Some(digest) == info.digest => self.unchanged(&file.path),
             _ => {
                 file.next = Next::Fetch;
                 self.listed.push_front(file);
             }
         }
+        Ok(())
     }
 
     fn digest_here(&self, path: &Name, size: u64) -> Option<Digest> {
@@ -142,7 +146,6 @@ impl Job<'_, '_> {
         let mut buffer = PageAligned::new(READ_BYTES);
         let mut said = Instant::now();
         while running.offset() < size {
-            // That is told by whoever speaks to the server next.
             self.client.interrupt.check().ok()?;
             if said.elapsed() >= SIGN_OF_LIFE
                 && let Some(link) = &self.link
