@@ -286,8 +286,13 @@ fn remove_left_in<D: Disk>(disk: &D, directory: &D::Handle, part: &str) -> io::R
     }
     // It is locked until it is gone.
     match disk.remove(directory, part.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::NOENT) => Ok(()),
+            // Another user's, in a directory for all.
+            Some(Errno::ACCESS | Errno::PERM) => Err(Errno::WOULDBLOCK.into()),
+            _ => Err(error),
+        },
+        Ok(()) => Ok(()),
     }
 }
 
