@@ -331,7 +331,8 @@ impl<D: Disk> Store<D> {
     }
 
     /// How many transfers of an owner are begun, not complete, and large enough to be resumed.
-    pub fn partials_of(&self, owner: Option<&Owner>) -> usize {
+    #[cfg(test)]
+    pub(crate) fn partials_of(&self, owner: Option<&Owner>) -> usize {
         self.transfers.partials_of(owner)
     }
 

@@ -172,6 +172,7 @@ impl Transfers {
         table.partial.get(transfer).is_some_and(|known| known.owner.as_ref() == owner)
     }
 
+    #[cfg(test)]
     pub(super) fn partials_of(&self, owner: Option<&Owner>) -> usize {
         lock(&self.table).count_of(owner.copied())
     }
