@@ -688,6 +688,15 @@ pub fn entry(name: &str, kind: &str) -> Value {
 
 /// A server that lists this for `tree`, and has `hello` under every name.
 pub fn liar_listing(entries: Vec<Value>) -> SocketAddr {
+    liar_giving(entries, |talk, id| {
+        talk.say(json!({"file": {"id": id, "size": 5, "at": 0, "version": "v", "mtime": [0, 0], "mode": 420}}));
+        talk.part(id, 0, b"hello");
+        talk.say(json!({"end": {"id": id, "size": 5, "digest": HELLO_DIGEST}}));
+    })
+}
+
+/// A server that lists this for whatever it is asked for, and answers gets in this way.
+fn liar_giving(entries: Vec<Value>, give: impl Fn(&mut Talk, u64) + Send + 'static) -> SocketAddr {
     liar(move |talk: &mut Talk, request| {
         let mut request = request.clone();
         while !request.is_null() {
@@ -699,9 +708,7 @@ pub fn liar_listing(entries: Vec<Value>) -> SocketAddr {
                 talk.say(json!({"entries": {"id": id, "entries": entries}}));
                 talk.say(json!({"ok": {"id": id}}));
             } else if let Some(id) = request["get"]["id"].as_u64() {
-                talk.say(json!({"file": {"id": id, "size": 5, "at": 0, "version": "v", "mtime": [0, 0], "mode": 420}}));
-                talk.part(id, 0, b"hello");
-                talk.say(json!({"end": {"id": id, "size": 5, "digest": HELLO_DIGEST}}));
+                give(talk, id);
             }
             request = talk.line();
         }
@@ -753,24 +760,11 @@ fn a_listing_that_contradicts_itself_is_told_and_writes_nothing_it_should_not() 
 
 /// A server with one file in a tree, whose line always breaks behind the file's first bytes.
 fn breaking_off(name: &'static str, size: u64) -> SocketAddr {
-    liar(move |talk: &mut Talk, request| {
-        let mut request = request.clone();
-        while !request.is_null() {
-            if let Some(id) = request["stat"]["id"].as_u64() {
-                talk.say(json!({"info": {
-                    "id": id, "kind": "directory", "size": 0, "mtime": [0, 0], "mode": 493
-                }}));
-            } else if let Some(id) = request["list"]["id"].as_u64() {
-                let entry = json!({"name": name, "kind": "file", "size": size, "mtime": [0, 0], "mode": 420});
-                talk.say(json!({"entries": {"id": id, "entries": [entry]}}));
-                talk.say(json!({"ok": {"id": id}}));
-            } else if let Some(id) = request["get"]["id"].as_u64() {
-                talk.say(json!({"file": {"id": id, "size": size, "at": 0, "version": "v", "mtime": [0, 0], "mode": 420}}));
-                talk.part(id, 0, b"hello");
-                let _ = talk.stream().shutdown(Shutdown::Both);
-            }
-            request = talk.line();
-        }
+    let entry = json!({"name": name, "kind": "file", "size": size, "mtime": [0, 0], "mode": 420});
+    liar_giving(vec![entry], move |talk, id| {
+        talk.say(json!({"file": {"id": id, "size": size, "at": 0, "version": "v", "mtime": [0, 0], "mode": 420}}));
+        talk.part(id, 0, b"hello");
+        let _ = talk.stream().shutdown(Shutdown::Both);
     })
 }
 

@@ -1,6 +1,6 @@
 //! Opening a store: its lock, its journal, and what an earlier store left unfinished.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -280,34 +280,7 @@ impl<D: Disk> Store<D> {
         let image = lock(&private.journal).image().clone();
         let mut kept = Image { run: self.run, ..Image::default() };
         let boot_id = self.boot_id.as_ref();
-        let fates: Vec<(&Complete, Fate)> = image
-            .complete
-            .iter()
-            .filter(|complete| complete.committed.survival.reaches(boot_id))
-            .map(|complete| (complete, self.fate_of(complete, staged)))
-            .collect();
-        let mut last_taken: HashMap<&Name, usize> = HashMap::new();
-        for (place, (complete, fate)) in fates.iter().enumerate() {
-            match fate {
-                Fate::Done(_) | Fate::Renamed(_) => {
-                    last_taken.insert(&complete.committed.name, place);
-                }
-                Fate::Staged(_) | Fate::Nowhere => {}
-            }
-        }
-        for (place, (complete, fate)) in fates.into_iter().enumerate() {
-            let last = last_taken.get(&complete.committed.name);
-            let settled = match fate {
-                // It could not have its name, and the crash came before the journal was told so.
-                // Whoever came after it keeps it.
-                Fate::Staged(_) if last.is_some_and(|last| *last > place) => None,
-                fate => self.settle(private, &complete.committed, fate, &mut recovery),
-            };
-            if let Some(complete) = settled {
-                self.transfers.completed(Arc::new(complete.clone()));
-                kept.complete.push_back(complete);
-            }
-        }
+        self.settle_all(private, &image.complete, staged, &mut kept, &mut recovery);
         let mut live = HashSet::new();
         for (transfer, (begun, saved)) in image.partial {
             let Some(saved) = saved else { continue };
@@ -333,6 +306,45 @@ impl<D: Disk> Store<D> {
             }
         }
         Ok(recovery)
+    }
+
+    /// Finishes the puts that were about to take their names, in the order of the journal, or forgets them.
+    fn settle_all(
+        &self,
+        private: &Private<D>,
+        complete: &VecDeque<Complete>,
+        staged: &HashMap<String, Inode>,
+        kept: &mut Image,
+        recovery: &mut Recovery,
+    ) {
+        let boot_id = self.boot_id.as_ref();
+        let fates: Vec<(&Complete, Fate)> = complete
+            .iter()
+            .filter(|complete| complete.committed.survival.reaches(boot_id))
+            .map(|complete| (complete, self.fate_of(complete, staged)))
+            .collect();
+        let mut last_taken: HashMap<&Name, usize> = HashMap::new();
+        for (place, (complete, fate)) in fates.iter().enumerate() {
+            match fate {
+                Fate::Done(_) | Fate::Renamed(_) => {
+                    last_taken.insert(&complete.committed.name, place);
+                }
+                Fate::Staged(_) | Fate::Nowhere => {}
+            }
+        }
+        for (place, (complete, fate)) in fates.into_iter().enumerate() {
+            let last = last_taken.get(&complete.committed.name);
+            let settled = match fate {
+                // It could not have its name, and the crash came before the journal was told so.
+                // Whoever came after it keeps it.
+                Fate::Staged(_) if last.is_some_and(|last| *last > place) => None,
+                fate => self.settle(private, &complete.committed, fate, recovery),
+            };
+            if let Some(complete) = settled {
+                self.transfers.completed(Arc::new(complete.clone()));
+                kept.complete.push_back(complete);
+            }
+        }
     }
 
     /// Finds out what became of a file that was about to take its name.
