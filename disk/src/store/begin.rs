@@ -125,8 +125,8 @@ impl<D: Disk> Store<D> {
     fn begin_new(&self, private: &Private<D>, put: &Put, plan: Plan) -> Result<Upload<D>, Refusal> {
         let resumable = put.size.is_none_or(|size| size >= RESUMABLE_BYTES);
         self.room.check(put.size, || self.medium_free(), self.options.free_min_bytes)?;
-        let expected = match resumable {
-            true => Some(self.transfers.expect(plan.owner, put.unfinished_max)?),
+        let announced = match resumable {
+            true => Some(self.transfers.announce(plan.owner, put.unfinished_max)?),
             false => None,
         };
         let wanted = plan.mode.unwrap_or(private.default_mode);
@@ -156,7 +156,7 @@ impl<D: Disk> Store<D> {
         let room = if worth_it { self.make_room(&file, put.size) } else { Ok(None) };
         let free_min_bytes = room.inspect_err(|_| self.remove_staged(&part, inode))?;
         let file = Arc::new(StagedFile::new(file, mode, entry));
-        let resume = if let Some(expected) = expected {
+        let resume = if let Some(announced) = announced {
             let begun = Begun {
                 transfer: put.transfer,
                 staged: part.clone(),
@@ -168,7 +168,7 @@ impl<D: Disk> Store<D> {
                 owner: plan.owner,
             };
             let partial = Partial { begun, kept: Kept::Nothing, epoch: 0, use_: Use::Busy };
-            let partial = expected.insert(put.transfer, partial);
+            let partial = announced.insert(put.transfer, partial);
             Resume::Yes { partial, epoch: 0, keeping: Shared::default() }
         } else {
             Resume::No

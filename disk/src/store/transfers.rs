@@ -121,11 +121,11 @@ impl Transfers {
     ///
     /// # Errors
     /// [`Code::Quota`] when the owner has as many as it may.
-    pub(super) fn expect(
+    pub(super) fn announce(
         &self,
         owner: Option<Owner>,
         max: Option<usize>,
-    ) -> Result<Expected<'_>, Refusal> {
+    ) -> Result<Announced<'_>, Refusal> {
         let mut table = lock(&self.table);
         let count = table.count_of(owner);
         match max {
@@ -138,7 +138,7 @@ impl Transfers {
             }
             _ => {
                 table.owners.insert(owner, count.saturating_add(1));
-                Ok(Expected { transfers: self, owner })
+                Ok(Announced { transfers: self, owner })
             }
         }
     }
@@ -267,12 +267,12 @@ impl Transfers {
 }
 
 /// A transfer that is about to begin, and counts until this is dropped.
-pub(super) struct Expected<'a> {
+pub(super) struct Announced<'a> {
     transfers: &'a Transfers,
     owner: Option<Owner>,
 }
 
-impl Expected<'_> {
+impl Announced<'_> {
     /// It has begun.
     pub(super) fn insert(self, transfer: TransferId, partial: Partial) -> Shared<Partial> {
         let mut table = lock(&self.transfers.table);
@@ -285,7 +285,7 @@ impl Expected<'_> {
     }
 }
 
-impl Drop for Expected<'_> {
+impl Drop for Announced<'_> {
     fn drop(&mut self) {
         uncount(&mut lock(&self.transfers.table).owners, self.owner);
     }
