@@ -253,7 +253,7 @@ impl Put {
     fn tree_job(&self, clients: &Clients) -> Exit {
         run(|| {
             let words = super::tree::Sources { files: &self.files, name: self.name.as_ref() };
-            let mut job = self.tree.prepare(&words, &self.options())?;
+            let job = self.tree.prepare(&words, &self.options())?;
             let client = self.common.client(clients, job.server());
             Ok(job.run(&client, self.common.form()))
         })

@@ -120,8 +120,7 @@ impl GetOptions {
                     let name = target.as_os_str().as_bytes();
                     report.enter(b"");
                     report.notice(TreeNotice::Failed { name, failure: &failure });
-                    let first_failure = Some(failure.class);
-                    total = total.and(TreeDone { failed: 1, first_failure, ..TreeDone::default() });
+                    total.count_failure(&failure);
                 }
                 Err(failure) => return Ok((report.finish(Err(failure)), Vec::new())),
             }
@@ -220,6 +219,8 @@ pub struct Sources<'a> {
 /// A job that can be run.
 pub struct Job {
     sources: Vec<(PathBuf, Name)>,
+    /// Sources that are directories, where -r was not said.
+    directories: Vec<(PathBuf, Name)>,
     server: Option<ServerAddress>,
     options: TreeOptions,
     key: Vec<u8>,
@@ -306,12 +307,9 @@ impl PutOptions {
                 }
             }
         }
-        if !self.selection.recursive
-            && let Some((path, _)) = sources.iter().find(|(path, _)| path.is_dir())
-        {
-            return Err(Failure::is_directory(path));
-        }
         refuse_names_given_twice(&sources)?;
+        let (directories, sources): (Vec<_>, Vec<_>) =
+            sources.into_iter().partition(|(path, _)| !self.selection.recursive && path.is_dir());
         let mut key = Vec::new();
         for (path, name) in &sources {
             key.extend_from_slice(path.as_os_str().as_bytes());
@@ -320,7 +318,7 @@ impl PutOptions {
             key.push(0);
         }
         let about = about(&sources);
-        Ok(Job { sources, server, options: self.selection.options(put)?, key, about })
+        Ok(Job { sources, directories, server, options: self.selection.options(put)?, key, about })
     }
 
     fn listed(&self, list: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -363,19 +361,27 @@ impl Job {
         self.server.clone()
     }
 
-    pub fn run(&mut self, client: &Client, form: Form) -> Exit {
+    pub fn run(self, client: &Client, form: Form) -> Exit {
         allow_descriptors();
         let words = Words { action: Action::Put, mood: self.options.mood };
         let mut report = JobReport::new(form, words).together();
-        let sources = std::mem::take(&mut self.sources);
+        let mut refused = TreeDone::default();
+        for (path, name) in &self.directories {
+            let failure = Failure::is_directory(path);
+            report.notice(TreeNotice::Failed { name: name.as_bytes(), failure: &failure });
+            refused.count_failure(&failure);
+        }
+        if self.sources.is_empty() && refused.failed > 0 {
+            return report.finish(Ok(refused));
+        }
         let tree = PutTree {
-            sources: &mut sources.into_iter(),
+            sources: &mut self.sources.into_iter(),
             job: &self.key,
-            about: self.about.clone(),
+            about: self.about,
             options: &self.options,
         };
         let result = client.put_tree(tree, &mut |notice| report.notice(notice));
-        report.finish(result)
+        report.finish(result.map(|done| refused.and(done)))
     }
 }
 

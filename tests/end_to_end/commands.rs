@@ -82,6 +82,25 @@ fn a_directory_may_be_written_as_a_shell_completes_it_and_the_top_as_its_server(
 }
 
 #[test]
+fn a_directory_among_the_files_of_a_job_fails_alone() {
+    let (world, server) = world();
+    fs::create_dir(world.here().join("here")).unwrap();
+    fs::write(world.here().join("beside"), "x").unwrap();
+    let said = world.run(server.address, &["put", "-u", "--json", "here", "beside"], 7);
+    let events = text(&said.stdout);
+    let events = events.lines().map(|line| serde_json::from_str(line).unwrap());
+    let events: Vec<_> = events
+        .map(|event: serde_json::Value| (event["event"].clone(), event["name"].clone()))
+        .collect();
+    let wanted = [
+        ("failed", "here".into()),
+        ("done", "beside".into()),
+        ("summary", serde_json::Value::Null),
+    ];
+    assert_eq!(events, wanted.map(|(event, name)| (event.into(), name)));
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_error() {
     let (world, server) = world();
     for number in 0..5_000 {

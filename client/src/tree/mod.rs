@@ -201,7 +201,8 @@ impl TreeDone {
         }
     }
 
-    fn count_failure(&mut self, failure: &Failure) {
+    /// One more that failed.
+    pub fn count_failure(&mut self, failure: &Failure) {
         self.failed = self.failed.saturating_add(1);
         self.first_failure.get_or_insert(failure.class);
     }
