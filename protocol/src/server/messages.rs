@@ -166,7 +166,9 @@ impl Server {
             Request::List(Listing { list: List { name: None, .. }, .. }) => {
                 self.busy.order.enter_last(id);
             }
-            request => self.busy.order.enter(request.ordered_names(), id),
+            request => {
+                self.busy.order.enter(request.ordered_names(), id);
+            }
         }
         self.enter(id, Step::Data, request);
         self.issue_in_order(id);

@@ -71,17 +71,23 @@ impl Order {
         }
     }
 
-    /// Puts a request in its places. Ids rise, so it stands behind all that are there.
-    pub(super) fn enter<'a>(&mut self, names: impl Iterator<Item = &'a Name>, id: RequestId) {
-        let mut waits: usize = 0;
+    /// Puts a request in its places. Ids rise, so it stands behind all that are there. Returns how often somebody
+    /// in a queue was looked at: that is what it costs.
+    pub(super) fn enter<'a>(
+        &mut self,
+        names: impl Iterator<Item = &'a Name>,
+        id: RequestId,
+    ) -> usize {
+        let (mut waits, mut looks): (usize, usize) = (0, 0);
         for (place, way) in places(names) {
-            let ahead = self.ahead(place, id);
+            let ahead = self.ahead(place, id, &mut looks);
             let gate = if may_follow(ahead, way) { Gate::Open } else { Gate::Waits };
             waits = waits.saturating_add(usize::from(gate == Gate::Waits));
             self.queues.insert((place, id), (way, gate));
         }
         self.waits.insert(id, waits);
         self.waiting = self.waiting.saturating_add(usize::from(waits > 0));
+        looks
     }
 
     /// Has a list of the root wait for all that are there.
@@ -102,14 +108,19 @@ impl Order {
     }
 
     /// The request has taken effect, or never will. Those whose turn has come by that are what
-    /// [`Order::next_free`] tells.
-    pub(super) fn leave<'a>(&mut self, names: impl Iterator<Item = &'a Name>, id: RequestId) {
+    /// [`Order::next_free`] tells. Returns what [`Order::enter`] does.
+    pub(super) fn leave<'a>(
+        &mut self,
+        names: impl Iterator<Item = &'a Name>,
+        id: RequestId,
+    ) -> usize {
+        let mut looks = 0;
         self.last.remove(&id);
-        let Some(waits) = self.waits.remove(&id) else { return };
+        let Some(waits) = self.waits.remove(&id) else { return looks };
         self.waiting = self.waiting.saturating_sub(usize::from(waits > 0));
         for (place, _) in places(names) {
             if self.queues.remove(&(place, id)).is_some() {
-                self.open_behind(place, id);
+                self.open_behind(place, id, &mut looks);
             }
         }
         while let Some(&list) = self.last.first()
@@ -118,6 +129,7 @@ impl Order {
             self.last.remove(&list);
             self.free.push_back(list);
         }
+        looks
     }
 
     /// A request that had to wait and has its turn now. Told once.
@@ -125,16 +137,16 @@ impl Order {
         self.free.pop_front()
     }
 
-    fn ahead(&self, place: Place, id: RequestId) -> Option<(Way, Gate)> {
+    fn ahead(&self, place: Place, id: RequestId, looks: &mut usize) -> Option<(Way, Gate)> {
         let ahead = self.queues.range((place, RequestId(0))..(place, id));
-        ahead.inspect(|_| look()).next_back().map(|(_, stands)| *stands)
+        ahead.inspect(|_| count(looks)).next_back().map(|(_, stands)| *stands)
     }
 
     /// Lets go on who waited for the one that stood there.
-    fn open_behind(&mut self, place: Place, id: RequestId) {
-        let mut ahead = self.ahead(place, id);
+    fn open_behind(&mut self, place: Place, id: RequestId, looks: &mut usize) {
+        let mut ahead = self.ahead(place, id, looks);
         let behind = (place, id)..=(place, RequestId(u64::MAX));
-        for ((_, next), (way, gate)) in self.queues.range_mut(behind).inspect(|_| look()) {
+        for ((_, next), (way, gate)) in self.queues.range_mut(behind).inspect(|_| count(looks)) {
             if *gate == Gate::Open || !may_follow(ahead, *way) {
                 return;
             }
@@ -178,35 +190,15 @@ fn places<'a>(names: impl Iterator<Item = &'a Name>) -> BTreeMap<Place, Way> {
     places
 }
 
-/// Somebody in a queue is looked at. What a call costs is how often, so tests count it.
-#[cfg(not(test))]
-const fn look() {}
-
-#[cfg(test)]
-use tests::look;
+fn count(looks: &mut usize) {
+    *looks = looks.saturating_add(1);
+}
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
 
     const NOBODY: [u64; 0] = [];
-
-    thread_local! {
-        static LOOKS: Cell<usize> = const { Cell::new(0) };
-    }
-
-    pub(super) fn look() {
-        LOOKS.set(LOOKS.get() + 1);
-    }
-
-    /// How often somebody in a queue is looked at by a call.
-    fn looks(call: impl FnOnce()) -> usize {
-        let before = LOOKS.get();
-        call();
-        LOOKS.get() - before
-    }
 
     /// At how many places somebody else waits.
     fn shut_gates(order: &Order, but: u64) -> usize {
@@ -220,14 +212,18 @@ mod tests {
         Name::parse(text.as_bytes()).unwrap()
     }
 
-    fn enter(order: &mut Order, text: &str, id: u64) {
-        order.enter([name(text)].iter(), RequestId(id));
+    fn enter(order: &mut Order, text: &str, id: u64) -> usize {
+        order.enter([name(text)].iter(), RequestId(id))
     }
 
     /// Whose turn has come by that.
     fn leave(order: &mut Order, text: &str, id: u64) -> Vec<u64> {
-        order.leave([name(text)].iter(), RequestId(id));
-        std::iter::from_fn(|| order.next_free()).map(|id| id.0).collect()
+        leave_counted(order, text, id).0
+    }
+
+    fn leave_counted(order: &mut Order, text: &str, id: u64) -> (Vec<u64>, usize) {
+        let looks = order.leave([name(text)].iter(), RequestId(id));
+        (std::iter::from_fn(|| order.next_free()).map(|id| id.0).collect(), looks)
     }
 
     #[test]
@@ -277,27 +273,25 @@ mod tests {
         let mut order = Order::default();
         enter(&mut order, "a", 1);
         for id in 2..2 + WAITING {
-            let below = name(&format!("a/{deep}/{id}"));
-            let count = looks(|| order.enter([below].iter(), RequestId(id)));
+            let count = enter(&mut order, &format!("a/{deep}/{id}"), id);
             assert!(count <= 102, "{id} looked at {count}");
         }
         for id in 2 + WAITING..2 + 2 * WAITING {
-            assert_eq!(looks(|| enter(&mut order, "a", id)), 1);
+            assert_eq!(enter(&mut order, "a", id), 1);
         }
-        let mut freed = Vec::new();
-        let count = looks(|| freed = leave(&mut order, "a", 1));
+        let (mut freed, mut count) = leave_counted(&mut order, "a", 1);
         assert_eq!(freed, (2..2 + WAITING).collect::<Vec<_>>());
         // Those that it frees at "a", and the first one that still waits there.
         assert_eq!(count, WAITING as usize + 1);
         for id in 2..2 + WAITING {
-            let below = format!("a/{deep}/{id}");
-            let count = looks(|| freed = leave(&mut order, &below, id));
+            (freed, count) = leave_counted(&mut order, &format!("a/{deep}/{id}"), id);
             assert!(count <= 2 * 102, "{id} looked at {count}");
         }
         for id in 2 + WAITING..2 + 2 * WAITING {
             assert_eq!(freed, [id]);
             // The next one, and the one behind that, whose turn it is not.
-            assert!(looks(|| freed = leave(&mut order, "a", id)) <= 2);
+            (freed, count) = leave_counted(&mut order, "a", id);
+            assert!(count <= 2);
         }
     }
 
@@ -340,7 +334,7 @@ mod tests {
         for id in 1..1_000 {
             let names: Vec<Name> =
                 (0..if random.below(4) == 0 { 2 } else { 1 }).map(|_| random.name()).collect();
-            let count = looks(|| order.enter(names.iter(), RequestId(id)));
+            let count = order.enter(names.iter(), RequestId(id));
             assert!(count <= places(names.iter()).len(), "{count} looks");
             there.insert(id, names);
             if !order.holds_back(RequestId(id)) {
@@ -353,7 +347,7 @@ mod tests {
                 let names = there.remove(&gone).unwrap();
                 free.remove(&gone);
                 let shut = shut_gates(&order, gone);
-                let count = looks(|| order.leave(names.iter(), RequestId(gone)));
+                let count = order.leave(names.iter(), RequestId(gone));
                 let opened = shut - shut_gates(&order, gone);
                 assert!(count <= 2 * places(names.iter()).len() + opened, "{count} looks");
                 while let Some(next) = order.next_free() {
