@@ -151,13 +151,17 @@ impl Server {
                 self.begin_in_order(id, Request::Change(Change::Remove(remove)));
             }
             ClientMessage::Resume(resume) => {
-                self.enter(id, Step::Data, Request::Resume);
+                self.start(id, Request::Resume);
                 self.busy.commands.push_back(Command::Resume(resume));
             }
             ClientMessage::Ping(Ping { id, .. }) => {
                 self.say(&ServerMessage::Pong(Pong { id }), now)
             }
-            _ => {}
+            ClientMessage::Hello(_)
+            | ClientMessage::Data(_)
+            | ClientMessage::End(_)
+            | ClientMessage::Abort(_)
+            | ClientMessage::More(_) => {}
         }
     }
 
@@ -170,7 +174,7 @@ impl Server {
                 self.busy.order.enter(request.ordered_names(), id);
             }
         }
-        self.enter(id, Step::Data, request);
+        self.start(id, request);
         self.issue_in_order(id);
     }
 
@@ -195,7 +199,7 @@ impl Server {
             at: put.at,
             kept: put.at,
         };
-        self.enter(put.id, Step::Data, Request::Receive(receiving));
+        self.start(put.id, Request::Receive(receiving));
         self.busy.commands.push_back(Command::Begin(put));
     }
 

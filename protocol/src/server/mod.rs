@@ -407,16 +407,27 @@ impl Stage {
 }
 
 impl Server {
+    /// The one place where a request begins.
+    fn start(&mut self, id: RequestId, request: Request) {
+        let other = self.hold(id, request);
+        debug_assert!(other.is_none(), "{id} begins twice");
+    }
+
     /// The one place where a request changes its phase.
     fn enter(&mut self, id: RequestId, step: Step, to: Request) {
-        if let Some(from) = self.busy.requests.get(&id) {
-            debug_assert_eq!(edges::request(from.phase(), step), Some(to.phase()));
-            self.taken.request(from.phase(), step);
-        }
-        self.busy.requests_bytes = self.busy.requests_bytes.saturating_add(to.cost_bytes());
-        if let Some(from) = self.busy.requests.insert(id, to) {
-            self.busy.requests_bytes = self.busy.requests_bytes.saturating_sub(from.cost_bytes());
-        }
+        let phase = to.phase();
+        let Some(from) = self.hold(id, to) else { return };
+        debug_assert_eq!(edges::request(from.phase(), step), Some(phase));
+        self.taken.request(from.phase(), step);
+    }
+
+    /// Holds a request in place of what it was, and counts that.
+    fn hold(&mut self, id: RequestId, request: Request) -> Option<Request> {
+        let busy = &mut *self.busy;
+        busy.requests_bytes = busy.requests_bytes.saturating_add(request.cost_bytes());
+        let from = busy.requests.insert(id, request)?;
+        busy.requests_bytes = busy.requests_bytes.saturating_sub(from.cost_bytes());
+        Some(from)
     }
 
     /// The one place where a request ends. Nothing is said.
