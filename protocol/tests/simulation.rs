@@ -83,10 +83,9 @@ impl Storage {
         match command {
             Command::Login(_) | Command::Refused(_) => {}
             Command::Begin(put) => self.begin(line, put, random),
-            Command::Write { id, at, bytes } => {
+            Command::Write { id, bytes } => {
                 let Some(transfer) = self.puts.get(&(line, id)) else { return };
                 let partial = self.partial.get_mut(transfer).unwrap();
-                assert_eq!(partial.body.len() as u64, at, "writes follow on each other");
                 partial.body.extend_from_slice(&input[bytes]);
                 let durable = partial.body.len() as u64 / GRID_BYTES * GRID_BYTES;
                 if durable > partial.durable as u64 && random.one_in(2) {
@@ -163,6 +162,7 @@ impl Storage {
     fn finish(&mut self, line: usize, end: &End, random: &mut Random) {
         let Some(transfer) = self.puts.remove(&(line, end.id)) else { return };
         let partial = self.partial.remove(&transfer).unwrap();
+        assert_eq!(partial.body.len() as u64, end.size, "writes follow on each other");
         if random.one_in(40) {
             return self.answers.push_back((line, refused(end.id, Code::StorageFailed)));
         }

@@ -212,7 +212,7 @@ impl Server {
     fn open_part(&mut self, data: Data, now: Time) {
         let Data { id, at, size } = data;
         if size > 0 {
-            self.inbound = Inbound::Part { id, at, left: size, size, waited: Duration::ZERO };
+            self.inbound = Inbound::Part { id, left: size, size, waited: Duration::ZERO };
         }
         if self.receiving != Some(id) {
             return;

@@ -148,7 +148,6 @@ enum Inbound {
     /// The raw bytes of a part. Whether they are wanted is asked of the request, each time.
     Part {
         id: RequestId,
-        at: u64,
         left: u64,
         size: u64,
         /// How long the driver has waited for its bytes.
@@ -352,17 +351,16 @@ impl Server {
 
     /// Takes bytes of the open part; returns how many.
     fn take_part(&mut self, position: usize, available: usize, now: Time) -> usize {
-        let Inbound::Part { id, at, left, .. } = &mut self.inbound else { return available };
+        let Inbound::Part { id, left, .. } = &mut self.inbound else { return available };
         let count = usize::try_from(*left).map_or(available, |left| left.min(available));
-        let (id, from) = (*id, *at);
+        let id = *id;
         *left = left.saturating_sub(count as u64);
-        *at = at.saturating_add(count as u64);
         if *left == 0 {
             self.inbound = Inbound::LINE;
         }
         if self.receiving == Some(id) {
             let bytes = position..position.saturating_add(count);
-            self.busy.commands.push_back(Command::Write { id, at: from, bytes });
+            self.busy.commands.push_back(Command::Write { id, bytes });
         } else {
             self.discarded_bytes = self.discarded_bytes.saturating_add(count as u64);
             if self.discarded_bytes > DISCARD_BYTES {

@@ -183,8 +183,6 @@ pub enum Command {
     Write {
         /// The put.
         id: RequestId,
-        /// Where in the file.
-        at: u64,
         /// Where in the input that was just given to [`super::Server::receive`].
         bytes: std::ops::Range<usize>,
     },

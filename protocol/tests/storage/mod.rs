@@ -57,9 +57,8 @@ impl Storage {
                 assert!(self.puts.insert(put.id, (put, Vec::new())).is_none());
                 None
             }
-            Command::Write { id, at, bytes } => {
-                let (put, body) = self.puts.get_mut(&id).expect("a write belongs to a put");
-                assert_eq!(at, put.at + body.len() as u64, "writes follow on each other");
+            Command::Write { id, bytes } => {
+                let (_, body) = self.puts.get_mut(&id).expect("a write belongs to a put");
                 body.extend_from_slice(&input[bytes]);
                 None
             }
@@ -137,6 +136,7 @@ impl Storage {
 
     fn finish(&mut self, end: &End) -> Event {
         let (put, body) = self.puts.remove(&end.id).expect("an end belongs to a put");
+        assert_eq!(put.at + body.len() as u64, end.size, "writes follow on each other");
         if digest(&body) != end.digest && put.at == 0 {
             return Event::Refused { id: end.id, refusal: Code::DigestMismatch.into() };
         }

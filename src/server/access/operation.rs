@@ -565,7 +565,7 @@ mod tests {
         for (command, operation) in [
             (Command::Login(None), Operation::Login),
             (Command::Begin(put), Operation::Put { name: &one, condition: absent }),
-            (Command::Write { id, at: 0, bytes: 0..1 }, Operation::Continue),
+            (Command::Write { id, bytes: 0..1 }, Operation::Continue),
             (Command::Finish(end), Operation::Continue),
             (Command::Discard(id, Code::Changed.into()), Operation::End),
             (Command::Refused(Box::new(refused)), Operation::End),

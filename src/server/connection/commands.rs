@@ -104,7 +104,7 @@ impl Connection {
                 }
                 self.begin(put, granted, now)?
             }
-            Command::Write { id, bytes, .. } => Job::Write { id, piece: Piece::new(input?, bytes) },
+            Command::Write { id, bytes } => Job::Write { id, piece: Piece::new(input?, bytes) },
             Command::Finish(end) => Job::Finish(end),
             Command::Discard(id, refusal) => Job::Discard(id, refusal),
             Command::Suspend(id) => Job::Suspend(id),
