@@ -9,7 +9,7 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::asked::Asked;
+use crate::asked::{Asked, Verb};
 use crate::digest::Algorithm;
 use crate::error::{Code, Refusal};
 use crate::escape::Escaped;
@@ -110,10 +110,6 @@ pub enum LineError {
     Fatal(Refusal),
 }
 
-/// The kinds of messages that are requests.
-const REQUESTS: [&str; 9] =
-    ["put", "get", "resume", "stat", "list", "mkdir", "move", "remove", "ping"];
-
 /// Reads a line from a client.
 ///
 /// # Errors
@@ -202,7 +198,9 @@ fn classify(line: &[u8], error: &serde_json::Error) -> LineError {
     if matches!(kind.as_str(), "hello" | "data" | "end" | "abort" | "more") {
         return fatal();
     }
-    let refused = |refusal| LineError::Refused(id, Asked::read(kind, body), refusal);
+    let asked = Asked::read(kind, body);
+    let verb = asked.verb;
+    let refused = |refusal| LineError::Refused(id, asked, refusal);
     if let Some(Value::Array(words)) = body.get("need")
         && !words.is_empty()
     {
@@ -210,7 +208,7 @@ fn classify(line: &[u8], error: &serde_json::Error) -> LineError {
             words.iter().map(|word| word.as_str().unwrap_or_default().to_owned()).collect();
         return refused(unknown_need(&words));
     }
-    if !REQUESTS.contains(&kind.as_str()) {
+    if verb == Verb::Unknown {
         let message = format!("no request is called \"{}\"", Escaped(kind.as_bytes()));
         return refused(Refusal::new(Code::UnknownRequest, message));
     }
