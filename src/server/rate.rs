@@ -15,18 +15,20 @@ const TURN_MIN_BYTES: u64 = 4 * 1024;
 #[derive(Debug)]
 pub(super) struct Rate {
     bytes_per_second: NonZeroU64,
-    /// When what was moved so far has had its time.
-    free_at: Time,
+    /// When what was moved so far has had its time, on the clock of [`Time`] but finer: a turn may cost much less
+    /// than a millisecond, and many of them would cost nothing.
+    free_at: Duration,
 }
 
 impl Rate {
     pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
-        Self { bytes_per_second, free_at: Time::default() }
+        Self { bytes_per_second, free_at: Duration::ZERO }
     }
 
     /// When the next turn may be given.
     pub(super) fn free_at(&self) -> Time {
-        self.free_at
+        let milliseconds = self.free_at.as_nanos().div_ceil(1_000_000);
+        Time(u64::try_from(milliseconds).unwrap_or(u64::MAX))
     }
 
     /// Bytes that each of so many connections may move in one turn: the more there are, the less, so that nobody
@@ -43,7 +45,8 @@ impl Rate {
             .saturating_mul(1_000_000_000)
             .checked_div(self.bytes_per_second.get().into());
         let time = nanoseconds.and_then(|time| u64::try_from(time).ok()).unwrap_or(u64::MAX);
-        self.free_at = self.free_at.max(now).after(Duration::from_nanos(time));
+        let begin = self.free_at.max(Time::default().until(now));
+        self.free_at = begin.saturating_add(Duration::from_nanos(time));
     }
 }
 
@@ -60,6 +63,15 @@ mod tests {
         assert_eq!(rate.free_at(), at(1_000));
         rate.moved(100_000, at(5_000));
         assert_eq!(rate.free_at(), at(5_100));
+    }
+
+    #[test]
+    fn turns_of_many_connections_cost_their_time_however_little_each_moves() {
+        let mut rate = Rate::new(NonZeroU64::new(10_000_000).unwrap());
+        (0..1_000).for_each(|_| rate.moved(5_000, Time::default()));
+        assert_eq!(rate.free_at(), Time(500));
+        rate.moved(1, Time(500));
+        assert_eq!(rate.free_at(), Time(501), "never before its time");
     }
 
     /// A greeting does not wait behind so many bulk transfers until its client has given up.
