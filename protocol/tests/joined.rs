@@ -382,6 +382,38 @@ fn a_read_that_fails_inside_a_part_is_filled_with_zeros_and_then_said() {
     assert!(!String::from_utf8_lossy(&driven.said).contains("\"end\""));
 }
 
+/// Rule 5.6: what follows zeros without an id would make bytes of the file of them.
+#[test]
+fn a_connection_that_fails_inside_zeros_ends_inside_them() {
+    let mut driven = Driven::greeted();
+    driven.storage.files.insert("a".into(), "0123456789".into());
+    driven.machine.receive(get_line(1, "a").as_bytes(), driven.now);
+    driven.storage.carry_out(&mut driven.machine, b"", driven.now);
+    while let Output::Bytes(bytes) = driven.machine.output(driven.now) {
+        let count = bytes.len() as u64;
+        driven.machine.wrote(count, driven.now);
+    }
+    driven.machine.wrote(4, driven.now);
+    let refusal = Code::Changed.into();
+    let event = ftx_protocol::server::Event::Refused { id: RequestId(1), refusal };
+    driven.machine.handle(event, driven.now);
+    assert_eq!(driven.machine.output(driven.now), Output::Zeros(6));
+    driven.machine.wrote(2, driven.now);
+    driven.machine.fail(Code::ShuttingDown.into(), driven.now);
+    assert_eq!(driven.machine.output(driven.now), Output::Shutdown);
+    assert_eq!(driven.machine.closed(), Some(Reason::Failed(Code::ShuttingDown)));
+}
+
+/// Rule 4.10: it is torn, and what came before is answered all the same.
+#[test]
+fn replies_that_wait_are_said_to_whoever_ends_inside_a_line() {
+    let mut driven = Driven::greeted();
+    driven.machine.receive(b"{\"ping\":{\"id\":1}}\n{\"ping\"", driven.now);
+    driven.machine.receive_end(driven.now);
+    driven.speak();
+    assert!(String::from_utf8_lossy(&driven.said).ends_with("{\"pong\":{\"id\":1}}\n"));
+}
+
 /// What was said of each request, in its order, with the bytes of its parts.
 fn lines_of_each_get(said: &[u8]) -> std::collections::BTreeMap<u64, Vec<u8>> {
     let mut of_each = std::collections::BTreeMap::<u64, Vec<u8>>::new();

@@ -27,7 +27,7 @@ impl Server {
                     self.busy.commands.push_back(Command::Suspend(id));
                     self.release();
                 }
-                if torn && self.busy.requests.is_empty() {
+                if torn && self.busy.requests.is_empty() && self.busy.outbound.is_empty() {
                     return self.gone(Reason::PeerGone);
                 }
                 self.turn(Turn::Quiet, Stage::Drain(DrainCause::PeerFinished));
@@ -72,12 +72,16 @@ impl Server {
     }
 
     /// Ends the connection with an error that the peer is told. What storage has of it is
-    /// suspended. A part that is open is still filled with the file's bytes (rule 5.6).
+    /// suspended. A part that is open is still filled with the file's bytes; if it cannot be, the connection ends
+    /// inside it, without a word (rule 5.6).
     pub fn fail(&mut self, refusal: Refusal, now: Time) {
         if matches!(self.stage, Stage::Linger { .. } | Stage::Closed(_)) {
             return;
         }
         let code = refusal.code;
+        if self.busy.outbound.has_zeros() {
+            return self.gone(Reason::Failed(code));
+        }
         self.say(&ServerMessage::Error(Error::new(None, refusal)), now);
         self.linger(Reason::Failed(code), now);
     }

@@ -100,6 +100,11 @@ impl Outbound {
         }
     }
 
+    /// Whether a part under way is filled with zeros.
+    pub(super) fn has_zeros(&self) -> bool {
+        self.part.as_ref().is_some_and(|part| part.filling == Filling::Zeros)
+    }
+
     /// What to write next.
     pub(super) fn next(&self) -> Output<'_> {
         match (self.front.get(self.sent..), &self.part) {
