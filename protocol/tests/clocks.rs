@@ -211,6 +211,24 @@ fn who_reads_a_little_more_than_the_slowest_gets_its_file() {
     assert!(read >= 4 << 20, "{read}");
 }
 
+/// The socket has room; whoever reads the file does not come to it.
+#[test]
+fn time_in_which_the_disk_is_waited_for_is_not_counted_against_a_reader() {
+    let mut server = with_a_file(1 << 20);
+    let (half, second) = (IDLE_TIMEOUT / 2, Duration::from_secs(1));
+    server.blocked(Time(0));
+    let room = Time(0).after(half);
+    server.not_blocked(room);
+    assert_eq!(server.deadline(), None);
+    // It has not read a byte, for the socket had none for it: what was waited before counts.
+    let later = room.after(2 * IDLE_TIMEOUT);
+    server.blocked(later);
+    assert_eq!(server.deadline(), Some(later.after(half)));
+    server.on_time(later.after(half - second));
+    assert_eq!(server.closed(), None);
+    assert!(!matches!(server.output(later), Output::Shutdown));
+}
+
 #[test]
 fn a_reader_that_was_slow_has_its_patience_back_when_it_has_read() {
     let mut server = with_a_file(3 << 20);

@@ -141,6 +141,9 @@ impl Connection {
         if readable {
             self.machine.not_reading(now);
         }
+        if writable {
+            self.machine.not_blocked(now);
+        }
         self.readable |= readable;
         self.writable |= writable;
     }
@@ -177,10 +180,9 @@ impl Connection {
     /// The time has come that [`Connection::deadline`] named.
     pub(super) fn on_time(&mut self, now: Time) -> Admitted {
         let admitted = self.check_token(now);
-        if self.stream.is_ready() {
+        if self.can_be_told() {
             self.machine.on_time(now);
-        } else {
-            // It cannot even be told: the two sides have not agreed on how.
+        } else if self.machine.deadline().is_some_and(|time| time <= now) {
             self.machine.broken();
         }
         self.carry_out(None, now);
@@ -214,14 +216,28 @@ impl Connection {
 
     /// Finishes what runs and takes no more.
     pub(super) fn shut_down(&mut self, now: Time) {
-        self.machine.shut_down(now);
+        match self.can_be_told() {
+            true => self.machine.shut_down(now),
+            false => self.machine.broken(),
+        }
         self.carry_out(None, now);
     }
 
     /// Ends the connection with an error.
     pub(super) fn fail(&mut self, code: Code, now: Time) {
-        self.machine.fail(code.into(), now);
+        match self.can_be_told() {
+            true => self.machine.fail(code.into(), now),
+            false => self.machine.broken(),
+        }
         self.carry_out(None, now);
+    }
+
+    /// Whether the two sides have agreed on how to speak. A client that has not said a byte may be about to speak
+    /// TLS: a line in plain would be a fault of the server to it, and silence is one of the line, after which it
+    /// tries again.
+    fn can_be_told(&self) -> bool {
+        let may_speak_tls = self.guest.as_ref().is_some_and(|guest| guest.tls().is_some());
+        self.stream.is_ready() && !(self.face == Face::Unknown && may_speak_tls)
     }
 
     /// Ends the connection without a word.

@@ -25,11 +25,16 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// There was room for so many bytes.
-    pub(super) fn wrote(&mut self, count: u64, now: Time) {
+    /// There may be room again.
+    fn not_blocked(&mut self, now: Time) {
         if let Some(since) = self.blocked.take() {
             self.waited = self.waited.saturating_add(since.until(now));
         }
+    }
+
+    /// There was room for so many bytes.
+    pub(super) fn wrote(&mut self, count: u64, now: Time) {
+        self.not_blocked(now);
         if !self.waited.is_zero() {
             let micros = count.saturating_mul(1_000_000) / READ_BYTES_PER_SECOND_MIN;
             self.waited = self.waited.saturating_sub(Duration::from_micros(micros));
@@ -58,6 +63,11 @@ impl Server {
     /// Nothing more could be written.
     pub fn blocked(&mut self, now: Time) {
         self.reading.blocked.get_or_insert(now);
+    }
+
+    /// More may be written: from now on the peer waits for the driver, and for whoever reads the file.
+    pub fn not_blocked(&mut self, now: Time) {
+        self.reading.not_blocked(now);
     }
 
     /// When [`Server::on_time`] has to be called, at the latest.

@@ -9,8 +9,8 @@
 //!    written with [`Server::wrote`].
 //! 3. Read when [`Server::reads`] says so. Say [`Server::starving`] when there was nothing to
 //!    read, and [`Server::not_reading`] when nothing is read for a reason of the driver's,
-//!    [`Server::blocked`] when nothing more could be written: the clocks that time the peer run only
-//!    where it is waited for.
+//!    [`Server::blocked`] when nothing more could be written, and [`Server::not_blocked`] when there may be room
+//!    again: the clocks that time the peer run only where it is waited for.
 //! 4. Call [`Server::on_time`] at [`Server::deadline`].
 //! 5. When [`Server::closed`] has a reason, close.
 //!

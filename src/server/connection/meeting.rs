@@ -30,6 +30,7 @@ impl Connection {
             (Ok(Some(b'{')), Transport::Tls, _) => {
                 let refusal = Code::TlsRequired.into();
                 audit::not_admitted(self.peer(), &refusal, Duration::ZERO);
+                self.face = Face::Known;
                 self.fail(refusal.code, now);
             }
             // It is done, or speaks something else, which the machine sees.

@@ -28,8 +28,7 @@ impl Connection {
             Ok(()) if self.saying == Saying::Held => {
                 self.saying = Saying::On;
                 // The peer has read: it is not waited for any more.
-                self.machine.wrote(0, now);
-                self.carry_out(None, now);
+                self.machine.not_blocked(now);
             }
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

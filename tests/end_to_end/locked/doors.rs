@@ -251,6 +251,25 @@ fn stall_before_login_ends_by_its_deadline() {
     assert!(talks.iter_mut().all(|talk| talk.is_answered(1)));
 }
 
+/// Its greeting may be on the way: a line in plain would look like somebody in between to it, and it would not try
+/// again.
+#[test]
+fn who_has_not_said_a_byte_hears_nothing_in_plain() {
+    let house = House::with(&["--header-timeout", "1s"]);
+    let token = house.add("alice", "read");
+    let connect = || TcpStream::connect(house.server.address).unwrap();
+    let heard = |mut socket: TcpStream| {
+        let mut all = Vec::new();
+        socket.read_to_end(&mut all).map(|_| all).unwrap()
+    };
+    assert_eq!(heard(connect()), b"", "its time is over");
+    let silent = connect();
+    // They are let in one after another.
+    assert!(house.talk(&token).is_answered(1));
+    house.server.signal("-TERM");
+    assert_eq!(heard(silent), b"", "the server stops");
+}
+
 /// The deadline is of the whole, not of each step: who goes a step further each time gains nothing.
 #[test]
 fn a_good_client_comes_in_while_others_stall() {
