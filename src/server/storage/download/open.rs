@@ -17,8 +17,9 @@ use crate::server::storage::directory::Shared;
 use crate::server::storage::{Granted, Origin, Reading, WORTH_TELLING, audit};
 use crate::server::stream::Stream;
 
-/// Bytes hashed without sending, before the other strands have their turn.
-const HASH_TURN_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes hashed without sending, before other jobs of the connection and the other strands have their turn: as many
+/// as are sent in one, so that a get is not kept waiting by digests.
+const HASH_TURN_BYTES: u64 = 1024 * 1024;
 
 /// A get whose file is open.
 pub(super) struct Open {
