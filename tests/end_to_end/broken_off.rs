@@ -3,8 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
+use serde_json::json;
+
 use crate::harness::{MIB, PATIENCE, Server, World, text, until};
-use crate::talk::HELLO_DIGEST;
+use crate::talk::{HELLO_DIGEST, Talk};
 
 /// Clients that break off together.
 const CLIENTS: usize = 200;
@@ -126,4 +128,24 @@ fn clients_that_break_off_in_any_phase_leave_no_descriptor_no_staged_file_and_no
     for entry in std::fs::read_dir(world.served().join("n")).unwrap().flatten() {
         assert_eq!(text(&std::fs::read(entry.path()).unwrap()), "hello");
     }
+}
+
+/// What they ask for costs a round each. Kept, it would grow with each connection, and a stop would wait for all of it.
+#[test]
+fn changes_that_wait_for_a_round_are_not_made_for_who_is_gone() {
+    const CHANGES: u64 = 200;
+    let world = World::new();
+    let mut server = world.serve();
+    let mut talk = Talk::with(server.address);
+    for id in 1..=CHANGES {
+        let name = format!("{id}{}", "/d".repeat(100));
+        talk.say(json!({"mkdir": {"id": id, "name": name, "parents": "make"}}));
+    }
+    talk.say(json!({"ping": {"id": CHANGES + 1}}));
+    while talk.line()["pong"].is_null() {}
+    drop(talk);
+    server.signal("-TERM");
+    assert!(server.child.wait().unwrap().success());
+    let made = std::fs::read_dir(world.served()).unwrap().count() as u64;
+    assert!(made < CHANGES / 2, "{made} were made");
 }

@@ -190,6 +190,12 @@ impl Committer {
         }
     }
 
+    /// A connection is gone: changes that it asked for and that wait for a round are not made. Nobody hears of
+    /// them, and nothing else bounds how many there are of those that are gone.
+    pub(super) fn forget_changes(&self, of: ConnectionKey) {
+        self.round.forget(of, |item| matches!(item, Item::Change(_)));
+    }
+
     pub(super) fn change(&self, changing: Changing) {
         let durability = changing.change.durability();
         let items = vec![Item::Change(changing)];

@@ -115,6 +115,12 @@ impl Lane {
                 Side::Bring => brought.push(job),
                 Side::Fetch => fetched.push(job),
                 Side::Both => {
+                    for strand in [&self.bring, &self.fetch].into_iter().flatten() {
+                        strand.forget(Job::is_for_nobody);
+                    }
+                    for jobs in [&mut brought, &mut fetched] {
+                        jobs.retain(|job| !job.is_for_nobody());
+                    }
                     if self.bring.is_some() || !brought.is_empty() {
                         brought.push(Job::HangUp);
                     }

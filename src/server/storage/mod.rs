@@ -92,6 +92,31 @@ pub(super) enum Job {
     HangUp,
 }
 
+impl Job {
+    /// Whether nothing is missed if it is never begun, because its connection is gone and would hear of nothing.
+    fn is_for_nobody(&self) -> bool {
+        match self {
+            Self::Resume(..)
+            | Self::Stat(..)
+            | Self::Change(..)
+            | Self::Sum(..)
+            | Self::List(..)
+            | Self::More(_)
+            | Self::Open(..)
+            | Self::Digest(_) => true,
+            // What has come of a body is worth keeping, and what is open has to be closed.
+            Self::Begin(..)
+            | Self::Write { .. }
+            | Self::Finish(_)
+            | Self::Discard(..)
+            | Self::Suspend(_)
+            | Self::Send { .. }
+            | Self::Close(_)
+            | Self::HangUp => false,
+        }
+    }
+}
+
 /// A transfer that took less is not told where its time went.
 const WORTH_TELLING: Duration = Duration::from_millis(100);
 

@@ -81,6 +81,11 @@ impl<T: Waits> Waiting<T> {
         lock(&self.state).line.is_empty()
     }
 
+    /// Takes out what a connection has waiting, as far as it is like this.
+    pub(super) fn forget(&self, key: ConnectionKey, like_this: impl Fn(&T) -> bool) {
+        lock(&self.state).line.forget(key, like_this);
+    }
+
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
         self.wake.notify_all();
@@ -200,6 +205,17 @@ impl<T: Waits> Line<T> {
             self.stand(key);
         }
         item
+    }
+
+    fn forget(&mut self, key: ConnectionKey, like_this: impl Fn(&T) -> bool) {
+        let Some(brought) = self.waiting.get_mut(&key) else { return };
+        brought.items.retain(|item| !like_this(item));
+        if brought.items.is_empty() {
+            let client = brought.client;
+            self.waiting.remove(&key);
+            self.tickets.retain(|Reverse(ticket)| ticket.key != key);
+            self.leave(client);
+        }
     }
 
     /// A connection of a client is not waiting any more.
@@ -397,6 +413,21 @@ mod tests {
         assert_eq!(chain.next_round().len(), ROUND_DIRECTORIES, "all of these are one way down");
         let far = |n| put(&origin, format!("{n}/x"));
         assert_eq!(line((0..1_000).map(far)).next_round().len(), ROUND_DIRECTORIES);
+    }
+
+    #[test]
+    fn what_a_connection_has_waiting_can_be_forgotten() {
+        let (gone, other) = (of(1, 1), of(2, 2));
+        let remove = |name: &str| Item { removes: true, ..put(&gone, name) };
+        let mut line =
+            line([remove("a"), put(&gone, "b"), remove("c"), put(&other, "d"), remove("e")]);
+        line.forget(gone.key, |item| item.removes);
+        assert_eq!(names(&line.next_round()), ["b", "d"]);
+        line.push(remove("f"));
+        line.forget(gone.key, |item| item.removes);
+        assert!(line.is_empty() && line.waiting.is_empty() && line.connections.is_empty());
+        line.push(put(&gone, "g"));
+        assert_eq!(names(&line.next_round()), ["g"], "each has one ticket");
     }
 
     #[test]

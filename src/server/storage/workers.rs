@@ -83,6 +83,11 @@ impl Strand {
         queue.jobs.is_empty() && hand.is_empty()
     }
 
+    /// Takes out jobs that wait and are like this.
+    pub(super) fn forget(&self, like_this: impl Fn(&Job) -> bool) {
+        lock(&self.queue).jobs.retain(|job| !like_this(job));
+    }
+
     fn next(&self) -> Option<Job> {
         lock(&self.queue).jobs.pop_front()
     }
