@@ -273,7 +273,9 @@ impl Bench {
             Err(refusal) if refusal.code == Code::TakenOver => None,
             Err(refusal) => {
                 let came = Came::Nowhere;
-                audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
+                slot.log_end(|| {
+                    audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
+                });
                 // First: whoever works on it finds it gone after this, and the reason is this one.
                 let event = Event::Refused { id: slot.id, refusal };
                 self.outcomes.push_event(slot.origin.key, event);

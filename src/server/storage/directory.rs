@@ -1,7 +1,6 @@
 //! The directory as storage: the store, the workers and the committer put together.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -39,8 +38,16 @@ struct Expiry {
     partial_ttl: Duration,
     tokens: Option<Arc<Tokens>>,
     abandoned: Mutex<Abandoned>,
-    /// Whether a thread is at it.
-    runs: AtomicBool,
+    looking: Mutex<Looking>,
+}
+
+/// Whether a thread looks what is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looking {
+    No,
+    Yes,
+    /// It was asked for meanwhile: what is over by then may have been passed by.
+    Again,
 }
 
 /// What all strands work with.
@@ -165,7 +172,7 @@ impl Directory {
             partial_ttl: options.partial_ttl,
             tokens,
             abandoned: Mutex::new(Abandoned::new(options.abandoned_after)),
-            runs: AtomicBool::new(false),
+            looking: Mutex::new(Looking::No),
         });
         Ok(Self { entrance, workers, expiry })
     }
@@ -179,16 +186,18 @@ impl Directory {
     /// live, or whose token is over. On a thread of its own, because it waits for the disk; one at a time, however
     /// long that is.
     pub(in crate::server) fn expire(&self, running: Duration) {
-        if self.expiry.runs.swap(true, Ordering::AcqRel) {
+        if self.expiry.is_looking() {
             return;
         }
         let (shared, expiry) = (Arc::clone(&self.entrance.shared), Arc::clone(&self.expiry));
         let spawned = std::thread::Builder::new().name("expire".into()).spawn(move || {
             expiry.look(&shared, running);
-            expiry.runs.store(false, Ordering::Release);
+            while expiry.must_look_again() {
+                expiry.look(&shared, running);
+            }
         });
         if let Err(error) = spawned {
-            self.expiry.runs.store(false, Ordering::Release);
+            *lock(&self.expiry.looking) = Looking::No;
             warn!(%error, "cannot look for expired uploads now; trying again later");
         }
     }
@@ -201,6 +210,21 @@ impl Directory {
 }
 
 impl Expiry {
+    /// Whether a thread is at it, which then looks once more. If not, whoever asks has to see to it.
+    fn is_looking(&self) -> bool {
+        let mut looking = lock(&self.looking);
+        let was = *looking;
+        *looking = if was == Looking::No { Looking::Yes } else { Looking::Again };
+        was != Looking::No
+    }
+
+    fn must_look_again(&self) -> bool {
+        let mut looking = lock(&self.looking);
+        let was = *looking;
+        *looking = if was == Looking::Again { Looking::Yes } else { Looking::No };
+        was == Looking::Again
+    }
+
     fn look(&self, shared: &Shared, running: Duration) {
         shared.transfers.end_lost();
         let expired = shared.store.expire(self.partial_ttl, running);

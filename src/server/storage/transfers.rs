@@ -40,6 +40,15 @@ struct Inside {
     checkpoint: Option<Box<Checkpoint>>,
     /// As long as the file may be open.
     place: Option<Place>,
+    line: Line,
+}
+
+/// Whether the line in the log is written that says how the put ended. Who brings its bytes and who makes them
+/// durable may both come to an end of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Unwritten,
+    Written,
 }
 
 enum State {
@@ -126,6 +135,7 @@ impl Transfers {
             reservation: None,
             checkpoint: None,
             place: Some(place),
+            line: Line::Unwritten,
         });
         let (origin, name) = (origin.clone(), name.clone());
         let slot = Arc::new(Slot { origin, id, granted, name, began, transfer, inside });
@@ -238,7 +248,9 @@ impl Transfers {
                 && let Some(upload) = slot.take()
             {
                 let came = Came::Bytes(upload.offset());
-                audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
+                slot.log_end(|| {
+                    audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
+                });
                 let event = Event::Refused { id: slot.id, refusal };
                 self.outcomes.push_event(slot.origin.key, event);
                 self.let_go(&slot, *upload, slot.ending_of_lost());
@@ -365,11 +377,21 @@ impl Slot {
         lock(&self.inside).checkpoint.take()
     }
 
+    /// Writes the line that says how the put ended, if there is none yet.
+    pub(super) fn log_end(&self, write: impl FnOnce()) {
+        let was = std::mem::replace(&mut lock(&self.inside).line, Line::Written);
+        if was == Line::Unwritten {
+            write();
+        }
+    }
+
     /// That it is taken away from whoever brought it: to be said when it is, for a put that is about to take its
     /// name takes it all the same.
     pub(super) fn note_takeover(&self, came: Came<'_>) {
         let refusal = Code::TakenOver.into();
-        audit::refused(&self.origin, "put", &self.name, came, &refusal, self.began);
+        self.log_end(|| {
+            audit::refused(&self.origin, "put", &self.name, came, &refusal, self.began);
+        });
     }
 
     /// The put took effect: what it brought counts from now on.

@@ -128,7 +128,7 @@ impl Bring {
                 self.puts.remove(&end.id);
                 slot.give_back();
                 self.shared.transfers.release(&slot);
-                self.refuse(end.id, &slot.name, Came::Bytes(bytes), refusal, slot.began);
+                self.refuse_begun(&slot, bytes, refusal);
             }
         }
     }
@@ -154,7 +154,13 @@ impl Bring {
                 slot.note_takeover(Came::Bytes(upload.offset()));
             }
             self.shared.transfers.let_go(slot, *upload, ending);
-            self.lost(id);
+            return self.lost(id);
+        }
+        // Whoever looked what is over while it was in hand has passed it by.
+        if let Err(refusal) = slot.granted.check()
+            && let Some(upload) = slot.take()
+        {
+            self.fail(id, *upload, refusal, slot.ending_of_lost());
         }
     }
 
@@ -171,9 +177,9 @@ impl Bring {
 
     fn fail(&mut self, id: RequestId, upload: Upload, refusal: Refusal, ending: Ending) {
         if let Some(slot) = self.puts.remove(&id) {
-            let came = Came::Bytes(upload.offset());
+            let bytes = upload.offset();
             self.shared.transfers.let_go(&slot, upload, ending);
-            self.refuse(id, &slot.name, came, refusal, slot.began);
+            self.refuse_begun(&slot, bytes, refusal);
         }
     }
 
@@ -183,14 +189,22 @@ impl Bring {
             && let Some(upload) = slot.take()
         {
             let (name, bytes, began) = (&slot.name, upload.offset(), slot.began);
-            match refusal.code {
+            slot.log_end(|| match refusal.code {
                 Code::Aborted => audit::broken_off(&self.origin, "put", name, bytes, began),
-                _ => {
-                    audit::refused(&self.origin, "put", name, Came::Bytes(bytes), refusal, began);
-                }
-            }
+                _ => audit::refused(&self.origin, "put", name, Came::Bytes(bytes), refusal, began),
+            });
             self.shared.transfers.let_go(&slot, *upload, ending);
         }
+    }
+
+    /// Refuses a put of which so much has come.
+    fn refuse_begun(&self, slot: &Slot, bytes: u64, refusal: Refusal) {
+        let came = Came::Bytes(bytes);
+        slot.log_end(|| {
+            audit::refused(&self.origin, "put", &slot.name, came, &refusal, slot.began);
+        });
+        let event = Event::Refused { id: slot.id, refusal };
+        self.shared.outcomes.push_event(self.origin.key, event);
     }
 
     fn refuse(&self, id: RequestId, name: &Name, came: Came<'_>, refusal: Refusal, began: Instant) {
@@ -230,6 +244,7 @@ impl Hand for Bring {
                 for id in ids {
                     self.end(id, &Code::Aborted.into(), Ending::Suspend);
                 }
+                self.shared.committer.forget_changes(self.origin.key);
             }
             Job::Open(..)
             | Job::Send { .. }
