@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use ftx_protocol::limits::{HELLO_BYTES, LINE_BYTES, REPLY_QUEUE_BYTES, REQUEST_BYTES};
 use ftx_protocol::message::Limits;
-use ftx_protocol::server::{Command, Event, NoMore, Output, Reads, Reason, Server, Settings};
+use ftx_protocol::server::{Command, Event, NoMore, Output, Reads, Reason, Server, Settings, Work};
 use ftx_protocol::{Code, Time};
 
 use crate::script::{Script, Step};
@@ -229,7 +229,7 @@ impl Talk {
                 assert_eq!(self.server.requests(), 0);
                 continue;
             }
-            if command == Command::HangUp {
+            if command == Command::Work(Work::HangUp) {
                 self.said.hang_up(self.asked.ids());
             }
             self.storage.carry_out(command, &self.asked, input);

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use ftx_protocol::message::{Done, Limits, ServerMessage};
-use ftx_protocol::server::{Command, Event, Output, Server, Settings};
+use ftx_protocol::server::{Command, Event, Output, Server, Settings, Work};
 use ftx_protocol::{Name, Time, line};
 
 const HELLO: &[u8] = b"{\"hello\":{\"ftx\":1}}\n";
@@ -87,7 +87,7 @@ fn machine_put() {
         machine.receive(HELLO, Time(0));
         machine.receive(black_box(input), Time(0));
         while let Some(command) = machine.poll_command() {
-            if let Command::Finish(_) = &command {
+            if let Command::Work(Work::Finish(_)) = &command {
                 machine.handle(Event::Stored(done()), Time(1));
             }
             black_box(command);
@@ -139,7 +139,9 @@ fn refuse_all(input: &[u8]) {
     machine.receive(HELLO, Time(0));
     machine.receive(black_box(input), Time(0));
     while let Some(command) = machine.poll_command() {
-        if let Some(id) = command.id() {
+        if let Command::Work(work) = command
+            && let Some(id) = work.id()
+        {
             let refusal = ftx_protocol::Code::NotFound.into();
             machine.handle(Event::Refused { id, refusal }, Time(1));
         }

@@ -301,7 +301,7 @@ fn the_examples_are_true_to_the_last_byte() {
 fn a_server_machine_says_what_the_examples_say() {
     use ftx_protocol::Time;
     use ftx_protocol::message::{List, Okay, Welcome};
-    use ftx_protocol::server::{Command, Event, Output, Server, Settings};
+    use ftx_protocol::server::{Command, Event, Output, Server, Settings, Work};
     use std::time::Duration;
     for example in DOCUMENT.split("```transcript\n").skip(1) {
         let example = example.split("```").next().unwrap();
@@ -357,36 +357,31 @@ fn a_server_machine_says_what_the_examples_say() {
         });
         loop {
             while let Some(command) = server.poll_command() {
-                if let Command::List(List { id, .. }) | Command::More(id) = command {
-                    let complete = Event::Ok(Okay { id, durability: None });
-                    server.handle(entries.next().unwrap_or(complete), Time(2));
-                    continue;
-                }
                 if let (Command::Login(_), Some(refusal)) = (&command, &turned_away) {
                     server.refuse_login(refusal.clone(), Time(2));
                     continue;
                 }
-                let answer = answers.iter().find_map(|message| match (&command, message) {
-                    (command, ServerMessage::Error(error)) if error.code == Code::Denied => {
-                        let id = command.id().filter(|id| error.id == Some(*id))?;
+                let Command::Work(work) = command else { continue };
+                if let Work::List(List { id, .. }) | Work::More(id) = work {
+                    let complete = Event::Ok(Okay { id, durability: None });
+                    server.handle(entries.next().unwrap_or(complete), Time(2));
+                    continue;
+                }
+                let answer = answers.iter().find_map(|message| match (&work, message) {
+                    (work, ServerMessage::Error(error)) if error.code == Code::Denied => {
+                        let id = work.id().filter(|id| error.id == Some(*id))?;
                         Some(Event::Refused { id, refusal: error.refusal() })
                     }
-                    (Command::Finish(_), ServerMessage::Done(done)) => {
+                    (Work::Finish(_), ServerMessage::Done(done)) => {
                         Some(Event::Stored(done.clone()))
                     }
-                    (Command::Open(_), ServerMessage::File(file)) => {
-                        Some(Event::Opened(file.clone()))
-                    }
-                    (Command::Resume(_), ServerMessage::Held(held)) => {
-                        Some(Event::Held(held.clone()))
-                    }
-                    (Command::Stat(_), ServerMessage::Info(info)) => {
-                        Some(Event::Info(info.clone()))
-                    }
-                    (Command::Change(change), ServerMessage::Ok(okay)) => {
+                    (Work::Open(_), ServerMessage::File(file)) => Some(Event::Opened(file.clone())),
+                    (Work::Resume(_), ServerMessage::Held(held)) => Some(Event::Held(held.clone())),
+                    (Work::Stat(_), ServerMessage::Info(info)) => Some(Event::Info(info.clone())),
+                    (Work::Change(change), ServerMessage::Ok(okay)) => {
                         (change.id() == okay.id).then(|| Event::Ok(okay.clone()))
                     }
-                    (Command::Digest(id), ServerMessage::End(end)) => {
+                    (Work::Digest(id), ServerMessage::End(end)) => {
                         Some(Event::Digest { id: *id, digest: end.digest, spent: None })
                     }
                     _ => None,

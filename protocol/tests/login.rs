@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ftx_protocol::client::{Client, Event as Heard};
 use ftx_protocol::message::{Done, Entries, File, Kept, Limits, Put};
-use ftx_protocol::server::{Command, Event, NoMore, Output, Reason, Server, Settings};
+use ftx_protocol::server::{Command, Event, NoMore, Output, Reason, Server, Settings, Work};
 use ftx_protocol::{
     Algorithm, Code, Condition, Digest, Durability, FileTime, Mode, Name, Refusal, RequestId, Time,
     Token, TransferId, Verb, Version, limits,
@@ -38,6 +38,10 @@ fn machine(requests_total_max: u64) -> Server {
 
 fn commands(machine: &mut Server) -> Vec<Command> {
     std::iter::from_fn(|| machine.poll_command()).collect()
+}
+
+fn id_of(command: &Command) -> Option<RequestId> {
+    if let Command::Work(work) = command { work.id() } else { None }
 }
 
 /// Writes everything; returns its lines. The bytes of files are dots.
@@ -99,7 +103,7 @@ fn nothing_behind_the_hello_of_who_is_turned_away_has_any_effect() {
         let mut machine = machine(limits::REQUESTS_TOTAL);
         machine.receive(input.as_bytes(), NOW);
         let (asked, heard) = turned_away(&mut machine);
-        assert_eq!(asked, [Command::HangUp]);
+        assert_eq!(asked, [Command::Work(Work::HangUp)]);
         if last == junk {
             assert!(heard.is_empty(), "the connection was over");
             continue;
@@ -120,7 +124,10 @@ fn who_is_turned_away_may_have_said_all_it_has_to_say() {
     machine.receive(format!("{HELLO}{PUT}{DATA}").as_bytes(), NOW);
     machine.receive_end(NOW);
     let (asked, heard) = turned_away(&mut machine);
-    assert_eq!((asked, heard), (vec![Command::HangUp], vec![error(None, Code::LoginFailed)]));
+    assert_eq!(
+        (asked, heard),
+        (vec![Command::Work(Work::HangUp)], vec![error(None, Code::LoginFailed)])
+    );
     machine.receive_end(NOW);
     assert_eq!(machine.closed(), Some(Reason::Failed(Code::LoginFailed)));
 }
@@ -135,13 +142,17 @@ fn login_is_the_first_command_and_what_is_behind_it_is_carried_out() {
         assert_eq!(asked[0], Command::Login(token));
         assert!(matches!(
             asked[1..],
-            [Command::Begin(_), Command::Write { .. }, Command::Finish(_)]
+            [
+                Command::Work(Work::Begin(_)),
+                Command::Work(Work::Write { .. }),
+                Command::Work(Work::Finish(_))
+            ]
         ));
-        assert_eq!(asked[..3].iter().map(Command::id).collect::<Vec<_>>(), ids);
+        assert_eq!(asked[..3].iter().map(id_of).collect::<Vec<_>>(), ids);
         assert!(said(&mut machine)[0].starts_with("{\"welcome\""));
         // Too late to be turned away as if nothing had happened: an error like any other.
         machine.refuse_login(no(Code::LoginFailed), NOW);
-        assert_eq!(commands(&mut machine), [Command::HangUp]);
+        assert_eq!(commands(&mut machine), [Command::Work(Work::HangUp)]);
         assert_eq!(said(&mut machine), [error(None, Code::LoginFailed)]);
     }
 }
@@ -219,7 +230,7 @@ fn a_right_that_is_lost_ends_a_request_in_each_of_its_phases() {
             said(&mut machine);
             machine.receive(input.as_bytes(), NOW);
             let asked = commands(&mut machine);
-            assert!(asked.iter().all(|command| command.id() == Some(RequestId(1))), "{asked:?}");
+            assert!(asked.iter().all(|command| id_of(command) == Some(RequestId(1))), "{asked:?}");
             let begun = event.is_some();
             if let Some(event) = event.clone() {
                 machine.handle(event, NOW);
@@ -257,7 +268,7 @@ fn a_right_that_is_lost_inside_a_part_leaves_zeros_in_it() {
     machine.handle(Event::Refused { id: RequestId(1), refusal: no(Code::Expired) }, NOW);
     assert_eq!(machine.output(NOW), Output::Zeros(3));
     assert_eq!(said(&mut machine), [format!("000{}", error(Some(1), Code::Expired))]);
-    assert_eq!(commands(&mut machine), [Command::Close(RequestId(1))]);
+    assert_eq!(commands(&mut machine), [Command::Work(Work::Close(RequestId(1)))]);
 }
 
 /// Rule 14.10: who asks for nothing is told at once, and what runs is answered first.
@@ -303,7 +314,7 @@ fn a_connection_whose_token_is_over_ends_and_answers_what_runs() {
             commands(&mut lists);
         }
         lists.end_admission(why, NOW);
-        assert_eq!(commands(&mut lists), [Command::More(RequestId(1))]);
+        assert_eq!(commands(&mut lists), [Command::Work(Work::More(RequestId(1)))]);
     }
 }
 
@@ -474,7 +485,7 @@ fn requests_that_are_broken_off_as_fast_as_lines_come_end_the_connection() {
                 format!("{{{kind}:{{\"id\":{id}{fields}}}}}\n{}", abort(id)).as_bytes(),
                 now,
             );
-            let begun = commands(&mut machine).iter().any(|command| command.id().is_some());
+            let begun = commands(&mut machine).iter().any(|command| id_of(command).is_some());
             asked += u32::from(begun);
             said(&mut machine);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ftx_protocol::limits::{REQUESTS, REQUESTS_TOTAL};
 use ftx_protocol::message::Limits;
-use ftx_protocol::server::{Event, Server, Settings};
+use ftx_protocol::server::{Command, Event, Server, Settings};
 use ftx_protocol::{Code, RequestId, Time};
 
 const NOW: Time = Time(0);
@@ -34,7 +34,8 @@ fn hear(lines: &str) -> Server {
 /// The requests that storage is asked for.
 fn asked(machine: &mut Server) -> Vec<usize> {
     let commands = std::iter::from_fn(|| machine.poll_command());
-    commands.filter_map(|command| command.id()).map(|id| id.0 as usize).collect()
+    let id = |command| if let Command::Work(work) = command { work.id() } else { None };
+    commands.filter_map(id).map(|id| id.0 as usize).collect()
 }
 
 /// Refuses a request; says which are asked for by that.

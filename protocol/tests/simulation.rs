@@ -20,7 +20,7 @@ use ftx_protocol::edges::Edges;
 use ftx_protocol::message::{
     Cache, Done, End, File, Get, Held, HeldState, Info, Kept, Limits, Put, Resume, Stat,
 };
-use ftx_protocol::server::{Command, Event, Output, Reads, Server, Settings};
+use ftx_protocol::server::{Command, Event, Output, Reads, Server, Settings, Work};
 use ftx_protocol::{
     Algorithm, Code, Condition, Digest, Durability, FileTime, Kind, Mode, Name, Replay, RequestId,
     Time, TransferId, Version,
@@ -80,10 +80,10 @@ struct Storage {
 
 impl Storage {
     fn carry_out(&mut self, line: usize, command: Command, input: &[u8], random: &mut Random) {
-        match command {
-            Command::Login(_) | Command::Refused(_) => {}
-            Command::Begin(put) => self.begin(line, put, random),
-            Command::Write { id, bytes } => {
+        let Command::Work(work) = command else { return };
+        match work {
+            Work::Begin(put) => self.begin(line, put, random),
+            Work::Write { id, bytes } => {
                 let Some(transfer) = self.puts.get(&(line, id)) else { return };
                 let partial = self.partial.get_mut(transfer).unwrap();
                 partial.body.extend_from_slice(&input[bytes]);
@@ -93,15 +93,15 @@ impl Storage {
                     self.answers.push_back((line, Event::Kept(Kept { id, at: durable })));
                 }
             }
-            Command::Finish(end) => self.finish(line, &end, random),
-            Command::Discard(id, _) => {
+            Work::Finish(end) => self.finish(line, &end, random),
+            Work::Discard(id, _) => {
                 if let Some(transfer) = self.puts.remove(&(line, id)) {
                     self.partial.remove(&transfer);
                 }
             }
-            Command::Suspend(id) => self.suspend(line, id),
-            Command::Resume(resume) => self.resume(line, &resume),
-            Command::Stat(stat) => {
+            Work::Suspend(id) => self.suspend(line, id),
+            Work::Resume(resume) => self.resume(line, &resume),
+            Work::Stat(stat) => {
                 let event = match self.files.get(&stat.name) {
                     Some(content) => Event::Info(Info {
                         id: stat.id,
@@ -116,14 +116,14 @@ impl Storage {
                 };
                 self.answers.push_back((line, event));
             }
-            Command::Open(get) => self.open(line, &get, random),
-            Command::Digest(id) => {
+            Work::Open(get) => self.open(line, &get, random),
+            Work::Digest(id) => {
                 let digest = digest(&self.gets[&(line, id)]);
                 self.answers.push_back((line, Event::Digest { id, digest, spent: None }));
             }
-            Command::Close(id) => drop(self.gets.remove(&(line, id))),
-            Command::HangUp => self.hang_up(line),
-            Command::Sum(_) | Command::List(_) | Command::More(_) | Command::Change(_) => {
+            Work::Close(id) => drop(self.gets.remove(&(line, id))),
+            Work::HangUp => self.hang_up(line),
+            Work::Sum(_) | Work::List(_) | Work::More(_) | Work::Change(_) => {
                 unreachable!("no client of the simulation asks for it");
             }
         }

@@ -6,7 +6,7 @@ use ftx_protocol::limits::WHOLE_BYTES;
 use ftx_protocol::message::{
     Change, Done, End, Entries, Entry, File, Get, Held, HeldState, Info, Kept, List, Okay, Stat,
 };
-use ftx_protocol::server::{Command, Event};
+use ftx_protocol::server::{Command, Event, Work};
 use ftx_protocol::{
     Algorithm, Code, Digest, Durability, FileTime, Kind, Mode, Name, RequestId, Version,
 };
@@ -105,11 +105,11 @@ impl Storage {
     /// Remembers a command, and whether it is one that can be carried out.
     pub(super) fn carry_out(&mut self, command: Command, asked: &Asked, input: usize) {
         assert!(!self.is_hung_up(), "a command behind the last one: {command:?}");
-        let is_last = command == Command::HangUp;
+        let is_last = command == Command::Work(Work::HangUp);
         assert!(is_last || self.connection == Connection::Open, "for nobody: {command:?}");
-        let question = match command {
-            Command::Login(_) | Command::Refused(_) => return,
-            Command::Begin(put) => {
+        let Command::Work(work) = command else { return };
+        let question = match work {
+            Work::Begin(put) => {
                 assert!(asked.knows(put.id));
                 self.check_token(put.id);
                 self.order.open(put.id, put.name);
@@ -117,7 +117,7 @@ impl Storage {
                 assert!(self.puts.insert(put.id, open).is_none(), "a put begins twice");
                 return;
             }
-            Command::Write { id, bytes } => {
+            Work::Write { id, bytes } => {
                 assert!(!bytes.is_empty() && bytes.end <= input, "{bytes:?} of {input}");
                 let Some(Put::Open { at, .. }) = self.puts.get_mut(&id) else {
                     panic!("bytes of a put that is not open");
@@ -125,34 +125,34 @@ impl Storage {
                 *at += bytes.len() as u64;
                 return;
             }
-            Command::Finish(end) => {
+            Work::Finish(end) => {
                 assert_eq!(self.close(end.id, Put::Closed), end.size);
                 Question::Finish(end)
             }
-            Command::Discard(id, _) => {
+            Work::Discard(id, _) => {
                 self.close(id, Put::Closed);
                 return self.order.settle(id);
             }
-            Command::Suspend(id) => {
+            Work::Suspend(id) => {
                 self.close(id, Put::Suspended);
                 return self.order.settle(id);
             }
-            Command::Close(id) => {
+            Work::Close(id) => {
                 assert!(asked.knows(id));
                 self.order.settle(id);
                 return self.questions.retain(|question| question.id() != id);
             }
-            Command::HangUp => {
+            Work::HangUp => {
                 self.connection = Connection::HungUp;
                 return self.questions.clear();
             }
-            Command::Resume(resume) => Question::Resume(resume.id),
-            Command::Stat(stat) | Command::Sum(stat) => Question::Stat(stat),
-            Command::List(list) => Question::List(list),
-            Command::More(id) => Question::More(id),
-            Command::Change(change) => Question::Change(change),
-            Command::Open(get) => Question::Open(get),
-            Command::Digest(id) => Question::Digest(id),
+            Work::Resume(resume) => Question::Resume(resume.id),
+            Work::Stat(stat) | Work::Sum(stat) => Question::Stat(stat),
+            Work::List(list) => Question::List(list),
+            Work::More(id) => Question::More(id),
+            Work::Change(change) => Question::Change(change),
+            Work::Open(get) => Question::Open(get),
+            Work::Digest(id) => Question::Digest(id),
         };
         let id = question.id();
         assert!(asked.knows(id));

@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 
 use super::order::Order;
 use super::outbound::Outbound;
-use super::requests::{Command, Request, SendQueue};
+use super::requests::{Command, Request, SendQueue, Work};
 use crate::ids::RequestId;
 
 /// See the module.
@@ -24,6 +24,13 @@ pub(super) struct Busy {
     pub(super) send_queue: SendQueue,
     pub(super) outbound: Outbound,
     pub(super) commands: VecDeque<Command>,
+}
+
+impl Busy {
+    /// Has storage asked to do something.
+    pub(super) fn ask(&mut self, work: Work) {
+        self.commands.push_back(Command::Work(work));
+    }
 }
 
 /// That, made when it is first written to.

@@ -4,7 +4,7 @@
 use super::order::Order;
 use super::outbound::Outbound;
 use super::{
-    Admission, Attachment, Cancelled, Command, DrainCause, Inbound, NoMore, Reason, Server, Stage,
+    Admission, Attachment, Cancelled, DrainCause, Inbound, NoMore, Reason, Server, Stage, Work,
 };
 use crate::clock::Time;
 use crate::edges::{Step, Turn};
@@ -24,7 +24,7 @@ impl Server {
                 self.inbound = Inbound::LINE;
                 if let Some(id) = self.receiving.take() {
                     self.forget(id, Step::Refused);
-                    self.busy.commands.push_back(Command::Suspend(id));
+                    self.busy.ask(Work::Suspend(id));
                     self.release();
                 }
                 if torn && self.busy.requests.is_empty() && self.busy.outbound.is_empty() {
@@ -87,7 +87,7 @@ impl Server {
     }
 
     /// Ends the connection because the client is not admitted. To be called when
-    /// [`Command::Login`] was polled, and before anything else is: of what the client sent behind
+    /// [`Login`](super::Command::Login) was polled, and before anything else is: of what the client sent behind
     /// `hello` nothing is carried out and nothing answered, whatever it was. The error comes in the
     /// place of `welcome`.
     pub fn refuse_login(&mut self, refusal: Refusal, now: Time) {
@@ -194,7 +194,7 @@ impl Server {
     pub(super) fn detach(&mut self) {
         if self.storage == Attachment::Attached {
             self.storage = Attachment::Detached;
-            self.busy.commands.push_back(Command::HangUp);
+            self.busy.ask(Work::HangUp);
         }
     }
 

@@ -7,7 +7,7 @@ use std::iter;
 
 use super::busy::Busy;
 use super::requests::{Body, Outcome, Progress, Request, Sending};
-use super::{Command, Event, Server};
+use super::{Event, Server, Work};
 use crate::clock::Time;
 use crate::edges::{Phase, Step};
 use crate::error::{Code, Refusal};
@@ -91,7 +91,7 @@ impl Server {
         self.busy.send_queue.push_back(id);
         self.say(&ServerMessage::File(file), now);
         if nothing_to_send {
-            self.busy.commands.push_back(Command::Digest(id));
+            self.busy.ask(Work::Digest(id));
         }
         self.release();
     }
@@ -180,7 +180,7 @@ impl Server {
     pub(super) fn part_sent(&mut self, id: RequestId, now: Time) {
         let Some(Request::Send(sending)) = self.busy.requests.get(&id) else { return };
         if sending.at >= sending.size && matches!(sending.outcome, Outcome::Unknown) {
-            self.busy.commands.push_back(Command::Digest(id));
+            self.busy.ask(Work::Digest(id));
         }
         self.end_sending(id, now);
     }

@@ -7,7 +7,7 @@ use super::busy::Busy;
 use super::requests::{
     Committing, Listing, Opening, Outcome, Progress, Receiving, Refused, Request,
 };
-use super::{Command, DrainCause, Inbound, NoMore, Server, Stage};
+use super::{Command, DrainCause, Inbound, NoMore, Server, Stage, Work};
 use crate::asked::{Asked, Verb};
 use crate::clock::Time;
 use crate::edges::{Phase, Step, Turn};
@@ -152,7 +152,7 @@ impl Server {
             }
             ClientMessage::Resume(resume) => {
                 self.start(id, Request::Resume);
-                self.busy.commands.push_back(Command::Resume(resume));
+                self.busy.ask(Work::Resume(resume));
             }
             ClientMessage::Ping(Ping { id, .. }) => {
                 self.say(&ServerMessage::Pong(Pong { id }), now)
@@ -200,7 +200,7 @@ impl Server {
             kept: put.at,
         };
         self.start(put.id, Request::Receive(receiving));
-        self.busy.commands.push_back(Command::Begin(put));
+        self.busy.ask(Work::Begin(put));
     }
 
     /// Answers a request that never came to life.
@@ -281,7 +281,7 @@ impl Server {
             Some(Request::Open(Opening { get, since })) => {
                 let (asked, since) = (Asked::about(Verb::Get, Some(&get.name), None), *since);
                 if self.busy.opening.contains(&id) {
-                    self.busy.commands.push_back(Command::Close(id));
+                    self.busy.ask(Work::Close(id));
                 } else {
                     self.tell_refused(asked, refusal.clone(), since);
                 }
@@ -319,7 +319,7 @@ impl Server {
 
     /// Refuses the open put and has storage drop it.
     fn discard(&mut self, id: RequestId, step: Step, refusal: Refusal, now: Time) {
-        self.busy.commands.push_back(Command::Discard(id, refusal.clone()));
+        self.busy.ask(Work::Discard(id, refusal.clone()));
         self.refuse(id, step, refusal, now);
         self.count_cancelled(now);
     }
@@ -335,13 +335,13 @@ impl Server {
         let Busy { requests, commands, .. } = &mut *self.busy;
         match requests.get(&id) {
             Some(Request::Commit(committing)) => {
-                commands.push_back(Command::Finish(committing.end.clone()));
+                commands.push_back(Command::Work(Work::Finish(committing.end.clone())));
             }
             Some(Request::Stat(stat)) if stat.digest.is_none() => {
-                commands.push_back(Command::Stat(stat.clone()));
+                commands.push_back(Command::Work(Work::Stat(stat.clone())));
             }
             Some(Request::Change(change)) => {
-                commands.push_back(Command::Change(change.clone()));
+                commands.push_back(Command::Work(Work::Change(change.clone())));
             }
             Some(Request::List(_)) => {
                 self.busy.lists.push_back(id);
@@ -360,13 +360,13 @@ impl Server {
         while self.busy.opening.len().saturating_add(self.busy.send_queue.len()) < GETS_OPEN
             && let Some(id) = self.busy.to_open.pop_front()
         {
-            let command = match self.busy.requests.get(&id) {
-                Some(Request::Open(opening)) => Command::Open(opening.get.clone()),
-                Some(Request::Stat(stat)) => Command::Sum(stat.clone()),
+            let work = match self.busy.requests.get(&id) {
+                Some(Request::Open(opening)) => Work::Open(opening.get.clone()),
+                Some(Request::Stat(stat)) => Work::Sum(stat.clone()),
                 _ => continue,
             };
             self.busy.opening.insert(id);
-            self.busy.commands.push_back(command);
+            self.busy.ask(work);
         }
     }
 
@@ -387,11 +387,11 @@ impl Server {
             Progress::Opening | Progress::Storage => {}
             Progress::Waiting => {
                 listing.progress = Progress::Opening;
-                commands.push_back(Command::List(listing.list.clone()));
+                commands.push_back(Command::Work(Work::List(listing.list.clone())));
             }
             Progress::Connection => {
                 listing.progress = Progress::Storage;
-                commands.push_back(Command::More(*id));
+                commands.push_back(Command::Work(Work::More(*id)));
             }
         }
     }

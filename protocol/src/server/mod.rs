@@ -1,10 +1,10 @@
 //! The server's side of one connection, without the connection.
 //!
-//! Bytes that arrived and answers of storage go in; [`Command`]s for storage and [`Output`] for
+//! Bytes that arrived and answers of storage go in; [`Command`]s for the driver and [`Output`] for
 //! the socket come out; the time is passed in. The driver's contract:
 //!
 //! 1. After each call that changes anything, drain [`Server::poll_command`]. The ranges in
-//!    [`Command::Write`] refer to the input of the [`Server::receive`] just before.
+//!    [`Work::Write`] refer to the input of the [`Server::receive`] just before.
 //! 2. Ask [`Server::output`] what to write until it says [`Output::Nothing`], and report what was
 //!    written with [`Server::wrote`].
 //! 3. Read when [`Server::reads`] says so. Say [`Server::starving`] when there was nothing to
@@ -41,7 +41,7 @@ use clocks::Reading;
 use requests::{Body, Request};
 
 pub use outbound::Output;
-pub use requests::{Command, Event, Refused};
+pub use requests::{Command, Event, Refused, Work};
 
 /// What a server is set up to do; the same for all its connections.
 #[derive(Debug, Clone)]
@@ -360,7 +360,7 @@ impl Server {
         }
         if self.receiving == Some(id) {
             let bytes = position..position.saturating_add(count);
-            self.busy.commands.push_back(Command::Write { id, bytes });
+            self.busy.ask(Work::Write { id, bytes });
         } else {
             self.discarded_bytes = self.discarded_bytes.saturating_add(count as u64);
             if self.discarded_bytes > DISCARD_BYTES {
@@ -440,12 +440,12 @@ impl Server {
             Request::Send(sending) => {
                 self.busy.send_queue.retain(|queued| *queued != id);
                 if let Body::Open = sending.body {
-                    self.busy.commands.push_back(Command::Close(id));
+                    self.busy.ask(Work::Close(id));
                 }
             }
             Request::List(_) => {
                 self.busy.lists.retain(|queued| *queued != id);
-                self.busy.commands.push_back(Command::Close(id));
+                self.busy.ask(Work::Close(id));
                 self.continue_list();
             }
             _ => {}

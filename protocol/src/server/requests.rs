@@ -168,7 +168,7 @@ impl Request {
     }
 }
 
-/// What storage is asked to do, and what of its own the machine tells. Ids are those of the requests.
+/// What the driver is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Find out who the client is: whose token this is, or what is allowed without one. The first
@@ -177,6 +177,16 @@ pub enum Command {
     /// admitted the driver calls [`super::Server::refuse_login`] at once, and of what came behind
     /// `hello` nothing is left.
     Login(Option<Token>),
+    /// Have storage do this.
+    Work(Work),
+    /// Nothing is to be done: the machine has answered a request by itself, or ended the connection for it, and
+    /// nobody else knows that there was one. For the driver's log.
+    Refused(Box<Refused>),
+}
+
+/// What storage is asked to do. Ids are those of the requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
     /// Begin, or go on with, a put.
     Begin(crate::message::Put),
     /// Take bytes of the body of a put, in order.
@@ -212,9 +222,6 @@ pub enum Command {
     Close(RequestId),
     /// The connection is over for storage: suspend and close everything of it.
     HangUp,
-    /// Nothing is to be done: the machine has answered a request by itself, or ended the connection for it, and
-    /// nobody else knows that there was one. For the driver's log.
-    Refused(Box<Refused>),
 }
 
 /// A request, or a login, that ended before anything was asked of storage. One that was never answered, because the
@@ -229,11 +236,11 @@ pub struct Refused {
     pub since: Time,
 }
 
-impl Command {
+impl Work {
     /// The request that it is part of: none for what is about the whole connection.
     pub fn id(&self) -> Option<RequestId> {
         match self {
-            Self::Login(_) | Self::HangUp | Self::Refused(_) => None,
+            Self::HangUp => None,
             Self::Begin(put) => Some(put.id),
             Self::Write { id, .. }
             | Self::Discard(id, _)

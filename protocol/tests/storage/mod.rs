@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use ftx_protocol::message::{
     Change, Done, End, Entries, Entry, File, Held, HeldState, Info, Okay, Put,
 };
-use ftx_protocol::server::{Command, Event, Server};
+use ftx_protocol::server::{Command, Event, Server, Work};
 use ftx_protocol::{
     Algorithm, Code, Digest, Durability, FileTime, Kind, Mode, Name, RequestId, Time, TransferId,
     Version,
@@ -44,34 +44,35 @@ impl Storage {
     /// Does what the machine asks for, until it asks for nothing.
     pub fn carry_out(&mut self, machine: &mut Server, input: &[u8], now: Time) {
         while let Some(command) = machine.poll_command() {
-            if let Some(event) = self.one(command, input) {
+            if let Command::Work(work) = command
+                && let Some(event) = self.one(work, input)
+            {
                 machine.handle(event, now);
             }
         }
     }
 
-    fn one(&mut self, command: Command, input: &[u8]) -> Option<Event> {
-        match command {
-            Command::Login(_) | Command::Refused(_) => None,
-            Command::Begin(put) => {
+    fn one(&mut self, work: Work, input: &[u8]) -> Option<Event> {
+        match work {
+            Work::Begin(put) => {
                 assert!(self.puts.insert(put.id, (put, Vec::new())).is_none());
                 None
             }
-            Command::Write { id, bytes } => {
+            Work::Write { id, bytes } => {
                 let (_, body) = self.puts.get_mut(&id).expect("a write belongs to a put");
                 body.extend_from_slice(&input[bytes]);
                 None
             }
-            Command::Finish(end) if self.holds_commits => {
+            Work::Finish(end) if self.holds_commits => {
                 self.held.push(end);
                 None
             }
-            Command::Finish(end) => Some(self.finish(&end)),
-            Command::Discard(id, _) | Command::Suspend(id) => {
+            Work::Finish(end) => Some(self.finish(&end)),
+            Work::Discard(id, _) | Work::Suspend(id) => {
                 assert!(self.puts.remove(&id).is_some());
                 None
             }
-            Command::Resume(resume) => {
+            Work::Resume(resume) => {
                 let content = self.complete.get(&resume.transfer);
                 Some(Event::Held(Held {
                     id: resume.id,
@@ -80,21 +81,21 @@ impl Storage {
                     digest: content.map(|content| digest(content.as_bytes())),
                 }))
             }
-            Command::Stat(stat) => Some(self.stat(stat.id, &stat.name.to_string(), None)),
-            Command::Sum(stat) => Some(self.stat(stat.id, &stat.name.to_string(), stat.digest)),
-            Command::List(list) => {
+            Work::Stat(stat) => Some(self.stat(stat.id, &stat.name.to_string(), None)),
+            Work::Sum(stat) => Some(self.stat(stat.id, &stat.name.to_string(), stat.digest)),
+            Work::List(list) => {
                 let inside = list.name.map_or(String::new(), |name| format!("{name}/"));
                 let files = self.files.keys().filter(|file| file.starts_with(&inside));
                 self.lists.insert(list.id, files.rev().cloned().collect());
                 Some(self.entries(list.id))
             }
-            Command::More(id) => Some(self.entries(id)),
-            Command::Change(change) => Some(self.change(&change)),
-            Command::Open(get) if self.holds_opens => {
+            Work::More(id) => Some(self.entries(id)),
+            Work::Change(change) => Some(self.change(&change)),
+            Work::Open(get) if self.holds_opens => {
                 let _ = get;
                 None
             }
-            Command::Open(get) => {
+            Work::Open(get) => {
                 self.opened.push(get.id.0);
                 let Some(content) = self.files.get(&get.name.to_string()) else {
                     return Some(Event::Refused { id: get.id, refusal: Code::NotFound.into() });
@@ -115,16 +116,16 @@ impl Storage {
                 self.gets.insert(get.id, content.clone());
                 Some(Event::Opened(file))
             }
-            Command::Digest(id) => {
+            Work::Digest(id) => {
                 let digest = digest(self.gets.get(&id).expect("an open get").as_bytes());
                 Some(Event::Digest { id, digest, spent: None })
             }
-            Command::Close(id) => {
+            Work::Close(id) => {
                 self.gets.remove(&id);
                 self.lists.remove(&id);
                 None
             }
-            Command::HangUp => {
+            Work::HangUp => {
                 self.puts.clear();
                 self.gets.clear();
                 self.held.clear();

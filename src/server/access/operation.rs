@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use ftx_disk::store::{Naming, OldMode};
 use ftx_protocol::message::Change;
-use ftx_protocol::server::Command;
+use ftx_protocol::server::Work;
 use ftx_protocol::{Code, Condition, Name, Refusal};
 
 use super::grant::{Grant, Lease};
@@ -15,8 +15,6 @@ use super::rights::{Right, Rights};
 /// One for each request that can have an effect or tell something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server) enum Operation<'a> {
-    /// To say who one is.
-    Login,
     /// To bring a file.
     Put { name: &'a Name, condition: &'a Condition },
     /// To ask for what is held of a transfer, and take it over.
@@ -42,29 +40,24 @@ pub(in crate::server) enum Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    /// What a command of the machine is. No `_` here: a new command has to be thought about.
-    pub(in crate::server) fn of(command: &'a Command) -> Self {
-        match command {
-            Command::Login(_) => Self::Login,
-            Command::Begin(put) => Self::Put { name: &put.name, condition: &put.condition },
-            Command::Resume(_) => Self::Resume,
-            Command::Write { .. } | Command::Finish(_) | Command::More(_) | Command::Digest(_) => {
+    /// What the machine asks for. No `_` here: a new kind of work has to be thought about.
+    pub(in crate::server) fn of(work: &'a Work) -> Self {
+        match work {
+            Work::Begin(put) => Self::Put { name: &put.name, condition: &put.condition },
+            Work::Resume(_) => Self::Resume,
+            Work::Write { .. } | Work::Finish(_) | Work::More(_) | Work::Digest(_) => {
                 Self::Continue
             }
-            Command::Stat(stat) => Self::Stat(&stat.name),
-            Command::Sum(stat) => Self::Sum(&stat.name),
-            Command::Open(get) => Self::Get(&get.name),
-            Command::List(list) => Self::List(list.name.as_ref()),
-            Command::Change(Change::Mkdir(mkdir)) => Self::Mkdir(&mkdir.name),
-            Command::Change(Change::Move(moving)) => {
+            Work::Stat(stat) => Self::Stat(&stat.name),
+            Work::Sum(stat) => Self::Sum(&stat.name),
+            Work::Open(get) => Self::Get(&get.name),
+            Work::List(list) => Self::List(list.name.as_ref()),
+            Work::Change(Change::Mkdir(mkdir)) => Self::Mkdir(&mkdir.name),
+            Work::Change(Change::Move(moving)) => {
                 Self::Move { from: &moving.name, to: &moving.to, condition: &moving.condition }
             }
-            Command::Change(Change::Remove(remove)) => Self::Remove(&remove.name),
-            Command::Discard(..)
-            | Command::Suspend(_)
-            | Command::Close(_)
-            | Command::HangUp
-            | Command::Refused(_) => Self::End,
+            Work::Change(Change::Remove(remove)) => Self::Remove(&remove.name),
+            Work::Discard(..) | Work::Suspend(_) | Work::Close(_) | Work::HangUp => Self::End,
         }
     }
 }
@@ -77,7 +70,7 @@ pub(in crate::server) fn authorize(
     now: SystemTime,
 ) -> Result<Grant, Refusal> {
     // To let go is always allowed: otherwise nobody could get rid of what was taken from them.
-    if matches!(operation, Operation::End | Operation::Login) {
+    if *operation == Operation::End {
         return Ok(Grant::of_anybody());
     }
     match principal {
@@ -144,7 +137,7 @@ fn allow(rights: Rights, operation: &Operation<'_>) -> Result<Allowed, NotAllowe
         false => Err(NotAllowed(what)),
     };
     match operation {
-        Operation::Login | Operation::End | Operation::Continue => Ok(Allowed::by(Rights::NONE)),
+        Operation::End | Operation::Continue => Ok(Allowed::by(Rights::NONE)),
         Operation::Put { condition, .. } => {
             let needs = with(Right::Write, "put files")?;
             taking_a_name(rights, needs, condition)
@@ -192,7 +185,7 @@ fn taking_a_name(
 
 fn allow_drop(operation: &Operation<'_>) -> Result<Allowed, NotAllowed> {
     match operation {
-        Operation::Login | Operation::End | Operation::Continue => Ok(Allowed::by(Rights::NONE)),
+        Operation::End | Operation::Continue => Ok(Allowed::by(Rights::NONE)),
         Operation::Put { condition: Condition::Always | Condition::Absent, .. } => Ok(Allowed {
             condition: Some(Condition::Absent),
             naming: Naming::Numbered,
@@ -215,7 +208,7 @@ fn hold_to(scope: &Name, operation: &Operation<'_>) -> Result<(), Refusal> {
     let at_or_below = |name: &Name| name.is_or_is_below(scope);
     let below = |name: &Name| name.is_or_is_below(scope) && name != scope;
     let holds = match operation {
-        Operation::Login | Operation::End | Operation::Continue | Operation::Resume => true,
+        Operation::End | Operation::Continue | Operation::Resume => true,
         Operation::Put { name, .. } | Operation::Remove(name) => below(name),
         Operation::Move { from, to, .. } => below(from) && below(to),
         Operation::Stat(name)
@@ -237,8 +230,7 @@ mod tests {
     use super::*;
     use crate::server::access::testing::{State, line, secret};
     use ftx_protocol::message::{End, Get, List, Mkdir, Move, Put, Remove, Resume, Stat};
-    use ftx_protocol::server::Refused;
-    use ftx_protocol::{Algorithm, Asked, Digest, RequestId, Time, Version};
+    use ftx_protocol::{Algorithm, Digest, RequestId, Version};
 
     fn name(text: &str) -> Name {
         Name::parse(text.as_bytes()).unwrap()
@@ -265,7 +257,7 @@ mod tests {
     fn needed(operation: &Operation<'_>) -> &'static [&'static [Right]] {
         use Right::{Delete, List, Read, Replace, Write};
         match operation {
-            Operation::Login | Operation::End | Operation::Continue => &[&[]],
+            Operation::End | Operation::Continue => &[&[]],
             Operation::Put { condition: Condition::Version(_), .. } => &[&[Write, Replace]],
             Operation::Put { .. } | Operation::Resume | Operation::Mkdir(_) => &[&[Write]],
             Operation::Stat(_) => &[&[Read], &[List]],
@@ -289,7 +281,6 @@ mod tests {
             look(&Operation::Move { from: &one, to: &other, condition: &condition });
         }
         for operation in [
-            Operation::Login,
             Operation::Resume,
             Operation::Continue,
             Operation::Stat(&one),
@@ -374,7 +365,7 @@ mod tests {
                 let expected = match operation {
                     Operation::Put { condition: Condition::Version(_), .. } => Err(Code::Denied),
                     Operation::Put { .. } => Ok((Some(Condition::Absent), Naming::Numbered)),
-                    Operation::Resume | Operation::Login | Operation::Continue | Operation::End => {
+                    Operation::Resume | Operation::Continue | Operation::End => {
                         Ok((None, Naming::AsAsked))
                     }
                     Operation::Stat(_)
@@ -393,7 +384,7 @@ mod tests {
     #[test]
     fn nobody_may_do_nothing_and_who_is_on_this_machine_everything() {
         each_operation(|operation| {
-            let open = matches!(operation, Operation::Login | Operation::End);
+            let open = *operation == Operation::End;
             let expected = if open { None } else { Some(Code::LoginRequired) };
             assert_eq!(answer(&mut Principal::Nobody, operation).err(), expected);
             assert_eq!(answer(&mut Principal::Local, operation), Ok((None, Naming::AsAsked)));
@@ -411,7 +402,7 @@ mod tests {
         let _watch = tokens.watch(|| {}).unwrap();
         state.change(|lines| lines.clear());
         each_operation(|operation| {
-            let open = matches!(operation, Operation::Login | Operation::End);
+            let open = *operation == Operation::End;
             let code = |code| if open { None } else { Some(code) };
             let late = authorize(&mut expired, operation, SystemTime::now() + hour);
             assert_eq!(late.err().map(|refusal| refusal.code), code(Code::Expired));
@@ -540,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_the_operations_that_they_are() {
+    fn what_is_asked_for_is_the_operation_that_it_is() {
         let (id, one, other) = (RequestId(1), name("a"), name("b"));
         let digest = Digest { algorithm: Algorithm::Sha256, bytes: [0; 32] };
         let transfer = ftx_protocol::TransferId([0; 16]);
@@ -559,35 +550,31 @@ mod tests {
         let remove: Remove = serde_json::from_str(&json("a", "")).unwrap();
         let resume = Resume { id, transfer, need: Vec::new() };
         let end = End { id, size: 0, digest, spent: None };
-        let (asked, refusal) = (Asked::LOGIN, Code::BadHello.into());
-        let refused = Refused { asked, refusal, since: Time(0) };
         let (absent, always) = (&Condition::Absent, &Condition::Always);
-        for (command, operation) in [
-            (Command::Login(None), Operation::Login),
-            (Command::Begin(put), Operation::Put { name: &one, condition: absent }),
-            (Command::Write { id, bytes: 0..1 }, Operation::Continue),
-            (Command::Finish(end), Operation::Continue),
-            (Command::Discard(id, Code::Changed.into()), Operation::End),
-            (Command::Refused(Box::new(refused)), Operation::End),
-            (Command::Suspend(id), Operation::End),
-            (Command::Resume(resume), Operation::Resume),
-            (Command::Stat(stat.clone()), Operation::Stat(&one)),
-            (Command::Sum(stat), Operation::Sum(&one)),
-            (Command::List(list), Operation::List(Some(&one))),
-            (Command::List(root), Operation::List(None)),
-            (Command::More(id), Operation::Continue),
-            (Command::Change(Change::Mkdir(mkdir)), Operation::Mkdir(&one)),
+        for (work, operation) in [
+            (Work::Begin(put), Operation::Put { name: &one, condition: absent }),
+            (Work::Write { id, bytes: 0..1 }, Operation::Continue),
+            (Work::Finish(end), Operation::Continue),
+            (Work::Discard(id, Code::Changed.into()), Operation::End),
+            (Work::Suspend(id), Operation::End),
+            (Work::Resume(resume), Operation::Resume),
+            (Work::Stat(stat.clone()), Operation::Stat(&one)),
+            (Work::Sum(stat), Operation::Sum(&one)),
+            (Work::List(list), Operation::List(Some(&one))),
+            (Work::List(root), Operation::List(None)),
+            (Work::More(id), Operation::Continue),
+            (Work::Change(Change::Mkdir(mkdir)), Operation::Mkdir(&one)),
             (
-                Command::Change(Change::Move(moving)),
+                Work::Change(Change::Move(moving)),
                 Operation::Move { from: &one, to: &other, condition: always },
             ),
-            (Command::Change(Change::Remove(remove)), Operation::Remove(&one)),
-            (Command::Open(get), Operation::Get(&one)),
-            (Command::Digest(id), Operation::Continue),
-            (Command::Close(id), Operation::End),
-            (Command::HangUp, Operation::End),
+            (Work::Change(Change::Remove(remove)), Operation::Remove(&one)),
+            (Work::Open(get), Operation::Get(&one)),
+            (Work::Digest(id), Operation::Continue),
+            (Work::Close(id), Operation::End),
+            (Work::HangUp, Operation::End),
         ] {
-            assert_eq!(Operation::of(&command), operation, "{command:?}");
+            assert_eq!(Operation::of(&work), operation, "{work:?}");
         }
     }
 }

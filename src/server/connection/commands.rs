@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use ftx_protocol::message::Change;
-use ftx_protocol::server::{Command, Event};
+use ftx_protocol::server::{Command, Event, Work};
 use ftx_protocol::token::Token;
 use ftx_protocol::{Refusal, Time};
 
@@ -19,27 +19,11 @@ impl Connection {
     pub(super) fn carry_out(&mut self, input: Option<&Arc<Buffer>>, now: Time) {
         let mut jobs = Vec::new();
         while let Some(command) = self.machine.poll_command() {
-            match &command {
-                Command::Login(token) => {
-                    self.log_in(token.as_ref(), now);
-                    continue;
-                }
+            match command {
+                Command::Login(token) => self.log_in(token.as_ref(), now),
+                Command::Work(work) => jobs.extend(self.allowed(work, input, now)),
                 Command::Refused(refused) => {
-                    audit::unbegun(self.peer(), &self.who(), refused, now);
-                    continue;
-                }
-                _ => {}
-            }
-            match self.authorize(&Operation::of(&command)) {
-                Ok(granted) => {
-                    let job = self.job(command, granted, input, now);
-                    jobs.extend(job.and_then(|job| self.hold_back(job, now)));
-                }
-                Err(refusal) => {
-                    audit::denied(self.peer(), &self.who(), &Operation::of(&command), &refusal);
-                    if let Some(id) = command.id() {
-                        self.machine.handle(Event::Refused { id, refusal }, now);
-                    }
+                    audit::unbegun(self.peer(), &self.who(), &refused, now);
                 }
             }
         }
@@ -61,6 +45,23 @@ impl Connection {
             Err(refusal) => {
                 audit::not_admitted(self.lane.peer(), &refusal, began.elapsed());
                 self.machine.refuse_login(refusal, now);
+            }
+        }
+    }
+
+    /// The job, if it is allowed and has not to wait.
+    fn allowed(&mut self, work: Work, input: Option<&Arc<Buffer>>, now: Time) -> Option<Job> {
+        let operation = Operation::of(&work);
+        match self.authorize(&operation) {
+            Ok(granted) => {
+                let job = self.job(work, granted, input, now)?;
+                self.hold_back(job, now)
+            }
+            Err(refusal) => {
+                audit::denied(self.peer(), &self.who(), &operation, &refusal);
+                let id = work.id()?;
+                self.machine.handle(Event::Refused { id, refusal }, now);
+                None
             }
         }
     }
@@ -91,39 +92,38 @@ impl Connection {
 
     fn job(
         &mut self,
-        command: Command,
+        work: Work,
         mut granted: Granted,
         input: Option<&Arc<Buffer>>,
         now: Time,
     ) -> Option<Job> {
-        Some(match command {
-            Command::Login(_) | Command::Refused(_) => return None,
-            Command::Begin(mut put) => {
+        Some(match work {
+            Work::Begin(mut put) => {
                 if let Some(condition) = granted.condition() {
                     put.condition = condition;
                 }
                 self.begin(put, granted, now)?
             }
-            Command::Write { id, bytes } => Job::Write { id, piece: Piece::new(input?, bytes) },
-            Command::Finish(end) => Job::Finish(end),
-            Command::Discard(id, refusal) => Job::Discard(id, refusal),
-            Command::Suspend(id) => Job::Suspend(id),
-            Command::Resume(resume) => Job::Resume(resume, granted),
-            Command::Stat(stat) => Job::Stat(stat, granted),
-            Command::Sum(stat) => Job::Sum(stat, granted),
-            Command::List(list) => Job::List(list, granted),
-            Command::More(id) => Job::More(id),
-            Command::Change(mut change) => {
+            Work::Write { id, bytes } => Job::Write { id, piece: Piece::new(input?, bytes) },
+            Work::Finish(end) => Job::Finish(end),
+            Work::Discard(id, refusal) => Job::Discard(id, refusal),
+            Work::Suspend(id) => Job::Suspend(id),
+            Work::Resume(resume) => Job::Resume(resume, granted),
+            Work::Stat(stat) => Job::Stat(stat, granted),
+            Work::Sum(stat) => Job::Sum(stat, granted),
+            Work::List(list) => Job::List(list, granted),
+            Work::More(id) => Job::More(id),
+            Work::Change(mut change) => {
                 if let (Change::Move(moving), Some(condition)) = (&mut change, granted.condition())
                 {
                     moving.condition = condition;
                 }
                 Job::Change(change, granted)
             }
-            Command::Open(get) => Job::Open(get, granted),
-            Command::Digest(id) => Job::Digest(id),
-            Command::Close(id) => Job::Close(id),
-            Command::HangUp => Job::HangUp,
+            Work::Open(get) => Job::Open(get, granted),
+            Work::Digest(id) => Job::Digest(id),
+            Work::Close(id) => Job::Close(id),
+            Work::HangUp => Job::HangUp,
         })
     }
 }

@@ -195,7 +195,7 @@ pub(in crate::server) fn denied(
         Operation::Move { from, to, .. } => ("move", Some(*from), Some(*to)),
         Operation::Remove(name) => ("remove", Some(*name), None),
         Operation::Resume => ("resume", None, None),
-        Operation::Login | Operation::Continue | Operation::End => ("connection", None, None),
+        Operation::Continue | Operation::End => ("connection", None, None),
     };
     unlooked(peer, who, op, (name.map(|name| name as _), to.map(|to| to as _)), refusal, 0);
 }
