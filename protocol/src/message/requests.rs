@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{is_default, is_zero};
+use crate::asked::Verb;
 use crate::digest::Algorithm;
 use crate::file::{Condition, Depth, Durability, FileTime, Mode, Parents};
 use crate::ids::{RequestId, TransferId, Version};
@@ -227,6 +228,15 @@ pub enum Change {
 }
 
 impl Change {
+    /// Which kind of request it is.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Mkdir(_) => Verb::Mkdir,
+            Self::Move(_) => Verb::Move,
+            Self::Remove(_) => Verb::Remove,
+        }
+    }
+
     /// The request.
     pub fn id(&self) -> RequestId {
         match self {

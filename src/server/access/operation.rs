@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use ftx_disk::store::{Naming, OldMode};
 use ftx_protocol::message::Change;
 use ftx_protocol::server::Work;
-use ftx_protocol::{Code, Condition, Name, Refusal};
+use ftx_protocol::{Code, Condition, Name, Refusal, Verb};
 
 use super::grant::{Grant, Lease};
 use super::principal::Principal;
@@ -58,6 +58,22 @@ impl<'a> Operation<'a> {
             }
             Work::Change(Change::Remove(remove)) => Self::Remove(&remove.name),
             Work::Discard(..) | Work::Suspend(_) | Work::Close(_) | Work::HangUp => Self::End,
+        }
+    }
+
+    /// Which kind of request it is; unknown if it is a part of any.
+    pub(in crate::server) fn verb(&self) -> Verb {
+        match self {
+            Self::Put { .. } => Verb::Put,
+            Self::Resume => Verb::Resume,
+            Self::Stat(_) => Verb::Stat,
+            Self::Sum(_) => Verb::Sum,
+            Self::Get(_) => Verb::Get,
+            Self::List(_) => Verb::List,
+            Self::Mkdir(_) => Verb::Mkdir,
+            Self::Move { .. } => Verb::Move,
+            Self::Remove(_) => Verb::Remove,
+            Self::Continue | Self::End => Verb::Unknown,
         }
     }
 }

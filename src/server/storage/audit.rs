@@ -29,7 +29,7 @@ pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Insta
         %who,
         token = who.token(),
         %peer,
-        op = "put",
+        op = Verb::Put.as_str(),
         name = %Word(name),
         numbered = stored.name.as_ref().map(Word).map(tracing::field::display),
         bytes = stored.size,
@@ -47,7 +47,7 @@ pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Insta
 /// A file was sent from an offset on, with the digest of all of it, or its digest was.
 pub(super) fn read(
     origin: &Origin,
-    op: &'static str,
+    verb: Verb,
     name: &Name,
     (at, bytes, digest): (u64, u64, Digest),
     began: Instant,
@@ -59,7 +59,7 @@ pub(super) fn read(
         %who,
         token = who.token(),
         %peer,
-        op,
+        op = verb.as_str(),
         name = %Word(name),
         at = (at > 0).then_some(at),
         bytes,
@@ -69,19 +69,14 @@ pub(super) fn read(
         disk_us = spent.disk,
         hash_us = spent.hash,
         "{}",
-        if op == "get" { "sent" } else { "summed" }
+        if verb == Verb::Get { "sent" } else { "summed" }
     );
 }
 
 /// Whoever asked for a file, or brought one, has given up or is gone: so much of it was moved.
-pub(super) fn broken_off(
-    origin: &Origin,
-    op: &'static str,
-    name: &Name,
-    bytes: u64,
-    began: Instant,
-) {
+pub(super) fn broken_off(origin: &Origin, verb: Verb, name: &Name, bytes: u64, began: Instant) {
     let Origin { peer, who, .. } = origin;
+    let op = verb.as_str();
     let (token, ms, result) = (who.token(), milliseconds(began), Code::Aborted);
     let name = Word(name);
     info!(target: "audit", %who, token, %peer, op, %name, bytes, %result, ms, "{op} broken off");
@@ -90,23 +85,23 @@ pub(super) fn broken_off(
 /// A list is complete, or was broken off after so many entries.
 pub(super) fn listed(
     origin: &Origin,
-    name: &dyn Display,
+    name: Option<&Name>,
     entries: u64,
     result: &'static str,
     began: Instant,
 ) {
     let Origin { peer, who, .. } = origin;
-    let (name, ms) = (Word(name), milliseconds(began));
+    let (op, name, ms) = (Verb::List.as_str(), Word(directory(name)), milliseconds(began));
     info!(
-        target: "audit", %who, token = who.token(), %peer, op = "list", %name, entries, result, ms,
+        target: "audit", %who, token = who.token(), %peer, op, %name, entries, result, ms,
         "listed"
     );
 }
 
 /// What a name stands for was told.
-pub(super) fn told(origin: &Origin, op: &'static str, name: &Name, began: Instant) {
+pub(super) fn told(origin: &Origin, verb: Verb, name: &Name, began: Instant) {
     let Origin { peer, who, .. } = origin;
-    let (name, ms) = (Word(name), milliseconds(began));
+    let (op, name, ms) = (verb.as_str(), Word(name), milliseconds(began));
     info!(target: "audit", %who, token = who.token(), %peer, op, %name, result = "ok", ms, "told");
 }
 
@@ -124,7 +119,7 @@ pub(super) fn changed(origin: &Origin, change: &Change, durability: Durability, 
         %who,
         token = who.token(),
         %peer,
-        op = word(change),
+        op = change.verb().as_str(),
         name = %Word(name),
         to = to.map(Word).map(tracing::field::display),
         %durability,
@@ -150,7 +145,7 @@ pub(super) enum Came<'a> {
 /// Something was begun and failed, or was refused by what there is.
 pub(super) fn refused(
     origin: &Origin,
-    op: &'static str,
+    verb: Verb,
     name: &dyn Display,
     came: Came<'_>,
     refusal: &Refusal,
@@ -158,7 +153,7 @@ pub(super) fn refused(
 ) {
     let Origin { peer, who, .. } = origin;
     let (result, why) = (refusal.code, why(refusal));
-    let (name, token) = (Word(name), who.token());
+    let (op, name, token) = (verb.as_str(), Word(name), who.token());
     let (bytes, entries, to) = match came {
         Came::Nowhere => (None, None, None),
         Came::Bytes(bytes) => (Some(bytes), None, None),
@@ -185,19 +180,19 @@ pub(in crate::server) fn denied(
     operation: &Operation<'_>,
     refusal: &Refusal,
 ) {
-    let (op, name, to) = match operation {
-        Operation::Put { name, .. } => ("put", Some(*name), None),
-        Operation::Get(name) => ("get", Some(*name), None),
-        Operation::Stat(name) => ("stat", Some(*name), None),
-        Operation::Sum(name) => ("sum", Some(*name), None),
-        Operation::List(name) => ("list", *name, None),
-        Operation::Mkdir(name) => ("mkdir", Some(*name), None),
-        Operation::Move { from, to, .. } => ("move", Some(*from), Some(*to)),
-        Operation::Remove(name) => ("remove", Some(*name), None),
-        Operation::Resume => ("resume", None, None),
-        Operation::Continue | Operation::End => ("connection", None, None),
+    let (name, to) = match operation {
+        Operation::Put { name, .. }
+        | Operation::Get(name)
+        | Operation::Stat(name)
+        | Operation::Sum(name)
+        | Operation::Mkdir(name)
+        | Operation::Remove(name) => (Some(*name), None),
+        Operation::List(name) => (*name, None),
+        Operation::Move { from, to, .. } => (Some(*from), Some(*to)),
+        Operation::Resume | Operation::Continue | Operation::End => (None, None),
     };
-    unlooked(peer, who, op, (name.map(|name| name as _), to.map(|to| to as _)), refusal, 0);
+    let names = (name.map(|name| name as _), to.map(|to| to as _));
+    unlooked(peer, who, operation.verb(), names, refusal, 0);
 }
 
 /// The machine refused a request by itself, or what was asked for was given up while it waited.
@@ -208,23 +203,22 @@ pub(in crate::server) fn unbegun(peer: SocketAddr, who: &Who, refused: &Refused,
         return not_admitted(peer, refusal, waited);
     }
     let names = (asked.name.as_ref().map(|name| name as _), asked.to.as_ref().map(|to| to as _));
-    unlooked(peer, who, asked.verb.as_str(), names, refusal, whole_milliseconds(waited));
+    unlooked(peer, who, asked.verb, names, refusal, whole_milliseconds(waited));
 }
 
 /// Something ended before anything was looked at.
 fn unlooked(
     peer: SocketAddr,
     who: &Who,
-    op: &'static str,
+    verb: Verb,
     (name, to): (Option<&dyn Display>, Option<&dyn Display>),
     refusal: &Refusal,
     ms: u64,
 ) {
-    let root: &dyn Display = &"/";
-    let name = name.or((op == "list").then_some(root));
+    let name = name.or((verb == Verb::List).then(|| directory(None)));
     let (name, to) = (name.map(Word), to.map(Word));
     let (name, to) = (name.map(tracing::field::display), to.map(tracing::field::display));
-    let (result, token) = (refusal.code, who.token());
+    let (op, result, token) = (verb.as_str(), refusal.code, who.token());
     if result == Code::Aborted {
         info!(target: "audit", %who, token, %peer, op, name, to, %result, ms, "{op} broken off");
     } else {
@@ -241,7 +235,7 @@ pub(super) fn resumed(origin: &Origin, held: &Held, began: Instant) {
         %who,
         token = who.token(),
         %peer,
-        op = "resume",
+        op = Verb::Resume.as_str(),
         name = held.name.as_ref().map(Word).map(tracing::field::display),
         bytes = held.at,
         digest = held.digest.map(tracing::field::display),
@@ -254,27 +248,28 @@ pub(super) fn resumed(origin: &Origin, held: &Held, began: Instant) {
 /// Somebody else came for a transfer while this one waited for it.
 pub(super) fn resume_taken_over(origin: &Origin, began: Instant) {
     let Origin { peer, who, .. } = origin;
-    unlooked(*peer, who, "resume", (None, None), &Code::TakenOver.into(), milliseconds(began));
+    let refusal = Code::TakenOver.into();
+    unlooked(*peer, who, Verb::Resume, (None, None), &refusal, milliseconds(began));
 }
 
 /// Somebody with a token logged in.
 pub(in crate::server) fn logged_in(peer: SocketAddr, who: &Who, began: Instant) {
-    let (token, ms) = (who.token(), milliseconds(began));
-    info!(target: "audit", %who, token, %peer, op = "login", result = "ok", ms, "logged in");
+    let (op, token, ms) = (Verb::Login.as_str(), who.token(), milliseconds(began));
+    info!(target: "audit", %who, token, %peer, op, result = "ok", ms, "logged in");
 }
 
 /// Somebody was not admitted.
 pub(in crate::server) fn not_admitted(peer: SocketAddr, refusal: &Refusal, after: Duration) {
-    let (result, why, ms) = (refusal.code, why(refusal), whole_milliseconds(after));
-    info!(target: "audit", who = "nobody", %peer, op = "login", %result, why, ms, "login refused");
+    let (op, result, why) = (Verb::Login.as_str(), refusal.code, why(refusal));
+    let ms = whole_milliseconds(after);
+    info!(target: "audit", who = "nobody", %peer, op, %result, why, ms, "login refused");
 }
 
-/// What a change of names is called.
-pub(super) fn word(change: &Change) -> &'static str {
-    match change {
-        Change::Mkdir(_) => "mkdir",
-        Change::Move(_) => "move",
-        Change::Remove(_) => "remove",
+/// A directory, as it is called in the log.
+pub(super) fn directory(name: Option<&Name>) -> &dyn Display {
+    match name {
+        Some(name) => name,
+        None => &"/",
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ftx_disk::store::{self, Settled};
 use ftx_protocol::message::{self, Done, Kept, Spent};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Durability, Name, Refusal};
+use ftx_protocol::{Code, Durability, Name, Refusal, Verb};
 
 use super::audit::Came;
 use super::queue::{Round, Waiting, Waits};
@@ -274,7 +274,7 @@ impl Bench {
             Err(refusal) => {
                 let came = Came::Nowhere;
                 slot.log_end(|| {
-                    audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
+                    audit::refused(&slot.origin, Verb::Put, &slot.name, came, &refusal, slot.began);
                 });
                 // First: whoever works on it finds it gone after this, and the reason is this one.
                 let event = Event::Refused { id: slot.id, refusal };
@@ -362,7 +362,7 @@ impl Bench {
                 Event::Ok(message::Okay { id, durability: Some(durability) })
             }
             Err(refusal) => {
-                audit::refused(origin, audit::word(change), name, Came::To(to), &refusal, *began);
+                audit::refused(origin, change.verb(), name, Came::To(to), &refusal, *began);
                 Event::Refused { id, refusal }
             }
         };
@@ -405,7 +405,7 @@ impl Bench {
             }
             Err(refusal) => {
                 let came = Came::Bytes(course.bytes);
-                audit::refused(&slot.origin, "put", name, came, &refusal, course.began);
+                audit::refused(&slot.origin, Verb::Put, name, came, &refusal, course.began);
                 Event::Refused { id: slot.id, refusal }
             }
         };

@@ -8,7 +8,7 @@ use ftx_disk::store;
 use ftx_disk::sys::Native;
 use ftx_protocol::message::Info;
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Kind, Name, Refusal, RequestId};
+use ftx_protocol::{Code, Kind, Name, Refusal, RequestId, Verb};
 use tracing::{info, warn};
 
 use super::abandoned::Abandoned;
@@ -67,13 +67,13 @@ impl Shared {
     pub(super) fn stat(
         &self,
         origin: &Origin,
-        op: &'static str,
+        verb: Verb,
         id: RequestId,
         name: &Name,
         granted: &Granted,
     ) {
         let began = Instant::now();
-        self.tell(origin, op, id, name, began, self.store.stat(name, granted.within()));
+        self.tell(origin, verb, id, name, began, self.store.stat(name, granted.within()));
     }
 
     /// What a name stands for that could not be opened as a file, if that is because it is a directory. A file
@@ -97,7 +97,7 @@ impl Shared {
     pub(super) fn tell(
         &self,
         origin: &Origin,
-        op: &'static str,
+        verb: Verb,
         id: RequestId,
         name: &Name,
         began: Instant,
@@ -105,7 +105,7 @@ impl Shared {
     ) {
         let event = match found {
             Ok(found) => {
-                audit::told(origin, op, name, began);
+                audit::told(origin, verb, name, began);
                 Event::Info(Info {
                     id,
                     kind: found.kind,
@@ -117,7 +117,7 @@ impl Shared {
                 })
             }
             Err(refusal) => {
-                audit::refused(origin, op, name, Came::Nowhere, &refusal, began);
+                audit::refused(origin, verb, name, Came::Nowhere, &refusal, began);
                 Event::Refused { id, refusal }
             }
         };

@@ -14,14 +14,14 @@ use std::time::Instant;
 use ftx_disk::store::Opened;
 use ftx_protocol::message::{File, Get, List, Stat};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Name, Refusal, RequestId};
+use ftx_protocol::{Code, Name, Refusal, RequestId, Verb};
 use open::{Open, Purpose};
 
 use super::audit::Came;
 use super::body::Step;
 use super::client::Client;
 use super::directory::Shared;
-use super::listing::{self, OpenList};
+use super::listing::OpenList;
 use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, audit};
 use crate::server::doors::Network;
@@ -77,7 +77,7 @@ impl Fetch {
             }
         });
         let outcome = outcome.unwrap_or_else(|refusal| {
-            audit::refused(&self.origin, "get", &get.name, Came::Nowhere, &refusal, began);
+            audit::refused(&self.origin, Verb::Get, &get.name, Came::Nowhere, &refusal, began);
             Outcome::Event(Event::Refused { id: get.id, refusal })
         });
         self.opened.push(outcome);
@@ -127,7 +127,7 @@ impl Fetch {
     fn sum(&mut self, stat: Stat, granted: Granted) -> Worked {
         let Stat { id, name, digest, cache, .. } = stat;
         let Some(algorithm) = digest else {
-            self.shared.stat(&self.origin, "sum", id, &name, &granted);
+            self.shared.stat(&self.origin, Verb::Sum, id, &name, &granted);
             return Worked::Done;
         };
         let began = Instant::now();
@@ -135,7 +135,7 @@ impl Fetch {
             Ok(reading) => reading,
             Err(refusal) => {
                 let found = self.shared.directory(&name, &granted, refusal);
-                self.shared.tell(&self.origin, "sum", id, &name, began, found);
+                self.shared.tell(&self.origin, Verb::Sum, id, &name, began, found);
                 return Worked::Done;
             }
         };
@@ -156,8 +156,8 @@ impl Fetch {
                 self.more(list.id);
             }
             Err(refusal) => {
-                let shown = listing::shown(list.name.as_ref());
-                audit::refused(&self.origin, "list", &shown, Came::Nowhere, &refusal, began);
+                let name = audit::directory(list.name.as_ref());
+                audit::refused(&self.origin, Verb::List, name, Came::Nowhere, &refusal, began);
                 let event = Event::Refused { id: list.id, refusal };
                 self.shared.outcomes.push_event(self.origin.key, event);
             }
@@ -251,12 +251,12 @@ impl Fetch {
     fn refused(&mut self, id: RequestId, refusal: Refusal) -> Outcome {
         if let Some(open) = self.gets.get_mut(&id) {
             open.told = Told::Yes;
-            let (op, began) = (open.purpose.word(), open.began);
+            let (verb, began) = (open.purpose.verb(), open.began);
             let came = match open.purpose {
                 Purpose::Get { sent, .. } => Came::Bytes(sent),
                 Purpose::Sum => Came::Nowhere,
             };
-            audit::refused(&self.origin, op, &open.name, came, &refusal, began);
+            audit::refused(&self.origin, verb, &open.name, came, &refusal, began);
         }
         Outcome::Event(Event::Refused { id, refusal })
     }

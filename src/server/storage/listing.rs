@@ -7,7 +7,7 @@ use ftx_disk::sys::{FileKind, Stat};
 use ftx_protocol::limits::LINE_BYTES;
 use ftx_protocol::message::{Entries, Entry, Okay, Unread};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Kind, Name, RequestId};
+use ftx_protocol::{Code, Kind, Name, RequestId, Verb};
 
 use super::audit::Came;
 use super::download::Told;
@@ -44,10 +44,10 @@ impl OpenList {
     /// The next message: entries as far as they fit a line, or that there are no more.
     pub(super) fn next(&mut self, id: RequestId, origin: &Origin) -> Event {
         if let Err(refusal) = self.granted.check() {
-            let name = shown(self.name.as_ref());
+            let name = audit::directory(self.name.as_ref());
             self.told = Told::Yes;
             let came = Came::Entries(self.entries);
-            audit::refused(origin, "list", &name, came, &refusal, self.began);
+            audit::refused(origin, Verb::List, name, came, &refusal, self.began);
             return Event::Refused { id, refusal };
         }
         let mut message = Entries { id, entries: Vec::new(), unread: Vec::new() };
@@ -71,7 +71,7 @@ impl OpenList {
         if message.entries.is_empty() && message.unread.is_empty() {
             self.told = Told::Yes;
             let result = "ok";
-            audit::listed(origin, &shown(self.name.as_ref()), self.entries, result, self.began);
+            audit::listed(origin, self.name.as_ref(), self.entries, result, self.began);
             return Event::Ok(Okay { id, durability: None });
         }
         self.entries = self.entries.saturating_add(message.entries.len() as u64);
@@ -82,14 +82,9 @@ impl OpenList {
     pub(super) fn let_go(self, origin: &Origin) {
         if self.told == Told::No {
             let result = Code::Aborted.as_str();
-            audit::listed(origin, &shown(self.name.as_ref()), self.entries, result, self.began);
+            audit::listed(origin, self.name.as_ref(), self.entries, result, self.began);
         }
     }
-}
-
-/// A directory, for the log.
-pub(super) fn shown(name: Option<&Name>) -> String {
-    name.map_or_else(|| "/".to_owned(), ToString::to_string)
 }
 
 /// What it takes on the line, at most.

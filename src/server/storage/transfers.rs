@@ -11,7 +11,7 @@ use std::time::Instant;
 use ftx_disk::store;
 use ftx_protocol::message::{Held, HeldState, Put, Resume};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId};
+use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId, Verb};
 
 use super::audit::Came;
 use super::{Checkpoint, ConnectionKey, Granted, Origin, Outcomes, Place, Store, Upload, audit};
@@ -249,7 +249,7 @@ impl Transfers {
             {
                 let came = Came::Bytes(upload.offset());
                 slot.log_end(|| {
-                    audit::refused(&slot.origin, "put", &slot.name, came, &refusal, slot.began);
+                    audit::refused(&slot.origin, Verb::Put, &slot.name, came, &refusal, slot.began);
                 });
                 let event = Event::Refused { id: slot.id, refusal };
                 self.outcomes.push_event(slot.origin.key, event);
@@ -390,7 +390,7 @@ impl Slot {
     pub(super) fn note_takeover(&self, came: Came<'_>) {
         let refusal = Code::TakenOver.into();
         self.log_end(|| {
-            audit::refused(&self.origin, "put", &self.name, came, &refusal, self.began);
+            audit::refused(&self.origin, Verb::Put, &self.name, came, &refusal, self.began);
         });
     }
 

@@ -8,7 +8,7 @@ use ftx_disk::store;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{End, Put};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Name, Refusal, RequestId};
+use ftx_protocol::{Code, Name, Refusal, RequestId, Verb};
 
 use super::audit::Came;
 use super::committer::{Changing, Course, Keep, Whole};
@@ -190,8 +190,8 @@ impl Bring {
         {
             let (name, bytes, began) = (&slot.name, upload.offset(), slot.began);
             slot.log_end(|| match refusal.code {
-                Code::Aborted => audit::broken_off(&self.origin, "put", name, bytes, began),
-                _ => audit::refused(&self.origin, "put", name, Came::Bytes(bytes), refusal, began),
+                Code::Aborted => audit::broken_off(&self.origin, Verb::Put, name, bytes, began),
+                _ => audit::refused(&self.origin, Verb::Put, name, Came::Bytes(bytes), refusal, began),
             });
             self.shared.transfers.let_go(&slot, *upload, ending);
         }
@@ -201,14 +201,14 @@ impl Bring {
     fn refuse_begun(&self, slot: &Slot, bytes: u64, refusal: Refusal) {
         let came = Came::Bytes(bytes);
         slot.log_end(|| {
-            audit::refused(&self.origin, "put", &slot.name, came, &refusal, slot.began);
+            audit::refused(&self.origin, Verb::Put, &slot.name, came, &refusal, slot.began);
         });
         let event = Event::Refused { id: slot.id, refusal };
         self.shared.outcomes.push_event(self.origin.key, event);
     }
 
     fn refuse(&self, id: RequestId, name: &Name, came: Came<'_>, refusal: Refusal, began: Instant) {
-        audit::refused(&self.origin, "put", name, came, &refusal, began);
+        audit::refused(&self.origin, Verb::Put, name, came, &refusal, began);
         self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
     }
 }
@@ -233,7 +233,7 @@ impl Hand for Bring {
                 self.shared.transfers.resume(&resume, &self.origin, granted.owner());
             }
             Job::Stat(stat, granted) => {
-                self.shared.stat(&self.origin, "stat", stat.id, &stat.name, &granted);
+                self.shared.stat(&self.origin, Verb::Stat, stat.id, &stat.name, &granted);
             }
             Job::Change(change, granted) => {
                 let (origin, began) = (self.origin.clone(), Instant::now());

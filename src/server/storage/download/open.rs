@@ -8,7 +8,7 @@ use ftx_disk::store::{self, Remembered, Unchanged};
 use ftx_protocol::limits::WHOLE_BYTES;
 use ftx_protocol::message::{Cache, File, Info, Spent};
 use ftx_protocol::server::Event;
-use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId};
+use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId, Verb};
 use tracing::error;
 
 use crate::server::storage::body::{Step, ended_early, read_to_grid, remember, send, timed, write};
@@ -74,10 +74,10 @@ struct Again {
 }
 
 impl Purpose {
-    pub(super) fn word(self) -> &'static str {
+    pub(super) fn verb(self) -> Verb {
         match self {
-            Self::Get { .. } => "get",
-            Self::Sum => "sum",
+            Self::Get { .. } => Verb::Get,
+            Self::Sum => Verb::Sum,
         }
     }
 
@@ -140,13 +140,13 @@ impl Open {
     }
 
     pub(super) fn log(&self, origin: &Origin, digest: Digest) {
-        let op = self.purpose.word();
         let at = match self.purpose {
             Purpose::Get { at, .. } => at,
             Purpose::Sum => 0,
         };
         let bytes = self.reading.size().saturating_sub(at);
-        audit::read(origin, op, &self.name, (at, bytes, digest), self.began, self.spent());
+        let (verb, spent) = (self.purpose.verb(), self.spent());
+        audit::read(origin, verb, &self.name, (at, bytes, digest), self.began, spent);
     }
 
     /// Nobody wants the rest of it. That some of it was sent must be in the log all the same.
@@ -156,7 +156,7 @@ impl Open {
                 Purpose::Get { sent, .. } => sent,
                 Purpose::Sum => 0,
             };
-            audit::broken_off(origin, self.purpose.word(), &self.name, sent, self.began);
+            audit::broken_off(origin, self.purpose.verb(), &self.name, sent, self.began);
         }
     }
 
