@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::doors::Network;
+use super::network::Network;
 use super::token::ConnectionKey;
 
 /// Unfinished lines, unread replies, and what came of puts that wait for places, of all connections together. Far

@@ -29,6 +29,7 @@ mod held;
 mod listen;
 mod lock;
 mod mailbox;
+mod network;
 mod rate;
 mod selector;
 mod selectors;

@@ -4,20 +4,20 @@
 use ftx_protocol::Owner;
 
 use super::Origin;
-use crate::server::doors;
+use crate::server::network::Network;
 
 /// Whoever has a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Client {
     Token(Owner),
-    Address(doors::Network),
+    Address(Network),
 }
 
 impl Client {
     pub(super) fn of(origin: &Origin) -> Self {
         match origin.who.owner() {
             Some(owner) => Self::Token(owner),
-            None => Self::Address(doors::Network::of(origin.peer.ip())),
+            None => Self::Address(Network::of(origin.peer.ip())),
         }
     }
 }

@@ -24,7 +24,7 @@ use super::directory::Shared;
 use super::listing::OpenList;
 use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, audit};
-use crate::server::doors::Network;
+use crate::server::network::Network;
 use crate::server::stream::Stream;
 
 pub(super) use open::Told;

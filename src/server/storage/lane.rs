@@ -10,7 +10,7 @@ use super::upload::Bring;
 use super::workers::{Hand, Line, Strand};
 use super::{ConnectionKey, Job, Origin};
 use crate::server::access::Who;
-use crate::server::doors::Network;
+use crate::server::network::Network;
 
 /// What all lanes lead to.
 pub(super) struct Entrance {

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 use ftx_protocol::{Code, Refusal, TransferId};
 
-use crate::server::doors;
 use crate::server::lock::lock;
+use crate::server::network::Network;
 
 /// Unfinished uploads that are kept of all who have no token, where others than this machine's users may be
 /// among them: staging must not grow without end. The oldest go when their time is over.
@@ -24,7 +24,7 @@ const REMEMBERED_MAX: usize = 2 * PARTIALS_OF_ANYONE;
 #[derive(Default)]
 pub(super) struct Partials {
     /// Some of them may be over.
-    begun: Mutex<HashMap<TransferId, doors::Network>>,
+    begun: Mutex<HashMap<TransferId, Network>>,
 }
 
 impl Partials {
@@ -36,7 +36,7 @@ impl Partials {
     pub(super) fn begin(
         &self,
         transfer: TransferId,
-        address: doors::Network,
+        address: Network,
         is_unfinished: impl Fn(&TransferId) -> bool,
     ) -> Result<(), Refusal> {
         let mut begun = lock(&self.begun);
@@ -60,8 +60,8 @@ impl Partials {
 mod tests {
     use super::*;
 
-    fn address(last: u8) -> doors::Network {
-        doors::Network::of([192, 0, 2, last].into())
+    fn address(last: u8) -> Network {
+        Network::of([192, 0, 2, last].into())
     }
 
     fn id(number: usize) -> TransferId {

@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{ConnectionKey, Outcome, Outcomes};
-use crate::server::doors::Network;
 use crate::server::lock::lock;
 use crate::server::most_of_one;
+use crate::server::network::Network;
 
 /// All places.
 pub(super) struct Places {

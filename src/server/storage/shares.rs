@@ -9,8 +9,8 @@ use ftx_disk::store::OpenLimit;
 use ftx_protocol::limits::NAME_PARTS;
 
 use super::client::Client;
-use crate::server::doors::Network;
 use crate::server::lock::lock;
+use crate::server::network::Network;
 use crate::server::{OpenMax, most_of_one};
 
 /// Directories of one client, from wherever it comes: those of two lists, each as deep as a name has parts.

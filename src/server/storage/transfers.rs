@@ -476,7 +476,7 @@ mod tests {
     use super::super::places::Places;
     use super::*;
     use crate::server::access::{Grant, Lease, Share, Who};
-    use crate::server::doors::Network;
+    use crate::server::network::Network;
     use crate::server::token::ConnectionKey;
 
     const SIZE: u64 = 2 * GRID_BYTES;
