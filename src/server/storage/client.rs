@@ -17,7 +17,7 @@ impl Client {
     pub(super) fn of(origin: &Origin) -> Self {
         match origin.who.owner() {
             Some(owner) => Self::Token(owner),
-            None => Self::Address(Network::of(origin.peer.ip())),
+            None => Self::Address(origin.network()),
         }
     }
 }

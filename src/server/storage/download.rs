@@ -24,7 +24,6 @@ use super::directory::Shared;
 use super::listing::OpenList;
 use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Reading, SendEnd, audit};
-use crate::server::network::Network;
 use crate::server::stream::Stream;
 
 pub(super) use open::Told;
@@ -43,7 +42,7 @@ pub(super) struct Fetch {
 
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin) -> Self {
-        let files = Opened::under(shared.shares.files(Network::of(origin.peer.ip())));
+        let files = Opened::under(shared.shares.files(origin.network()));
         Self {
             shared,
             origin,
@@ -147,7 +146,7 @@ impl Fetch {
 
     fn list(&mut self, list: List, granted: Granted) {
         let began = Instant::now();
-        let (client, from) = (Client::of(&self.origin), Network::of(self.origin.peer.ip()));
+        let (client, from) = (Client::of(&self.origin), self.origin.network());
         let limit = self.shared.shares.directories(client, from);
         let name = list.name.as_ref();
         match self.shared.store.list(name, list.depth, granted.within(), &limit) {

@@ -35,6 +35,7 @@ use ftx_protocol::{Refusal, RequestId};
 use super::access::Who;
 use super::buffers::Piece;
 use super::mailbox::Mailbox;
+use super::network::Network;
 use super::stream::Stream;
 use super::token::ConnectionKey;
 
@@ -194,4 +195,11 @@ struct Origin {
     key: ConnectionKey,
     peer: SocketAddr,
     who: Who,
+}
+
+impl Origin {
+    /// Who is counted together with it.
+    fn network(&self) -> Network {
+        Network::of(self.peer.ip())
+    }
 }

@@ -18,7 +18,6 @@ use super::transfers::{Ending, Slot, taken_over};
 use super::workers::{Ahead, Hand, Worked};
 use super::{Granted, Job, Origin, Outcome, Place, Upload, audit};
 use crate::server::access::Who;
-use crate::server::network::Network;
 
 /// After so many stored bytes the connection hears that buffers may be free, while there are more to store, so that it reads
 /// on meanwhile. To tell of each small piece costs more than it gains; to tell when all are stored leaves both
@@ -73,7 +72,7 @@ impl Bring {
             (Some(share), _) => Ok(Some(share.partials_max())),
             (None, Who::Public) => {
                 if put.at == 0 && put.size.is_none_or(|size| size >= RESUMABLE_BYTES) {
-                    let address = Network::of(self.origin.peer.ip());
+                    let address = self.origin.network();
                     let is_unfinished = |other: &_| {
                         // One that is about to begin is not in the store yet.
                         transfers.is_taken(other) || store.is_unfinished(other)
