@@ -56,8 +56,8 @@ pub(super) enum TurnEnd {
     Close(Reason),
 }
 
-/// What became of one step of a turn.
-enum Moved {
+/// What a turn read.
+enum ReadEnd {
     Bytes(usize),
     Nothing,
     WantBuffer,
@@ -286,20 +286,17 @@ impl Connection {
             if let Some(reason) = self.machine.closed() {
                 return self.leave(reason, now);
             }
-            moved_bytes = match (written, read) {
-                (Moved::Nothing, Moved::Nothing) => {
+            let bytes = match (written, read) {
+                (None, ReadEnd::Nothing) => {
                     self.rest();
                     return TurnEnd::Wait;
                 }
-                (Moved::Nothing, Moved::WantBuffer) => return TurnEnd::WantBuffer,
-                (Moved::Bytes(written), Moved::Bytes(read)) => {
-                    moved_bytes.saturating_add(written).saturating_add(read)
-                }
-                (Moved::Bytes(bytes), _) | (_, Moved::Bytes(bytes)) => {
-                    moved_bytes.saturating_add(bytes)
-                }
-                (Moved::WantBuffer, _) => return TurnEnd::WantBuffer,
+                (None, ReadEnd::WantBuffer) => return TurnEnd::WantBuffer,
+                (Some(written), ReadEnd::Bytes(read)) => written.saturating_add(read),
+                (Some(bytes), ReadEnd::Nothing | ReadEnd::WantBuffer)
+                | (None, ReadEnd::Bytes(bytes)) => bytes,
             };
+            moved_bytes = moved_bytes.saturating_add(bytes);
             if moved_bytes >= turn_bytes {
                 return TurnEnd::Again;
             }
@@ -326,15 +323,15 @@ impl Connection {
         turn: BufferTurn,
         turn_bytes: usize,
         now: Time,
-    ) -> Moved {
-        let Some(limit) = self.wanted_bytes(pool, turn_bytes, now) else { return Moved::Nothing };
+    ) -> ReadEnd {
+        let Some(limit) = self.wanted_bytes(pool, turn_bytes, now) else { return ReadEnd::Nothing };
         let buffer = match turn {
             BufferTurn::Ours => spare.take().or_else(|| pool.take()),
             BufferTurn::Others => None,
         };
         let Some(mut buffer) = buffer else {
             self.machine.not_reading(now);
-            return Moved::WantBuffer;
+            return ReadEnd::WantBuffer;
         };
         let filled = self.fill(buffer.bytes_mut(), limit);
         let buffer = Arc::new(buffer);
@@ -367,11 +364,13 @@ impl Connection {
         match filled {
             // Its records took all that there is in a turn.
             Ok(count) if count < limit && self.readable && self.stream.plain().is_none() => {
-                Moved::Bytes(turn_bytes.max(1))
+                ReadEnd::Bytes(turn_bytes.max(1))
             }
-            Ok(count) => Moved::Bytes(count.max(1)),
-            Err(error) if error.kind() == ErrorKind::Interrupted => Moved::Bytes(turn_bytes.max(1)),
-            Err(_) => Moved::Nothing,
+            Ok(count) => ReadEnd::Bytes(count.max(1)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                ReadEnd::Bytes(turn_bytes.max(1))
+            }
+            Err(_) => ReadEnd::Nothing,
         }
     }
 
@@ -428,15 +427,22 @@ impl Connection {
         if filled == 0 { Err(ErrorKind::Interrupted.into()) } else { Ok(filled) }
     }
 
-    fn write(&mut self, turn_bytes: usize, now: Time) -> Moved {
+    /// Writes what there is to write, if the socket takes it; returns how much it took.
+    fn write(&mut self, turn_bytes: usize, now: Time) -> Option<usize> {
         if self.sender == Sender::Worker {
-            return Moved::Nothing;
+            return None;
         }
         let output = self.machine.output(now);
         let result = match output {
-            Output::Nothing => return self.flush(now),
-            Output::Shutdown => return self.end_saying(),
-            _ if !self.writable => return Moved::Nothing,
+            Output::Nothing => {
+                self.flush(now);
+                return None;
+            }
+            Output::Shutdown => {
+                self.end_saying();
+                return None;
+            }
+            _ if !self.writable => return None,
             Output::File { id, at, size } => {
                 self.sender = Sender::Worker;
                 // Set again by an event that comes while the worker sends.
@@ -444,7 +450,7 @@ impl Connection {
                 let in_turn = size.min(turn_bytes as u64);
                 let (rest, stream) = (size.saturating_sub(in_turn), self.stream.clone());
                 self.submit(vec![Job::Send { id, at, size: in_turn, rest, stream }]);
-                return Moved::Nothing;
+                return None;
             }
             Output::Bytes(bytes) => {
                 let in_turn = bytes.get(..turn_bytes).unwrap_or(bytes);
@@ -461,18 +467,18 @@ impl Connection {
                 self.moved(count as u64);
                 self.machine.wrote(count as u64, now);
                 self.carry_out(None, now);
-                Moved::Bytes(count)
+                Some(count)
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => Moved::Bytes(1),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Some(1),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.writable = false;
                 self.machine.blocked(now);
-                Moved::Nothing
+                None
             }
             Err(_) => {
                 self.machine.broken();
                 self.carry_out(None, now);
-                Moved::Nothing
+                None
             }
         }
     }

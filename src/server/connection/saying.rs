@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use ftx_protocol::Time;
 use ftx_protocol::server::Reason;
 
-use super::{Connection, Moved, TurnEnd};
+use super::{Connection, TurnEnd};
 
 /// How far the end of what this side says has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +20,9 @@ pub(super) enum Saying {
 
 impl Connection {
     /// Has the socket take what was written, as far as it does.
-    pub(super) fn flush(&mut self, now: Time) -> Moved {
+    pub(super) fn flush(&mut self, now: Time) {
         if self.stream.plain().is_some() || !self.writable {
-            return Moved::Nothing;
+            return;
         }
         match self.stream.flush() {
             Ok(()) if self.saying == Saying::Held => {
@@ -41,11 +41,10 @@ impl Connection {
                 self.carry_out(None, now);
             }
         }
-        Moved::Nothing
     }
 
     /// Says that nothing more will be said, behind what was written.
-    pub(super) fn end_saying(&mut self) -> Moved {
+    pub(super) fn end_saying(&mut self) {
         let can_say = self.writable || self.stream.plain().is_some();
         if self.saying != Saying::Ended && can_say {
             match self.stream.shut_down_sending() {
@@ -54,7 +53,6 @@ impl Connection {
                 Ok(()) | Err(_) => self.saying = Saying::Ended,
             }
         }
-        Moved::Nothing
     }
 
     /// The machine is done. What it said may not be out yet, inside TLS: the last acknowledgement
