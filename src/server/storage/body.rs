@@ -18,7 +18,7 @@ use crate::server::stream::Stream;
 const SEND_FILE_BYTES: usize = 1024 * 1024;
 
 /// What one step of sending did.
-pub(super) enum Step {
+pub(super) enum SendStep {
     Sent(u64),
     /// The file ended early, or could not be read.
     Short(Refusal),
@@ -41,16 +41,16 @@ pub(super) fn send(
     stream: &Stream,
     scratch: &mut [u8],
     spent: &mut Duration,
-) -> Step {
+) -> SendStep {
     if let Some(socket) = stream.plain() {
         return timed(spent, || send_file(reading, at, left, socket));
     }
     match read_to_grid(reading, at, left, scratch, spent) {
         Ok(bytes) => match timed(spent, || write(stream, bytes)) {
-            Ok(count) => Step::Sent(count as u64),
-            Err(error) => Step::Socket(error),
+            Ok(count) => SendStep::Sent(count as u64),
+            Err(error) => SendStep::Socket(error),
         },
-        Err(refusal) => Step::Short(refusal),
+        Err(refusal) => SendStep::Short(refusal),
     }
 }
 
@@ -71,16 +71,16 @@ pub(super) fn write(mut stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Has the kernel move bytes from the file to the socket.
-fn send_file(reading: &Reading, at: u64, left: u64, socket: &TcpStream) -> Step {
+fn send_file(reading: &Reading, at: u64, left: u64, socket: &TcpStream) -> SendStep {
     let limit = usize::try_from(left).unwrap_or(usize::MAX).min(SEND_FILE_BYTES);
     match sys::send_file(socket.as_fd(), reading.handle(), at, limit) {
-        Ok(0) => Step::Short(ended_early()),
-        Ok(count) => Step::Sent(count as u64),
-        Err(error) if is_of_socket(&error) => Step::Socket(error),
+        Ok(0) => SendStep::Short(ended_early()),
+        Ok(count) => SendStep::Sent(count as u64),
+        Err(error) if is_of_socket(&error) => SendStep::Socket(error),
         // One call reads and sends; what is not the socket's is the disk's.
         Err(error) => {
             let message = format!("reading the file: {error}");
-            Step::Short(Refusal::new(Code::StorageFailed, message))
+            SendStep::Short(Refusal::new(Code::StorageFailed, message))
         }
     }
 }

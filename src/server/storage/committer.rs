@@ -12,7 +12,7 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Durability, Name, Refusal, Verb};
 
 use super::audit::Came;
-use super::queue::{Round, Waiting, Waits};
+use super::queue::{FairQueue, Round, Waits};
 use super::sweeper::Sweeper;
 use super::transfers::{Ending, Slot, Transfers};
 use super::workers::Ahead;
@@ -95,16 +95,16 @@ impl Item {
     }
 
     /// What the store makes of it, and who is told what became of that.
-    fn split(self) -> (Told, Step) {
+    fn split(self) -> (Asker, Step) {
         match self {
             Self::Put(Whole { slot, finished, course }) => {
                 let name = finished.name().clone();
-                (Told::Put { slot, name, course }, Step::Put(*finished))
+                (Asker::Put { slot, name, course }, Step::Put(*finished))
             }
             Self::Change(changing) => {
                 let change = to_store(&changing);
                 let within = changing.granted.within().cloned();
-                (Told::Change(changing), Step::Change { change, within })
+                (Asker::Change(changing), Step::Change { change, within })
             }
         }
     }
@@ -112,9 +112,9 @@ impl Item {
 
 /// The threads, and the way to them.
 pub(super) struct Committer {
-    keep: Arc<Waiting<Keep>>,
-    sync: Arc<Waiting<Whole>>,
-    round: Arc<Waiting<Item>>,
+    keep: Arc<FairQueue<Keep>>,
+    sync: Arc<FairQueue<Whole>>,
+    round: Arc<FairQueue<Item>>,
     bench: Bench,
     sweeper: Arc<Sweeper>,
     syncing: Mutex<Vec<JoinHandle<()>>>,
@@ -138,8 +138,8 @@ impl Committer {
     ) -> std::io::Result<Self> {
         let sweeper = Arc::new(Sweeper::start(Arc::clone(&store))?);
         let bench = Bench { store, outcomes, transfers, sweeper: Arc::clone(&sweeper) };
-        let (keep, sync) = (Arc::new(Waiting::default()), Arc::new(Waiting::default()));
-        let round = Arc::new(Waiting::default());
+        let (keep, sync) = (Arc::new(FairQueue::default()), Arc::new(FairQueue::default()));
+        let round = Arc::new(FairQueue::default());
         let mut syncing = Vec::with_capacity(KEEPERS + SYNCERS);
         for number in 0..KEEPERS {
             let (bench, keep) = (bench.clone(), Arc::clone(&keep));
@@ -229,7 +229,7 @@ fn join(threads: &Mutex<Vec<JoinHandle<()>>>) {
 }
 
 impl Bench {
-    fn sync(&self, sync: &Waiting<Whole>, round: &Waiting<Item>) {
+    fn sync(&self, sync: &FairQueue<Whole>, round: &FairQueue<Item>) {
         while let Some(whole) = sync.take_one() {
             round.push_all(self.sync_one(whole).map(Item::Put).into_iter().collect());
         }
@@ -248,7 +248,7 @@ impl Bench {
         }
     }
 
-    fn keep(&self, keep: &Waiting<Keep>) {
+    fn keep(&self, keep: &FairQueue<Keep>) {
         while let Some(Keep(slot)) = keep.take_one() {
             if let Some(checkpoint) = slot.take_checkpoint()
                 && let Some(newer) = self.make_durable(&slot, *checkpoint)
@@ -287,7 +287,7 @@ impl Bench {
         }
     }
 
-    fn commit(&self, round: &Waiting<Item>) {
+    fn commit(&self, round: &FairQueue<Item>) {
         while round.wait_for_more().is_some() {
             let turn = self.store.turn();
             // Not before: whoever has come meanwhile may have a better place.
@@ -325,23 +325,23 @@ impl Bench {
 
     fn tell(
         &self,
-        told: &Told,
+        told: &Asker,
         result: Result<Settled, Refusal>,
     ) -> Option<(ConnectionKey, Outcome)> {
         Some(match (told, result) {
-            (Told::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
+            (Asker::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
                 self.end(slot, name, *course, Ok(stored))
             }
-            (Told::Put { slot, name, course }, Err(refusal)) => {
+            (Asker::Put { slot, name, course }, Err(refusal)) => {
                 self.end(slot, name, *course, Err(refusal))
             }
-            (Told::Change(changing), Ok(Settled::Changed(durability))) => {
+            (Asker::Change(changing), Ok(Settled::Changed(durability))) => {
                 self.changed(changing, Ok(durability))
             }
-            (Told::Change(changing), Err(refusal)) => self.changed(changing, Err(refusal)),
+            (Asker::Change(changing), Err(refusal)) => self.changed(changing, Err(refusal)),
             // The store answers what it was asked.
-            (Told::Put { .. }, Ok(Settled::Changed(_)))
-            | (Told::Change(_), Ok(Settled::Stored(_))) => return None,
+            (Asker::Put { .. }, Ok(Settled::Changed(_)))
+            | (Asker::Change(_), Ok(Settled::Stored(_))) => return None,
         })
     }
 
@@ -454,8 +454,8 @@ impl Waits for Item {
     }
 }
 
-/// Who is told what became of a step.
-enum Told {
+/// Who asked for a step, and is told what became of it.
+enum Asker {
     Put { slot: Arc<Slot>, name: Name, course: Course },
     Change(Changing),
 }

@@ -18,7 +18,7 @@ use ftx_protocol::{Code, Name, Refusal, RequestId, Verb};
 use open::{Open, Purpose};
 
 use super::audit::Came;
-use super::body::Step;
+use super::body::SendStep;
 use super::client::Client;
 use super::directory::Shared;
 use super::listing::OpenList;
@@ -183,16 +183,16 @@ impl Fetch {
             }
             let Some(open) = self.gets.get_mut(&id) else { break SendEnd::Short };
             match open.step(&self.shared, at.saturating_add(count), left, stream, scratch) {
-                Step::Sent(sent) => count = count.saturating_add(sent),
-                Step::Short(why) => {
+                SendStep::Sent(sent) => count = count.saturating_add(sent),
+                SendStep::Short(why) => {
                     unreadable = Some(why);
                     break SendEnd::Short;
                 }
-                Step::Socket(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Step::Socket(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                SendStep::Socket(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                SendStep::Socket(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     break SendEnd::Blocked;
                 }
-                Step::Socket(_) => break SendEnd::Broken,
+                SendStep::Socket(_) => break SendEnd::Broken,
             }
         };
         if let Some(open) = self.gets.get_mut(&id) {

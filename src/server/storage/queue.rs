@@ -45,24 +45,24 @@ pub(super) trait Waits {
 }
 
 /// A queue that threads wait at.
-pub(super) struct Waiting<T> {
+pub(super) struct FairQueue<T> {
     state: Mutex<State<T>>,
     wake: Condvar,
 }
 
 struct State<T> {
-    line: Line<T>,
+    line: ConnectionLine<T>,
     closed: bool,
 }
 
-impl<T> Default for Waiting<T> {
+impl<T> Default for FairQueue<T> {
     fn default() -> Self {
-        let state = State { line: Line::default(), closed: false };
+        let state = State { line: ConnectionLine::default(), closed: false };
         Self { state: Mutex::new(state), wake: Condvar::new() }
     }
 }
 
-impl<T: Waits> Waiting<T> {
+impl<T: Waits> FairQueue<T> {
     pub(super) fn push_all(&self, items: Vec<T>) {
         let count = items.len();
         if count == 0 {
@@ -96,7 +96,7 @@ impl<T: Waits> Waiting<T> {
         self.wait()?.line.next()
     }
 
-    /// Waits until there is something for [`Waiting::take_round`].
+    /// Waits until there is something for [`FairQueue::take_round`].
     pub(super) fn wait_for_more(&self) -> Option<()> {
         self.wait().map(drop)
     }
@@ -119,7 +119,7 @@ impl<T: Waits> Waiting<T> {
 }
 
 /// Connections in the order in which they have their turns.
-struct Line<T> {
+struct ConnectionLine<T> {
     waiting: HashMap<ConnectionKey, Brought<T>>,
     /// How many connections of each client are waiting: each has as large a part of its share.
     connections: HashMap<Client, u64>,
@@ -149,7 +149,7 @@ struct Ticket {
     cost: u64,
 }
 
-impl<T> Default for Line<T> {
+impl<T> Default for ConnectionLine<T> {
     fn default() -> Self {
         Self {
             waiting: HashMap::new(),
@@ -162,7 +162,7 @@ impl<T> Default for Line<T> {
     }
 }
 
-impl<T: Waits> Line<T> {
+impl<T: Waits> ConnectionLine<T> {
     fn is_empty(&self) -> bool {
         self.tickets.is_empty()
     }
@@ -328,8 +328,8 @@ mod tests {
         format!("{number}/{}", vec!["d"; NAME_PARTS - 1].join("/"))
     }
 
-    fn line(items: impl IntoIterator<Item = Item>) -> Line<Item> {
-        let mut line = Line::default();
+    fn line(items: impl IntoIterator<Item = Item>) -> ConnectionLine<Item> {
+        let mut line = ConnectionLine::default();
         items.into_iter().for_each(|item| line.push(item));
         line
     }

@@ -11,7 +11,9 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId, Verb};
 use tracing::error;
 
-use crate::server::storage::body::{Step, ended_early, read_to_grid, remember, send, timed, write};
+use crate::server::storage::body::{
+    SendStep, ended_early, read_to_grid, remember, send, timed, write,
+};
 use crate::server::storage::committer::microseconds;
 use crate::server::storage::directory::Shared;
 use crate::server::storage::{Granted, Origin, Reading, WORTH_TELLING, audit};
@@ -219,7 +221,7 @@ impl Open {
         left: u64,
         stream: &Stream,
         scratch: &mut [u8],
-    ) -> Step {
+    ) -> SendStep {
         let (reading, disk) = (&self.reading, &mut self.spent.disk);
         let running = match &mut self.hash {
             Hash::Running(running) if running.offset() == at => running,
@@ -233,7 +235,7 @@ impl Open {
         };
         let bytes = match read_to_grid(reading, at, left, scratch, disk) {
             Ok(bytes) => bytes,
-            Err(refusal) => return Step::Short(refusal),
+            Err(refusal) => return SendStep::Short(refusal),
         };
         match timed(disk, || write(stream, bytes)) {
             Ok(count) => {
@@ -241,9 +243,9 @@ impl Open {
                 let sent = bytes.get(..count).unwrap_or_default();
                 timed(&mut self.spent.hash, || running.update(sent));
                 remember(shared, reading, running);
-                Step::Sent(count as u64)
+                SendStep::Sent(count as u64)
             }
-            Err(error) => Step::Socket(error),
+            Err(error) => SendStep::Socket(error),
         }
     }
 
