@@ -135,7 +135,7 @@ impl Deref for Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::token::SELECTORS_MAX;
+    use crate::server::key::SELECTORS_MAX;
 
     #[test]
     fn a_pool_gives_no_more_than_it_has_and_gets_back_what_jobs_drop() {

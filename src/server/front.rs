@@ -19,9 +19,9 @@ use tracing::warn;
 use super::Options;
 use super::access::Policy;
 use super::doors::{Doors, Pass};
+use super::key;
 use super::listen::Listening;
 use super::mailbox::{self, Mailbox};
-use super::token;
 
 /// Connections accepted in one go before those that are there have their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -149,10 +149,10 @@ impl Front {
         others: Vec<Arc<Mailbox<Order>>>,
         options: &Options,
     ) -> io::Result<Self> {
-        listeners.truncate(token::LISTENERS_MAX);
+        listeners.truncate(key::LISTENERS_MAX);
         for (place, listening) in listeners.iter_mut().enumerate() {
-            let token = token::listener(place);
-            registry.register(&mut listening.listener, token, Interest::READABLE)?;
+            let key = key::listener(place);
+            registry.register(&mut listening.listener, key, Interest::READABLE)?;
         }
         let kept = options.partial_ttl.min(options.abandoned_after);
         let expire_every = (kept / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY);
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_seat_is_where_the_fewest_are_and_there_are_no_more_than_all_may_have() {
         let poll = mio::Poll::new().unwrap();
-        let waker = Arc::new(Waker::new(poll.registry(), token::WAKER).unwrap());
+        let waker = Arc::new(Waker::new(poll.registry(), key::WAKER).unwrap());
         let seats = Seats::new(3, 5, waker);
         assert_eq!([(); 4].map(|()| seats.take()), [0, 1, 2, 0]);
         assert!(!seats.are_taken());

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
+use super::key::ConnectionKey;
 use super::network::Network;
-use super::token::ConnectionKey;
 
 /// Unfinished lines, unread replies, and what came of puts that wait for places, of all connections together. Far
 /// more than honest clients need; past its share of it, a selector ends one that holds much.

@@ -26,6 +26,7 @@ mod doors;
 mod front;
 mod guest;
 mod held;
+mod key;
 mod listen;
 mod lock;
 mod mailbox;
@@ -35,7 +36,6 @@ mod selector;
 mod selectors;
 mod storage;
 mod stream;
-mod token;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -54,11 +54,11 @@ use access::{Gate, Policy, PolicyOptions, Tokens, TokensError, Transport, Watch}
 pub use doors::{DoorOptions, OwnMachine};
 pub use ftx_disk::store::Access;
 use guest::House;
+pub use key::SELECTORS_MAX;
 use listen::Listening;
 pub use listen::{Listen, ListenError};
 pub use selector::Stopper;
 use selectors::Selectors;
-pub use token::SELECTORS_MAX;
 
 /// What a server is asked to be.
 #[derive(Debug, Clone)]

@@ -25,11 +25,11 @@ use super::connection::{Admitted, Connection};
 use super::front::{Arrival, Front, Order, Seats};
 use super::guest::{Guest, House};
 use super::held::Held;
+use super::key::{self, ConnectionKey, Source};
 use super::mailbox::Mailbox;
 use super::rate::Rate;
 use super::storage::{Directory, Outcomes};
 use super::stream::Stream;
-use super::token::{self, ConnectionKey, Source};
 
 /// Readiness events taken in one go.
 const EVENTS: usize = 1_024;
@@ -116,7 +116,7 @@ pub(super) struct Common {
 
 /// A waker for this poll; there can be only one.
 pub(super) fn waker(poll: &Poll) -> io::Result<Arc<Waker>> {
-    Waker::new(poll.registry(), token::WAKER).map(Arc::new)
+    Waker::new(poll.registry(), key::WAKER).map(Arc::new)
 }
 
 impl Selector {
@@ -353,7 +353,7 @@ impl Selector {
         self.generation = self.generation.wrapping_add(1);
         let key = ConnectionKey::new(self.number, self.generation, entry.key());
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket, key.token(), interest) {
+        if let Err(error) = self.poll.registry().register(&mut socket, key.of_poll(), interest) {
             warn!(%peer, %error, "cannot watch a connection");
             self.seats.free(self.number);
             return;

@@ -12,11 +12,11 @@ use tracing::info;
 
 use super::front::{Front, Order, Seats};
 use super::guest::House;
+use super::key::SELECTORS_MAX;
 use super::listen::Listening;
 use super::mailbox::Mailbox;
 use super::selector::{self, Common, Selector, Stopper};
 use super::storage::{Directory, Outcomes};
-use super::token::SELECTORS_MAX;
 use super::{Options, StartError};
 
 pub(super) struct Selectors {

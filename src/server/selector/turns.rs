@@ -6,8 +6,8 @@ use ftx_protocol::{Code, Time};
 use super::Selector;
 use crate::server::connection::{BufferTurn, TurnEnd};
 use crate::server::held::{self, Holder};
+use crate::server::key::ConnectionKey;
 use crate::server::network::Network;
-use crate::server::token::ConnectionKey;
 
 /// Bytes that one connection may move in one turn before the others have theirs.
 const TURN_BYTES: usize = 1024 * 1024;

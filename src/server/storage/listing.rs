@@ -117,7 +117,7 @@ mod tests {
     use ftx_protocol::{Depth, Durability};
 
     fn origin(peer: &str, connection: usize) -> Origin {
-        let key = crate::server::token::ConnectionKey::new(0, connection, 0);
+        let key = crate::server::key::ConnectionKey::new(0, connection, 0);
         Origin { key, peer: peer.parse().unwrap(), who: crate::server::access::Who::Local }
     }
 

@@ -34,10 +34,10 @@ use ftx_protocol::{Refusal, RequestId};
 
 use super::access::Who;
 use super::buffers::Piece;
+use super::key::ConnectionKey;
 use super::mailbox::Mailbox;
 use super::network::Network;
 use super::stream::Stream;
-use super::token::ConnectionKey;
 
 pub(super) use directory::Directory;
 pub(super) use granted::Granted;

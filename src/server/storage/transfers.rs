@@ -476,8 +476,8 @@ mod tests {
     use super::super::places::Places;
     use super::*;
     use crate::server::access::{Grant, Lease, Share, Who};
+    use crate::server::key::ConnectionKey;
     use crate::server::network::Network;
-    use crate::server::token::ConnectionKey;
 
     const SIZE: u64 = 2 * GRID_BYTES;
     const OWNER: Owner = Owner([1; 8]);

@@ -1,10 +1,10 @@
-//! What a token of a poll stands for: the waker, a listener, or one connection.
+//! What a key of a poll, which mio calls a token, stands for: the waker, a listener, or one connection.
 
 use mio::Token;
 
 pub(super) const WAKER: Token = Token(usize::MAX);
 
-/// Listeners have the tokens below the waker's; connections the rest.
+/// Listeners have the keys below the waker's; connections the rest.
 pub(super) const LISTENERS_MAX: usize = 1_024;
 
 /// The number of low bits of a key that are the connection's place in the table of its selector.
@@ -47,14 +47,15 @@ impl ConnectionKey {
         self.0 & (usize::MAX >> PLACE_BITS)
     }
 
-    pub(super) fn token(self) -> Token {
+    /// As a poll knows it.
+    pub(super) fn of_poll(self) -> Token {
         Token(self.0)
     }
 }
 
 impl Source {
-    pub(super) fn of(token: Token) -> Self {
-        match token {
+    pub(super) fn of(key: Token) -> Self {
+        match key {
             WAKER => Self::Waker,
             Token(number) if number >= listener(LISTENERS_MAX).0 => Self::Listener,
             Token(number) => Self::Connection(ConnectionKey(number)),
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_token_says_whose_it_is() {
+    fn each_key_says_whose_it_is() {
         assert_eq!(Source::of(WAKER), Source::Waker);
         for place in [0, LISTENERS_MAX - 1] {
             assert_eq!(Source::of(listener(place)), Source::Listener);
@@ -80,7 +81,7 @@ mod tests {
             for generation in [0, 1, GENERATION_MAX, usize::MAX] {
                 let key = ConnectionKey::new(selector, generation, 7);
                 assert_eq!((key.selector(), key.place()), (selector, 7));
-                assert_eq!(Source::of(key.token()), Source::Connection(key));
+                assert_eq!(Source::of(key.of_poll()), Source::Connection(key));
             }
         }
         assert_ne!(ConnectionKey::new(1, 1, 7), ConnectionKey::new(1, 2, 7));
