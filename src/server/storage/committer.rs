@@ -116,7 +116,6 @@ pub(super) struct Committer {
     sync: Arc<FairQueue<Whole>>,
     round: Arc<FairQueue<Item>>,
     bench: Bench,
-    sweeper: Arc<Sweeper>,
     syncing: Mutex<Vec<JoinHandle<()>>>,
     committing: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -137,7 +136,7 @@ impl Committer {
         transfers: Arc<Transfers>,
     ) -> std::io::Result<Self> {
         let sweeper = Arc::new(Sweeper::start(Arc::clone(&store))?);
-        let bench = Bench { store, outcomes, transfers, sweeper: Arc::clone(&sweeper) };
+        let bench = Bench { store, outcomes, transfers, sweeper };
         let (keep, sync) = (Arc::new(FairQueue::default()), Arc::new(FairQueue::default()));
         let round = Arc::new(FairQueue::default());
         let mut syncing = Vec::with_capacity(KEEPERS + SYNCERS);
@@ -154,7 +153,7 @@ impl Committer {
             vec![spawn("commit".into(), move || bench.commit(&round))?]
         };
         let (syncing, committing) = (Mutex::new(syncing), Mutex::new(committing));
-        Ok(Self { keep, sync, round, bench, sweeper, syncing, committing })
+        Ok(Self { keep, sync, round, bench, syncing, committing })
     }
 
     pub(super) fn keep(&self, keep: Keep) {
@@ -212,7 +211,7 @@ impl Committer {
         join(&self.syncing);
         self.round.close();
         join(&self.committing);
-        self.sweeper.finish();
+        self.bench.sweeper.finish();
     }
 }
 
