@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ftx_protocol::{Escaped, Owner};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::file::{TokensError, open_private, replace, shown};
 use super::line::BadText;
@@ -19,7 +19,7 @@ const USAGE_PART: u64 = 2;
 /// Bytes that each token has brought.
 pub type Used = BTreeMap<Owner, u64>;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UsedLine {
     id: Owner,
