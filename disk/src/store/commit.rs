@@ -83,14 +83,15 @@ pub enum Settled {
     Changed(Durability),
 }
 
-/// What was done on the disk and waits for the syncs at the end of the round.
+/// What a step has come to before the syncs at the end of the round.
 enum Made<D: Disk> {
+    /// The answer depends on the sync of its directory.
     File(Named<D>),
+    /// The same, of each directory that it has to do with.
     Change(Changed<D>),
+    /// It depends on nothing more.
+    Answered(Result<Settled, Refusal>),
 }
-
-/// A step's answer, or what there is to say once its directories are synced.
-type Answer<D> = Result<Made<D>, Result<Settled, Refusal>>;
 
 impl<D: Disk> Committing<D> {
     pub(super) fn new(disk: D, root: Inode) -> Self {
@@ -240,50 +241,65 @@ impl<D: Disk> Store<D> {
         self.number(&mut round);
         let journalled = self.journal_round(private, &round);
         let mut ground = Ground::default();
-        let made: Vec<Answer<D>> = round
+        let made: Vec<Made<D>> = round
             .into_iter()
             .map(|step| self.make(private, step, &journalled, &mut committing, &mut ground))
             .collect();
         // Before what was changed is answered: no start may make one of these after that.
         self.abandon(private, &ground.refused);
         let failed = sync_directories(&mut committing, &made, &ground.changed);
-        let may_lose_its_name = |named: &Named<D>| failed.contains(&named.directory);
-        let loses_its_name = |made: &Made<D>| match made {
-            Made::File(named) => may_lose_its_name(named),
-            Made::Change(_) => false,
-        };
-        if made.iter().flatten().any(loses_its_name) {
-            committing.puts = Puts::MayBeRepeated;
-        }
-        let changes = made.iter().flatten().any(|made| matches!(made, Made::Change(_)));
-        let puts = if changes && lock(&private.journal).mend(&private.directory).is_err() {
-            Puts::MayBeRepeated
-        } else {
-            committing.puts
-        };
+        let puts = self.judge_puts(private, &mut committing, &made, &failed);
         let mut learned = Learned::default();
-        let answers = made
-            .into_iter()
-            .map(|result| match result {
-                Ok(Made::File(named))
-                    if may_lose_its_name(&named)
-                        && named.committed.durability > Durability::None =>
-                {
-                    // It is over: nothing of it is left to go on with.
-                    self.transfers.remove(&named.committed.transfer);
-                    Err(Code::DurabilityUnknown.into())
-                }
-                Ok(Made::File(named)) => Ok(Settled::Stored(self.acknowledge(named, &mut learned))),
-                Ok(Made::Change(changed)) => acknowledge_change(&changed, &failed, puts),
-                Err(answer) => answer,
-            })
-            .collect();
+        let answers =
+            made.into_iter().map(|made| self.answer(made, &failed, puts, &mut learned)).collect();
         self.digests.remember_committed(&learned.digests);
         if !learned.done.is_empty() {
             // What is lost of these follows from the disk at the next start.
             let _ = lock(&private.journal).write(&private.directory, &learned.done, Sync::Never);
         }
         answers
+    }
+
+    /// Whether puts keep their names, for the changes of a round. `failed`: see [`sync_directories`].
+    fn judge_puts(
+        &self,
+        private: &Private<D>,
+        committing: &mut Committing<D>,
+        made: &[Made<D>],
+        failed: &HashSet<Inode>,
+    ) -> Puts {
+        let loses_its_name =
+            |made: &Made<D>| matches!(made, Made::File(named) if failed.contains(&named.directory));
+        if made.iter().any(loses_its_name) {
+            committing.puts = Puts::MayBeRepeated;
+        }
+        let changes = made.iter().any(|made| matches!(made, Made::Change(_)));
+        if changes && lock(&private.journal).mend(&private.directory).is_err() {
+            return Puts::MayBeRepeated;
+        }
+        committing.puts
+    }
+
+    /// What there is to say of a step, when the directories of its round are synced, but for those that `failed`.
+    fn answer(
+        &self,
+        made: Made<D>,
+        failed: &HashSet<Inode>,
+        puts: Puts,
+        learned: &mut Learned,
+    ) -> Result<Settled, Refusal> {
+        match made {
+            Made::File(Named { committed, directory, .. })
+                if committed.durability > Durability::None && failed.contains(&directory) =>
+            {
+                // It is over: nothing of it is left to go on with.
+                self.transfers.remove(&committed.transfer);
+                Err(Code::DurabilityUnknown.into())
+            }
+            Made::File(named) => Ok(Settled::Stored(self.acknowledge(named, learned))),
+            Made::Change(changed) => acknowledge_change(&changed, failed, puts),
+            Made::Answered(answer) => answer,
+        }
     }
 
     /// Makes one step of a round.
@@ -294,26 +310,27 @@ impl<D: Disk> Store<D> {
         journalled: &Result<(), Refusal>,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
-    ) -> Answer<D> {
+    ) -> Made<D> {
         match step {
             Step::Put(Finished { body: FinishedBody::Complete(complete), .. }) => {
-                Err(Ok(Settled::Stored(self.replay(&complete))))
+                Made::Answered(Ok(Settled::Stored(self.replay(&complete))))
             }
             Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
                 if let Err(refusal) = journalled {
                     ground.refused.push(committed);
-                    return Err(Err(refusal.clone()));
+                    return Made::Answered(Err(refusal.clone()));
                 }
                 self.give_name(private, file, committed, committing, ground)
-                    .map(Made::File)
-                    .map_err(Err)
             }
             Step::Change { change, within } => {
                 ground.last = None;
-                let changed =
-                    self.change(private, &change, within.as_ref(), committing).map_err(Err)?;
-                ground.changed.extend(changed.directories.iter().cloned());
-                Ok(Made::Change(changed))
+                match self.change(private, &change, within.as_ref(), committing) {
+                    Ok(changed) => {
+                        ground.changed.extend(changed.directories.iter().cloned());
+                        Made::Change(changed)
+                    }
+                    Err(refusal) => Made::Answered(Err(refusal)),
+                }
             }
         }
     }
@@ -355,16 +372,16 @@ impl<D: Disk> Store<D> {
         committed: Committed,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
-    ) -> Result<Named<D>, Refusal> {
+    ) -> Made<D> {
         let origin = match file.entry {
             Entry::InStaging => Origin::Staging,
             Entry::Nowhere => Origin::Handle(&file.handle),
         };
         match self.take_name(private, origin, &committed, committing, ground) {
-            Ok((_, directory)) => Ok(Named { file, committed, directory }),
+            Ok((_, directory)) => Made::File(Named { file, committed, directory }),
             Err(refusal) => {
                 ground.refused.push(committed);
-                Err(refusal)
+                Made::Answered(Err(refusal))
             }
         }
     }
@@ -441,11 +458,11 @@ impl<D: Disk> Store<D> {
 /// Syncs the directories of a round. Returns those of which that failed.
 fn sync_directories<D: Disk>(
     committing: &mut Committing<D>,
-    made: &[Answer<D>],
+    made: &[Made<D>],
     directories: &HashMap<Inode, Arc<D::Handle>>,
 ) -> HashSet<Inode> {
     let mut wanted = HashSet::new();
-    for made in made.iter().flatten() {
+    for made in made {
         match made {
             Made::File(named) if named.committed.durability > Durability::None => {
                 wanted.insert(named.directory);
@@ -453,7 +470,7 @@ fn sync_directories<D: Disk>(
             Made::Change(changed) if changed.durability > Durability::None => {
                 wanted.extend(changed.directories.iter().map(|(inode, _)| *inode));
             }
-            Made::File(_) | Made::Change(_) => {}
+            Made::File(_) | Made::Change(_) | Made::Answered(_) => {}
         }
     }
     let mut now = HashSet::new();
