@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 
 use ftx_protocol::limits::RESUMABLE_BYTES;
-use ftx_protocol::{Code, Condition, Digest, Durability, Mode, Refusal};
+use ftx_protocol::{Code, Condition, Durability, Mode, Refusal};
 use rustix::io::Errno;
 
+use super::naming::check_absent;
 use super::private::{Nameless, Private};
-use super::record::{Begun, Committed, Complete, Survival};
+use super::record::{Begun, Complete, Survival};
 use super::room::ASKING;
 use super::scope::check_reach;
 use super::transfers::{Kept, Partial, Use};
@@ -16,8 +17,8 @@ use super::upload::{Body, Entry, Limit, Plan, Resume, Staged, StagedFile};
 use super::{Naming, Put, Shared, Spent, Store, Upload, lock, room};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
-use crate::identity::{Identity, Inode};
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::identity::Inode;
+use crate::sys::{Disk, Want};
 
 /// Bodies below this are not reserved in advance: on ext4 that makes many small files seven times
 /// slower, because it defeats delayed allocation.
@@ -81,18 +82,6 @@ impl<D: Disk> Store<D> {
             within: put.within.clone(),
             naming: put.naming,
         })
-    }
-
-    /// What is given where this is asked for.
-    pub(super) fn given(&self, asked: Durability) -> Result<Durability, Refusal> {
-        match asked {
-            Durability::None => Ok(Durability::None),
-            // What an open directory is on does not change.
-            Durability::Memory | Durability::Full => match self.best {
-                Durability::None => Err(Code::DurabilityUnavailable.into()),
-                given => Ok(given),
-            },
-        }
     }
 
     fn begin_complete(
@@ -298,76 +287,6 @@ impl<D: Disk> Store<D> {
             }
         }
         check_absent(condition)
-    }
-
-    /// Refuses a directory that nothing may be put in.
-    pub(super) fn check_directory(&self, directory: &D::Handle) -> Result<Stat, Refusal> {
-        let stat = self
-            .disk
-            .stat(directory)
-            .map_err(|error| refusal(Cause::Name, "looking up the directory", &error))?;
-        self.check_visible(directory, &stat)?;
-        if stat.device != self.root_inode.device {
-            return Err(Code::OtherFilesystem.into());
-        }
-        Ok(stat)
-    }
-
-    /// Refuses to take a name from what has it, or that the condition does not allow.
-    pub(super) fn check_taking(
-        &self,
-        directory: &D::Handle,
-        part: &[u8],
-        condition: &Condition,
-    ) -> Result<(), Refusal> {
-        let found = match self.disk.stat_part(directory, part) {
-            Ok(found) => found,
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
-                return check_absent(condition);
-            }
-            Err(error) => return Err(refusal(Cause::Naming, "looking up the name", &error)),
-        };
-        self.reserved.check(&found)?;
-        match (found.kind, condition) {
-            (FileKind::Directory, _) => Err(Code::IsDirectory.into()),
-            (FileKind::Special, _) => Err(Code::NotAFile.into()),
-            (_, Condition::Absent) => Err(Code::Exists.into()),
-            (_, Condition::Version(version)) if Identity::of(&found).version() != *version => {
-                Err(Code::VersionMismatch.into())
-            }
-            (_, Condition::Always | Condition::Version(_)) => Ok(()),
-        }
-    }
-
-    /// What the journal will say of a put that is whole.
-    pub(super) fn committed(
-        &self,
-        plan: &Plan,
-        staged: &Staged<D>,
-        size: u64,
-        digest: Digest,
-    ) -> Committed {
-        Committed {
-            transfer: plan.transfer,
-            staged: staged.part.clone(),
-            inode: staged.inode,
-            name: plan.name.clone(),
-            size,
-            digest,
-            condition: plan.condition.clone(),
-            durability: plan.durability,
-            survival: Survival::of(plan.durability, self.boot_id.as_ref()),
-            owner: plan.owner,
-            within: plan.within.clone(),
-            asked: None,
-        }
-    }
-}
-
-pub(super) fn check_absent(condition: &Condition) -> Result<(), Refusal> {
-    match condition {
-        Condition::Always | Condition::Absent => Ok(()),
-        Condition::Version(_) => Err(Refusal::new(Code::VersionMismatch, "nothing has this name")),
     }
 }
 

@@ -13,9 +13,8 @@ use ftx_protocol::{Code, Condition, Depth, Durability, FileTime, Mode, Name, Par
 use rustix::io::Errno;
 
 use super::Store;
-use super::begin::check_absent;
 use super::commit::Committing;
-use super::naming::DIRECTORY_MODE;
+use super::naming::{DIRECTORY_MODE, check_absent};
 use super::private::Private;
 use super::scope::check_reach;
 use crate::failure::{Cause, refusal};

@@ -419,6 +419,18 @@ impl<D: Disk> Store<D> {
         disk.remove_directory(&root, private::PRIVATE)
     }
 
+    /// What is given where this is asked for.
+    fn given(&self, asked: Durability) -> Result<Durability, Refusal> {
+        match asked {
+            Durability::None => Ok(Durability::None),
+            // What an open directory is on does not change.
+            Durability::Memory | Durability::Full => match self.best {
+                Durability::None => Err(Code::DurabilityUnavailable.into()),
+                given => Ok(given),
+            },
+        }
+    }
+
     /// The parts of the store that a put needs.
     fn writable(&self) -> Result<&Private<D>, Refusal> {
         self.private.as_ref().ok_or_else(|| Code::ReadOnly.into())

@@ -1,5 +1,5 @@
 //! How a file that is whole gets its name: the directory that it goes to, resolved or made from the
-//! root, and the rename. Nothing here syncs or acknowledges anything.
+//! root, and the rename; and what stands against it. Nothing here syncs or acknowledges anything.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,13 +8,12 @@ use ftx_protocol::{Code, Condition, Mode, Name, Refusal};
 use rustix::io::Errno;
 
 use super::Store;
-use super::begin::check_absent;
 use super::commit::Committing;
 use super::private::Private;
 use super::record::Committed;
 use crate::failure::{Cause, refusal};
-use crate::identity::Inode;
-use crate::sys::{Disk, Want};
+use crate::identity::{Identity, Inode};
+use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Permissions of directories that a put makes; the process's umask applies.
 pub(super) const DIRECTORY_MODE: Mode = Mode::new(0o777);
@@ -210,6 +209,53 @@ impl<D: Disk> Store<D> {
         })?;
         committing.made(&directory);
         Ok(directory)
+    }
+
+    /// Refuses a directory that nothing may be put in.
+    pub(super) fn check_directory(&self, directory: &D::Handle) -> Result<Stat, Refusal> {
+        let stat = self
+            .disk
+            .stat(directory)
+            .map_err(|error| refusal(Cause::Name, "looking up the directory", &error))?;
+        self.check_visible(directory, &stat)?;
+        if stat.device != self.root_inode.device {
+            return Err(Code::OtherFilesystem.into());
+        }
+        Ok(stat)
+    }
+
+    /// Refuses to take a name from what has it, or that the condition does not allow.
+    pub(super) fn check_taking(
+        &self,
+        directory: &D::Handle,
+        part: &[u8],
+        condition: &Condition,
+    ) -> Result<(), Refusal> {
+        let found = match self.disk.stat_part(directory, part) {
+            Ok(found) => found,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+                return check_absent(condition);
+            }
+            Err(error) => return Err(refusal(Cause::Naming, "looking up the name", &error)),
+        };
+        self.reserved.check(&found)?;
+        match (found.kind, condition) {
+            (FileKind::Directory, _) => Err(Code::IsDirectory.into()),
+            (FileKind::Special, _) => Err(Code::NotAFile.into()),
+            (_, Condition::Absent) => Err(Code::Exists.into()),
+            (_, Condition::Version(version)) if Identity::of(&found).version() != *version => {
+                Err(Code::VersionMismatch.into())
+            }
+            (_, Condition::Always | Condition::Version(_)) => Ok(()),
+        }
+    }
+}
+
+/// Refuses a name that nothing has, if the condition is about what has it.
+pub(super) fn check_absent(condition: &Condition) -> Result<(), Refusal> {
+    match condition {
+        Condition::Always | Condition::Absent => Ok(()),
+        Condition::Version(_) => Err(Refusal::new(Code::VersionMismatch, "nothing has this name")),
     }
 }
 

@@ -10,7 +10,7 @@ use ftx_protocol::{
 
 use super::checkpoint::{Checkpoint, Keeping};
 use super::journal::Sync;
-use super::record::{Begun, Committed, Complete, Record};
+use super::record::{Begun, Committed, Complete, Record, Survival};
 use super::room::ASKING;
 use super::transfers::{Kept, Partial, Use};
 use super::{Naming, Shared, Store, lock, room};
@@ -390,6 +390,24 @@ impl<D: Disk> Store<D> {
             let _ = lock(&private.journal).retract(&private.directory, &taken_back, Sync::Never);
         }
         self.remove_staged(&begun.staged, begun.inode);
+    }
+
+    /// What the journal will say of a put that is whole.
+    fn committed(&self, plan: &Plan, staged: &Staged<D>, size: u64, digest: Digest) -> Committed {
+        Committed {
+            transfer: plan.transfer,
+            staged: staged.part.clone(),
+            inode: staged.inode,
+            name: plan.name.clone(),
+            size,
+            digest,
+            condition: plan.condition.clone(),
+            durability: plan.durability,
+            survival: Survival::of(plan.durability, self.boot_id.as_ref()),
+            owner: plan.owner,
+            within: plan.within.clone(),
+            asked: None,
+        }
     }
 
     /// Makes the entries of staging survive: a journal that names a file there relies on it.
