@@ -13,7 +13,7 @@ use super::record::{Begun, Complete, Survival};
 use super::room::ASKING;
 use super::scope::check_reach;
 use super::transfers::{Kept, Partial, Use};
-use super::upload::{Body, Entry, Limit, Plan, Resume, Staged, StagedFile};
+use super::upload::{Body, Entry, Limit, Resume, Staged, StagedFile};
 use super::{Naming, Put, Shared, Spent, Store, Upload, lock, room};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
@@ -40,24 +40,26 @@ impl<D: Disk> Store<D> {
     /// is refused here, and one that was held is held as before.
     pub fn begin(&self, put: Put) -> Result<Upload<D>, Refusal> {
         let private = self.writable()?;
-        let plan = self.plan(&put)?;
+        let put = self.take_on(put)?;
         if let Some(complete) = self.transfers.complete(&put.transfer) {
-            return self.begin_complete(&put, plan, complete);
+            return self.begin_complete(put, complete);
         }
         let comes_whole = put.size.is_some_and(|size| size <= COMES_WHOLE_BYTES);
-        if !comes_whole || (plan.condition != Condition::Always && put.naming == Naming::AsAsked) {
-            self.check_target(&put, &plan.condition)?;
+        if !comes_whole || (put.condition != Condition::Always && put.naming == Naming::AsAsked) {
+            self.check_target(&put)?;
         }
         match self.transfers.partial(&put.transfer) {
-            Some(partial) => self.begin_again(private, &put, plan, &partial),
+            Some(partial) => self.begin_again(private, put, &partial),
             None if put.at > 0 => {
                 Err(Refusal::new(Code::BadOffset, "nothing is held of this transfer"))
             }
-            None => self.begin_new(private, &put, plan),
+            None => self.begin_new(private, put),
         }
     }
 
-    fn plan(&self, put: &Put) -> Result<Plan, Refusal> {
+    /// A put as the store takes it: with the durability that it gives, and the condition under which the name is
+    /// taken.
+    fn take_on(&self, put: Put) -> Result<Put, Refusal> {
         let durability = self.given(put.durability)?;
         check_reach(put.within.as_ref(), &put.name)?;
         if put.within.as_ref() == Some(&put.name) {
@@ -68,34 +70,20 @@ impl<D: Disk> Store<D> {
             let message = format!("this server takes files up to {most} bytes");
             return Err(Refusal::new(Code::TooLarge, message));
         }
-        Ok(Plan {
-            transfer: put.transfer,
-            name: put.name.clone(),
-            condition: match put.naming {
-                Naming::AsAsked => put.condition.clone(),
-                Naming::Numbered => Condition::Absent,
-            },
-            durability,
-            modified: put.modified,
-            mode: put.mode,
-            owner: put.owner,
-            within: put.within.clone(),
-            naming: put.naming,
-        })
+        let condition = match put.naming {
+            Naming::AsAsked => put.condition,
+            Naming::Numbered => Condition::Absent,
+        };
+        Ok(Put { condition, durability, ..put })
     }
 
-    fn begin_complete(
-        &self,
-        put: &Put,
-        plan: Plan,
-        complete: Arc<Complete>,
-    ) -> Result<Upload<D>, Refusal> {
+    fn begin_complete(&self, put: Put, complete: Arc<Complete>) -> Result<Upload<D>, Refusal> {
         let committed = &complete.committed;
         let same = committed.owner == put.owner
             && *committed.asked() == put.name
             && committed.digest.algorithm == put.algorithm
             && put.size.is_none_or(|size| size == committed.size)
-            && plan.durability <= committed.durability;
+            && put.durability <= committed.durability;
         if !same {
             return Err(Code::TransferMismatch.into());
         }
@@ -105,25 +93,25 @@ impl<D: Disk> Store<D> {
         }
         Ok(Upload {
             disk: self.disk.clone(),
-            plan,
+            put,
             body: Body::Complete(complete),
             spent: Spent::default(),
         })
     }
 
-    fn begin_new(&self, private: &Private<D>, put: &Put, plan: Plan) -> Result<Upload<D>, Refusal> {
+    fn begin_new(&self, private: &Private<D>, put: Put) -> Result<Upload<D>, Refusal> {
         let resumable = put.size.is_none_or(|size| size >= RESUMABLE_BYTES);
         self.room.check(put.size, || self.medium_free(), self.options.free_min_bytes)?;
         let announced = match resumable {
-            true => Some(self.transfers.announce(plan.owner, put.unfinished_max)?),
+            true => Some(self.transfers.announce(put.owner, put.unfinished_max)?),
             false => None,
         };
-        let wanted = plan.mode.unwrap_or(private.default_mode);
+        let wanted = put.mode.unwrap_or(private.default_mode);
         let mode = if resumable { RESUMABLE_MODE } else { wanted };
         let part = self.new_staged_part();
         let failed = |error: &io::Error| refusal(Cause::Bytes, "making a file", error);
         // What nobody comes back to after a crash needs no entry in staging.
-        let entry = match (plan.durability, private.nameless) {
+        let entry = match (put.durability, private.nameless) {
             (Durability::None, Nameless::Possible) if !resumable => Entry::Nowhere,
             _ => Entry::InStaging,
         };
@@ -153,8 +141,8 @@ impl<D: Disk> Store<D> {
                 name: put.name.clone(),
                 algorithm: put.algorithm,
                 size: put.size,
-                survival: Survival::of(plan.durability, self.boot_id.as_ref()),
-                owner: plan.owner,
+                survival: Survival::of(put.durability, self.boot_id.as_ref()),
+                owner: put.owner,
             };
             let partial = Partial { begun, kept: Kept::Nothing, epoch: 0, use_: Use::Busy };
             let partial = announced.insert(put.transfer, partial);
@@ -163,22 +151,21 @@ impl<D: Disk> Store<D> {
             Resume::No
         };
         let running = Running::new(put.algorithm);
-        let limit = self.limit(put);
+        let limit = self.limit(&put);
         let staged = Staged { file, part, inode, running, limit, free_min_bytes, resume };
         let body = Body::Staged(Box::new(staged));
-        Ok(Upload { disk: self.disk.clone(), plan, body, spent: Spent::default() })
+        Ok(Upload { disk: self.disk.clone(), put, body, spent: Spent::default() })
     }
 
     fn begin_again(
         &self,
         private: &Private<D>,
-        put: &Put,
-        plan: Plan,
+        put: Put,
         shared: &Shared<Partial>,
     ) -> Result<Upload<D>, Refusal> {
         let mut partial = lock(shared);
-        let survival = Survival::of(plan.durability, self.boot_id.as_ref());
-        let running = running_of(&partial, put, &survival)?;
+        let survival = Survival::of(put.durability, self.boot_id.as_ref());
+        let running = running_of(&partial, &put, &survival)?;
         let (part, inode) = (partial.begun.staged.clone(), partial.begun.inode);
         let (file, mode) = match self.reopen_staged(private, &part, inode, put.at) {
             Ok(reopened) => reopened,
@@ -209,10 +196,10 @@ impl<D: Disk> Store<D> {
             epoch: partial.epoch,
             keeping: Shared::default(),
         };
-        let limit = self.limit(put);
+        let limit = self.limit(&put);
         let staged = Staged { file, part, inode, running, limit, free_min_bytes, resume };
         let body = Body::Staged(Box::new(staged));
-        Ok(Upload { disk: self.disk.clone(), plan, body, spent: Spent::default() })
+        Ok(Upload { disk: self.disk.clone(), put, body, spent: Spent::default() })
     }
 
     /// Opens a staged file to go on at an offset, and says its permissions. `STALE` when it is not
@@ -257,9 +244,9 @@ impl<D: Disk> Store<D> {
     }
 
     /// Refuses a put that could not take its name as things are now.
-    fn check_target(&self, put: &Put, condition: &Condition) -> Result<(), Refusal> {
+    fn check_target(&self, put: &Put) -> Result<(), Refusal> {
         let check_taking = |directory: &D::Handle| match put.naming {
-            Naming::AsAsked => self.check_taking(directory, put.name.last_part(), condition),
+            Naming::AsAsked => self.check_taking(directory, put.name.last_part(), &put.condition),
             // Whatever has it.
             Naming::Numbered => Ok(()),
         };
@@ -274,7 +261,7 @@ impl<D: Disk> Store<D> {
                     self.check_directory(&handle)?;
                     return match parent.as_ref() == Some(&directory) {
                         true => check_taking(&handle),
-                        false => check_absent(condition),
+                        false => check_absent(&put.condition),
                     };
                 }
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
@@ -286,7 +273,7 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        check_absent(condition)
+        check_absent(&put.condition)
     }
 }
 
@@ -411,9 +398,8 @@ mod tests {
             assert_eq!(expire(&store, 0), 0);
             let found = store.transfers.partial(&id(1)).unwrap();
             let [taken] = take(&store).try_into().ok().unwrap();
-            let asked = put(GRID_BYTES);
-            let plan = store.plan(&asked).unwrap();
-            let begun = store.begin_again(store.writable().unwrap(), &asked, plan, &found);
+            let again = store.take_on(put(GRID_BYTES)).unwrap();
+            let begun = store.begin_again(store.writable().unwrap(), again, &found);
             assert_eq!(begun.err().map(|refusal| refusal.code), Some(Code::StorageFailed));
             // From its first byte it may be begun as if nothing had been, also while what there was goes.
             let mut upload = store.begin(put(0)).unwrap();

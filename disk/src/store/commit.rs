@@ -185,16 +185,16 @@ impl<D: Disk> Store<D> {
     pub fn sync(&self, finished: &mut Finished<D>) -> Result<(), Refusal> {
         let FinishedBody::Staged { file, committed } = &finished.body else { return Ok(()) };
         let private = self.writable()?;
-        let mode = finished.plan.mode.unwrap_or(private.default_mode);
+        let mode = finished.put.mode.unwrap_or(private.default_mode);
         // A small file was made with the mode that it is to have.
         let result =
             if file.mode == mode { Ok(()) } else { self.disk.set_mode(&file.handle, mode) };
         let result = result
-            .and_then(|()| match finished.plan.modified {
+            .and_then(|()| match finished.put.modified {
                 Some(time) => self.disk.set_modified(&file.handle, time),
                 None => Ok(()),
             })
-            .and_then(|()| match finished.plan.durability {
+            .and_then(|()| match finished.put.durability {
                 Durability::None => Ok(()),
                 Durability::Memory | Durability::Full => file.sync(&self.disk),
             })

@@ -30,8 +30,8 @@ impl<D: Disk> Store<D> {
         let mut taken = Taken::default();
         for step in round {
             match step {
-                Step::Put(Finished { plan, body: FinishedBody::Staged { committed, .. } }) => {
-                    if plan.naming == Naming::Numbered
+                Step::Put(Finished { put, body: FinishedBody::Staged { committed, .. } }) => {
+                    if put.naming == Naming::Numbered
                         && let Some(free) = self.free_name(committed, &taken)
                     {
                         committed.asked = Some(std::mem::replace(&mut committed.name, free));
@@ -89,7 +89,7 @@ impl<D: Disk> Store<D> {
 }
 
 fn is_numbered<D: Disk>(step: &Step<D>) -> bool {
-    matches!(step, Step::Put(finished) if finished.plan.naming == Naming::Numbered)
+    matches!(step, Step::Put(finished) if finished.put.naming == Naming::Numbered)
 }
 
 /// The names that the round before a step takes.

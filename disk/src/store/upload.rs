@@ -4,16 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ftx_protocol::limits::GRID_BYTES;
-use ftx_protocol::{
-    Code, Condition, Digest, Durability, FileTime, Mode, Name, Owner, Refusal, TransferId,
-};
+use ftx_protocol::{Code, Digest, Durability, Mode, Name, Refusal};
 
 use super::checkpoint::{Checkpoint, Keeping};
 use super::journal::Sync;
 use super::record::{Begun, Committed, Complete, Record, Survival};
 use super::room::ASKING;
 use super::transfers::{Kept, Partial, Use};
-use super::{Naming, Shared, Store, lock, room};
+use super::{Put, Shared, Store, lock, room};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::Inode;
@@ -24,7 +22,8 @@ use crate::sys::Disk;
 /// [`Store::suspend`] or [`Store::discard`] instead.
 pub struct Upload<D: Disk> {
     pub(super) disk: D,
-    pub(super) plan: Plan,
+    /// As it is taken: see [`Store::take_on`].
+    pub(super) put: Put,
     pub(super) body: Body<D>,
     pub(super) spent: Spent,
 }
@@ -43,21 +42,6 @@ impl Spent {
         self.disk = self.disk.saturating_add(disk);
         self.hash = self.hash.saturating_add(hash);
     }
-}
-
-/// What a put will be, once it is whole.
-#[derive(Debug, Clone)]
-pub(super) struct Plan {
-    pub(super) transfer: TransferId,
-    pub(super) name: Name,
-    pub(super) condition: Condition,
-    /// What the acknowledgement will say.
-    pub(super) durability: Durability,
-    pub(super) modified: Option<FileTime>,
-    pub(super) mode: Option<Mode>,
-    pub(super) owner: Option<Owner>,
-    pub(super) within: Option<Name>,
-    pub(super) naming: Naming,
 }
 
 /// Where the bytes of a put are.
@@ -140,7 +124,7 @@ pub(super) enum Resume {
 
 /// A put whose bytes are whole and have the right digest.
 pub struct Finished<D: Disk> {
-    pub(super) plan: Plan,
+    pub(super) put: Put,
     pub(super) body: FinishedBody<D>,
 }
 
@@ -202,7 +186,7 @@ impl<D: Disk> Upload<D> {
             bytes = later;
             if staged.running.offset().is_multiple_of(GRID_BYTES) {
                 staged.check_free(&self.disk)?;
-                checkpoint = staged.checkpoint(&self.plan).or(checkpoint);
+                checkpoint = staged.checkpoint(&self.put).or(checkpoint);
             }
         }
         Ok(checkpoint)
@@ -239,11 +223,11 @@ impl<D: Disk> Upload<D> {
             Body::Complete(complete) => FinishedBody::Complete(complete),
             Body::Staged(staged) => {
                 staged.close()?;
-                let committed = store.committed(&self.plan, &staged, size, digest);
+                let committed = store.committed(&self.put, &staged, size, digest);
                 FinishedBody::Staged { file: staged.file, committed }
             }
         };
-        Ok(Finished { plan: self.plan, body })
+        Ok(Finished { put: self.put, body })
     }
 }
 
@@ -283,7 +267,7 @@ impl<D: Disk> Staged<D> {
         Ok(())
     }
 
-    fn checkpoint(&self, plan: &Plan) -> Option<Checkpoint<D>> {
+    fn checkpoint(&self, put: &Put) -> Option<Checkpoint<D>> {
         let Resume::Yes { partial, epoch, keeping } = &self.resume else { return None };
         let digest = lock(keeping).pass(self.running.save()?)?;
         Some(Checkpoint {
@@ -292,7 +276,7 @@ impl<D: Disk> Staged<D> {
             partial: Arc::clone(partial),
             epoch: *epoch,
             keeping: Arc::clone(keeping),
-            durability: plan.durability,
+            durability: put.durability,
         })
     }
 }
@@ -300,12 +284,12 @@ impl<D: Disk> Staged<D> {
 impl<D: Disk> Finished<D> {
     /// Where the file will go.
     pub fn name(&self) -> &Name {
-        &self.plan.name
+        &self.put.name
     }
 
     /// What its acknowledgement will say. `Full` alone makes [`Store::sync`] wait for a disk.
     pub fn durability(&self) -> Durability {
-        self.plan.durability
+        self.put.durability
     }
 }
 
@@ -393,19 +377,19 @@ impl<D: Disk> Store<D> {
     }
 
     /// What the journal will say of a put that is whole.
-    fn committed(&self, plan: &Plan, staged: &Staged<D>, size: u64, digest: Digest) -> Committed {
+    fn committed(&self, put: &Put, staged: &Staged<D>, size: u64, digest: Digest) -> Committed {
         Committed {
-            transfer: plan.transfer,
+            transfer: put.transfer,
             staged: staged.part.clone(),
             inode: staged.inode,
-            name: plan.name.clone(),
+            name: put.name.clone(),
             size,
             digest,
-            condition: plan.condition.clone(),
-            durability: plan.durability,
-            survival: Survival::of(plan.durability, self.boot_id.as_ref()),
-            owner: plan.owner,
-            within: plan.within.clone(),
+            condition: put.condition.clone(),
+            durability: put.durability,
+            survival: Survival::of(put.durability, self.boot_id.as_ref()),
+            owner: put.owner,
+            within: put.within.clone(),
             asked: None,
         }
     }

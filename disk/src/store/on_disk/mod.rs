@@ -326,13 +326,13 @@ fn a_store_that_remembers_nothing_keeps_what_it_was_given_and_writes_nothing_dow
         let forgetful = Options { memory, ..options() };
         let store = Store::open(Native, dir.path(), forgetful).unwrap().0;
         let before = fs::read_to_string(dir.path().join(".ftx/journal")).unwrap().lines().count();
-        let mut put = staged(&store, "d/f", b"1");
-        if let Step::Put(Finished { plan, body: FinishedBody::Staged { committed, .. } }) = &mut put
+        let mut step = staged(&store, "d/f", b"1");
+        if let Step::Put(Finished { put, body: FinishedBody::Staged { committed, .. } }) = &mut step
         {
-            plan.durability = durability;
+            put.durability = durability;
             committed.durability = durability;
         }
-        store.commit(vec![put]).remove(0).unwrap();
+        store.commit(vec![step]).remove(0).unwrap();
         assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
         assert_eq!(fs::read(dir.path().join("d/f")).unwrap(), b"1");
         drop(store);
