@@ -89,6 +89,8 @@ enum Made<D: Disk> {
     File(Named<D>),
     /// The same, of each directory that it has to do with.
     Change(Changed<D>),
+    /// A put that cannot have its name: those of a round end together.
+    Refused(Committed, Refusal),
     /// It depends on nothing more.
     Answered(Result<Settled, Refusal>),
 }
@@ -200,7 +202,7 @@ impl<D: Disk> Store<D> {
             })
             .map_err(|error| refusal(Cause::Sync, "syncing the file", &error));
         if result.is_err() {
-            self.abandon(private, std::slice::from_ref(committed));
+            self.abandon(private, std::iter::once(committed));
         }
         result
     }
@@ -245,8 +247,12 @@ impl<D: Disk> Store<D> {
             .into_iter()
             .map(|step| self.make(private, step, &journalled, &mut committing, &mut ground))
             .collect();
+        let refused = made.iter().filter_map(|made| match made {
+            Made::Refused(committed, _) => Some(committed),
+            Made::File(_) | Made::Change(_) | Made::Answered(_) => None,
+        });
         // Before what was changed is answered: no start may make one of these after that.
-        self.abandon(private, &ground.refused);
+        self.abandon(private, refused);
         let failed = sync_directories(&mut committing, &made, &ground.changed);
         let puts = self.judge_puts(private, &mut committing, &made, &failed);
         let mut learned = Learned::default();
@@ -298,6 +304,7 @@ impl<D: Disk> Store<D> {
             }
             Made::File(named) => Ok(Settled::Stored(self.acknowledge(named, learned))),
             Made::Change(changed) => acknowledge_change(&changed, failed, puts),
+            Made::Refused(_, refusal) => Err(refusal),
             Made::Answered(answer) => answer,
         }
     }
@@ -316,11 +323,10 @@ impl<D: Disk> Store<D> {
                 Made::Answered(Ok(Settled::Stored(self.replay(&complete))))
             }
             Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
-                if let Err(refusal) = journalled {
-                    ground.refused.push(committed);
-                    return Made::Answered(Err(refusal.clone()));
+                match journalled {
+                    Ok(()) => self.give_name(private, file, committed, committing, ground),
+                    Err(refusal) => Made::Refused(committed, refusal.clone()),
                 }
-                self.give_name(private, file, committed, committing, ground)
             }
             Step::Change { change, within } => {
                 ground.last = None;
@@ -379,10 +385,7 @@ impl<D: Disk> Store<D> {
         };
         match self.take_name(private, origin, &committed, committing, ground) {
             Ok((_, directory)) => Made::File(Named { file, committed, directory }),
-            Err(refusal) => {
-                ground.refused.push(committed);
-                Made::Answered(Err(refusal))
-            }
+            Err(refusal) => Made::Refused(committed, refusal),
         }
     }
 
@@ -430,25 +433,30 @@ impl<D: Disk> Store<D> {
             FinishedBody::Staged { committed, .. } => Some(committed),
             FinishedBody::Complete(_) => None,
         });
-        self.abandon(private, &staged.collect::<Vec<_>>());
+        let staged: Vec<Committed> = staged.collect();
+        self.abandon(private, staged.iter());
     }
 
     /// Ends puts that are whole and cannot have their names: their records are taken back, durably,
     /// before their staged files go, so that no restart takes the absence from staging for success.
     /// If that cannot be done the files stay, for the next start to decide.
-    fn abandon(&self, private: &Private<D>, refused: &[Committed]) {
-        let Some(durability) = refused.iter().map(|committed| committed.durability).max() else {
+    fn abandon<'a>(
+        &self,
+        private: &Private<D>,
+        refused: impl Iterator<Item = &'a Committed> + Clone,
+    ) {
+        let Some(durability) = refused.clone().map(|committed| committed.durability).max() else {
             return;
         };
-        refused.iter().for_each(|committed| self.transfers.remove(&committed.transfer));
-        let taken_back = refused.iter().map(|Committed { transfer, staged, .. }| Record::Drop {
+        refused.clone().for_each(|committed| self.transfers.remove(&committed.transfer));
+        let taken_back = refused.clone().map(|Committed { transfer, staged, .. }| Record::Drop {
             transfer: *transfer,
             staged: staged.clone(),
         });
         let taken_back: Vec<Record> = taken_back.collect();
         let sync = sync_for(durability);
         if lock(&private.journal).retract(&private.directory, &taken_back, sync).is_ok() {
-            refused.iter().for_each(|committed| {
+            refused.for_each(|committed| {
                 self.remove_staged(&committed.staged, committed.inode);
             });
         }
@@ -470,7 +478,7 @@ fn sync_directories<D: Disk>(
             Made::Change(changed) if changed.durability > Durability::None => {
                 wanted.extend(changed.directories.iter().map(|(inode, _)| *inode));
             }
-            Made::File(_) | Made::Change(_) | Made::Answered(_) => {}
+            Made::File(_) | Made::Change(_) | Made::Refused(..) | Made::Answered(_) => {}
         }
     }
     let mut now = HashSet::new();

@@ -28,8 +28,6 @@ pub(super) struct Ground<D: Disk> {
     /// That of the last put, resolved from the root and checked in this round: files come in the
     /// order of their directories. Given up when a name is changed.
     pub(super) last: Option<Known<D>>,
-    /// Puts that cannot have their names: they end together.
-    pub(super) refused: Vec<Committed>,
 }
 
 pub(super) struct Known<D: Disk> {
@@ -58,7 +56,7 @@ enum Resolved {
 
 impl<D: Disk> Default for Ground<D> {
     fn default() -> Self {
-        Self { changed: HashMap::new(), last: None, refused: Vec::new() }
+        Self { changed: HashMap::new(), last: None }
     }
 }
 
