@@ -310,8 +310,8 @@ mod tests {
     use ftx_protocol::Owner;
     use ftx_protocol::limits::GRID_BYTES;
 
-    use super::super::testing::{commit, finish, id, open};
-    use super::super::{Counts, Options, testing};
+    use super::super::testing::{Counts, commit, finish, id, open};
+    use super::super::{Options, testing};
     use super::*;
     use crate::sim::{Fault, Sim};
 

@@ -10,8 +10,8 @@ use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Code, Digest, Durability, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::testing::{self, Trial, commit, id, options, try_open};
-use super::{Completeness, Counts, Finished, Put, Store, Stored, Upload};
+use super::testing::{self, Counts, Trial, commit, id, options, try_open};
+use super::{Completeness, Finished, Put, Store, Stored, Upload};
 use crate::sim::{Fault, Sim};
 
 const TRIAL: Trial<Told> = Trial { scenario, check };

@@ -276,15 +276,6 @@ pub struct Info {
     pub version: Option<Version>,
 }
 
-/// What a store has on its hands, for tests of leaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// Transfers that are not complete, live or resumable.
-    pub partial: usize,
-    /// Files in staging.
-    pub staged: usize,
-}
-
 /// See the module's documentation.
 pub struct Store<D: Disk> {
     disk: D,
@@ -374,18 +365,6 @@ impl<D: Disk> Store<D> {
             self.drop_partial(partial);
         }
         abandoned.len()
-    }
-
-    /// What there is on its hands.
-    ///
-    /// # Errors
-    /// When the staging directory cannot be listed.
-    pub fn counts(&self) -> io::Result<Counts> {
-        let staged = match &self.private {
-            Some(private) => self.disk.names(&private.staging)?.count(),
-            None => 0,
-        };
-        Ok(Counts { partial: self.transfers.partials(), staged })
     }
 
     /// Ends the store and takes its own directory out of the root, with these further files in it,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Code, Mode, Owner, Refusal, Replay};
 
-use super::testing::{commit, digest, directory, finish, id, open};
-use super::{Completeness, Counts, Held, Put, Store, Stored, Upload, testing};
+use super::testing::{Counts, commit, digest, directory, finish, id, open};
+use super::{Completeness, Held, Put, Store, Stored, Upload, testing};
 use crate::log::write_all;
 use crate::sim::{Fault, Sim};
 use crate::sys::Disk;

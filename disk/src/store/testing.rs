@@ -16,6 +16,25 @@ use crate::log::write_all;
 use crate::sim::{Fault, Sim, SimHandle};
 use crate::sys::{Disk, Native, Want};
 
+/// What a store has on its hands, for tests of leaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Transfers that are not complete, live or resumable.
+    pub(super) partial: usize,
+    /// Files in staging.
+    pub(super) staged: usize,
+}
+
+impl<D: Disk> Store<D> {
+    pub(super) fn counts(&self) -> std::io::Result<Counts> {
+        let staged = match &self.private {
+            Some(private) => self.disk.names(&private.staging)?.count(),
+            None => 0,
+        };
+        Ok(Counts { partial: self.transfers.partials(), staged })
+    }
+}
+
 pub(super) fn options() -> Options {
     Options {
         access: Access::ReadWrite,

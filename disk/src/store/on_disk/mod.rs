@@ -14,11 +14,11 @@ use ftx_protocol::{
     Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Parents, Refusal, Version,
 };
 
-use super::testing::{digest, name, new_id, open_native, options, put, share, whole};
+use super::testing::{Counts, digest, name, new_id, open_native, options, put, share, whole};
 use super::upload::FinishedBody;
 use super::{
-    Access, Change, Counts, Finished, Listed, Memory, OldMode, Options, Put, Recovery, Settled,
-    Step, Store, Swept,
+    Access, Change, Finished, Listed, Memory, OldMode, Options, Put, Recovery, Settled, Step,
+    Store, Swept,
 };
 use crate::sys::Native;
 
