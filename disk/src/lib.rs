@@ -11,7 +11,7 @@ mod failure;
 pub mod hash;
 pub mod identity;
 pub mod landing;
-mod lock;
+pub mod lock;
 mod log;
 mod reserved;
 #[cfg(test)]

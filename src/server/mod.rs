@@ -28,7 +28,6 @@ mod guest;
 mod held;
 mod key;
 mod listen;
-mod lock;
 mod mailbox;
 mod network;
 mod rate;
@@ -45,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_channel::{Identity, TlsError};
+use ftx_disk::lock;
 use ftx_disk::store::OpenError;
 use ftx_disk::sys::{Disk, Native};
 use ftx_protocol::Durability;
