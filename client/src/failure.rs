@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+pub(crate) use ftx_disk::failure::plain;
 use ftx_protocol::client::Violation;
 use ftx_protocol::{Code, Escaped, Refusal, Retry};
 
@@ -228,12 +229,6 @@ fn next_step(code: Code, server: &dyn fmt::Display) -> Option<String> {
         Code::Quota => "who runs the server can make a token with a larger share".to_owned(),
         _ => return None,
     })
-}
-
-/// The system's words, without the number that std adds.
-pub(crate) fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
 /// A path as it may be shown.

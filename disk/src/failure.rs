@@ -1,4 +1,5 @@
-//! The one place where an error of the operating system becomes a code that a peer can be told.
+//! The one place where an error of the operating system becomes a code that a peer can be told, or words for a
+//! person.
 
 use std::io;
 
@@ -26,7 +27,7 @@ pub(crate) fn refusal(cause: Cause, step: &str, error: &io::Error) -> Refusal {
     match code(cause, error) {
         // The system's words ("cross-device link") are about something else.
         code @ Code::OutsideRoot => code.into(),
-        code => Refusal::new(code, format!("{step}: {}", text(error))),
+        code => Refusal::new(code, format!("{step}: {}", plain(error))),
     }
 }
 
@@ -57,7 +58,7 @@ fn code(cause: Cause, error: &io::Error) -> Code {
 }
 
 /// The system's words, without the number that std adds.
-fn text(error: &io::Error) -> String {
+pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error") {
         Some((words, _)) => words.to_owned(),

@@ -7,7 +7,7 @@
 
 pub mod aligned;
 mod digests;
-mod failure;
+pub mod failure;
 pub mod hash;
 pub mod identity;
 pub mod landing;

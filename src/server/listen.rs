@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use ftx_disk::failure::plain;
 use mio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
@@ -49,15 +50,14 @@ pub enum ListenError {
     },
 }
 
-/// What the system says, without the number that std adds, and what to do about it.
+/// What the system says, and what to do about it.
 fn words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let words = text.split(" (os error").next().unwrap_or_default();
+    let words = plain(error);
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("{words}. If another server is there, --listen takes another port")
         }
-        _ => words.to_owned(),
+        _ => words,
     }
 }
 
