@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 use ftx::server::access::file_time;
 use ftx_disk::landing::{Landing, Replace};
-use ftx_disk::sys::Native;
+use ftx_disk::sys::{Native, sync_above};
 use ftx_protocol::{Durability, Escaped};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -280,9 +280,5 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
 fn make_by_path(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    for made in missing {
-        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
-        File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
+    missing.into_iter().try_for_each(sync_above)
 }

@@ -46,7 +46,7 @@ use std::time::Duration;
 use ftx_channel::{Identity, TlsError};
 use ftx_disk::lock;
 use ftx_disk::store::OpenError;
-use ftx_disk::sys::{Disk, Native};
+use ftx_disk::sys::{Disk, Native, sync_above};
 use ftx_protocol::Durability;
 use thiserror::Error;
 
@@ -270,17 +270,11 @@ pub fn make_directory(path: &Path, access: Access) -> Result<MadeDirectory, Star
     if access == Access::ReadOnly {
         return Ok(MadeDirectory::Old);
     }
-    match std::fs::create_dir(path).and_then(|()| sync_parent(path)) {
+    match std::fs::create_dir(path).and_then(|()| sync_above(path)) {
         Ok(()) => Ok(MadeDirectory::New),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(MadeDirectory::Old),
         Err(error) => Err(StartError::Make { path: path.to_owned(), error }),
     }
-}
-
-/// What is stored in a directory is as durable as the directory itself.
-fn sync_parent(path: &Path) -> std::io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -212,6 +212,15 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
+/// Syncs the directory that a path is in: what is stored in a directory is as durable as the directory itself.
+///
+/// # Errors
+/// When the system refuses.
+pub fn sync_above(path: &Path) -> io::Result<()> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    std::fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// [`Disk::rename_new`] in two steps.
 pub(super) fn look_and_rename(
     from: &OwnedFd,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ftx_disk::store::{self, PRIVATE, Store};
-use ftx_disk::sys::Native;
+use ftx_disk::sys::{Native, sync_above};
 use ftx_protocol::{Durability, Name};
 
 use super::GetTree;
@@ -154,9 +154,4 @@ fn open_store(path: &Path, access: store::Access) -> Result<Store<Native>, Failu
         };
         Failure::new(Class::Local, text)
     })
-}
-
-fn sync_above(path: &Path) -> std::io::Result<()> {
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
-    std::fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
 }
