@@ -310,8 +310,8 @@ mod tests {
     use ftx_protocol::Owner;
     use ftx_protocol::limits::GRID_BYTES;
 
-    use super::super::testing::{Counts, commit, finish, id, open};
-    use super::super::{Options, testing};
+    use super::super::tests::{Counts, commit, finish, id, open};
+    use super::super::{Options, tests};
     use super::*;
     use crate::sim::{Fault, Sim};
 
@@ -321,7 +321,7 @@ mod tests {
 
     /// The one transfer of these tests, from here on.
     fn put(at: u64) -> Put {
-        Put { at, owner: Some(OWNER), ..testing::put("big", id(1), Some(BODY.len())) }
+        Put { at, owner: Some(OWNER), ..tests::put("big", id(1), Some(BODY.len())) }
     }
 
     /// A store in which it was begun, and broke off after what is on the grid.
@@ -420,7 +420,7 @@ mod tests {
     fn nothing_takes_the_room_that_is_to_stay_free() {
         const LEAST: u64 = 1 << 30;
         let sim = Sim::new();
-        let options = Options { free_min_bytes: LEAST, ..testing::options() };
+        let options = Options { free_min_bytes: LEAST, ..tests::options() };
         let (store, _) = Store::open(sim.clone(), Path::new("/"), options).unwrap();
         sim.set_free(LEAST + BODY.len() as u64 + 10);
         // Another put reserves between the look and the reservation of this one.

@@ -141,7 +141,7 @@ mod tests {
     use ftx_protocol::Code;
     use ftx_protocol::limits::GRID_BYTES;
 
-    use super::super::testing::{id, open, put};
+    use super::super::tests::{id, open, put};
     use crate::sim::Sim;
 
     /// Of four points of the grid the last is promised, though the first was still under way when it was passed.

@@ -10,40 +10,22 @@
 //! thread; no step starts one. Staging, journal and lock are in `.ftx` of the served directory.
 
 mod begin;
-#[cfg(test)]
-mod box_faults;
 mod change;
-#[cfg(test)]
-mod change_faults;
 mod checkpoint;
 mod commit;
-#[cfg(test)]
-mod faults;
 mod journal;
 mod list;
-#[cfg(test)]
-mod nameless_faults;
 mod naming;
 mod numbering;
-#[cfg(test)]
-mod on_disk;
 mod open_limit;
-#[cfg(test)]
-mod owned;
 mod private;
-#[cfg(test)]
-mod races;
 mod read;
 mod record;
 mod recover;
-#[cfg(test)]
-mod recover_faults;
 mod room;
 mod scope;
 #[cfg(test)]
-mod scoped;
-#[cfg(test)]
-mod testing;
+mod tests;
 mod transfers;
 mod trash;
 mod upload;

@@ -12,9 +12,9 @@ use ftx_protocol::{Code, Condition, Depth, Durability, Mode, Parents, Refusal};
 use outcomes::{Tree, allowed};
 use rustix::io::Errno;
 
-use super::testing::{self, check_left, id, name, open, options, try_open, whole};
-use super::{Change, OldMode, Put, Settled, Step, Store, Swept};
+use super::{check_left, id, name, open, options, try_open, whole};
 use crate::sim::{Fault, Sim};
+use crate::store::{Change, OldMode, Put, Settled, Step, Store, Swept};
 
 /// Answers that leave open what was made, after which the store is opened again: each may double
 /// what there may be.
@@ -100,7 +100,7 @@ fn step(
     };
     let change = match ask {
         Ask::Put(path, bytes) => {
-            let put = testing::put(path, id(number), Some(bytes.len()));
+            let put = super::put(path, id(number), Some(bytes.len()));
             return whole(store, Put { durability, ..put }, bytes).map(Step::Put);
         }
         Make(path, mode) => make(path, Parents::Require, *mode),

@@ -10,9 +10,9 @@ use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Code, Digest, Durability, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::testing::{self, Counts, Trial, commit, id, options, try_open};
-use super::{Completeness, Finished, Put, Store, Stored, Upload};
+use super::{Counts, Trial, commit, id, options, try_open};
 use crate::sim::{Fault, Sim};
+use crate::store::{Completeness, Finished, Put, Store, Stored, Upload};
 
 const TRIAL: Trial<Told> = Trial { scenario, check };
 
@@ -42,14 +42,14 @@ enum Answer {
 fn digest(bytes: &[u8]) -> Digest {
     static LARGE: [OnceLock<Digest>; 2] = [OnceLock::new(), OnceLock::new()];
     match bytes.len() {
-        BIG_BYTES => *LARGE[0].get_or_init(|| testing::digest(bytes)),
-        length if length as u64 == GRID_BYTES => *LARGE[1].get_or_init(|| testing::digest(bytes)),
-        _ => testing::digest(bytes),
+        BIG_BYTES => *LARGE[0].get_or_init(|| super::digest(bytes)),
+        length if length as u64 == GRID_BYTES => *LARGE[1].get_or_init(|| super::digest(bytes)),
+        _ => super::digest(bytes),
     }
 }
 
 fn put(path: &str, transfer: TransferId, size: usize, at: u64) -> Put {
-    Put { at, ..testing::put(path, transfer, Some(size)) }
+    Put { at, ..super::put(path, transfer, Some(size)) }
 }
 
 impl Told {
@@ -363,8 +363,8 @@ fn puts_whose_directory_was_not_synced_are_over() {
         let store = try_open(&sim).unwrap();
         let loose = Put { durability: Durability::None, ..put("loose", id(2), 5, 0) };
         let round = vec![
-            testing::whole(&store, put("big", id(1), BIG_BYTES, 0), &big).unwrap(),
-            testing::whole(&store, loose, b"loose").unwrap(),
+            super::whole(&store, put("big", id(1), BIG_BYTES, 0), &big).unwrap(),
+            super::whole(&store, loose, b"loose").unwrap(),
         ];
         sim.set_fault(fault);
         let answers = commit(&store, round).into_iter();
@@ -390,17 +390,17 @@ fn what_gets_its_name_after_a_reboot_is_no_longer_the_stores_own() {
     let mut upload = store.begin(put("big", id(1), BIG_BYTES, 0)).unwrap();
     let checkpoint = upload.write(&big[..GRID_BYTES as usize]).unwrap().unwrap();
     let _ = store.make_durable(checkpoint).unwrap();
-    let small = testing::whole(&store, put("small", id(2), 5, 0), b"small").unwrap();
+    let small = super::whole(&store, put("small", id(2), 5, 0), b"small").unwrap();
     sim.before("rename_new small", move |sim| {
         let cut = sim.crash(0);
         let store = try_open(&cut).unwrap();
         assert_eq!(cut.content("small").as_deref(), Some(&b"small"[..]));
-        assert_eq!(store.open_file(&testing::name("small"), None).map(|file| file.size()), Ok(5));
+        assert_eq!(store.open_file(&super::name("small"), None).map(|file| file.size()), Ok(5));
         let mut upload = store.begin(put("big", id(1), BIG_BYTES, GRID_BYTES)).unwrap();
         upload.write(&big[GRID_BYTES as usize..]).unwrap();
-        let finished = testing::finish(&store, upload, &big).unwrap();
+        let finished = super::finish(&store, upload, &big).unwrap();
         commit(&store, vec![finished]).remove(0).unwrap();
-        let opened = store.open_file(&testing::name("big"), None).map(|file| file.size());
+        let opened = store.open_file(&super::name("big"), None).map(|file| file.size());
         assert_eq!(opened, Ok(BIG_BYTES as u64));
     });
     commit(&store, vec![small]).remove(0).unwrap();

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use ftx_protocol::{Code, Name, Owner, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::testing::{Trial, commit, digest, directory, id, name, open, try_open, whole};
-use super::{Completeness, Naming, Put, Store, Stored, testing};
+use super::{Trial, commit, digest, directory, id, name, open, try_open, whole};
 use crate::sim::{Fault, Sim};
+use crate::store::{Completeness, Naming, Put, Store, Stored};
 use crate::sys::Disk;
 
 const TRIAL: Trial<Told> = Trial { scenario, check };
@@ -39,7 +39,7 @@ fn put(transfer: TransferId, bytes: &[u8], at: u64) -> Put {
         owner: Some(OWNER),
         within: Some(name("box/in")),
         naming: Naming::Numbered,
-        ..testing::put("box/in/f.x", transfer, Some(bytes.len()))
+        ..super::put("box/in/f.x", transfer, Some(bytes.len()))
     }
 }
 

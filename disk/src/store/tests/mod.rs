@@ -1,6 +1,16 @@
 //! What the tests of the store have in common: a store, the steps of a put, what another process
 //! does beside it, and trials on disks that fail.
 
+mod box_faults;
+mod change_faults;
+mod faults;
+mod nameless_faults;
+mod on_disk;
+mod owned;
+mod races;
+mod recover_faults;
+mod scoped;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ftx_protocol::{Algorithm, Condition, Digest, Durability, Mode, Name, Refusal, TransferId};
 use rustix::io::Errno;
 
-use super::{
-    Access, Finished, Memory, Naming, OpenLimit, Options, Put, Settled, Step, Store, Stored, Upload,
-};
 use crate::hash::Running;
 use crate::log::write_all;
 use crate::sim::{Fault, Sim, SimHandle};
+use crate::store::{
+    Access, Finished, Memory, Naming, OpenLimit, Options, Put, Settled, Step, Store, Stored, Upload,
+};
 use crate::sys::{Disk, Native, Want};
 
 /// What a store has on its hands, for tests of leaks.

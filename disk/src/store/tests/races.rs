@@ -2,10 +2,10 @@
 
 use ftx_protocol::{Code, Condition, Depth, Mode, TransferId, Version};
 
-use super::testing::{self, directory, id, name, open, root, share, write};
-use super::{Finished, Listed, Put, Store};
+use super::{directory, id, name, open, root, share, write};
 use crate::identity::{Identity, Inode};
 use crate::sim::{Sim, SimHandle};
+use crate::store::{Finished, Listed, Put, Store};
 use crate::sys::{Disk, Want};
 
 type Answers = Vec<Result<(), Code>>;
@@ -14,15 +14,15 @@ type Answers = Vec<Result<(), Code>>;
 fn put(path: &str, condition: Condition) -> Put {
     let mut transfer = [0; 16];
     transfer[..path.len()].copy_from_slice(path.as_bytes());
-    Put { condition, ..testing::put(path, TransferId(transfer), Some(3)) }
+    Put { condition, ..super::put(path, TransferId(transfer), Some(3)) }
 }
 
 fn whole(store: &Store<Sim>, put: Put) -> Finished<Sim> {
-    testing::whole(store, put, b"new").unwrap()
+    super::whole(store, put, b"new").unwrap()
 }
 
 fn commit(store: &Store<Sim>, round: Vec<Finished<Sim>>) -> Answers {
-    let answers = testing::commit(store, round).into_iter();
+    let answers = super::commit(store, round).into_iter();
     answers.map(|answer| answer.map(drop).map_err(|refusal| refusal.code)).collect()
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use ftx_protocol::{Code, Depth};
 
 use super::{listed, open_read_only, while_exchanging};
-use crate::store::testing::{name, open_native, share};
+use crate::store::tests::{name, open_native, share};
 use crate::store::{Listed, OpenLimit};
 
 #[test]

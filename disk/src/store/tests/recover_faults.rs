@@ -5,9 +5,9 @@
 use ftx_protocol::{Condition, Durability, Mode, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::testing::{check_left, commit, finish, id, open, try_open, whole};
-use super::{Completeness, Put, Store, Stored, testing};
+use super::{check_left, commit, finish, id, open, try_open, whole};
 use crate::sim::{Fault, Sim};
+use crate::store::{Completeness, Put, Store, Stored};
 
 /// What is put, one after the other. All have one size.
 const BROUGHT: [&[u8]; 3] = [b"one", b"two", b"six"];
@@ -53,7 +53,7 @@ fn put(path: &str, place: usize, (durability, condition): &(Durability, Conditio
     Put {
         durability: *durability,
         condition: condition.clone(),
-        ..testing::put(path, transfer(place), Some(BROUGHT[place].len()))
+        ..super::put(path, transfer(place), Some(BROUGHT[place].len()))
     }
 }
 
@@ -68,7 +68,7 @@ fn run(before: Before, round: &Round, fault: Fault) -> (Sim, Vec<usize>) {
     let ready = ready.collect();
     if before == Before::Old {
         // Late enough that nobody was refused for it before the round.
-        let old = whole(&store, testing::put("n", id(100), Some(OLD.len())), OLD).unwrap();
+        let old = whole(&store, super::put("n", id(100), Some(OLD.len())), OLD).unwrap();
         commit(&store, vec![old]).remove(0).unwrap();
     }
     sim.set_fault(fault);

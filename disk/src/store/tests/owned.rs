@@ -6,10 +6,10 @@ use std::time::Duration;
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Code, Mode, Owner, Refusal, Replay};
 
-use super::testing::{Counts, commit, digest, directory, finish, id, open};
-use super::{Completeness, Held, Put, Store, Stored, Upload, testing};
+use super::{Counts, commit, digest, directory, finish, id, open};
 use crate::log::write_all;
 use crate::sim::{Fault, Sim};
+use crate::store::{Completeness, Held, Put, Store, Stored, Upload};
 use crate::sys::Disk;
 
 const BIG_BYTES: usize = GRID_BYTES as usize + 100;
@@ -23,7 +23,7 @@ const EVERYBODY: [Option<Owner>; 3] = [None, Some(ALICE), Some(BOB)];
 const JOURNAL_WITHOUT_OWNER: &str = include_str!("journal_without_owner");
 
 fn put(path: &str, number: u8, size: usize, at: u64, owner: Option<Owner>) -> Put {
-    Put { at, owner, ..testing::put(path, id(number), Some(size)) }
+    Put { at, owner, ..super::put(path, id(number), Some(size)) }
 }
 
 fn end(store: &Store<Sim>, upload: Upload<Sim>, bytes: &[u8]) -> Stored {

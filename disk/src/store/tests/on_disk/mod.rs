@@ -14,9 +14,9 @@ use ftx_protocol::{
     Algorithm, Code, Condition, Depth, Durability, FileTime, Mode, Parents, Refusal, Version,
 };
 
-use super::testing::{Counts, digest, name, new_id, open_native, options, put, share, whole};
-use super::upload::FinishedBody;
-use super::{
+use super::{Counts, digest, name, new_id, open_native, options, put, share, whole};
+use crate::store::upload::FinishedBody;
+use crate::store::{
     Access, Change, Finished, Listed, Memory, OldMode, Options, Put, Recovery, Settled, Step,
     Store, Swept,
 };

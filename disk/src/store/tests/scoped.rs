@@ -11,8 +11,8 @@ use std::time::Duration;
 use ftx_protocol::{Code, Condition, Depth, Durability, FileTime, Mode, Name, Parents};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::testing::{commit, name, new_id, open_native, share, whole};
-use super::{Change, Listed, Naming, OldMode, Put, Settled, Step, Store, Stored, testing};
+use super::{commit, name, new_id, open_native, share, whole};
+use crate::store::{Change, Listed, Naming, OldMode, Put, Settled, Step, Store, Stored};
 use crate::sys::Native;
 
 /// Puts that a directory and a symlink change places under.
@@ -23,7 +23,7 @@ type Tree = BTreeMap<String, (u32, Vec<u8>)>;
 
 fn put(path: &str, within: Option<&str>, size: Option<usize>) -> Put {
     let (durability, within) = (Durability::None, within.map(name));
-    Put { durability, within, ..testing::put(path, new_id(), size) }
+    Put { durability, within, ..super::put(path, new_id(), size) }
 }
 
 fn try_put(store: &Store<Native>, put: Put) -> Result<Stored, Code> {

@@ -8,7 +8,7 @@ use ftx_protocol::limits::NAME_PARTS;
 use ftx_protocol::{Code, Condition, Depth, Durability};
 
 use super::{change, code, listed, make, make_all, moving, removing, swept, while_exchanging};
-use crate::store::testing::{name, new_id, open_native, put, share};
+use crate::store::tests::{name, new_id, open_native, put, share};
 use crate::store::{Change, Listed, Swept};
 use crate::sys::FileKind;
 

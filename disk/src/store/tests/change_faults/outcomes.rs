@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Ask::{self, Loose, Make, MakeAll, Move, Remove};
 use super::{Answer, Told};
-use crate::store::testing::name;
+use crate::store::tests::name;
 
 /// What is under the root: of a file its bytes, of a directory its mode.
 pub(super) type Tree = BTreeMap<String, Result<Vec<u8>, u32>>;

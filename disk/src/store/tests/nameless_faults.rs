@@ -4,9 +4,9 @@
 use ftx_protocol::{Code, Condition, Durability, Refusal, TransferId};
 use rustix::io::Errno;
 
-use super::testing::{commit, id, open, root, try_open, whole, write};
-use super::{Completeness, Put, Store, testing};
+use super::{commit, id, open, root, try_open, whole, write};
 use crate::sim::{Fault, Sim};
+use crate::store::{Completeness, Put, Store};
 
 /// A name, what is put there, how, and what was there before.
 type Case = (&'static str, &'static [u8], Condition, Option<&'static [u8]>);
@@ -28,7 +28,7 @@ fn put(
     condition: Condition,
 ) -> Result<(), Refusal> {
     let durability = Durability::None;
-    let put = Put { condition, durability, ..testing::put(name, transfer, Some(bytes.len())) };
+    let put = Put { condition, durability, ..super::put(name, transfer, Some(bytes.len())) };
     let finished = whole(store, put, bytes)?;
     commit(store, vec![finished]).remove(0).map(drop)
 }
