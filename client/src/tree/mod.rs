@@ -265,13 +265,13 @@ fn mark(path: &[u8], size: u64, modified: FileTime, version: &[u8]) -> Mark {
     mark
 }
 
-/// Whether two times are the same at the precision of the coarser one: a file system that keeps
-/// whole seconds, say, gives back no more of what it was given.
-/// The same for what one side has given the other: FAT keeps every other second.
+/// Whether a file may still have the time that one side has given the other: FAT keeps every other second.
 fn about_same_time(one: FileTime, other: FileTime) -> bool {
     one.seconds().abs_diff(other.seconds()) < 2
 }
 
+/// Whether two times are the same at the precision of the coarser one: a file system that keeps
+/// whole seconds, say, gives back no more of what it was given.
 fn same_time(one: FileTime, other: FileTime) -> bool {
     if one.seconds() != other.seconds() {
         return false;
