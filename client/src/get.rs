@@ -214,18 +214,23 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     (self.observer)(Notice::Warning(format!("{cause}; beginning again")));
                     self.start_over();
                 }
-                Again::Later if let Some(pause) = self.patience.next_pause() => {
-                    let cause = self.failure(trouble).to_string();
-                    (self.observer)(Notice::Retrying { cause, pause });
-                    timed(&mut self.spent.pauses, || self.client.interrupt.pause(pause));
+                Again::Later | Again::No | Again::Fresh => {
+                    let (what, observer) = (self.what(), &mut self.observer);
+                    let tell = |cause, pause| observer(Notice::Retrying { cause, pause });
+                    self.patience
+                        .again(trouble, self.reached, &what, self.client, tell)
+                        .map_err(|trouble| self.give_up(trouble))?;
                 }
-                Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
         }
     }
 
+    fn what(&self) -> String {
+        format!("get {}", self.name)
+    }
+
     fn failure(&self, trouble: Trouble) -> Failure {
-        trouble.into_failure(&format!("get {}", self.name), &self.client.server)
+        trouble.into_failure(&self.what(), &self.client.server)
     }
 
     /// The end, unless the same command may still succeed where this one ended.
@@ -459,7 +464,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
         }
         finished?;
         let paced = self.client.paced().saturating_sub(self.paced_before);
-        let spent = Spent { wall: self.began.elapsed(), paced, server: end.spent, ..self.spent };
+        let (wall, pauses) = (self.began.elapsed(), self.patience.paused());
+        let spent = Spent { wall, paced, pauses, server: end.spent, ..self.spent };
         Ok(GetDone { size: end.size, digest: end.digest, counts: self.counts, spent })
     }
 }

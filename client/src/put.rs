@@ -194,12 +194,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     (self.observer)(Notice::Warning(format!("{cause}; beginning again")));
                     self.start_over()?;
                 }
-                Again::Later if let Some(pause) = self.patience.next_pause() => {
-                    let cause = self.failure(trouble).to_string();
-                    (self.observer)(Notice::Retrying { cause, pause });
-                    timed(&mut self.spent.pauses, || self.client.interrupt.pause(pause));
+                Again::Later | Again::No | Again::Fresh => {
+                    let (what, observer) = (self.what(), &mut self.observer);
+                    let tell = |cause, pause| observer(Notice::Retrying { cause, pause });
+                    self.patience
+                        .again(trouble, self.reached, &what, self.client, tell)
+                        .map_err(|trouble| self.give_up(trouble))?;
                 }
-                Again::Later | Again::No | Again::Fresh => return Err(self.give_up(trouble)),
             }
         }
     }
@@ -231,8 +232,12 @@ impl<'a, 'o> Transfer<'a, 'o> {
         }
     }
 
+    fn what(&self) -> String {
+        format!("put {}", self.name)
+    }
+
     fn failure(&self, trouble: Trouble) -> Failure {
-        trouble.into_failure(&format!("put {}", self.name), &self.client.server)
+        trouble.into_failure(&self.what(), &self.client.server)
     }
 
     fn done(&self, done: &Done) -> PutDone {
@@ -252,6 +257,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 disk: self.reading.disk,
                 hash: self.reading.hash,
                 paced: self.client.paced().saturating_sub(self.paced_before),
+                pauses: self.patience.paused(),
                 server: done.spent,
                 ..self.spent
             },

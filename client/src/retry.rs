@@ -2,6 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use ftx_protocol::Retry as Again;
+
+use crate::Client;
+use crate::failure::{Reached, Trouble};
+use crate::spent::timed;
+
 /// The first pause; each one is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -28,11 +34,13 @@ pub(crate) struct Patience {
     /// Of the first failure since there was progress: a quiet time before it costs no patience.
     failing_since: Option<Instant>,
     pause: Duration,
+    /// How long it has waited so far.
+    paused: Duration,
 }
 
 impl Patience {
     pub(crate) fn new(retry: Retry) -> Self {
-        Self { retry, failing_since: None, pause: FIRST_PAUSE }
+        Self { retry, failing_since: None, pause: FIRST_PAUSE, paused: Duration::ZERO }
     }
 
     /// Something was achieved that a break cannot take back.
@@ -41,8 +49,33 @@ impl Patience {
         self.pause = FIRST_PAUSE;
     }
 
+    /// How long it has waited before other tries.
+    pub(crate) fn paused(&self) -> Duration {
+        self.paused
+    }
+
+    /// Says why there is another try, and waits before it. What no other try would mend, or none that
+    /// there is patience for, is given back.
+    pub(crate) fn again(
+        &mut self,
+        trouble: Trouble,
+        reached: Reached,
+        what: &str,
+        client: &Client,
+        tell: impl FnOnce(String, Duration),
+    ) -> Result<(), Trouble> {
+        match trouble.retry(reached) {
+            Again::Later if let Some(pause) = self.next_pause() => {
+                tell(trouble.into_failure(what, &client.server).to_string(), pause);
+                timed(&mut self.paused, || client.interrupt.pause(pause));
+                Ok(())
+            }
+            Again::Later | Again::No | Again::Fresh => Err(trouble),
+        }
+    }
+
     /// How long to wait before the next try; `None` when there is none.
-    pub(crate) fn next_pause(&mut self) -> Option<Duration> {
+    fn next_pause(&mut self) -> Option<Duration> {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         let left = self.retry.without_progress.checked_sub(since.elapsed())?;
         if left.is_zero() {
@@ -68,5 +101,19 @@ mod tests {
         patience.progress();
         assert!(patience.next_pause().unwrap() <= FIRST_PAUSE);
         assert_eq!(Patience::new(Retry { without_progress: Duration::ZERO }).next_pause(), None);
+    }
+
+    #[test]
+    fn what_is_tried_again_is_told_and_its_pause_counts() {
+        let client = Client::new("box:1".parse().unwrap(), Retry::default());
+        let mut patience = Patience::new(client.retry);
+        let mut told = Vec::new();
+        let broken = Trouble::Broken("cut".to_owned());
+        let tell = |cause, pause| told.push((cause, pause));
+        patience.again(broken, Reached::Yes, "put a", &client, tell).unwrap();
+        assert_eq!(told[0].0, "put a: the connection to box:1 broke: cut");
+        assert!(patience.paused() >= told[0].1);
+        let silent = |cause, _| panic!("told {cause}");
+        patience.again(Trouble::Interrupted, Reached::Yes, "put a", &client, silent).unwrap_err();
     }
 }

@@ -26,7 +26,7 @@ use ftx_protocol::limits::ENTRIES_AHEAD;
 use ftx_protocol::message::{self, Entry, Info, Stat};
 use ftx_protocol::{
     Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
-    Retry as Again, TransferId,
+    TransferId,
 };
 pub(crate) use ground::Private;
 use ground::{Complete, Ground, Target};
@@ -44,7 +44,7 @@ use crate::failure::{Class, Failure, Reached, Trouble};
 use crate::ids::Ids;
 use crate::link::{Link, READ_BYTES};
 use crate::retry::Patience;
-use crate::spent::timed;
+use crate::spent::{Spent, timed};
 
 pub use logs::Interrupted;
 pub use single::Single;
@@ -71,6 +71,7 @@ impl Client {
         tree: &GetTree<'_>,
         observer: &mut TreeObserver<'_>,
     ) -> Result<TreeDone, Failure> {
+        let began = Instant::now();
         let mut patience = Patience::new(self.retry);
         // Before anything is made here.
         let info = self.look_first(&Stat::of(tree.name.clone()), &mut patience, observer)?;
@@ -81,7 +82,7 @@ impl Client {
         match tree.options.mood {
             Mood::Do => {
                 let ground = Ground::prepare(self, tree)?;
-                let (began, paced) = (Instant::now(), self.paced());
+                let paced = self.paced();
                 let mut job = Job::new(self, tree, &ground, patience, observer);
                 let result = job.run();
                 job.done.spent.wall = began.elapsed();
@@ -124,13 +125,6 @@ impl Client {
         patience: &mut Patience,
         observer: &mut TreeObserver<'_>,
     ) -> Result<Info, Failure> {
-        let failure = |trouble: Trouble| {
-            let what = match trouble {
-                Trouble::Unreachable(_) => "connect".to_owned(),
-                _ => format!("stat {}", stat.name),
-            };
-            trouble.into_failure(&what, &self.server)
-        };
         let mut reached = Reached::No;
         loop {
             let looked = self.link().and_then(|link| {
@@ -147,14 +141,14 @@ impl Client {
                 Ok(info) => return Ok(info),
                 Err(trouble) => trouble,
             };
-            match trouble.retry(reached) {
-                Again::Later if let Some(pause) = patience.next_pause() => {
-                    let cause = failure(trouble).to_string();
-                    observer(TreeNotice::Retrying { cause, pause });
-                    self.interrupt.pause(pause);
-                }
-                _ => return Err(failure(trouble)),
-            }
+            let what = match trouble {
+                Trouble::Unreachable(_) => "connect".to_owned(),
+                _ => format!("stat {}", stat.name),
+            };
+            let tell = |cause, pause| observer(TreeNotice::Retrying { cause, pause });
+            patience
+                .again(trouble, reached, &what, self, tell)
+                .map_err(|trouble| trouble.into_failure(&what, &self.server))?;
         }
     }
 }
@@ -344,23 +338,17 @@ impl<'a, 'o> Job<'a, 'o> {
                 Err(trouble) => trouble,
             };
             self.take_back();
+            let what = format!("get {}", self.tree.name);
+            let tell = |cause, pause| (self.observer)(TreeNotice::Retrying { cause, pause });
             // The server has said what the name stands for.
-            match trouble.retry(Reached::Yes) {
-                Again::Later if let Some(pause) = self.patience.next_pause() => {
-                    let cause = self.failure(trouble).to_string();
-                    (self.observer)(TreeNotice::Retrying { cause, pause });
-                    timed(&mut self.done.spent.pauses, || self.client.interrupt.pause(pause));
-                }
-                _ => return Err(self.failure(trouble)),
-            }
+            self.patience
+                .again(trouble, Reached::Yes, &what, self.client, tell)
+                .map_err(|trouble| trouble.into_failure(&what, &self.client.server))?;
         }
         self.remove_extra()?;
         self.settle_all();
+        self.done.spent.add_part(Spent { pauses: self.patience.paused(), ..Spent::default() });
         Ok(())
-    }
-
-    fn failure(&self, trouble: Trouble) -> Failure {
-        trouble.into_failure(&format!("get {}", self.tree.name), &self.client.server)
     }
 
     /// A connection is gone: what is done is settled, the rest is listed again.

@@ -19,7 +19,7 @@ use ftx_disk::walk::Walk;
 use ftx_protocol::client::Event;
 use ftx_protocol::limits::{PART_BYTES, UNKEPT_BYTES};
 use ftx_protocol::message::{self, Mkdir};
-use ftx_protocol::{Digest, Name, RequestId, Retry as Again, TransferId};
+use ftx_protocol::{Digest, Name, RequestId, TransferId};
 use walking::path_of;
 
 use super::log::Log;
@@ -34,7 +34,7 @@ use crate::link::READ_BYTES;
 use crate::partials::About;
 use crate::retry::Patience;
 use crate::source::Source;
-use crate::spent::timed;
+use crate::spent::Spent;
 
 /// What is to be put where.
 pub struct PutTree<'a> {
@@ -65,6 +65,7 @@ impl Client {
         let result = job.run();
         job.done.spent.wall = began.elapsed();
         job.done.spent.paced = self.paced().saturating_sub(paced);
+        job.done.spent.add_part(Spent { pauses: job.patience.paused(), ..Spent::default() });
         job.close_log(&result);
         result.map(|()| job.done)
     }
@@ -269,14 +270,10 @@ impl<'a, 'o> Job<'a, 'o> {
             };
             self.pipe = None;
             self.take_back();
-            match trouble.retry(self.reached) {
-                Again::Later if let Some(pause) = self.patience.next_pause() => {
-                    let cause = trouble.into_failure("put", &self.client.server).to_string();
-                    (self.observer)(TreeNotice::Retrying { cause, pause });
-                    timed(&mut self.done.spent.pauses, || self.client.interrupt.pause(pause));
-                }
-                _ => return Err(trouble.into_failure("put", &self.client.server)),
-            }
+            let tell = |cause, pause| (self.observer)(TreeNotice::Retrying { cause, pause });
+            self.patience
+                .again(trouble, self.reached, "put", self.client, tell)
+                .map_err(|trouble| trouble.into_failure("put", &self.client.server))?;
         }
     }
 
