@@ -25,24 +25,24 @@ impl Job<'_, '_> {
     /// Sends the next requests, and allows more of the list.
     pub(super) fn ask_for_more(&mut self, link: &Link) -> Result<(), Trouble> {
         let mut lines = Vec::new();
-        let has_room = self.under_way.len() <= ASKED_MAX.saturating_sub(ASKED_TOGETHER);
+        let has_room = self.visit.under_way.len() <= ASKED_MAX.saturating_sub(ASKED_TOGETHER);
         while has_room
-            && self.under_way.len() < ASKED_MAX
-            && self.line_bytes < ASKED_BYTES
+            && self.visit.under_way.len() < ASKED_MAX
+            && self.visit.line_bytes < ASKED_BYTES
             && self.unsettled.len() < UNSETTLED_MAX
-            && let Some(file) = self.listed.pop_front()
+            && let Some(file) = self.visit.listed.pop_front()
         {
             let cost = Name::line_bytes(file.name.as_bytes());
-            self.line_bytes = self.line_bytes.saturating_add(cost);
+            self.visit.line_bytes = self.visit.line_bytes.saturating_add(cost);
             self.request(link, file, &mut lines);
         }
-        while self.owed > 0
-            && self.listed.len() < LISTED_MAX
-            && let Listing::Running(id) = self.list
+        if let Listing::Running { id, owed, ahead } = &mut self.visit.list
+            && self.visit.listed.len() < LISTED_MAX
         {
-            self.owed = self.owed.saturating_sub(1);
-            self.ahead = self.ahead.saturating_add(1);
-            link.machine().more(id, &mut lines);
+            for _ in 0..std::mem::take(owed) {
+                *ahead = ahead.saturating_add(1);
+                link.machine().more(*id, &mut lines);
+            }
         }
         Ok(link.write(&lines)?)
     }
@@ -54,11 +54,11 @@ impl Job<'_, '_> {
                 ..message::Stat::of(file.name.clone())
             };
             let id = link.machine().stat(stat, lines, link.now());
-            self.under_way.insert(id, Work::Ask(file));
+            self.visit.under_way.insert(id, Work::Ask(file));
             return;
         }
         if self.tree.options.mood == Mood::Tell {
-            self.line_bytes = 0;
+            self.visit.line_bytes = 0;
             return self.count(&file, None);
         }
         let (at, version) = self.held(&file);
@@ -75,7 +75,7 @@ impl Job<'_, '_> {
             need: Vec::new(),
         };
         let id = link.machine().get(get, lines, link.now());
-        self.under_way.insert(id, Work::Get { file, upload: None });
+        self.visit.under_way.insert(id, Work::Get { file, upload: None });
     }
 
     /// What an earlier connection, or run, left of a large file.
@@ -94,8 +94,11 @@ impl Job<'_, '_> {
     pub(super) fn heard(&mut self, event: Event, input: &[u8]) -> Result<(), Trouble> {
         match event {
             Event::Entries(entries) => {
-                self.ahead = self.ahead.checked_sub(1).ok_or_else(crate::tree::listed_too_much)?;
-                self.owed = self.owed.saturating_add(1);
+                let Listing::Running { owed, ahead, .. } = &mut self.visit.list else {
+                    return Err(crate::tree::listed_too_much());
+                };
+                *ahead = ahead.checked_sub(1).ok_or_else(crate::tree::listed_too_much)?;
+                *owed = owed.saturating_add(1);
                 for entry in entries.entries {
                     self.seen(entry);
                 }
@@ -104,8 +107,8 @@ impl Job<'_, '_> {
                 }
             }
             Event::Ok(okay) => {
-                self.under_way.remove(&okay.id);
-                self.list = Listing::Complete;
+                self.visit.under_way.remove(&okay.id);
+                self.visit.list = Listing::Complete;
                 self.leave_to(None);
             }
             Event::Info(info) => self.compared(&info)?,
@@ -122,7 +125,9 @@ impl Job<'_, '_> {
 
     /// The server has said the digest of a file.
     fn compared(&mut self, info: &Info) -> Result<(), Trouble> {
-        let Some(Work::Ask(mut file)) = self.under_way.remove(&info.id) else { return Ok(()) };
+        let Some(Work::Ask(mut file)) = self.visit.under_way.remove(&info.id) else {
+            return Ok(());
+        };
         self.answered(&file);
         let digest = self.digest_here(&file.path, info.size);
         // One that was interrupted says nothing.
@@ -131,7 +136,7 @@ impl Job<'_, '_> {
             Some(digest) if Some(digest) == info.digest => self.unchanged(&file.path),
             _ => {
                 file.next = Next::Fetch;
-                self.listed.push_front(file);
+                self.visit.listed.push_front(file);
             }
         }
         Ok(())
@@ -148,7 +153,7 @@ impl Job<'_, '_> {
         while running.offset() < size {
             self.client.interrupt.check().ok()?;
             if said.elapsed() >= SIGN_OF_LIFE
-                && let Some(link) = &self.link
+                && let Some(link) = &self.visit.link
             {
                 // Who cannot be told is found out to be gone when this is over.
                 link.send(|machine, out, now| machine.ping(out, now)).ok()?;
@@ -165,12 +170,12 @@ impl Job<'_, '_> {
 
     fn answered(&mut self, file: &File) {
         let cost = Name::line_bytes(file.name.as_bytes());
-        self.line_bytes = self.line_bytes.saturating_sub(cost);
+        self.visit.line_bytes = self.visit.line_bytes.saturating_sub(cost);
     }
 
     /// A file is about to come.
     fn opened(&mut self, opened: &message::File) -> Result<(), Trouble> {
-        let Some(Work::Get { file, upload }) = self.under_way.get_mut(&opened.id) else {
+        let Some(Work::Get { file, upload }) = self.visit.under_way.get_mut(&opened.id) else {
             return Ok(());
         };
         let Some(store) = &self.ground.store else { return Ok(()) };
@@ -211,11 +216,11 @@ impl Job<'_, '_> {
 
     /// This side cannot take the file.
     fn stop(&mut self, id: RequestId, refusal: &Refusal) -> Result<(), Trouble> {
-        if let Some(Work::Get { file, .. }) = self.under_way.insert(id, Work::Stopped) {
+        if let Some(Work::Get { file, .. }) = self.visit.under_way.insert(id, Work::Stopped) {
             self.answered(&file);
             self.fail_here(&file.path, refusal);
         }
-        match &self.link {
+        match &self.visit.link {
             Some(link) => {
                 link.send(|machine, out, _| machine.abort(id, Code::Aborted, out))?;
                 Ok(())
@@ -225,7 +230,8 @@ impl Job<'_, '_> {
     }
 
     fn arrived(&mut self, id: RequestId, bytes: &[u8]) -> Result<(), Trouble> {
-        let Some(Work::Get { file, upload: Some(upload), .. }) = self.under_way.get_mut(&id) else {
+        let Some(Work::Get { file, upload: Some(upload), .. }) = self.visit.under_way.get_mut(&id)
+        else {
             return Ok(());
         };
         (self.observer)(TreeNotice::Moved {
@@ -259,7 +265,7 @@ impl Job<'_, '_> {
     }
 
     fn drop_upload(&mut self, id: RequestId) {
-        if let Some(Work::Get { upload, .. }) = self.under_way.get_mut(&id)
+        if let Some(Work::Get { upload, .. }) = self.visit.under_way.get_mut(&id)
             && let (Some(upload), Some(store)) = (upload.take(), &self.ground.store)
         {
             store.discard(*upload);
@@ -268,7 +274,8 @@ impl Job<'_, '_> {
 
     /// Every byte of a file has come.
     fn ended(&mut self, id: RequestId, digest: Digest) {
-        let Some(Work::Get { mut file, upload: Some(upload), .. }) = self.under_way.remove(&id)
+        let Some(Work::Get { mut file, upload: Some(upload), .. }) =
+            self.visit.under_way.remove(&id)
         else {
             return;
         };
@@ -290,7 +297,7 @@ impl Job<'_, '_> {
             {
                 // Perhaps the server's memory of it is out of date: it has to read it again.
                 file.next = Next::FetchAgain;
-                self.listed.push_front(file);
+                self.visit.listed.push_front(file);
             }
             Err(refusal) if refusal.code == Code::DigestMismatch => {
                 let message =
@@ -307,7 +314,7 @@ impl Job<'_, '_> {
             return Err(Trouble::Refused(refusal));
         }
         self.drop_upload(id);
-        let Some(work) = self.under_way.remove(&id) else { return Ok(()) };
+        let Some(work) = self.visit.under_way.remove(&id) else { return Ok(()) };
         let mut file = match work {
             Work::List => return Err(Trouble::Refused(refusal)),
             Work::Stopped => return Ok(()),
@@ -316,7 +323,7 @@ impl Job<'_, '_> {
         self.answered(&file);
         if refusal.code.retry() == Again::Fresh && file.next != Next::FetchAgain {
             file.next = Next::FetchAgain;
-            self.listed.push_front(file);
+            self.visit.listed.push_front(file);
         } else {
             let what = format!("get {}", file.name);
             let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);

@@ -79,7 +79,7 @@ impl Job<'_, '_> {
     fn enter(&mut self, path: Name, entry: &Entry) {
         let mode = Mode::new(entry.mode.bits() | 0o700);
         self.change(self.make_directory(path.clone(), None, mode));
-        self.way.push(Open { path, mtime: entry.mtime, mode: entry.mode });
+        self.visit.way.push(Open { path, mtime: entry.mtime, mode: entry.mode });
     }
 
     fn make_directory(&self, name: Name, modified: Option<FileTime>, mode: Mode) -> Change {
@@ -97,24 +97,24 @@ impl Job<'_, '_> {
     /// Directories that this path is not below are complete; one that is listed once more too, or the way would
     /// become longer than any name.
     pub(super) fn leave_to(&mut self, path: Option<&Name>) {
-        while let Some(last) = self.way.last()
+        while let Some(last) = self.visit.way.last()
             && path.is_none_or(|path| *path == last.path || !path.is_or_is_below(&last.path))
-            && let Some(Open { path, mtime, mode }) = self.way.pop()
+            && let Some(Open { path, mtime, mode }) = self.visit.way.pop()
         {
             let change = self.make_directory(path, Some(mtime), mode);
-            self.left.push_back(Left { barrier: self.next_number, change });
+            self.visit.left.push_back(Left { barrier: self.next_number, change });
         }
     }
 
     pub(super) fn leave_directories(&mut self) {
-        let Some(left) = self.left.front() else { return };
+        let Some(left) = self.visit.left.front() else { return };
         // Most of the time a file that has come tells, and not all need be looked at.
         if self.unsettled.first_key_value().is_some_and(|(&number, _)| number < left.barrier) {
             return;
         }
         let first = self.first_unsettled();
-        while self.left.front().is_some_and(|left| left.barrier <= first)
-            && let Some(left) = self.left.pop_front()
+        while self.visit.left.front().is_some_and(|left| left.barrier <= first)
+            && let Some(left) = self.visit.left.pop_front()
         {
             self.change(left.change);
         }
@@ -122,11 +122,11 @@ impl Job<'_, '_> {
 
     /// The first file that is not at its place, and may still come to be.
     fn first_unsettled(&self) -> u64 {
-        let numbers = self.under_way.values().filter_map(|work| match work {
+        let numbers = self.visit.under_way.values().filter_map(|work| match work {
             Work::Ask(file) | Work::Get { file, .. } => Some(file.number),
             Work::List | Work::Stopped => None,
         });
-        let listed = self.listed.iter().map(|file| file.number);
+        let listed = self.visit.listed.iter().map(|file| file.number);
         let unsettled = self.unsettled.keys().copied();
         numbers.chain(listed).chain(unsettled).min().unwrap_or(self.next_number)
     }
@@ -162,7 +162,7 @@ impl Job<'_, '_> {
             Update::Digest => Next::Compare,
             Update::All | Update::SizeAndTime => Next::Fetch,
         };
-        self.listed.push_back(File { number, name, path, entry, next });
+        self.visit.listed.push_back(File { number, name, path, entry, next });
     }
 
     /// Whether it was done earlier, and is still here: the log does not know what became of it.
@@ -267,7 +267,7 @@ mod tests {
                 mtime: FileTime::nearest(0, 0),
                 mode: Mode::new(0o755),
             });
-            lengths.push(job.way.len());
+            lengths.push(job.visit.way.len());
         }
         assert_eq!(lengths, [1, 1, 2, 2, 1]);
     }

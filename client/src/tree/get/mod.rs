@@ -211,18 +211,7 @@ struct Job<'a, 'o> {
     tree: &'a GetTree<'a>,
     ground: &'a Ground,
     observer: &'a mut TreeObserver<'o>,
-    link: Option<Arc<Link>>,
-    under_way: BTreeMap<RequestId, Work>,
-    line_bytes: usize,
-    list: Listing,
-    listed: VecDeque<File>,
-    owed: u32,
-    /// Messages of the list that the server may still send without being asked.
-    ahead: u32,
-    way: Vec<Open>,
-    left: VecDeque<Left>,
-    /// Directories that could not be made, and whose time is still to come.
-    unmade: BTreeSet<Name>,
+    visit: Visit,
     next_number: u64,
     unsettled: BTreeMap<u64, File>,
     settler: Option<Settler>,
@@ -256,11 +245,32 @@ struct Job<'a, 'o> {
     told: BTreeSet<super::log::Mark>,
 }
 
+/// What is of one connection: on the next one all that is not settled is listed, and asked for, again.
+#[derive(Default)]
+struct Visit {
+    link: Option<Arc<Link>>,
+    under_way: BTreeMap<RequestId, Work>,
+    line_bytes: usize,
+    list: Listing,
+    listed: VecDeque<File>,
+    way: Vec<Open>,
+    left: VecDeque<Left>,
+    /// Directories that could not be made, and whose time is still to come.
+    unmade: BTreeSet<Name>,
+}
+
 /// How far the listing is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default)]
 enum Listing {
+    #[default]
     ToBegin,
-    Running(RequestId),
+    Running {
+        id: RequestId,
+        /// Messages of it that have come and were not asked for again.
+        owed: u32,
+        /// Those that the server may still send without being asked.
+        ahead: u32,
+    },
     Complete,
 }
 
@@ -297,16 +307,7 @@ impl<'a, 'o> Job<'a, 'o> {
             tree,
             ground,
             observer,
-            link: None,
-            under_way: BTreeMap::new(),
-            line_bytes: 0,
-            list: Listing::ToBegin,
-            listed: VecDeque::new(),
-            owed: 0,
-            ahead: 0,
-            way: Vec::new(),
-            left: VecDeque::new(),
-            unmade: BTreeSet::new(),
+            visit: Visit::default(),
             next_number: 0,
             unsettled: BTreeMap::new(),
             settler,
@@ -353,24 +354,17 @@ impl<'a, 'o> Job<'a, 'o> {
 
     /// A connection is gone: what is done is settled, the rest is listed again.
     fn take_back(&mut self) {
-        self.link = None;
+        self.visit.link = None;
         // Before they are suspended: what is to be kept of large files is among it, and is void
         // afterwards.
         self.settle_all();
-        for (_, work) in std::mem::take(&mut self.under_way) {
+        for (_, work) in std::mem::take(&mut self.visit).under_way {
             if let (Work::Get { upload: Some(upload), .. }, Some(store)) =
                 (work, &self.ground.store)
             {
                 store.suspend(*upload);
             }
         }
-        self.listed.clear();
-        self.way.clear();
-        self.left.clear();
-        self.unmade.clear();
-        self.owed = 0;
-        self.line_bytes = 0;
-        self.list = Listing::ToBegin;
         self.settle_all();
         self.unsettled.clear();
         self.count_anew();
@@ -397,7 +391,7 @@ impl<'a, 'o> Job<'a, 'o> {
     /// One connection.
     fn attempt(&mut self) -> Result<(), Trouble> {
         let link = self.client.link()?;
-        self.link = Some(Arc::clone(&link));
+        self.visit.link = Some(Arc::clone(&link));
         self.done.connections = self.done.connections.saturating_add(1);
         let mut buffer = vec![0; READ_BYTES];
         let list = message::List {
@@ -407,25 +401,24 @@ impl<'a, 'o> Job<'a, 'o> {
             need: Vec::new(),
         };
         let id = link.send(|machine, out, now| machine.list(list, out, now))?;
-        self.list = Listing::Running(id);
+        self.visit.list = Listing::Running { id, owed: 0, ahead: ENTRIES_AHEAD };
+        self.visit.under_way.insert(id, Work::List);
         self.done_earlier = match &self.log {
             Some(log) if log.is_empty() => Earlier::Nothing,
             _ => Earlier::Something,
         };
-        self.ahead = ENTRIES_AHEAD;
-        self.under_way.insert(id, Work::List);
         loop {
             self.take_answers();
             self.leave_directories();
             self.ask_for_more(&link)?;
             if self.unsettled.len() >= UNSETTLED_MAX {
                 self.make_room();
-            } else if !self.under_way.is_empty() {
+            } else if !self.visit.under_way.is_empty() {
                 self.hand_over_when_due();
                 self.receive(&link, &mut buffer)?;
-            } else if !self.listed.is_empty() {
+            } else if !self.visit.listed.is_empty() {
                 // The next ones are asked for.
-            } else if self.group.is_empty() && self.left.is_empty() && self.is_settled() {
+            } else if self.group.is_empty() && self.visit.left.is_empty() && self.is_settled() {
                 self.client.leave(&link);
                 return Ok(());
             } else {

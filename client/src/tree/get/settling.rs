@@ -115,9 +115,9 @@ impl Job<'_, '_> {
         match (change, result) {
             // What could not be made gets no time either, and that is told already.
             (Change::MakeDirectory { name, modified: Some(_), .. }, Err(_))
-                if self.unmade.remove(name) => {}
+                if self.visit.unmade.remove(name) => {}
             (Change::MakeDirectory { name, modified: None, .. }, Err(refusal)) => {
-                self.unmade.insert(name.clone());
+                self.visit.unmade.insert(name.clone());
                 self.fail_here(name, &refusal);
             }
             (Change::Remove { name, .. }, Ok(_)) => {
