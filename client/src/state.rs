@@ -411,6 +411,20 @@ mod tests {
         }
     }
 
+    /// What another version of this program has left is to be found.
+    #[test]
+    fn a_state_has_the_name_that_it_always_had() {
+        let name = Name::parse(b"a/b").unwrap();
+        let key = Key {
+            direction: Direction::Get,
+            server: &"box:1".parse().unwrap(),
+            name: &name,
+            path: Path::new("/x/b"),
+            algorithm: Algorithm::Sha256,
+        };
+        assert_eq!(key.file_name().unwrap(), "get-3a35d5a23ac2f83645c07b218f79c528");
+    }
+
     #[test]
     fn a_torn_or_foreign_state_says_nothing_that_is_not_true() {
         assert!(parse("").is_none());

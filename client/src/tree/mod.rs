@@ -289,6 +289,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_log_of_an_earlier_version_says_what_it_said() {
+        let mark = mark(b"a/b", 5, FileTime::new(7, 9).unwrap(), b"v");
+        assert_eq!(u128::from_be_bytes(mark), 0x296e_0c78_d69a_2e98_7073_cc0c_4b0a_1cf1);
+    }
+
+    #[test]
     fn times_are_compared_at_the_precision_of_the_coarser_side() {
         let time = |nanoseconds| FileTime::new(7, nanoseconds).unwrap();
         assert!(same_time(time(123_456_789), time(123_456_789)));

@@ -365,3 +365,28 @@ fn transfer_of(client: &Client, options: &TreeOptions, file: &File) -> TransferI
     id.iter_mut().zip(hash.finalize()).for_each(|(to, byte)| *to = byte);
     TransferId(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Retry;
+    use ftx_protocol::message::Entry;
+    use ftx_protocol::{Durability, FileTime, Kind, Mode};
+
+    #[test]
+    fn what_an_earlier_version_left_of_a_large_file_is_found() {
+        let client = Client::new("box:1".parse().unwrap(), Retry::default());
+        let options = TreeOptions { durability: Durability::Full, ..TreeOptions::default() };
+        let name = Name::parse(b"a/b").unwrap();
+        let entry = Entry {
+            name: name.clone(),
+            kind: Kind::File,
+            size: 5,
+            mtime: FileTime::new(7, 9).unwrap(),
+            mode: Mode::new(0o600),
+        };
+        let file = File { number: 0, path: name.clone(), name, entry, next: Next::Fetch };
+        let TransferId(id) = transfer_of(&client, &options, &file);
+        assert_eq!(u128::from_be_bytes(id), 0xd3b2_f50f_bc77_1d7c_0b11_dac9_f2ee_6ddb);
+    }
+}
