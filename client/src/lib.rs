@@ -34,6 +34,7 @@ mod put;
 mod reading;
 mod retry;
 mod servers;
+mod short_hash;
 mod sink;
 mod source;
 mod spent;

@@ -13,17 +13,18 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use ftx_disk::hash::Saved;
 use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::sys::{Disk, Native};
 use ftx_protocol::{Algorithm, FileTime, Mode, Name, TransferId, Version};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::address::ServerAddress;
 use crate::failure::plain;
 use crate::locked;
 use crate::partials::{self, About};
+use crate::short_hash::hash_of;
 use crate::source::identity;
 use crate::{Notice, Observer};
 
@@ -258,20 +259,15 @@ impl Key<'_> {
 
     fn file_name(&self) -> io::Result<String> {
         let path = std::path::absolute(self.path)?;
-        let mut hash = Sha256::new();
-        for field in [
-            self.direction.prefix().as_bytes(),
+        let prefix = self.direction.prefix();
+        let hash = hash_of(&[
+            prefix.as_bytes(),
             self.server.to_string().as_bytes(),
             self.name.as_bytes(),
             path.as_os_str().as_bytes(),
             self.algorithm.as_str().as_bytes(),
-        ] {
-            hash.update((field.len() as u64).to_le_bytes());
-            hash.update(field);
-        }
-        let digits: String =
-            hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("{}{digits}", self.direction.prefix()))
+        ]);
+        Ok(format!("{prefix}{}", HEXLOWER.encode(&hash)))
     }
 }
 

@@ -15,10 +15,11 @@ use ftx_protocol::Durability;
 use sha2::{Digest as _, Sha256};
 
 use crate::locked;
+use crate::short_hash::{ShortHash, shortened};
 use crate::state::boot_id;
 
 /// One entry.
-pub(super) type Mark = [u8; MARK_BYTES as usize];
+pub(super) type Mark = ShortHash;
 
 const MARK_BYTES: u64 = 16;
 
@@ -52,9 +53,7 @@ fn passing(mark: &Mark) -> Option<Mark> {
     let mut hash = Sha256::new();
     hash.update(mark);
     hash.update(boot);
-    let mut passing = EMPTY;
-    passing.iter_mut().zip(hash.finalize()).for_each(|(to, byte)| *to = byte);
-    Some(passing)
+    Some(shortened(hash))
 }
 
 impl Log {

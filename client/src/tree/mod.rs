@@ -25,6 +25,7 @@ mod settle;
 
 use std::path::PathBuf;
 
+use data_encoding::HEXLOWER;
 use ftx_protocol::client::Violation;
 use ftx_protocol::{Algorithm, Digest, FileTime};
 use sha2::{Digest as _, Sha256};
@@ -33,6 +34,7 @@ use crate::Spent;
 use crate::address::ServerAddress;
 use crate::failure::{Failure, Trouble};
 use crate::partials::{self, About};
+use crate::short_hash::{hash_of, shortened};
 use crate::state;
 use log::{Log, Mark};
 
@@ -233,14 +235,9 @@ fn log_path(direction: &str, server: &ServerAddress, job: &[u8]) -> std::io::Res
 fn state_path(kind: &str, server: &ServerAddress, job: &[u8]) -> std::io::Result<PathBuf> {
     let directory = state::prepared_directory()?;
     let here = std::env::current_dir()?;
-    let mut hash = Sha256::new();
-    for field in [server.to_string().as_bytes(), here.as_os_str().as_encoded_bytes(), job] {
-        hash.update((field.len() as u64).to_le_bytes());
-        hash.update(field);
-    }
-    let digits: String =
-        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    Ok(directory.join(format!("{kind}-{digits}")))
+    let (server, here) = (server.to_string(), here.as_os_str().as_encoded_bytes());
+    let hash = hash_of(&[server.as_bytes(), here, job]);
+    Ok(directory.join(format!("{kind}-{}", HEXLOWER.encode(&hash))))
 }
 
 /// A server that goes on with a list unasked would fill this side's memory.
@@ -260,9 +257,7 @@ fn mark(path: &[u8], size: u64, modified: FileTime, version: &[u8]) -> Mark {
     hash.update(modified.seconds().to_le_bytes());
     hash.update(modified.nanoseconds().to_le_bytes());
     hash.update(version);
-    let mut mark = Mark::default();
-    mark.iter_mut().zip(hash.finalize()).for_each(|(to, byte)| *to = byte);
-    mark
+    shortened(hash)
 }
 
 /// Whether a file may still have the time that one side has given the other: FAT keeps every other second.

@@ -9,7 +9,6 @@ use ftx_protocol::client::Event;
 use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES, UNKEPT_BYTES};
 use ftx_protocol::message::{self, Cache, Info};
 use ftx_protocol::{Code, Digest, Name, Refusal, RequestId, Retry as Again, TransferId, Version};
-use sha2::{Digest as _, Sha256};
 
 use super::settling::UNSETTLED_MAX;
 use super::{File, Job, Listing, Next, Work};
@@ -17,6 +16,7 @@ use crate::Client;
 use crate::ask::{ASKED_BYTES, ASKED_MAX};
 use crate::failure::{Class, Failure, Trouble};
 use crate::link::{Link, READ_BYTES};
+use crate::short_hash::hash_of;
 use crate::spent::Spent;
 use crate::tree::settle::Item;
 use crate::tree::{Mood, TreeNotice, TreeOptions};
@@ -345,8 +345,7 @@ const LISTED_MAX: usize = 1_024;
 
 /// The same for the same file, in every run.
 fn transfer_of(client: &Client, options: &TreeOptions, file: &File) -> TransferId {
-    let mut hash = Sha256::new();
-    for field in [
+    TransferId(hash_of(&[
         client.server.to_string().as_bytes(),
         file.name.as_bytes(),
         options.algorithm.as_str().as_bytes(),
@@ -357,13 +356,7 @@ fn transfer_of(client: &Client, options: &TreeOptions, file: &File) -> TransferI
         &file.entry.mtime.nanoseconds().to_le_bytes(),
         // Not the one that could not be gone on with.
         &[u8::from(file.next == Next::FetchAgain)],
-    ] {
-        hash.update((field.len() as u64).to_le_bytes());
-        hash.update(field);
-    }
-    let mut id = [0; 16];
-    id.iter_mut().zip(hash.finalize()).for_each(|(to, byte)| *to = byte);
-    TransferId(id)
+    ]))
 }
 
 #[cfg(test)]
