@@ -3,9 +3,9 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ftx_protocol::client::{Client as Machine, Event};
 use ftx_protocol::{Refusal, Time};
@@ -20,6 +20,16 @@ use crate::stream::Stream;
 
 /// Read at once: a part and its line fit.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
+
+/// What the server may have said and nobody has looked at: twice what is under way on any connection. An
+/// honest one says far less.
+pub(crate) const UNHEARD_MAX: usize = 4_096;
+
+/// After a failed write the server may still have said why; this is how long it is listened to.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What a listener has to say: what the server did, or why there is no more.
+pub(crate) type Heard = Result<Event, Trouble>;
 
 /// Takes what the server said, and the input that the ranges in it refer to.
 pub(crate) type Hear<'a> = dyn FnMut(Event, &[u8]) -> Result<(), Trouble> + 'a;
@@ -220,11 +230,7 @@ impl Link {
     }
 
     /// Reads what the server says until the connection ends, or has nothing more to bring.
-    pub(crate) fn listen(
-        &self,
-        heard: &SyncSender<Result<Event, Trouble>>,
-        is_last: impl Fn(&Event) -> bool,
-    ) {
+    pub(crate) fn listen(&self, heard: &SyncSender<Heard>, is_last: impl Fn(&Event) -> bool) {
         let mut buffer = vec![0; READ_BYTES];
         let mut over = false;
         let result = loop {
@@ -271,6 +277,23 @@ impl Drop for Link {
 
 fn ended(refusal: Refusal) -> Trouble {
     Trouble::Refused(refusal)
+}
+
+/// What the server said before the connection broke, if it said anything that explains it.
+pub(crate) fn last_words(
+    heard: &Receiver<Heard>,
+    mut explains: impl FnMut(Heard) -> Option<Trouble>,
+) -> Option<Trouble> {
+    loop {
+        match heard.recv_timeout(LAST_WORDS) {
+            Ok(said) => {
+                if let Some(trouble) = explains(said) {
+                    return Some(trouble);
+                }
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+        }
+    }
 }
 
 fn is_timeout(error: &io::Error) -> bool {

@@ -2,7 +2,7 @@
 
 mod between;
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use between::GivenUp;
@@ -18,7 +18,7 @@ use ftx_protocol::{
 use crate::ask::wait;
 use crate::failure::{Failure, Reached, Trouble};
 use crate::ids::new_id;
-use crate::link::{Link, READ_BYTES};
+use crate::link::{Heard, Link, READ_BYTES, UNHEARD_MAX, last_words};
 use crate::reading::Reading;
 use crate::retry::Patience;
 use crate::source::{Got, Source};
@@ -26,15 +26,9 @@ use crate::spent::{Spent, timed};
 use crate::state::{State, note};
 use crate::{Client, Counts, Notice, Observer};
 
-/// After a failed write the server may still have said why; this is how long it is listened to.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
 /// While a source is quiet, the server gets a sign of life this often: more often than its idle timeout
 /// (rule 5.3).
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
-
-/// What the server may have said and nobody has looked at. An honest one says far less.
-const UNHEARD_MAX: usize = 4_096;
+const SIGN_WHEN_QUIET: Duration = Duration::from_secs(15);
 
 /// How a file is put.
 #[derive(Debug, Clone, Default)]
@@ -350,13 +344,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
         &mut self,
         link: &Link,
         id: RequestId,
-        heard: Receiver<Result<Event, Trouble>>,
+        heard: Receiver<Heard>,
     ) -> Result<Done, Trouble> {
         match self.send_body(link, id, &heard) {
             Ok(()) => {}
             // The server may have said why before it closed.
             Err(trouble @ Trouble::Broken(_)) => {
-                return Err(self.last_words(&heard).unwrap_or(trouble));
+                return Err(last_words(&heard, |said| self.hear(said).err()).unwrap_or(trouble));
             }
             // As a break: what can be resumed is kept.
             Err(Trouble::Interrupted) => return Err(Trouble::Interrupted),
@@ -383,24 +377,18 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// Gives a put up, and waits until the server has heard it: to one that is just hung up on, it
     /// would look like a break, and what can be resumed would be kept.
-    fn abort(
-        &mut self,
-        link: &Link,
-        id: RequestId,
-        code: Code,
-        heard: &Receiver<Result<Event, Trouble>>,
-    ) {
+    fn abort(&mut self, link: &Link, id: RequestId, code: Code, heard: &Receiver<Heard>) {
         // Whether it arrives or not, nothing better can be done.
         let _ = link.send(|machine, out, _| machine.abort(id, code, out));
         link.finish_sending();
-        drop(self.last_words(heard));
+        drop(last_words(heard, |said| self.hear(said).err()));
     }
 
     fn send_body(
         &mut self,
         link: &Link,
         id: RequestId,
-        heard: &Receiver<Result<Event, Trouble>>,
+        heard: &Receiver<Heard>,
     ) -> Result<(), Trouble> {
         let mut part = PageAligned::new(usize::try_from(PART_BYTES).unwrap_or(READ_BYTES));
         let mut said = Instant::now();
@@ -420,7 +408,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             let (filled, next) = self.reading.fill(&mut part, window, &mut |saved| {
                 note(&mut self.state, self.observer, |state| state.passed(saved));
             })?;
-            if filled > 0 || (next == Got::Quiet && said.elapsed() >= SIGN_OF_LIFE) {
+            if filled > 0 || (next == Got::Quiet && said.elapsed() >= SIGN_WHEN_QUIET) {
                 self.send_part(link, id, part.get(..filled).unwrap_or_default())?;
                 said = Instant::now();
             }
@@ -457,7 +445,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         Ok(())
     }
 
-    fn hear(&mut self, event: Result<Event, Trouble>) -> Result<Option<Done>, Trouble> {
+    fn hear(&mut self, event: Heard) -> Result<Option<Done>, Trouble> {
         match event? {
             Event::Kept(kept) => {
                 self.patience.progress();
@@ -468,20 +456,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
             _ => {}
         }
         Ok(None)
-    }
-
-    /// What the server said before the connection broke, if it said anything that explains it.
-    fn last_words(&mut self, heard: &Receiver<Result<Event, Trouble>>) -> Option<Trouble> {
-        loop {
-            match heard.recv_timeout(LAST_WORDS) {
-                Ok(event) => {
-                    if let Err(trouble) = self.hear(event) {
-                        return Some(trouble);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
-            }
-        }
     }
 }
 

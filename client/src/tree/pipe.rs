@@ -1,9 +1,8 @@
 //! A connection on which many requests are under way: one thread sends, another one hears.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use ftx_protocol::RequestId;
 use ftx_protocol::Time;
@@ -11,22 +10,13 @@ use ftx_protocol::client::{Client as Machine, Event};
 
 use crate::Client;
 use crate::failure::Trouble;
-use crate::link::Link;
+use crate::link::{Heard, Link, UNHEARD_MAX, last_words};
 
 /// Requests under way at most: below what every server allows.
 pub(super) const PIPE_REQUESTS_MAX: usize = 2_048;
 
-/// What the server may have said and nobody has looked at: more than it can have been asked.
-const UNHEARD_MAX: usize = 2 * PIPE_REQUESTS_MAX;
-
 /// Lines and bodies are written together up to this.
 const FLUSH_BYTES: usize = 256 * 1024;
-
-/// After a failed write the server may still have said why; this is how long it is listened to.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// What one end hears from the other.
-type Heard = Result<Event, Trouble>;
 
 /// The connection. Ends when it is dropped.
 pub(super) struct Pipe {
@@ -73,7 +63,8 @@ impl Pipe {
     pub(super) fn flush(&mut self) -> Result<(), Trouble> {
         let written = self.link.write(&self.out);
         self.out.clear();
-        written.map_err(|error| self.last_words().unwrap_or_else(|| error.into()))
+        written
+            .map_err(|error| last_words(&self.heard, Result::err).unwrap_or_else(|| error.into()))
     }
 
     /// What the server has said; `None` when that is nothing.
@@ -89,17 +80,6 @@ impl Pipe {
     pub(super) fn hear(&mut self) -> Result<Event, Trouble> {
         self.flush()?;
         self.heard.recv().map_err(|_| gone())?
-    }
-
-    /// What the server said before the connection broke, if that explains it.
-    fn last_words(&mut self) -> Option<Trouble> {
-        loop {
-            match self.heard.recv_timeout(LAST_WORDS) {
-                Ok(Ok(_)) => {}
-                Ok(Err(trouble)) => return Some(trouble),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
-            }
-        }
     }
 }
 

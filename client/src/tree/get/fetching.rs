@@ -152,7 +152,7 @@ impl Job<'_, '_> {
         let mut said = Instant::now();
         while running.offset() < size {
             self.client.interrupt.check().ok()?;
-            if said.elapsed() >= SIGN_OF_LIFE
+            if said.elapsed() >= SIGN_WHEN_COMPARING
                 && let Some(link) = &self.visit.link
             {
                 // Who cannot be told is found out to be gone when this is over.
@@ -338,7 +338,7 @@ const ASKED_TOGETHER: usize = 64;
 
 /// How often the server hears something while a file is read here, however long that takes: more often
 /// than any server wants to.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+const SIGN_WHEN_COMPARING: Duration = Duration::from_secs(1);
 
 /// Files and directories that were listed and not asked for: more are listed when there are fewer.
 const LISTED_MAX: usize = 1_024;
