@@ -27,6 +27,33 @@ use super::log::{Guard, Log};
 use super::size::Size;
 use super::user::User;
 
+/// How long what a token has left unfinished is kept after it. Who has put an old or a wrong tokens file in the place
+/// hears of it at once, from all who are not let in, and has this time to put the right one back; who has removed a
+/// token has the room soon.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
+
+/// Descriptors that the server has for itself: two of them for each of the threads that --threads may name.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// Descriptors that are enough for files, however many connections there may be.
+const FEW_DESCRIPTORS: u64 = 4_096;
+
+/// Connections at once, however few descriptors there are: one for each of two addresses.
+const CONNECTIONS_MIN: u64 = 2;
+
+/// Files that are sent at once, however few descriptors there are: what the system refuses is refused then, too.
+const FILES_MIN: usize = 8;
+
+/// The same of directories that are listed: a tree has some in each other.
+const DIRECTORIES_MIN: usize = 32;
+
+/// Directories that are listed at once, however many descriptors there are: each is memory, too.
+const DIRECTORIES_MAX: usize = 2_048;
+
+/// What may be open where the system does not say how many descriptors it gives: for puts an eighth of what most systems
+/// give at the least.
+const OPEN_ANYWHERE: OpenMax = OpenMax { puts: 128, files: 64, directories: 32 };
+
 /// Serve a directory: take files with `put`, hand them out with `get`.
 ///
 /// Whoever is on this machine may use it as it is. On addresses that others reach it speaks inside
@@ -120,11 +147,6 @@ pub struct Serve {
     #[command(flatten)]
     admission: Admission,
 }
-
-/// How long what a token has left unfinished is kept after it. Who has put an old or a wrong tokens file in the place
-/// hears of it at once, from all who are not let in, and has this time to put the right one back; who has removed a
-/// token has the room soon.
-const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Durability {
@@ -240,28 +262,6 @@ impl Serve {
         }
     }
 }
-
-/// Descriptors that the server has for itself: two of them for each of the threads that --threads may name.
-const OWN_DESCRIPTORS: u64 = 64;
-
-/// Descriptors that are enough for files, however many connections there may be.
-const FEW_DESCRIPTORS: u64 = 4_096;
-
-/// Connections at once, however few descriptors there are: one for each of two addresses.
-const CONNECTIONS_MIN: u64 = 2;
-
-/// Files that are sent at once, however few descriptors there are: what the system refuses is refused then, too.
-const FILES_MIN: usize = 8;
-
-/// The same of directories that are listed: a tree has some in each other.
-const DIRECTORIES_MIN: usize = 32;
-
-/// Directories that are listed at once, however many descriptors there are: each is memory, too.
-const DIRECTORIES_MAX: usize = 2_048;
-
-/// What may be open where the system does not say how many descriptors it gives: for puts an eighth of what most systems
-/// give at the least.
-const OPEN_ANYWHERE: OpenMax = OpenMax { puts: 128, files: 64, directories: 32 };
 
 /// How the descriptors that the system gives compare to the connections asked for.
 enum Descriptors {

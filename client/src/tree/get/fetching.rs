@@ -21,6 +21,16 @@ use crate::spent::Spent;
 use crate::tree::settle::Item;
 use crate::tree::{Mood, TreeNotice, TreeOptions};
 
+/// As many are asked for in one go, when there is room for them: each message costs both sides.
+const ASKED_TOGETHER: usize = 64;
+
+/// How often the server hears something while a file is read here, however long that takes: more often
+/// than any server wants to.
+const SIGN_WHEN_COMPARING: Duration = Duration::from_secs(1);
+
+/// Files and directories that were listed and not asked for: more are listed when there are fewer.
+const LISTED_MAX: usize = 1_024;
+
 impl Job<'_, '_> {
     /// Sends the next requests, and allows more of the list.
     pub(super) fn ask_for_more(&mut self, link: &Link) -> Result<(), Trouble> {
@@ -332,16 +342,6 @@ impl Job<'_, '_> {
         Ok(())
     }
 }
-
-/// As many are asked for in one go, when there is room for them: each message costs both sides.
-const ASKED_TOGETHER: usize = 64;
-
-/// How often the server hears something while a file is read here, however long that takes: more often
-/// than any server wants to.
-const SIGN_WHEN_COMPARING: Duration = Duration::from_secs(1);
-
-/// Files and directories that were listed and not asked for: more are listed when there are fewer.
-const LISTED_MAX: usize = 1_024;
 
 /// The same for the same file, in every run.
 fn transfer_of(client: &Client, options: &TreeOptions, file: &File) -> TransferId {

@@ -14,6 +14,10 @@ use crate::tree::rules::{PathKind, Verdict};
 use crate::tree::settle::Item;
 use crate::tree::{Mood, TreeNotice, Update, mark};
 
+/// What was skipped and is remembered, so that it is told once; 16 bytes each. Of more than these
+/// some are told again after a break, and no worse.
+const TOLD_MAX: usize = 16_384;
+
 impl Job<'_, '_> {
     /// An entry of the listed tree.
     pub(super) fn seen(&mut self, entry: Entry) {
@@ -224,10 +228,6 @@ impl Job<'_, '_> {
         (self.observer)(TreeNotice::Skipped { name: name.as_bytes(), why });
     }
 }
-
-/// What was skipped and is remembered, so that it is told once; 16 bytes each. Of more than these
-/// some are told again after a break, and no worse.
-const TOLD_MAX: usize = 16_384;
 
 /// What stands for a path among those that were seen.
 pub(super) fn seen_mark(path: &[u8]) -> crate::tree::log::Mark {

@@ -11,6 +11,20 @@ use crate::spent::timed;
 use crate::tree::TreeNotice;
 use crate::tree::settle::{Answer, Item, Settler};
 
+/// What is settled together: descriptors that are held open, and bytes that are not durable.
+pub(super) const GROUP_ITEMS: usize = 256;
+
+/// A group has the cost of a round, whatever is in it: fewer than these wait for others, as long as
+/// the group before was handed over less than this ago.
+const GROUP_ITEMS_MIN: usize = 64;
+
+const GROUP_AGE: Duration = Duration::from_millis(10);
+
+const GROUP_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Files that have come and are not settled, at most.
+pub(super) const UNSETTLED_MAX: usize = 2 * GROUP_ITEMS;
+
 impl Job<'_, '_> {
     /// Gives what has arrived to the settler when there is enough of it, or it has waited enough.
     pub(super) fn hand_over_when_due(&mut self) {
@@ -140,17 +154,3 @@ impl Job<'_, '_> {
         }
     }
 }
-
-/// What is settled together: descriptors that are held open, and bytes that are not durable.
-pub(super) const GROUP_ITEMS: usize = 256;
-
-/// A group has the cost of a round, whatever is in it: fewer than these wait for others, as long as
-/// the group before was handed over less than this ago.
-const GROUP_ITEMS_MIN: usize = 64;
-
-const GROUP_AGE: Duration = Duration::from_millis(10);
-
-const GROUP_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Files that have come and are not settled, at most.
-pub(super) const UNSETTLED_MAX: usize = 2 * GROUP_ITEMS;
