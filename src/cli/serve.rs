@@ -25,6 +25,7 @@ use super::directory::{Errand, Links, OwnDirectory};
 use super::identity::{Kept, Reloaded};
 use super::log::{Guard, Log};
 use super::size::Size;
+use super::transfer::Level;
 use super::user::User;
 
 /// How long what a token has left unfinished is kept after it. Who has put an old or a wrong tokens file in the place
@@ -84,7 +85,7 @@ pub struct Serve {
     /// What an acknowledgement means. full: the file survives a power cut. none: it survives a
     /// crash of the server, but a power cut may lose it, or leave it empty or torn
     #[arg(long, value_enum, default_value = "full")]
-    durability: Durability,
+    durability: Level,
 
     /// The largest file to take, such as 10G
     #[arg(long, value_name = "SIZE")]
@@ -146,12 +147,6 @@ pub struct Serve {
 
     #[command(flatten)]
     admission: Admission,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Durability {
-    Full,
-    None,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -243,10 +238,7 @@ impl Serve {
             tokens: settled.state.as_ref().map(|state| state.path().to_owned()),
             doors: self.admission.doors(),
             access,
-            durability: match self.durability {
-                Durability::Full => ftx_protocol::Durability::Full,
-                Durability::None => ftx_protocol::Durability::None,
-            },
+            durability: self.durability.durability(),
             size_max_bytes: self.max_size.map_or(INTEGER_MAX, Size::bytes).min(INTEGER_MAX),
             free_min_bytes: self.min_free.bytes(),
             connections_max: self.max_connections,

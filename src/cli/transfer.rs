@@ -64,14 +64,15 @@ impl DigestKind {
     }
 }
 
+/// What --durability says, of a transfer or of a server.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Level {
+pub enum Level {
     Full,
     None,
 }
 
 impl Level {
-    fn durability(self) -> Durability {
+    pub fn durability(self) -> Durability {
         match self {
             Self::Full => Durability::Full,
             Self::None => Durability::None,
