@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ftx_client::tree::TreeOptions;
 use ftx_client::{
     Algorithm, Class, Client, Code, Condition, Durability, Failure, GetOptions, Name, PutOptions,
     Remote, Replace, Replay, Retry, ServerAddress, Sink, Source,
@@ -254,7 +255,9 @@ impl Put {
     fn tree_job(&self, clients: &Clients) -> Exit {
         run(|| {
             let words = super::tree::Sources { files: &self.files, name: self.name.as_ref() };
-            let job = self.tree.prepare(&words, &self.options())?;
+            let PutOptions { algorithm, condition, durability } = self.options();
+            let each = TreeOptions { algorithm, condition, durability, ..TreeOptions::default() };
+            let job = self.tree.prepare(&words, each)?;
             let client = self.common.client(clients, job.server());
             Ok(job.run(&client, self.common.form()))
         })
@@ -375,13 +378,14 @@ impl Get {
 
     /// Gets directories. Returns the names that turned out to be files.
     fn tree_job(&self, clients: &Clients) -> Result<(Exit, Vec<OsString>), Failure> {
-        let options = PutOptions {
+        let each = TreeOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
             durability: self.durability.durability(),
+            ..TreeOptions::default()
         };
         let client = |server| self.common.client(clients, server);
-        self.tree.run(&self.names, self.output.as_deref(), &options, self.common.form(), &client)
+        self.tree.run(&self.names, self.output.as_deref(), each, self.common.form(), &client)
     }
 
     fn to(&self) -> To<'_> {

@@ -93,12 +93,12 @@ impl GetOptions {
         &self,
         names: &[OsString],
         output: Option<&Path>,
-        put: &ftx_client::PutOptions,
+        each: TreeOptions,
         form: Form,
         client: &dyn Fn(Option<ServerAddress>) -> Client,
     ) -> Result<(Exit, Vec<OsString>), Failure> {
         allow_descriptors();
-        let options = self.selection.options(put)?;
+        let options = self.selection.options(each)?;
         let remotes = names.iter().map(|name| Remote::parse(without_slash(name)));
         let remotes = remotes.collect::<Result<Vec<_>, _>>()?;
         let words = Words { action: Action::Get, mood: options.mood };
@@ -250,11 +250,9 @@ impl Selection {
         Rules::new(&files.chain(excluded).chain(included).collect::<Vec<_>>())
     }
 
-    pub fn options(&self, put: &ftx_client::PutOptions) -> Result<TreeOptions, Failure> {
+    /// The options of a job, from those that say how each of its files is moved.
+    fn options(&self, each: TreeOptions) -> Result<TreeOptions, Failure> {
         Ok(TreeOptions {
-            algorithm: put.algorithm,
-            durability: put.durability,
-            condition: put.condition.clone(),
             update: match (self.update, self.checksum) {
                 (true, _) => Update::SizeAndTime,
                 (false, true) => Update::Digest,
@@ -263,6 +261,7 @@ impl Selection {
             extra: if self.delete { Extra::Remove } else { Extra::Keep },
             mood: if self.dry_run { Mood::Tell } else { Mood::Do },
             rules: self.rules()?,
+            ..each
         })
     }
 }
@@ -274,11 +273,7 @@ impl PutOptions {
     }
 
     /// Finds out what is to be put where.
-    pub fn prepare(
-        &self,
-        words: &Sources<'_>,
-        put: &ftx_client::PutOptions,
-    ) -> Result<Job, Failure> {
+    pub fn prepare(&self, words: &Sources<'_>, each: TreeOptions) -> Result<Job, Failure> {
         let to = self.to.as_ref().map(|to| Remote::parse(without_slash(to))).transpose()?;
         if words.files.iter().any(|file| file == "-") {
             return Err(wrong(
@@ -318,7 +313,7 @@ impl PutOptions {
             key.push(0);
         }
         let about = about(&sources);
-        Ok(Job { sources, directories, server, options: self.selection.options(put)?, key, about })
+        Ok(Job { sources, directories, server, options: self.selection.options(each)?, key, about })
     }
 
     fn listed(&self, list: &Path) -> Result<Vec<PathBuf>, Failure> {
