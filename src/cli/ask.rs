@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::remote::{Clients, Tally, Where, each_server, print, run};
-use super::transfer::told;
+use super::report::told;
 
 /// Say what a name on a server stands for: kind, size, permissions, last modification, version.
 #[derive(Debug, Args)]

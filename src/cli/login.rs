@@ -18,8 +18,8 @@ use ftx_protocol::token::TOKEN_PREFIX;
 
 use super::exit::Exit;
 use super::remote::{Clients, print, run, wrong};
+use super::report::told;
 use super::terminal::Terminal;
-use super::transfer::told;
 
 /// Where a token stands that is not remembered.
 const TOKEN: &str = "FTX_TOKEN";

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, ValueEnum};
 
 use super::exit::Exit;
-use super::report::say;
-use super::transfer::told;
+use super::report::{say, told};
 
 /// Print what a shell needs to complete ftx's words.
 #[derive(Debug, Args)]

@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
         Ok(ftx) => ftx.command,
         Err(error) if error.use_stderr() => error.exit(),
         // What was asked for: the help, or the version.
-        Err(told) => return transfer::told(told.print()).into(),
+        Err(told) => return report::told(told.print()).into(),
     };
     let exit = match command {
         Command::Serve(serve) => match serve.run() {

@@ -18,8 +18,7 @@ use signal_hook::consts::SIGINT;
 
 use super::exit::Exit;
 use super::login::{Brought, Person};
-use super::report::say;
-use super::transfer::told;
+use super::report::{say, told};
 
 /// Which server, and how it may be spoken to.
 #[derive(Debug, Clone, Args)]

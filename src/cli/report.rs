@@ -9,6 +9,7 @@ use ftx_protocol::Escaped;
 use indicatif::HumanBytes;
 use serde_json::json;
 
+use super::exit::Exit;
 use super::progress::Progress;
 
 /// From here on somebody has had the time to wonder.
@@ -271,6 +272,18 @@ pub fn spent_json(spent: &Spent) -> serde_json::Value {
 pub fn say(line: &str) {
     // A stderr that is closed cannot be told so.
     let _ = writeln!(std::io::stderr(), "ftx: {line}");
+}
+
+/// A result that could not be printed is no result; a reader that has enough is no failure.
+pub fn told(result: std::io::Result<()>) -> Exit {
+    match result {
+        Ok(()) => Exit::Done,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(error) => {
+            say(&format!("cannot write the result: {error}"));
+            Exit::Local
+        }
+    }
 }
 
 /// How a checksum line writes names.

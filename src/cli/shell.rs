@@ -23,7 +23,7 @@ use rustyline::{CompletionType, Config, Editor};
 
 use super::exit::Exit;
 use super::remote::{At, Clients, run, wrong};
-use super::report::say;
+use super::report::{say, told};
 use super::{ask, change, list, sum, transfer};
 
 /// A prompt: look around on a server, and move files.
@@ -184,7 +184,7 @@ impl There {
             }
             Err(Unclear::Words(error)) => {
                 let printed = error.print();
-                if error.use_stderr() { Exit::Usage } else { transfer::told(printed) }
+                if error.use_stderr() { Exit::Usage } else { told(printed) }
             }
         };
         self.clients.go_on();
@@ -241,9 +241,7 @@ impl There {
                 let here = std::env::current_dir().unwrap_or_default();
                 printed(&super::remote::shown(here.as_os_str().as_bytes()))
             }
-            Line::Help | Line::Exit => {
-                transfer::told(<Line as clap::CommandFactory>::command().print_help())
-            }
+            Line::Help | Line::Exit => told(<Line as clap::CommandFactory>::command().print_help()),
         })
     }
 
@@ -355,7 +353,7 @@ fn word(name: &Name) -> OsString {
 }
 
 fn printed(line: &[u8]) -> Exit {
-    transfer::told(super::remote::print(line))
+    told(super::remote::print(line))
 }
 
 fn list_here(words: &[OsString]) -> Result<Exit, Failure> {

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::exit::Exit;
 use super::output::{self, check_stdin, is_directory, is_stdout, stdout};
 use super::remote::{At, Clients, run, without_slash, wrong};
-use super::report::{Cost, Form, Report, Results, say};
+use super::report::{Cost, Form, Report, Results, say, told};
 
 /// What put and get have in common.
 #[derive(Debug, Args)]
@@ -470,18 +470,6 @@ fn first_failure(exits: impl Iterator<Item = Exit>) -> Exit {
         }
     }
     first
-}
-
-/// A result that could not be printed is no result; a reader that has enough is no failure.
-pub fn told(result: std::io::Result<()>) -> Exit {
-    match result {
-        Ok(()) => Exit::Done,
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
-        Err(error) => {
-            say(&format!("cannot write the result: {error}"));
-            Exit::Local
-        }
-    }
 }
 
 fn usage(message: &str) -> Exit {
