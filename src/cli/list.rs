@@ -152,25 +152,26 @@ fn whole_server(word: &[u8]) -> Option<Result<ServerAddress, Failure>> {
 
 /// Goes to one place after the other, whatever fails.
 fn each(
-    places: Vec<(Client, Option<Name>)>,
-    mut act: impl FnMut(&Client, Option<&Name>, &mut Tally) -> Result<(), Failure>,
+    at: &Where,
+    clients: &Clients,
+    names: &[OsString],
+    act: impl Fn(&Client, Option<&Name>, &mut Tally) -> Result<(), Failure>,
 ) -> Exit {
-    let mut tally = Tally::default();
-    for (client, name) in places {
-        match act(&client, name.as_ref(), &mut tally) {
-            Ok(()) => tally.done(),
-            Err(failure) => tally.failed(&failure),
+    run(|| {
+        let mut tally = Tally::default();
+        for (client, name) in places(at, clients, names)? {
+            match act(&client, name.as_ref(), &mut tally) {
+                Ok(()) => tally.done(),
+                Err(failure) => tally.failed(&failure),
+            }
         }
-    }
-    tally.exit()
+        Ok(tally.exit())
+    })
 }
 
 impl Ls {
     pub fn run(self, clients: &Clients) -> Exit {
-        run(|| {
-            let places = places(&self.at, clients, &self.names)?;
-            Ok(each(places, |client, name, tally| self.one(client, name, tally)))
-        })
+        each(&self.at, clients, &self.names, |client, name, tally| self.one(client, name, tally))
     }
 
     fn one(&self, client: &Client, name: Option<&Name>, tally: &mut Tally) -> Result<(), Failure> {
@@ -237,10 +238,7 @@ impl Ls {
 
 impl Du {
     pub fn run(self, clients: &Clients) -> Exit {
-        run(|| {
-            let places = places(&self.at, clients, &self.names)?;
-            Ok(each(places, |client, name, tally| self.one(client, name, tally)))
-        })
+        each(&self.at, clients, &self.names, |client, name, tally| self.one(client, name, tally))
     }
 
     fn one(&self, client: &Client, name: Option<&Name>, tally: &mut Tally) -> Result<(), Failure> {
