@@ -13,8 +13,8 @@ use serde_json::json;
 use super::exit::Exit;
 use super::progress::Progress;
 use super::report::{
-    Form, WORTH_TELLING, counted, failure_json, finished_line, limited_by, merge, rate, say,
-    seconds, shares, spent_json, stored_as_json, stored_as_line,
+    Form, WORTH_TELLING, counted, failure_json, finished_line, limited_by, merge, rate,
+    retrying_json, retrying_line, say, seconds, shares, spent_json, stored_as_json, stored_as_line,
 };
 
 /// What a job does.
@@ -156,9 +156,8 @@ impl JobReport {
             }
             TreeNotice::Failed { name, failure } => self.failed(name, failure),
             TreeNotice::Retrying { cause, pause } => {
-                self.say(&format!("{cause}; trying again in {:.1} s", pause.as_secs_f64()));
-                let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                self.event("retrying", b"", json!({"cause": cause, "pause_ms": milliseconds}));
+                self.say(&retrying_line(&cause, pause));
+                self.event("retrying", b"", retrying_json(&cause, pause));
             }
             TreeNotice::Waiting => self.show_results(),
             TreeNotice::Warning(text) => {

@@ -91,10 +91,9 @@ impl Report {
                 self.progress.bar.set_position(at);
             }
             Notice::Retrying { cause, pause } => {
-                let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                let line = format!("{cause}; trying again in {:.1} s", pause.as_secs_f64());
-                self.say(&line);
-                let event = json!({"event": "retrying", "cause": cause, "pause_ms": milliseconds});
+                self.say(&retrying_line(&cause, pause));
+                let mut event = json!({"event": "retrying"});
+                merge(&mut event, retrying_json(&cause, pause));
                 self.event(event);
             }
             Notice::Warning(text) => {
@@ -230,6 +229,17 @@ pub fn stored_as_line(asked: &[u8], name: &Name) -> String {
 /// The same for a program.
 pub fn stored_as_json(name: Option<&Name>) -> serde_json::Value {
     name.map_or_else(|| json!({}), |name| json!({"stored_as": name}))
+}
+
+/// What a person reads when something is tried again.
+pub fn retrying_line(cause: &str, pause: Duration) -> String {
+    format!("{cause}; trying again in {:.1} s", pause.as_secs_f64())
+}
+
+/// The same for a program.
+pub fn retrying_json(cause: &str, pause: Duration) -> serde_json::Value {
+    let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+    json!({"cause": cause, "pause_ms": milliseconds})
 }
 
 /// `1 file`, `2 files`.
