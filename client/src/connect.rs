@@ -38,7 +38,7 @@ pub enum Plaintext {
 /// What a client asks of whoever runs it, where the list of known servers does not say it.
 pub trait Introduce: fmt::Debug + Send + Sync {
     /// Whether this is the key of the server. A yes is remembered.
-    fn trusts(&self, server: &ServerAddress, pin: Pin) -> Verdict;
+    fn trusts(&self, server: &ServerAddress, pin: Pin) -> RightKey;
 
     /// The token to log in to a server with; it goes before one that is remembered.
     ///
@@ -49,7 +49,7 @@ pub trait Introduce: fmt::Debug + Send + Sync {
 
 /// Whether a server has the right key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RightKey {
     /// It has.
     Yes,
     /// It has not.
@@ -63,8 +63,8 @@ pub enum Verdict {
 pub(crate) struct NobodyThere;
 
 impl Introduce for NobodyThere {
-    fn trusts(&self, _: &ServerAddress, _: Pin) -> Verdict {
-        Verdict::NobodyKnows
+    fn trusts(&self, _: &ServerAddress, _: Pin) -> RightKey {
+        RightKey::NobodyKnows
     }
 
     fn token(&self, _: &ServerAddress) -> Result<Option<Token>, Failure> {
@@ -302,16 +302,16 @@ impl Client {
         // A question that was interrupted has no answer.
         self.interrupt.check()?;
         match verdict {
-            Verdict::Yes => {
+            RightKey::Yes => {
                 let trusted = Trusted::Pin(found.pin);
                 remember(trusted)?;
                 Ok(trusted)
             }
-            Verdict::No => {
+            RightKey::No => {
                 let why = "is not the right one, as was said just now; nothing was sent to it";
                 Err(self.untrusted(why.to_owned()).into())
             }
-            Verdict::NobodyKnows => Err(self.unknown().into()),
+            RightKey::NobodyKnows => Err(self.unknown().into()),
         }
     }
 }

@@ -44,7 +44,7 @@ pub mod tree;
 
 pub use address::{DEFAULT_PORT, Remote, ServerAddress};
 pub use ask::{Answer, Ask, Session};
-pub use connect::{Introduce, Plaintext, Verdict};
+pub use connect::{Introduce, Plaintext, RightKey};
 pub use failure::{Class, Failure, GOES_ON};
 pub use ftx_channel::Pin;
 pub use ftx_disk::landing::Replace;

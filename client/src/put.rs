@@ -117,7 +117,7 @@ enum Begun {
 }
 
 /// Whether an acknowledgement is of now.
-enum Verdict {
+enum Standing {
     Holds(Done),
     /// Its name has something else, or nothing.
     OfThePast,
@@ -167,13 +167,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
         let mut fresh_tries_left: u32 = 1;
         loop {
             let trouble = match self.attempt().and_then(|done| self.judge(done)) {
-                Ok(Verdict::OfThePast) => {
+                Ok(Standing::OfThePast) => {
                     let what = "an earlier run has put this, and it is not there any more";
                     (self.observer)(Notice::Warning(format!("{what}; putting it again")));
                     self.start_over()?;
                     continue;
                 }
-                Ok(Verdict::Holds(done)) => {
+                Ok(Standing::Holds(done)) => {
                     if let Some(state) = self.state.take() {
                         state.remove();
                     }
@@ -201,9 +201,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
 
     /// Whether an acknowledgement is of now. One that an earlier process did not hear may be of long ago: if
     /// something has changed since, the server is asked what the name has.
-    fn judge(&self, done: Done) -> Result<Verdict, Trouble> {
+    fn judge(&self, done: Done) -> Result<Standing, Trouble> {
         if self.begun == Begun::Here || done.replayed != Some(Replay::Changed) {
-            return Ok(Verdict::Holds(done));
+            return Ok(Standing::Holds(done));
         }
         let name = done.name.as_ref().unwrap_or(self.name).clone();
         let link = self.client.link()?;
@@ -215,12 +215,12 @@ impl<'a, 'o> Transfer<'a, 'o> {
         });
         self.client.leave(&link);
         match there {
-            Ok(digest) if digest == Some(done.digest) => Ok(Verdict::Holds(done)),
-            Ok(_) => Ok(Verdict::OfThePast),
+            Ok(digest) if digest == Some(done.digest) => Ok(Standing::Holds(done)),
+            Ok(_) => Ok(Standing::OfThePast),
             Err(Trouble::Refused(refusal)) => Ok(match refusal.code {
-                Code::NotFound | Code::NotAFile | Code::NotADirectory => Verdict::OfThePast,
+                Code::NotFound | Code::NotAFile | Code::NotADirectory => Standing::OfThePast,
                 // Who may not ask, of a drop box for one, goes by what was said.
-                _ => Verdict::Holds(done),
+                _ => Standing::Holds(done),
             }),
             Err(trouble) => Err(trouble),
         }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use ftx_client::{
-    Changed, Class, Client, Failure, Interrupt, Introduce, Pin, Plaintext, Retry, ServerAddress,
-    Servers, Token, Verdict,
+    Changed, Class, Client, Failure, Interrupt, Introduce, Pin, Plaintext, Retry, RightKey,
+    ServerAddress, Servers, Token,
 };
 use ftx_protocol::token::TOKEN_PREFIX;
 
@@ -198,25 +198,25 @@ impl Person {
 
 impl Introduce for Person {
     /// Asks, where somebody sees the question; one question at a time.
-    fn trusts(&self, server: &ServerAddress, pin: Pin) -> Verdict {
+    fn trusts(&self, server: &ServerAddress, pin: Pin) -> RightKey {
         let seen = io::stderr().is_terminal();
-        let Some(terminal) = self.terminal().filter(|_| seen) else { return Verdict::NobodyKnows };
+        let Some(terminal) = self.terminal().filter(|_| seen) else { return RightKey::NobodyKnows };
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         if refused.contains(server) {
-            return Verdict::No;
+            return RightKey::No;
         }
         let question = format!(
             "The server at {server} is not known. Its key is {pin} (compare with what \"ftx serve\" \
              printed). Is that right? [y/N] "
         );
         match terminal.ask(&question) {
-            Ok(answer) if matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") => Verdict::Yes,
+            Ok(answer) if matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") => RightKey::Yes,
             Ok(_) => {
                 refused.push(server.clone());
-                Verdict::No
+                RightKey::No
             }
             // Whoever interrupted is heard by the client.
-            Err(_) => Verdict::NobodyKnows,
+            Err(_) => RightKey::NobodyKnows,
         }
     }
 
@@ -232,7 +232,7 @@ impl Introduce for Person {
 pub struct Brought(pub Arc<Person>);
 
 impl Introduce for Brought {
-    fn trusts(&self, server: &ServerAddress, pin: Pin) -> Verdict {
+    fn trusts(&self, server: &ServerAddress, pin: Pin) -> RightKey {
         self.0.trusts(server, pin)
     }
 

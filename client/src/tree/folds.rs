@@ -19,10 +19,10 @@ pub(super) struct Folds {
 
 /// Whether a name can be told from those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
-    Apart,
+pub(super) enum Apart {
+    Yes,
     /// Another one is the same here, or is that of a directory above it.
-    Collides,
+    No,
 }
 
 /// Whether a disk tells `A` from `a` in this directory, which has something called `part`.
@@ -42,7 +42,7 @@ impl Folds {
     }
 
     /// Notes a name. A directory comes before what is in it. May come again.
-    pub(super) fn note(&mut self, path: &Name) -> std::io::Result<Told> {
+    pub(super) fn note(&mut self, path: &Name) -> std::io::Result<Apart> {
         let inside = match path.parent() {
             Some(parent) => self.is_apart(&parent)?,
             None => true,
@@ -51,9 +51,9 @@ impl Folds {
         self.names.add(&folded(path))?;
         if apart {
             self.names.add(&exact(path))?;
-            return Ok(Told::Apart);
+            return Ok(Apart::Yes);
         }
-        Ok(Told::Collides)
+        Ok(Apart::No)
     }
 
     fn is_apart(&self, path: &Name) -> std::io::Result<bool> {
@@ -89,14 +89,14 @@ mod tests {
         let mut told = |name: &str| folds.note(&Name::parse(name.as_bytes()).unwrap()).unwrap();
         for name in ["Docs", "Docs/a", "b", "Docs/deep", "Docs/deep/x", "\u{c4}", "Docs/a", "Docs"]
         {
-            assert_eq!(told(name), Told::Apart, "{name}");
+            assert_eq!(told(name), Apart::Yes, "{name}");
         }
         for name in
             ["docs", "docs/new", "docs/deep", "docs/deep/y", "B", "\u{e4}", "Docs/A", "docs"]
         {
-            assert_eq!(told(name), Told::Collides, "{name}");
+            assert_eq!(told(name), Apart::No, "{name}");
         }
-        assert_eq!(told("Docs/deep/z"), Told::Apart);
+        assert_eq!(told("Docs/deep/z"), Apart::Yes);
         folds.remove();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -14,7 +14,7 @@ use ftx_protocol::{Depth, Durability, Kind, Name, RequestId};
 use rustix::io::Errno;
 
 use super::put::Root;
-use super::rules::{PathKind, Rules, Verdict};
+use super::rules::{PathKind, Rules, TakesPart};
 
 /// The comparison of one tree.
 pub(super) struct Removal {
@@ -82,7 +82,7 @@ impl Removal {
                 Kind::Directory => PathKind::Directory,
                 _ => PathKind::Other,
             };
-            if rules.takes_with_parents(path.as_bytes(), kind) == Verdict::Excluded
+            if rules.takes_with_parents(path.as_bytes(), kind) == TakesPart::No
                 || !self.is_missing(&path)
             {
                 continue;

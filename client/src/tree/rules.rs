@@ -68,22 +68,22 @@ impl Rules {
     }
 
     /// Whether what has this path in the tree takes part.
-    pub(crate) fn takes(&self, path: &[u8], kind: PathKind) -> Verdict {
+    pub(crate) fn takes(&self, path: &[u8], kind: PathKind) -> TakesPart {
         let path = Path::new(std::ffi::OsStr::from_bytes(path));
         match self.patterns.matched(path, kind == PathKind::Directory).is_ignore() {
-            true => Verdict::Excluded,
-            false => Verdict::Taken,
+            true => TakesPart::No,
+            false => TakesPart::Yes,
         }
     }
 
     /// As [`Rules::takes`], for something whose directories were not asked about.
-    pub(crate) fn takes_with_parents(&self, path: &[u8], kind: PathKind) -> Verdict {
+    pub(crate) fn takes_with_parents(&self, path: &[u8], kind: PathKind) -> TakesPart {
         let mut slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let outside = slashes.any(|(at, _)| {
             let above = path.get(..at).unwrap_or_default();
-            self.takes(above, PathKind::Directory) == Verdict::Excluded
+            self.takes(above, PathKind::Directory) == TakesPart::No
         });
-        if outside { Verdict::Excluded } else { self.takes(path, kind) }
+        if outside { TakesPart::No } else { self.takes(path, kind) }
     }
 }
 
@@ -96,9 +96,9 @@ pub(crate) enum PathKind {
 
 /// Whether something takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Taken,
-    Excluded,
+pub(crate) enum TakesPart {
+    Yes,
+    No,
 }
 
 #[cfg(test)]
@@ -113,21 +113,21 @@ mod tests {
             Rule::Exclude("/target/".into()),
         ])
         .unwrap();
-        let takes = |path: &str, kind| rules.takes(path.as_bytes(), kind) == Verdict::Taken;
+        let takes = |path: &str, kind| rules.takes(path.as_bytes(), kind) == TakesPart::Yes;
         assert!(!takes("a/b.o", PathKind::Other));
         assert!(takes("a/keep.o", PathKind::Other));
         assert!(!takes("target", PathKind::Directory));
         assert!(takes("target", PathKind::Other), "only a directory");
         assert!(takes("a/target", PathKind::Directory), "only at the top");
         let inside = rules.takes_with_parents(b"target/debug/x", PathKind::Other);
-        assert_eq!(inside, Verdict::Excluded);
+        assert_eq!(inside, TakesPart::No);
         assert!(Rules::new(&[Rule::Exclude("[z-a]".into())]).is_err());
     }
 
     #[test]
     fn names_that_are_no_text_are_matched_too() {
         let rules = Rules::new(&[Rule::Exclude("*.tmp".into())]).unwrap();
-        assert_eq!(rules.takes(b"\xff\xfe.tmp", PathKind::Other), Verdict::Excluded);
-        assert_eq!(rules.takes(b"\xff\xfe", PathKind::Other), Verdict::Taken);
+        assert_eq!(rules.takes(b"\xff\xfe.tmp", PathKind::Other), TakesPart::No);
+        assert_eq!(rules.takes(b"\xff\xfe", PathKind::Other), TakesPart::Yes);
     }
 }

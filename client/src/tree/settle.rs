@@ -104,7 +104,7 @@ impl Drop for Settler {
 fn settle(store: &Store<Native>, mut group: Vec<Item>) -> Vec<Answer> {
     let synced = sync(store, &mut group);
     let mut answers = Vec::new();
-    let mut told = Vec::new();
+    let mut askers = Vec::new();
     let mut round = Vec::new();
     for (item, synced) in group.into_iter().zip(synced) {
         match (item, synced) {
@@ -112,12 +112,12 @@ fn settle(store: &Store<Native>, mut group: Vec<Item>) -> Vec<Answer> {
                 answers.push(Answer::File { number, result: Err(refusal) });
             }
             (Item::File { number, finished }, Ok(())) => {
-                told.push(Told::File(number));
+                askers.push(Asker::File(number));
                 round.push(Step::Put(*finished));
             }
             (Item::Change(change), _) => {
                 round.push(Step::Change { change: change.clone(), within: None });
-                told.push(Told::Change(change));
+                askers.push(Asker::Change(change));
             }
             (Item::Keep(checkpoint), _) => {
                 // What is not kept is fetched again after a crash, and no worse.
@@ -126,17 +126,17 @@ fn settle(store: &Store<Native>, mut group: Vec<Item>) -> Vec<Answer> {
             }
         }
     }
-    for (told, result) in told.into_iter().zip(store.commit(round)) {
-        answers.push(match told {
-            Told::File(number) => Answer::File { number, result },
-            Told::Change(change) => Answer::Change { change, result },
+    for (asker, result) in askers.into_iter().zip(store.commit(round)) {
+        answers.push(match asker {
+            Asker::File(number) => Answer::File { number, result },
+            Asker::Change(change) => Answer::Change { change, result },
         });
     }
     answers
 }
 
 /// Who is told what became of a step.
-enum Told {
+enum Asker {
     File(u64),
     Change(Change),
 }

@@ -12,7 +12,7 @@ use super::settling::GROUP_ITEMS;
 use super::{Job, Whole};
 use crate::failure::{Class, Failure};
 use crate::tree::log::Log;
-use crate::tree::rules::{PathKind, Verdict};
+use crate::tree::rules::{PathKind, TakesPart};
 use crate::tree::settle::Item;
 use crate::tree::{Extra, Mood, TreeNotice};
 
@@ -73,7 +73,7 @@ impl Job<'_, '_> {
                 _ => PathKind::Other,
             };
             if depth == Depth::All {
-                if rules.takes_with_parents(&path, path_kind) == Verdict::Excluded {
+                if rules.takes_with_parents(&path, path_kind) == TakesPart::No {
                     continue;
                 }
                 let is_seen = seen.has(&seen_mark(&path)).unwrap_or(true);

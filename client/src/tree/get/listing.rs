@@ -8,9 +8,9 @@ use ftx_protocol::{Code, Condition, FileTime, Kind, Mode, Name, Parents, Refusal
 use super::logs::nothing_goes;
 use super::{Earlier, File, Job, Left, Next, Open, Whole, Work};
 use crate::failure::{Trouble, plain};
-use crate::tree::folds::Told;
+use crate::tree::folds::Apart;
 use crate::tree::log::Log;
-use crate::tree::rules::{PathKind, Verdict};
+use crate::tree::rules::{PathKind, TakesPart};
 use crate::tree::settle::Item;
 use crate::tree::{Mood, TreeNotice, Update, mark};
 
@@ -33,7 +33,7 @@ impl Job<'_, '_> {
             Kind::Directory => PathKind::Directory,
             _ => PathKind::Other,
         };
-        if self.tree.options.rules.takes_with_parents(path.as_bytes(), kind) == Verdict::Excluded {
+        if self.tree.options.rules.takes_with_parents(path.as_bytes(), kind) == TakesPart::No {
             return;
         }
         if let Some(seen) = &mut self.seen
@@ -57,8 +57,8 @@ impl Job<'_, '_> {
     fn collides(&mut self, path: &Name) -> bool {
         let Some(folds) = &mut self.folds else { return false };
         match folds.note(path) {
-            Ok(Told::Apart) => false,
-            Ok(Told::Collides) => {
+            Ok(Apart::Yes) => false,
+            Ok(Apart::No) => {
                 let words = "this disk takes it for another name of the tree, which differs only in \
                              upper and lower case; get it alone, with -o";
                 self.fail_here(path, &Refusal::new(Code::UnstorableName, words));

@@ -14,7 +14,7 @@ use ftx_protocol::{Condition, Mode, Name, Parents, RequestId};
 use super::{Earlier, File, Job, Left, Root, Sent, Work, mark_of};
 use crate::failure::{Class, Failure, Trouble};
 use crate::source::identity;
-use crate::tree::rules::{PathKind, Verdict};
+use crate::tree::rules::{PathKind, TakesPart};
 use crate::tree::{Extra, Mood, TreeNotice, Update};
 
 impl Job<'_, '_> {
@@ -133,7 +133,7 @@ impl Job<'_, '_> {
             FileKind::Directory => PathKind::Directory,
             _ => PathKind::Other,
         };
-        if self.options.rules.takes(&path, kind) == Verdict::Excluded {
+        if self.options.rules.takes(&path, kind) == TakesPart::No {
             return;
         }
         // Somebody's served directory.
