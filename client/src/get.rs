@@ -337,8 +337,8 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn opened(&mut self, file: File) -> Result<(), Trouble> {
         (self.observer)(Notice::Began { at: file.at, size: Some(file.size) });
         if matches!(self.landed, Landed::Nothing) {
-            let token = self.state.as_ref().and_then(State::token);
-            self.landed = self.sink.land(file.size, token)?;
+            let number = self.state.as_ref().and_then(State::number);
+            self.landed = self.sink.land(file.size, number)?;
             self.file = Some(file);
             self.begin_state(None);
         }

@@ -40,15 +40,15 @@ impl Sink {
         }
     }
 
-    /// Gets ready for the first byte. With a token the name of the part file follows from it, so
+    /// Gets ready for the first byte. With a number the name of the part file follows from it, so
     /// that one which a killed run left before it could say so is found and replaced. Where another user, say,
     /// has the same transfer under way, the name is another one.
-    pub(crate) fn land(&self, size: u64, token: Option<u64>) -> Result<Landed, Failure> {
+    pub(crate) fn land(&self, size: u64, number: Option<u64>) -> Result<Landed, Failure> {
         let Self::File(path) = self else { return Ok(Landed::Stream { written: 0 }) };
         let failed = |error: &io::Error| Failure::local("cannot write", path, error);
-        let create = |token| Landing::create(Native, directory(path), token);
+        let create = |number| Landing::create(Native, directory(path), number);
         let create_apart = || create(getrandom::u64()?);
-        let created = match token.map(create) {
+        let created = match number.map(create) {
             None => create_apart(),
             Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => create_apart(),
             Some(created) => created,

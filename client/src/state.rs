@@ -156,7 +156,7 @@ impl State {
     }
 
     /// A number that is the same for the same transfer, whatever process works on it.
-    pub(crate) fn token(&self) -> Option<u64> {
+    pub(crate) fn number(&self) -> Option<u64> {
         let name = self.path.file_name()?.to_str()?;
         let (_, digits) = name.split_once('-')?;
         u64::from_str_radix(digits.get(..16)?, 16).ok()

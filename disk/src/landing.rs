@@ -48,22 +48,22 @@ pub enum Replace {
 
 impl<D: Disk> Landing<D> {
     /// Makes a new part file in a directory, by a name that is short whatever the target's is.
-    /// `token` tells it from others; one with the same token, of a run that was killed, is replaced.
+    /// `number` tells it from others; one with the same number, of a run that was killed, is replaced.
     ///
     /// # Errors
     /// When the directory cannot be opened or written to; `WouldBlock` when another process fills one
-    /// with this token, or one is there that is not ours to open: then another token has to do.
-    pub fn create(disk: D, directory: &Path, token: u64) -> io::Result<Self> {
+    /// with this number, or one is there that is not ours to open: then another number has to do.
+    pub fn create(disk: D, directory: &Path, number: u64) -> io::Result<Self> {
         let directory = disk.open_root(directory)?;
-        Self::create_in(disk, directory, token)
+        Self::create_in(disk, directory, number)
     }
 
     /// The same in a directory that is open.
     ///
     /// # Errors
     /// When it cannot be written to; `WouldBlock` as there.
-    pub fn create_in(disk: D, directory: D::Handle, token: u64) -> io::Result<Self> {
-        let part = part_name(token);
+    pub fn create_in(disk: D, directory: D::Handle, number: u64) -> io::Result<Self> {
+        let part = part_name(number);
         for _ in 0..CREATES_MAX {
             let file = match disk.create(&directory, part.as_bytes(), Mode::new(0o600)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -338,15 +338,15 @@ impl<D: Disk> Gap<D> {
     }
 }
 
-fn part_name(token: u64) -> String {
-    format!(".ftx-{token:016x}.part")
+fn part_name(number: u64) -> String {
+    format!(".ftx-{number:016x}.part")
 }
 
 /// Whether a name can be that of a part file.
 pub fn is_part_name(part: &str) -> bool {
-    let token = part.strip_prefix(".ftx-").and_then(|rest| rest.strip_suffix(".part"));
-    token.is_some_and(|token| {
-        token.len() == 16 && token.bytes().all(|byte| byte.is_ascii_hexdigit())
+    let number = part.strip_prefix(".ftx-").and_then(|rest| rest.strip_suffix(".part"));
+    number.is_some_and(|number| {
+        number.len() == 16 && number.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
 }
 
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), b"hello world");
     }
 
-    /// Two that have the same token, and the same directory, in processes that know nothing of each other.
+    /// Two that have the same number, and the same directory, in processes that know nothing of each other.
     #[test]
     fn a_part_file_that_another_fills_is_neither_replaced_nor_gone_on_with_nor_removed() {
         let dir = tempfile::tempdir().unwrap();
