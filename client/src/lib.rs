@@ -1,4 +1,4 @@
-//! put, get, stat and ping, for programs.
+//! put, get, trees and the rest, for programs.
 //!
 //! Blocking, with a thread where it pays. Everything that an interruption can break resumes by
 //! itself: on a new connection within the retry time, and in a new process from the state that is

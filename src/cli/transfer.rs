@@ -1,4 +1,4 @@
-//! `ftx put` and `ftx get`.
+//! `ftx put`, `ftx get` and `ftx cat`.
 
 use std::ffi::OsString;
 use std::num::NonZeroU64;

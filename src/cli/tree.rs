@@ -1,4 +1,4 @@
-//! `ftx put -r` and what belongs to it: which sources, under which names.
+//! `ftx put -r`, `ftx get -r` and what belongs to them: which files, under which names.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
