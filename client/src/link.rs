@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ftx_protocol::Time;
 use ftx_protocol::client::{Client as Machine, Event};
-use ftx_protocol::{Refusal, Time};
 
 use crate::Client;
 use crate::address::ServerAddress;
@@ -213,7 +213,7 @@ impl Link {
                 drop(machine);
                 for event in events {
                     match event {
-                        Event::Failed(refusal) => return Err(ended(refusal)),
+                        Event::Failed(refusal) => return Err(Trouble::Refused(refusal)),
                         event => each(event, input)?,
                     }
                 }
@@ -273,10 +273,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn ended(refusal: Refusal) -> Trouble {
-    Trouble::Refused(refusal)
 }
 
 /// What the server said before the connection broke, if it said anything that explains it.
