@@ -46,10 +46,6 @@ impl<'a> Room<'a> {
         self.filled
     }
 
-    pub(crate) fn has_content(&self) -> bool {
-        self.filled > 0
-    }
-
     fn put(&mut self, content: &[u8]) {
         let free = self.free.get_mut(self.filled..).unwrap_or_default();
         let count = free.len().min(content.len());

@@ -264,8 +264,8 @@ impl Inside {
     fn feed(&mut self, wire: &mut [u8], new: usize, room: &mut [u8]) -> usize {
         let mut room = Room::new(room, &mut self.spill.bytes);
         let fed = self.engine.feed(wire, &mut room, &mut self.unsent.bytes);
-        let (got, has_content) = (room.filled(), room.has_content());
-        self.silent = if has_content { 0 } else { self.silent.saturating_add(new) };
+        let got = room.filled();
+        self.silent = if got > 0 { 0 } else { self.silent.saturating_add(new) };
         self.unfinished = Vec::new();
         match fed {
             Err(error) => self.hearing = Hearing::Broken(error),
