@@ -94,6 +94,11 @@ impl<S: Read + Write> Talk<S> {
         }
     }
 
+    /// Whether the peer says now that it has no more to say. A cut is not that.
+    pub fn is_ended(&mut self) -> bool {
+        matches!(self.reader.read(&mut [0]), Ok(0))
+    }
+
     /// The code of the next line, which is to be an error.
     pub fn code(&mut self) -> String {
         let line = self.line();

@@ -3,11 +3,8 @@
 
 #[path = "../both/mod.rs"]
 mod both;
-mod doors;
-mod logins;
 mod over;
 mod peer;
 mod rights;
-mod world;
-
 mod transport;
+mod world;

@@ -203,19 +203,6 @@ impl Peer {
         line["error"]["code"].as_str().map_or_else(|| line.to_string(), str::to_owned)
     }
 
-    /// Bytes as they come, to somebody who is slower than the server.
-    pub fn raw_slowly(&mut self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let mut room = [0; 16 * 1024];
-        loop {
-            std::thread::sleep(Duration::from_millis(1));
-            match self.wire.read(&mut room)? {
-                0 => return Ok(bytes),
-                count => bytes.extend_from_slice(&room[..count]),
-            }
-        }
-    }
-
     /// Bytes as they come.
     pub fn raw(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -37,17 +37,6 @@ fn one_port_takes_both_and_the_first_byte_tells() {
     assert!(began.elapsed() < Duration::from_secs(1), "and at once");
 }
 
-#[test]
-fn plain_brace_gets_tls_required() {
-    let world = World::locked();
-    let mut peer = Peer::plain(world.address);
-    peer.hello(None);
-    peer.put(1, "a", b"hello");
-    assert_eq!(peer.code(), "tls_required");
-    assert!(peer.line().is_null());
-    assert_eq!(world.stored("a"), None);
-}
-
 /// Nothing in plain gets further than the first byte, whatever it speaks.
 #[test]
 fn other_protocols_are_told_so() {
@@ -55,32 +44,6 @@ fn other_protocols_are_told_so() {
     let mut peer = Peer::plain(world.address);
     peer.send(b"GET / HTTP/1.1\r\n\r\n");
     assert!(peer.raw().unwrap().starts_with(b"HTTP/1.1 505 "));
-}
-
-/// The last acknowledgement reaches a client that reads late, though the server is done long before.
-#[test]
-fn last_ack_survives_close_over_tls() {
-    let world = World::open();
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4 * 1024).unwrap();
-    socket.connect(&world.address.into()).unwrap();
-    let mut peer = Peer::tls_over(&world, socket.into());
-    peer.hello(None);
-    let bytes = noise(MIB, 1);
-    std::fs::write(world.served().join("b"), &bytes).unwrap();
-    assert!(peer.line()["welcome"].is_object());
-    // More than both buffers of the kernel take.
-    let gets = 8;
-    for id in 1..=gets {
-        peer.say(json!({"get": {"id": id, "name": "b", "digest": "sha256"}}));
-    }
-    peer.put(gets + 1, "a", b"hello");
-    peer.end();
-    until("it is stored", || world.stored("a").is_some());
-    let all = peer.raw_slowly().unwrap();
-    let said = String::from_utf8_lossy(&all);
-    assert_eq!(said.matches("{\"end\":").count(), usize::try_from(gets).unwrap());
-    assert!(said.contains("{\"done\":"), "the end without an error is close_notify");
 }
 
 #[test]
@@ -95,25 +58,6 @@ fn a_cut_without_close_notify_is_not_the_end_of_a_client() {
     peer.socket().shutdown(std::net::Shutdown::Write).unwrap();
     assert!(peer.line()["broken"].is_string(), "the server has nothing to say to that");
     until("nothing is left of it", || world.staged() == 0);
-}
-
-#[test]
-fn a_handshake_that_stalls_ends_by_the_deadline() {
-    let world = World::open();
-    for bytes in [&b"\x16"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b""] {
-        let mut socket = TcpStream::connect(world.address).unwrap();
-        let began = Instant::now();
-        socket.write_all(bytes).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut said = Vec::new();
-        let _ = socket.read_to_end(&mut said);
-        let took = began.elapsed();
-        assert!(took > Duration::from_millis(1_900), "{took:?}");
-        assert!(took < Duration::from_millis(4_500), "{took:?}");
-        if !bytes.is_empty() {
-            assert!(took < Duration::from_millis(2_800), "nothing can be said to it: {took:?}");
-        }
-    }
 }
 
 #[test]

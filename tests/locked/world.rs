@@ -12,17 +12,15 @@ use ftx::server::access::{file_time, token_digest};
 use ftx::server::{Access, DoorOptions, Listen, OpenMax, Options, Server, Stopper};
 use ftx_channel::{Identity, Pin};
 use ftx_protocol::token::Token;
-use ftx_protocol::{Durability, Name, Owner};
+use ftx_protocol::{Durability, Owner};
 
 use crate::peer::Peer;
 
 /// What a token of a test may do besides.
 #[derive(Default)]
 pub struct Terms {
-    pub under: Option<&'static str>,
     pub expires: Option<Duration>,
     pub max_bytes: Option<u64>,
-    pub max_partials: Option<u32>,
 }
 
 pub struct World {
@@ -115,11 +113,11 @@ impl World {
             name: format!("t{number}").parse().unwrap(),
             digest: token_digest(&token),
             can: Rights::from_words(can.split(',')).unwrap(),
-            under: terms.under.map(|name| Name::parse(name.as_bytes()).unwrap()),
+            under: None,
             made: file_time(SystemTime::now()),
             expires: terms.expires.map(|time| file_time(SystemTime::now() + time)),
             max_bytes: terms.max_bytes,
-            max_partials: terms.max_partials,
+            max_partials: None,
         };
         self.change(|lines| lines.push(line));
         token

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::house::{FTX, House, Inside, introduced, put, word};
+use super::house::{FTX, House, Inside, put, word};
 use crate::harness::{MIB, World, text, until};
 use crate::injection::Injection;
 use crate::talk::HELLO_DIGEST;
@@ -21,7 +21,7 @@ fn is_over(talk: &mut Inside, code: &str) {
     let line = talk.line();
     assert_eq!(word(&line), code);
     assert!(line["error"]["id"].is_null(), "{line}");
-    assert!(talk.line().is_null());
+    assert!(talk.is_ended());
 }
 
 #[test]
@@ -263,7 +263,10 @@ fn expiry_in_mid_transfer() {
     let (end, came) = gets.past_parts();
     assert_eq!(word(&end), "expired");
     assert!(came < 128 * MIB as u64, "{came} bytes came");
-    assert_eq!(introduced(&mut idles, Some(&token)), "expired");
+    is_over(&mut gets, "expired");
+    idles.say(json!({"hello": {"ftx": 1, "token": token}}));
+    idles.put_hello(1, "late", "none");
+    is_over(&mut idles, "expired");
     assert_eq!(house.names(), ["big"]);
     until("staging is empty", || house.world.staged() == 0);
 }

@@ -9,6 +9,7 @@ use ftx_protocol::message::ClientMessage;
 use serde_json::{Value, json};
 
 use super::house::{House, Inside, put, word};
+use crate::harness::MIB;
 use crate::talk::HELLO_DIGEST;
 
 /// What is asked in a directory in which there are `file`, `other` and `full/x`.
@@ -129,6 +130,11 @@ fn every_operation_needs_its_right() {
         "write,delete",
         "write,replace,delete",
         "read,list",
+        // All but one.
+        "list,write,replace,delete",
+        "read,write,replace,delete",
+        "read,list,delete",
+        "read,list,write,replace",
         "read,list,write,replace,delete",
     ];
     for (number, set) in sets.into_iter().enumerate() {
@@ -213,9 +219,10 @@ fn the_other_verb_is_checked_too() {
     // Whichever comes first; and there is one answer.
     let answered = word(&reads.line());
     assert!(["denied", "aborted"].contains(&answered.as_str()), "{answered}");
-    reads.say(put(2, "place/new", 5, 2));
-    reads.part(2, 0, b"hello");
-    reads.say(json!({"end": {"id": 2, "size": 5, "digest": HELLO_DIGEST}}));
+    // Whoever does not wait for the answer sends all of it.
+    reads.say(put(2, "place/new", 3 * MIB, 2));
+    (0..3).for_each(|part| reads.part(2, part * MIB, &vec![7; MIB]));
+    reads.say(json!({"end": {"id": 2, "size": 3 * MIB, "digest": HELLO_DIGEST}}));
     assert_eq!(word(&reads.line()), "denied");
     reads.say(json!({"resume": {"id": 3, "transfer": format!("{:032x}", 2)}}));
     assert_eq!(word(&reads.line()), "denied");
