@@ -1,4 +1,4 @@
-//! The server on a port that is locked, in this process, spoken to by hand: inside TLS, with tokens.
+//! The server in this process, with tokens and options set without a command line; spoken to by hand, inside TLS.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "../both/mod.rs"]
