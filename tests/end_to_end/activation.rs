@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use crate::harness::{PATIENCE, Peer, Server, World, not_tested, text, to_its_end, until};
+use crate::harness::{PATIENCE, Server, World, not_tested, text, to_its_end, until};
 use crate::talk::{HELLO_DIGEST, Talk};
 
 /// A server that gets this socket as its descriptor 3, and words about it in its environment.
@@ -61,7 +61,7 @@ fn a_socket_that_others_can_reach_is_locked_as_such_an_address_is() {
     let near = SocketAddr::from(([127, 0, 0, 1], exposed.local_addr().unwrap().port()));
     let mut command = handed(&world, exposed.try_clone().unwrap(), ANNOUNCED, &[]);
     let server = Server::spawn_with_stdin(&mut command);
-    let mut peer = Peer::connect(near);
+    let mut peer = Talk::connect(near);
     peer.send(b"{\"hello\":{\"ftx\":1}}\n");
     assert_eq!(peer.error().as_deref(), Some("tls_required"));
     let said = || server.said();

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use crate::harness::{MIB, PATIENCE, Peer, Server, World, noise, not_tested, text, until};
+use crate::harness::{MIB, PATIENCE, Server, World, noise, not_tested, text, until};
+use crate::talk::Talk;
 
 const HELLO: &str = "{\"hello\":{\"ftx\":1}}\n";
 const EMPTY_DIGEST: &str =
@@ -15,7 +16,7 @@ const EMPTY_DIGEST: &str =
 
 /// The first error that a server says to these bytes.
 fn error(server: &Server, bytes: &[u8]) -> Option<String> {
-    let mut peer = Peer::connect(server.address);
+    let mut peer = Talk::connect(server.address);
     peer.send(bytes);
     peer.error()
 }
@@ -113,11 +114,10 @@ fn bodies_that_lie_are_refused_and_leave_nothing() {
 fn a_refused_put_costs_neither_the_reason_nor_the_connection() {
     let world = World::new();
     let server = world.serve();
-    let mut peer = Peer::greeted(server.address);
+    let mut peer = Talk::with(server.address);
     peer.send(put_line("\"name\":\"../a\",\"size\":3000000").as_bytes());
     for at in [0, MIB, 2 * MIB] {
-        peer.send(format!("{{\"data\":{{\"id\":1,\"at\":{at},\"size\":{MIB}}}}}\n").as_bytes());
-        peer.send(&vec![0; MIB]);
+        peer.part(1, at, &vec![0; MIB]);
     }
     peer.send(b"{\"end\":{\"id\":1,\"size\":3000000,\"digest\":\"");
     peer.send(format!("{EMPTY_DIGEST}\"}}}}\n{{\"ping\":{{\"id\":2}}}}\n").as_bytes());
@@ -129,11 +129,11 @@ fn a_refused_put_costs_neither_the_reason_nor_the_connection() {
 fn other_protocols_get_an_answer_that_they_understand() {
     let world = World::new();
     let server = world.serve();
-    let mut browser = Peer::connect(server.address);
+    let mut browser = Talk::connect(server.address);
     browser.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     let answer = text(&browser.rest());
     assert!(answer.starts_with("HTTP/1.1 505 ") && answer.contains("ftx"), "{answer}");
-    let mut tls = Peer::connect(server.address);
+    let mut tls = Talk::connect(server.address);
     tls.send(&[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
     assert_eq!(tls.rest(), [0x15, 3, 1, 0, 2, 2, 0x46]);
 }
@@ -225,10 +225,10 @@ fn who_stalls_is_dropped_by_the_deadline_and_who_is_quiet_costs_nothing() {
         format!("{HELLO}{a}"),
         format!("{HELLO}{other}{{\"data\":{{\"id\":1,\"at\":0,\"size\":5}}}}\nhe"),
     ];
-    let mut peers: Vec<Peer> = stalls
+    let mut peers: Vec<Talk> = stalls
         .iter()
         .map(|bytes| {
-            let mut peer = Peer::connect(server.address);
+            let mut peer = Talk::connect(server.address);
             peer.send(bytes.as_bytes());
             peer
         })
@@ -242,7 +242,7 @@ fn who_stalls_is_dropped_by_the_deadline_and_who_is_quiet_costs_nothing() {
     // One that asks for much and reads nothing.
     world.noise("big", 64 * MIB);
     world.run(server.address, &["put", "big"], 0);
-    let mut deaf = Peer::greeted(server.address);
+    let mut deaf = Talk::with(server.address);
     deaf.send(b"{\"get\":{\"id\":1,\"name\":\"big\",\"digest\":\"sha256\"}}\n");
     until("it is dropped", || {
         server.log().contains("code=timeout") && server.descriptors() <= before + 1
@@ -265,7 +265,7 @@ fn a_peer_that_closes_at_any_byte_leaves_nothing() {
         put_line("\"name\":\"a\",\"size\":5")
     );
     for end in 0..session.len() {
-        let mut peer = Peer::connect(server.address);
+        let mut peer = Talk::connect(server.address);
         peer.send(&session.as_bytes()[..end]);
         drop(peer);
     }
@@ -421,19 +421,16 @@ fn a_mount_below_the_directory_is_read_and_not_written() {
 fn what_nobody_goes_on_with_is_dropped_after_its_time() {
     let world = World::new();
     let server = world.serve_with(&["--partial-ttl", "400ms"]);
-    let mut peer = Peer::greeted(server.address);
+    let mut peer = Talk::with(server.address);
     peer.send(put_line("\"name\":\"a\",\"size\":20000000").as_bytes());
     for part in 0..9 {
-        peer.send(
-            format!("{{\"data\":{{\"id\":1,\"at\":{},\"size\":{MIB}}}}}\n", part * MIB).as_bytes(),
-        );
-        peer.send(&vec![7; MIB]);
+        peer.part(1, part * MIB, &vec![7; MIB]);
     }
     assert_eq!(peer.line()["kept"]["at"], 8 * MIB);
     drop(peer);
     until("it is dropped", || world.staged() == 0);
     until("it is said", || server.log().contains("nobody went on with"));
-    let mut peer = Peer::greeted(server.address);
+    let mut peer = Talk::with(server.address);
     peer.send(b"{\"resume\":{\"id\":1,\"transfer\":\"00112233445566778899aabbccddeeff\"}}\n");
     assert_eq!(peer.line()["held"]["state"], "nothing");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ftx_protocol::limits::NAME_PARTS;
 use serde_json::{Value, json};
 
-use crate::harness::{MIB, PATIENCE, Peer, Server, World, until};
+use crate::harness::{MIB, PATIENCE, Server, World, until};
 use crate::injection::Injection;
 use crate::talk::{HELLO_DIGEST, Talk};
 
@@ -94,12 +94,12 @@ fn nobody_is_sent_away_for_what_the_server_could_not_read() {
     let Some(fault) = fault else { return };
     let _stuck = stuck(&server, 16);
     let before = server.descriptors();
-    let mut unread = Peer::connect(server.address);
+    let mut unread = Talk::connect(server.address);
     // It is waited for before it has said anything.
     until("it is let in", || server.descriptors() > before);
     unread.send(b"{\"hello\":{\"ftx\":1}}\n");
     // Who came later and says nothing is gone by its time.
-    assert_eq!(Peer::connect(server.address).error().as_deref(), Some("timeout"));
+    assert_eq!(Talk::connect(server.address).error().as_deref(), Some("timeout"));
     drop(fault);
     let line = unread.line();
     assert!(line["welcome"].is_object(), "{line}");

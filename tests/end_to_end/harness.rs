@@ -237,62 +237,6 @@ impl Drop for Server {
     }
 }
 
-/// A peer that speaks the protocol by hand.
-pub struct Peer {
-    reader: BufReader<TcpStream>,
-}
-
-impl Peer {
-    pub fn connect(server: SocketAddr) -> Self {
-        let socket = TcpStream::connect(server).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { reader: BufReader::new(socket) }
-    }
-
-    /// Connects and says hello.
-    pub fn greeted(server: SocketAddr) -> Self {
-        let mut peer = Self::connect(server);
-        peer.send(b"{\"hello\":{\"ftx\":1}}\n");
-        assert!(peer.line()["welcome"].is_object());
-        peer
-    }
-
-    /// Sends bytes. That the server has gone is no failure here: what it said is.
-    pub fn send(&mut self, bytes: &[u8]) {
-        let _ = self.reader.get_mut().write_all(bytes);
-    }
-
-    /// The next line; `null` at the end of the connection.
-    pub fn line(&mut self) -> serde_json::Value {
-        let mut line = String::new();
-        match self.reader.read_line(&mut line) {
-            Ok(1..) => serde_json::from_str(&line).unwrap(),
-            _ => serde_json::Value::Null,
-        }
-    }
-
-    /// The code of the next error, passing over other lines; `None` at the end.
-    pub fn error(&mut self) -> Option<String> {
-        loop {
-            match self.line() {
-                serde_json::Value::Null => return None,
-                line => {
-                    if let Some(code) = line["error"]["code"].as_str() {
-                        return Some(code.to_owned());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Everything until the end of the connection.
-    pub fn rest(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let _ = self.reader.read_to_end(&mut bytes);
-        bytes
-    }
-}
-
 /// A line to a server that can be cut, or that swallows what the server says.
 pub struct Line {
     pub address: SocketAddr,

@@ -541,7 +541,7 @@ fn peer_sets_no_knob() {
     let world = World::new();
     let server = world.serve_with(&["--idle-timeout", "300ms", "--header-timeout", "300ms"]);
     let hello = |fields: Value| {
-        let mut talk = Talk::over(TcpStream::connect(server.address).unwrap());
+        let mut talk = Talk::connect(server.address);
         let mut hello = json!({"hello": {"ftx": 1}});
         for (field, value) in fields.as_object().unwrap() {
             hello["hello"][field] = value.clone();
@@ -644,7 +644,7 @@ fn nothing_is_unlimited_by_a_nought() {
     drop(server);
     for option in ["--idle-timeout", "--header-timeout"] {
         let server = world.serve_with(&[option, "0s"]);
-        let mut talk = Talk::over(TcpStream::connect(server.address).unwrap());
+        let mut talk = Talk::connect(server.address);
         talk.patience(Duration::from_secs(10));
         if option == "--idle-timeout" {
             talk.say(json!({"hello": {"ftx": 1}}));

@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{Output, Stdio};
 
-use crate::harness::{Line, MIB, Peer, Server, World, done_event, not_tested, text, until};
+use crate::harness::{Line, MIB, Server, World, done_event, not_tested, text, until};
 use crate::injection::Injection;
+use crate::talk::Talk;
 
 /// Large enough that the promise of 32 MiB says something.
 const FILE_BYTES: usize = 96 * MIB;
@@ -163,7 +164,7 @@ fn a_lost_acknowledgement_is_given_again_by_a_server_that_was_killed() {
     let mut server = world.serve();
     let digest = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
     let transfer = "00112233445566778899aabbccddeeff";
-    let mut peer = Peer::greeted(server.address);
+    let mut peer = Talk::with(server.address);
     peer.send(
         format!(
             "{{\"put\":{{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\",\"size\":5,\"transfer\":\"{transfer}\"}}}}\n\
@@ -175,7 +176,7 @@ fn a_lost_acknowledgement_is_given_again_by_a_server_that_was_killed() {
     until("it has its name", || world.served().join("a").exists());
     server.kill_and_restart(&world.served(), &[]);
     let replay = |replayed: &str| {
-        let mut peer = Peer::greeted(server.address);
+        let mut peer = Talk::with(server.address);
         peer.send(format!("{{\"resume\":{{\"id\":1,\"transfer\":\"{transfer}\"}}}}\n").as_bytes());
         let held = peer.line();
         assert_eq!(held["held"]["state"], "complete", "{held}");
@@ -227,20 +228,18 @@ fn a_new_connection_takes_a_transfer_over_at_once() {
     let world = World::new();
     let server = world.serve();
     let transfer = "ffeeddccbbaa99887766554433221100";
-    let mut old = Peer::greeted(server.address);
+    let mut old = Talk::with(server.address);
     old.send(
         format!("{{\"put\":{{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\",\"size\":20000000,\"transfer\":\"{transfer}\"}}}}\n")
             .as_bytes(),
     );
     for part in 0..9 {
-        let at = part * MIB;
-        old.send(format!("{{\"data\":{{\"id\":1,\"at\":{at},\"size\":{MIB}}}}}\n").as_bytes());
-        old.send(&vec![7; MIB]);
+        old.part(1, part * MIB, &vec![7; MIB]);
     }
     let kept = old.line();
     assert_eq!(kept["kept"]["at"], 8 * MIB, "{kept}");
     // The old one neither closes nor says anything: its line is dead, and nobody knows.
-    let mut new = Peer::greeted(server.address);
+    let mut new = Talk::with(server.address);
     new.send(format!("{{\"resume\":{{\"id\":1,\"transfer\":\"{transfer}\"}}}}\n").as_bytes());
     let held = new.line();
     assert_eq!(held["held"]["ranges"], serde_json::json!([[0, 8 * MIB]]), "{held}");
@@ -252,14 +251,12 @@ fn a_new_connection_takes_a_transfer_over_at_once() {
 fn what_comes_before_a_pause_is_promised_in_it() {
     let world = World::new();
     let server = world.serve();
-    let mut talk = Peer::greeted(server.address);
+    let mut talk = Talk::with(server.address);
     // Where that cannot be had, a disk that is slow by itself does as well.
     let _slow = Injection::into(&server, "fsync,fdatasync", None, "delay_enter=300000");
     talk.send(b"{\"put\":{\"id\":1,\"name\":\"a\",\"digest\":\"sha256\",\"size\":40000000,\"transfer\":\"ffeeddccbbaa99887766554433221100\"}}\n");
     for part in 0..33 {
-        let at = part * MIB;
-        talk.send(format!("{{\"data\":{{\"id\":1,\"at\":{at},\"size\":{MIB}}}}}\n").as_bytes());
-        talk.send(&vec![7; MIB]);
+        talk.part(1, part * MIB, &vec![7; MIB]);
     }
     let mut kept = 0;
     while kept < 32 * MIB as u64 {

@@ -21,9 +21,14 @@ impl Talk {
         Self::inside(socket)
     }
 
+    /// Connects, and has said nothing yet.
+    pub fn connect(server: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(server).unwrap())
+    }
+
     /// Connects, says hello, and is welcome.
     pub fn with(server: SocketAddr) -> Self {
-        let mut talk = Self::over(TcpStream::connect(server).unwrap());
+        let mut talk = Self::connect(server);
         talk.say(json!({"hello": {"ftx": 1}}));
         let welcome = talk.line();
         assert!(welcome["welcome"].is_object(), "{welcome}");
@@ -103,6 +108,25 @@ impl<S: Read + Write> Talk<S> {
     pub fn code(&mut self) -> String {
         let line = self.line();
         line["error"]["code"].as_str().map_or_else(|| line.to_string(), str::to_owned)
+    }
+
+    /// The code of the next error, passing over other lines; `None` at the end.
+    pub fn error(&mut self) -> Option<String> {
+        loop {
+            let line = self.line();
+            match line["error"]["code"].as_str() {
+                Some(code) => return Some(code.to_owned()),
+                None if line.is_null() => return None,
+                None => {}
+            }
+        }
+    }
+
+    /// Everything until the end of the connection.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.reader.read_to_end(&mut bytes);
+        bytes
     }
 
     /// The raw bytes of a part.

@@ -1,7 +1,7 @@
 //! Every way in which a request can end without being done, and the line that it leaves in the log: exactly
 //! this one, and no other.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use ftx_protocol::Code;
 use serde_json::{Map, Value, json};
@@ -396,7 +396,7 @@ fn each_login_that_is_refused_leaves_its_line() {
         assert_eq!(line_of(&house, peer, &line), line);
         assert_eq!(lines_of(&house, peer).len(), 1, "{line}");
     }
-    let mut plain = Talk::over(TcpStream::connect(house.server.address).unwrap());
+    let mut plain = Talk::connect(house.server.address);
     let peer = plain.address();
     assert_eq!(introduced(&mut plain, None), "tls_required");
     let line = line("tls_required", advice("tls_required"));
