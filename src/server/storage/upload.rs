@@ -190,7 +190,14 @@ impl Bring {
             let (name, bytes, began) = (&slot.name, upload.offset(), slot.began);
             slot.log_end(|| match refusal.code {
                 Code::Aborted => audit::broken_off(&self.origin, Verb::Put, name, bytes, began),
-                _ => audit::refused(&self.origin, Verb::Put, name, Came::Bytes(bytes), refusal, began),
+                _ => audit::refused(
+                    &self.origin,
+                    Verb::Put,
+                    name,
+                    Came::Bytes(bytes),
+                    refusal,
+                    began,
+                ),
             });
             self.shared.transfers.let_go(&slot, *upload, ending);
         }
