@@ -179,8 +179,11 @@ impl Job<'_, '_> {
             }
         };
         // The others are on their way meanwhile.
-        if let Some(pipe) = &mut self.pipe {
-            pipe.flush()?;
+        if let Some(pipe) = &mut self.pipe
+            && let Err(trouble) = pipe.flush()
+        {
+            self.again.push_front(Work::Put(file));
+            return Err(trouble);
         }
         let options = PutOptions {
             algorithm: self.options.algorithm,
@@ -223,5 +226,46 @@ fn ends_the_job(class: Class) -> bool {
     match class {
         Class::Refused(code) => is_about_the_login(code),
         class => class.is_about_the_way(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+    use crate::retry::Retry;
+    use crate::tree::put::PutTree;
+    use crate::tree::{TreeOptions, Update};
+
+    #[test]
+    fn a_large_file_whose_turn_comes_on_a_connection_that_is_gone_is_put_on_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("film");
+        std::fs::File::create(&path).unwrap().set_len(RESUMABLE_BYTES).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let client = Client::new(address, Retry::default());
+        // A job that only tells keeps no log; what it is given here it does all the same.
+        let options =
+            TreeOptions { mood: Mood::Tell, update: Update::All, ..TreeOptions::default() };
+        let name = Name::parse(b"film").unwrap();
+        let mut observer = |_: TreeNotice<'_>| {};
+        let tree = PutTree {
+            sources: &mut std::iter::once((path, name)),
+            job: b"",
+            about: Default::default(),
+            options: &options,
+        };
+        let mut job = Job::new(&client, tree, &mut observer);
+        assert!(job.walk_on().unwrap());
+        let Some(Work::Put(file)) = job.again.pop_front() else { panic!("no file was found") };
+        let pipe = job.pipe().unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        // Its hello is not read: so it hears at once that nobody is there.
+        socket.peek(&mut [0]).unwrap();
+        drop(socket);
+        pipe.make(|machine, out, now| machine.ping(out, now));
+        assert!(job.put_large(file).is_err());
+        assert!(matches!(job.again.front(), Some(Work::Put(_))), "it is lost");
     }
 }
