@@ -217,11 +217,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
         match there {
             Ok(digest) if digest == Some(done.digest) => Ok(Standing::Holds(done)),
             Ok(_) => Ok(Standing::OfThePast),
-            Err(Trouble::Refused(refusal)) => Ok(match refusal.code {
-                Code::NotFound | Code::NotAFile | Code::NotADirectory => Standing::OfThePast,
+            Err(Trouble::Refused(refusal)) => match refusal.code {
+                Code::NotFound | Code::NotAFile | Code::NotADirectory => Ok(Standing::OfThePast),
                 // Who may not ask, of a drop box for one, goes by what was said.
-                _ => Standing::Holds(done),
-            }),
+                Code::Denied | Code::PermissionDenied => Ok(Standing::Holds(done)),
+                // A server that is busy, for one, has said nothing of the name.
+                _ => Err(Trouble::Refused(refusal)),
+            },
             Err(trouble) => Err(trouble),
         }
     }

@@ -1,13 +1,14 @@
 //! The client, and a server that lies, is broken, or goes silent: nothing of it becomes a file, and
 //! the exit code says what it was.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::process::Output;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
 use serde_json::{Value, json};
 
-use crate::harness::{World, text};
+use crate::harness::{MIB, World, text};
 use crate::talk::{HELLO_DIGEST, Talk};
 
 const OTHER_DIGEST: &str =
@@ -122,6 +123,39 @@ fn a_server_that_acknowledges_something_else_is_not_believed() {
         assert!([3, 5].contains(&code), "{digest} {size}: {code} {}", text(&output.stderr));
         assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     }
+}
+
+/// What has happened to it since an earlier run put it is asked, and whoever has no time has not answered.
+#[test]
+fn an_acknowledgement_of_the_past_does_not_hold_because_a_server_is_busy() {
+    let world = World::new();
+    world.noise("big", 8 * MIB);
+    let puts = AtomicUsize::new(0);
+    let server = liar(move |talk, request| {
+        let id = request[if request["put"].is_null() { "resume" } else { "put" }]["id"].clone();
+        if !request["stat"].is_null() {
+            let id = &request["stat"]["id"];
+            return talk
+                .say(json!({"error": {"id": id, "code": "busy", "message": "Come again."}}));
+        }
+        if !request["resume"].is_null() {
+            talk.say(json!({"held": {"id": id, "state": "nothing", "ranges": []}}));
+            talk.line();
+        }
+        let (end, _) = talk.past_parts();
+        if puts.fetch_add(1, Ordering::SeqCst) == 0 {
+            // The acknowledgement is lost.
+            talk.stream().shutdown(Shutdown::Both).unwrap();
+        }
+        let (size, digest) = (&end["end"]["size"], &end["end"]["digest"]);
+        talk.say(json!({"done": {
+            "id": end["end"]["id"], "size": size, "digest": digest, "durability": "full", "replayed": "changed",
+        }}));
+    });
+    world.run(server, &["put", "big", "--retry-for", "0"], 3);
+    let output = world.run(server, &["put", "big", "--retry-for", "0"], 4);
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("(busy)"), "{}", text(&output.stderr));
 }
 
 #[test]
