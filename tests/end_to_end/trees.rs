@@ -261,7 +261,10 @@ fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped(
     // The other way round.
     fs::remove_dir(copy.join("d0/f3")).unwrap();
     fs::remove_file(tree.join("link")).unwrap();
+    fs::remove_dir_all(copy.join("link")).unwrap();
+    symlink("d0", copy.join("link")).unwrap();
     extra(&tree);
+    fs::write(tree.join("link/file"), "x").unwrap();
     let get = ["get", "-r", "-u", "--delete", "--exclude", "*.keep", "tree"];
     world.run(server.address, &[&get[..], &["-n"]].concat(), 0);
     assert!(tree.join("gone/deeper/file").exists(), "it was only told");
@@ -269,6 +272,10 @@ fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped(
     assert!(!tree.join("gone").exists() && !tree.join("kept/b").exists());
     assert!(tree.join("kept/a.keep").exists() && tree.join("extra").exists());
     assert!(!tree.join("d0/f3").exists(), "the server has it no more");
+    assert!(tree.join("link/inside").exists(), "the server has something else there");
+    world.run(server.address, &["get", "-r", "-u", "--delete", "tree"], 0);
+    assert!(tree.join("link/inside").exists() && tree.join("link/file").exists());
+    assert!(!tree.join("kept/a.keep").exists(), "it is excluded no more");
 }
 
 #[test]

@@ -76,14 +76,20 @@ impl Job<'_, '_> {
                 if rules.takes_with_parents(&path, path_kind) == TakesPart::No {
                     continue;
                 }
-                let is_seen = seen.has(&seen_mark(&path)).unwrap_or(true);
-                if kind == FileKind::Directory && (is_seen || !rules.is_empty()) {
-                    if walk.enter().is_ok() && !is_seen {
+                let has = |kind| seen.has(&seen_mark(&path, kind));
+                // What could not be looked up stays, with all that is in it.
+                let is_directory_there = has(PathKind::Directory).unwrap_or(false);
+                // What the server has as something else was passed over, and so is what is below it here.
+                if !is_directory_there && has(PathKind::Other).unwrap_or(true) {
+                    continue;
+                }
+                if kind == FileKind::Directory && (is_directory_there || !rules.is_empty()) {
+                    if walk.enter().is_ok() && !is_directory_there {
                         emptied.insert(path);
                     }
                     continue;
                 }
-                if is_seen {
+                if is_directory_there {
                     continue;
                 }
             }

@@ -37,7 +37,7 @@ impl Job<'_, '_> {
             return;
         }
         if let Some(seen) = &mut self.seen
-            && let Err(error) = seen.add(&seen_mark(path.as_bytes()))
+            && let Err(error) = seen.add(&seen_mark(path.as_bytes(), kind))
         {
             self.seen.take().into_iter().for_each(Log::remove);
             (self.observer)(TreeNotice::Warning(nothing_goes(&plain(&error))));
@@ -218,7 +218,7 @@ impl Job<'_, '_> {
 
     fn skip(&mut self, name: &Name, why: &'static str) {
         self.done.skipped = self.done.skipped.saturating_add(1);
-        let mark = seen_mark(name.as_bytes());
+        let mark = seen_mark(name.as_bytes(), PathKind::Other);
         if self.told.contains(&mark) {
             return;
         }
@@ -229,9 +229,13 @@ impl Job<'_, '_> {
     }
 }
 
-/// What stands for a path among those that were seen.
-pub(super) fn seen_mark(path: &[u8]) -> crate::tree::log::Mark {
-    mark(path, 0, FileTime::nearest(0, 0), b"")
+/// What stands for a path among those that were seen, as what it was.
+pub(super) fn seen_mark(path: &[u8], kind: PathKind) -> crate::tree::log::Mark {
+    let kind: &[u8] = match kind {
+        PathKind::Directory => b"directory",
+        PathKind::Other => b"",
+    };
+    mark(path, 0, FileTime::nearest(0, 0), kind)
 }
 
 pub(super) fn mark_of(entry: &Entry) -> crate::tree::log::Mark {
