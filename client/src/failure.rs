@@ -155,7 +155,7 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Whether this process has reached the server: a first connect that fails is no break.
+/// Whether a client has reached its server: a first connect that fails is no break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reached {
     No,

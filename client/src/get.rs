@@ -11,7 +11,7 @@ use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{Cache, End, File, Get};
 use ftx_protocol::{Algorithm, Digest, Durability, Name, RequestId, Retry as Again};
 
-use crate::failure::{Class, Failure, GOES_ON, Reached, Trouble, shown};
+use crate::failure::{Class, Failure, GOES_ON, Trouble, shown};
 use crate::hashing::{Hashing, Piece};
 use crate::retry::Patience;
 use crate::sink::{Landed, Sink, directory, is_part_name, remove_left};
@@ -107,7 +107,6 @@ struct Transfer<'a, 'o> {
     /// Of what has landed.
     hashing: Hashing,
     cache: Cache,
-    reached: Reached,
     moved_to: u64,
     synced_to: u64,
 }
@@ -137,7 +136,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
             landed: Landed::Nothing,
             hashing: Hashing::new(Running::new(options.algorithm)),
             cache: Cache::Use,
-            reached: Reached::No,
             moved_to: 0,
             synced_to: 0,
         };
@@ -204,7 +202,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 Ok(end) => return self.finish(&end),
                 Err(trouble) => trouble,
             };
-            match trouble.retry(self.reached) {
+            match trouble.retry(self.client.reached()) {
                 Again::Fresh if fresh_tries_left > 0 && self.can_start_over() => {
                     fresh_tries_left -= 1;
                     if matches!(trouble, Trouble::Corrupt(_)) {
@@ -218,7 +216,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     let (what, observer) = (self.what(), &mut self.observer);
                     let tell = |cause, pause| observer(Notice::Retrying { cause, pause });
                     self.patience
-                        .again(trouble, self.reached, &what, self.client, tell)
+                        .again(trouble, &what, self.client, tell)
                         .map_err(|trouble| self.give_up(trouble))?;
                 }
             }
@@ -283,7 +281,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
         // The last connection may have broken before that was seen.
         self.check_written()?;
         let link = timed(&mut self.spent.waiting, || self.client.link())?;
-        self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         let get = Get {
             id: RequestId(0),

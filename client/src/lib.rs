@@ -68,8 +68,10 @@ pub use state::saved_in;
 pub use state::{directory as state_directory, prepared_directory as prepared_state_directory};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use connect::{Login, NobodyThere};
+use failure::Reached;
 use pace::Pace;
 
 /// One server, as a client sees it. Each call makes its own connections, unless there is a
@@ -84,6 +86,7 @@ pub struct Client {
     interrupt: Interrupt,
     keeper: Option<Keeper>,
     pace: Option<Pace>,
+    reached: Arc<AtomicBool>,
     plaintext: Plaintext,
     login: Login,
     introduction: Arc<dyn Introduce>,
@@ -98,6 +101,7 @@ impl Client {
             interrupt: Interrupt::default(),
             keeper: None,
             pace: None,
+            reached: Arc::default(),
             plaintext: Plaintext::default(),
             login: Login::AsKnown,
             introduction: Arc::new(NobodyThere),
@@ -135,9 +139,23 @@ impl Client {
         Self { pace: Some(Pace::new(bytes_per_second)), ..self }
     }
 
+    /// Shares the rate of another client: together they move no more than that.
+    #[must_use]
+    pub fn with_rate_of(self, other: &Self) -> Self {
+        Self { pace: other.pace.clone(), ..self }
+    }
+
     /// How long the rate made it wait so far.
     fn paced(&self) -> std::time::Duration {
         self.pace.as_ref().map(Pace::waited).unwrap_or_default()
+    }
+
+    /// Whether it, or a clone of it, has reached the server.
+    fn reached(&self) -> Reached {
+        match self.reached.load(Ordering::Relaxed) {
+            true => Reached::Yes,
+            false => Reached::No,
+        }
     }
 
     /// The server.

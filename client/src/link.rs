@@ -78,7 +78,11 @@ impl Client {
             {
                 Ok(link)
             }
-            _ => Ok(Arc::new(Link::open(self)?)),
+            _ => {
+                let link = Link::open(self)?;
+                self.reached.store(true, Ordering::Relaxed);
+                Ok(Arc::new(link))
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use ftx_protocol::{
 };
 
 use crate::ask::wait;
-use crate::failure::{Failure, Reached, Trouble};
+use crate::failure::{Failure, Trouble};
 use crate::ids::new_id;
 use crate::link::{Heard, Link, READ_BYTES, UNHEARD_MAX, last_words};
 use crate::reading::Reading;
@@ -97,7 +97,6 @@ struct Transfer<'a, 'o> {
     held: Held,
     /// What it was before, where it was given up.
     given_up: Option<GivenUp>,
-    reached: Reached,
     /// How far it was sent at the most.
     sent_to: u64,
 }
@@ -156,7 +155,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
             begun: Begun::Here,
             held: Held::Nothing,
             given_up: None,
-            reached: Reached::No,
             sent_to: 0,
         };
         transfer.take_up_state();
@@ -181,7 +179,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 }
                 Err(trouble) => trouble,
             };
-            match trouble.retry(self.reached) {
+            match trouble.retry(self.client.reached()) {
                 Again::Fresh if fresh_tries_left > 0 && self.reading.source.reaches_back_to(0) => {
                     fresh_tries_left -= 1;
                     let cause = self.failure(trouble);
@@ -192,7 +190,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     let (what, observer) = (self.what(), &mut self.observer);
                     let tell = |cause, pause| observer(Notice::Retrying { cause, pause });
                     self.patience
-                        .again(trouble, self.reached, &what, self.client, tell)
+                        .again(trouble, &what, self.client, tell)
                         .map_err(|trouble| self.give_up(trouble))?;
                 }
             }
@@ -263,7 +261,6 @@ impl<'a, 'o> Transfer<'a, 'o> {
     /// One connection.
     fn attempt(&mut self) -> Result<Done, Trouble> {
         let link = timed(&mut self.spent.waiting, || self.client.link())?;
-        self.reached = Reached::Yes;
         self.counts.connections = self.counts.connections.saturating_add(1);
         self.drop_given_up(&link)?;
         self.held = Held::Nothing;

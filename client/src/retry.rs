@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ftx_protocol::Retry as Again;
 
 use crate::Client;
-use crate::failure::{Reached, Trouble};
+use crate::failure::Trouble;
 use crate::spent::timed;
 
 /// The first pause; each one is twice the one before.
@@ -59,12 +59,11 @@ impl Patience {
     pub(crate) fn again(
         &mut self,
         trouble: Trouble,
-        reached: Reached,
         what: &str,
         client: &Client,
         tell: impl FnOnce(String, Duration),
     ) -> Result<(), Trouble> {
-        match trouble.retry(reached) {
+        match trouble.retry(client.reached()) {
             Again::Later if let Some(pause) = self.next_pause() => {
                 tell(trouble.into_failure(what, &client.server).to_string(), pause);
                 timed(&mut self.paused, || client.interrupt.pause(pause));
@@ -110,10 +109,10 @@ mod tests {
         let mut told = Vec::new();
         let broken = Trouble::Broken("cut".to_owned());
         let tell = |cause, pause| told.push((cause, pause));
-        patience.again(broken, Reached::Yes, "put a", &client, tell).unwrap();
+        patience.again(broken, "put a", &client, tell).unwrap();
         assert_eq!(told[0].0, "put a: the connection to box:1 broke: cut");
         assert!(patience.paused() >= told[0].1);
         let silent = |cause, _| panic!("told {cause}");
-        patience.again(Trouble::Interrupted, Reached::Yes, "put a", &client, silent).unwrap_err();
+        patience.again(Trouble::Interrupted, "put a", &client, silent).unwrap_err();
     }
 }

@@ -1,5 +1,6 @@
 //! `ftx put`, `ftx get` and `ftx cat`.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -18,6 +19,9 @@ use super::exit::Exit;
 use super::output::{self, check_stdin, is_directory, is_stdout, stdout};
 use super::remote::{At, Clients, run, without_slash, wrong};
 use super::report::{Cost, Form, Report, Results, say, told};
+
+/// Gives the client of a server, or of the one that the command says.
+type ClientOf<'a> = dyn Fn(Option<ServerAddress>) -> Client + 'a;
 
 /// What put and get have in common.
 #[derive(Debug, Args)]
@@ -201,10 +205,11 @@ impl Put {
         if let Some(twice) = first_repeated(names.map(OsStrExt::as_bytes)) {
             return usage(&format!("two of these files would be called {twice} on the server"));
         }
-        first_failure(self.files.iter().map(|file| self.one(clients, file)))
+        let client = self.common.clients(clients);
+        first_failure(self.files.iter().map(|file| self.one(&client, file)))
     }
 
-    fn one(&self, clients: &Clients, file: &OsString) -> Exit {
+    fn one(&self, client: &ClientOf<'_>, file: &OsString) -> Exit {
         let (source, remote) = match self.source(file) {
             Ok(both) => both,
             Err(failure) => {
@@ -216,7 +221,7 @@ impl Put {
         let mut report =
             Report::new(self.common.form(), Results::Stdout, "put", remote.name.as_bytes());
         let options = self.options();
-        let client = self.common.client(clients, remote.server);
+        let client = client(remote.server);
         let put = client.put(source, &remote.name, &options, &mut |notice| report.notice(notice));
         match put {
             Ok(done) => {
@@ -258,7 +263,7 @@ impl Put {
             let PutOptions { algorithm, condition, durability } = self.options();
             let each = TreeOptions { algorithm, condition, durability, ..TreeOptions::default() };
             let job = self.tree.prepare(&words, each)?;
-            let client = self.common.client(clients, job.server());
+            let client = self.common.clients(clients)(job.server());
             Ok(job.run(&client, self.common.form()))
         })
     }
@@ -306,6 +311,7 @@ impl Get {
         {
             return usage(&format!("two of these would be called {twice} here"));
         }
+        let client = self.common.clients(clients);
         let mut trees = Exit::Done;
         if self.tree.is_wanted() {
             if self.to() == To::Stdout {
@@ -314,7 +320,7 @@ impl Get {
                      directory that is called -, say -o ./-",
                 );
             }
-            match self.tree_job(clients) {
+            match self.tree_job(&client) {
                 Ok((exit, files)) if files.is_empty() => return exit,
                 Ok((exit, files)) => (trees, self.names) = (exit, files),
                 Err(failure) => {
@@ -329,12 +335,12 @@ impl Get {
         {
             return usage("several names need -o to be a directory that exists");
         }
-        let files = self.names.iter().map(|name| self.one(clients, name));
+        let files = self.names.iter().map(|name| self.one(&client, name));
         first_failure(std::iter::once(trees).chain(files))
     }
 
-    fn one(&self, clients: &Clients, name: &OsString) -> Exit {
-        match self.get(clients, name) {
+    fn one(&self, client: &ClientOf<'_>, name: &OsString) -> Exit {
+        match self.get(client, name) {
             Ok(exit) => exit,
             Err(failure) => {
                 Report::new(self.common.form(), self.results(), "get", name.as_bytes())
@@ -344,7 +350,7 @@ impl Get {
         }
     }
 
-    fn get(&self, clients: &Clients, name: &OsString) -> Result<Exit, Failure> {
+    fn get(&self, client: &ClientOf<'_>, name: &OsString) -> Result<Exit, Failure> {
         let remote = Remote::parse(without_slash(name))?;
         let (sink, shown) = self.sink(&remote.name)?;
         let mut report = Report::new(self.common.form(), self.results(), "get", &shown);
@@ -353,7 +359,7 @@ impl Get {
             replace: if self.no_clobber { Replace::No } else { Replace::Yes },
             durability: self.durability.durability(),
         };
-        let client = self.common.client(clients, remote.server);
+        let client = client(remote.server);
         let got = client.get(&remote.name, sink, &options, &mut |notice| report.notice(notice));
         Ok(match got {
             Ok(done) => told(report.done(
@@ -377,15 +383,14 @@ impl Get {
     }
 
     /// Gets directories. Returns the names that turned out to be files.
-    fn tree_job(&self, clients: &Clients) -> Result<(Exit, Vec<OsString>), Failure> {
+    fn tree_job(&self, client: &ClientOf<'_>) -> Result<(Exit, Vec<OsString>), Failure> {
         let each = TreeOptions {
             algorithm: self.common.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
             durability: self.durability.durability(),
             ..TreeOptions::default()
         };
-        let client = |server| self.common.client(clients, server);
-        self.tree.run(&self.names, self.output.as_deref(), each, self.common.form(), &client)
+        self.tree.run(&self.names, self.output.as_deref(), each, self.common.form(), client)
     }
 
     fn to(&self) -> To<'_> {
@@ -424,12 +429,24 @@ impl Get {
 }
 
 impl Common {
-    fn client(&self, clients: &Clients, server: Option<ServerAddress>) -> Client {
+    /// The clients of one command: one for each server, which knows that it has reached it, and one rate for all.
+    fn clients(&self, clients: &Clients) -> impl Fn(Option<ServerAddress>) -> Client {
         let retry = Retry { without_progress: self.retry_for };
-        let client = self.at.client(clients, server, retry);
-        match self.limit_rate {
-            Some(rate) => client.with_limit_rate(rate),
-            None => client,
+        let made: RefCell<Vec<Client>> = RefCell::default();
+        move |server| {
+            let mut made = made.borrow_mut();
+            let wanted = server.as_ref().unwrap_or(&self.at.server);
+            if let Some(client) = made.iter().find(|client| client.server() == wanted) {
+                return client.clone();
+            }
+            let client = self.at.client(clients, server, retry);
+            let client = match (self.limit_rate, made.first()) {
+                (Some(_), Some(first)) => client.with_rate_of(first),
+                (Some(rate), None) => client.with_limit_rate(rate),
+                (None, _) => client,
+            };
+            made.push(client.clone());
+            client
         }
     }
 

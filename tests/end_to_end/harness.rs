@@ -259,11 +259,7 @@ impl Line {
         let shared = Arc::clone(&budget);
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(server) else { continue };
-                let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                let (up, down) = (Arc::clone(&shared), Arc::clone(&shared));
-                std::thread::spawn(move || relay(near, far, &up.up));
-                std::thread::spawn(move || relay(far_back, near_back, &down.down));
+                relay_within(near, server, &shared);
             }
         });
         Self { address, budget }
@@ -273,6 +269,19 @@ impl Line {
     pub fn was_cut(&self) -> bool {
         self.budget.up.load(Ordering::SeqCst) == 0 && self.budget.down.load(Ordering::SeqCst) == 0
     }
+}
+
+/// Passes on what comes either way.
+pub fn relay_both(near: TcpStream, server: SocketAddr) {
+    relay_within(near, server, &Arc::default());
+}
+
+fn relay_within(near: TcpStream, server: SocketAddr, budget: &Arc<Budget>) {
+    let Ok(far) = TcpStream::connect(server) else { return };
+    let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+    let (up, down) = (Arc::clone(budget), Arc::clone(budget));
+    std::thread::spawn(move || relay(near, far, &up.up));
+    std::thread::spawn(move || relay(far_back, near_back, &down.down));
 }
 
 fn relay(mut from: TcpStream, mut to: TcpStream, budget: &AtomicU64) {

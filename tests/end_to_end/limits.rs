@@ -263,12 +263,19 @@ fn a_client_moves_no_more_than_its_rate_whatever_it_moves() {
     for part in 0..4 {
         std::fs::write(world.here().join(format!("tree/{part}")), &bytes[..MIB / 4]).unwrap();
     }
+    let small: Vec<String> = (0..16).map(|number| format!("small/{number}")).collect();
+    std::fs::create_dir(world.served().join("small")).unwrap();
+    for name in &small {
+        std::fs::write(world.served().join(name), &bytes[..MIB / 16]).unwrap();
+    }
+    let small: Vec<&str> = small.iter().map(String::as_str).collect();
     let rate = "--limit-rate=2M";
     for args in [
         &["put", "a", rate] as &[&str],
         &["get", "a", "-o", "back", rate],
         &["put", "-r", "tree", rate],
         &["get", "-r", "tree", "-o", "copy", rate],
+        &[&["get", rate, "-o", "copy"], &small[..]].concat(),
     ] {
         let began = std::time::Instant::now();
         world.run(server.address, args, 0);

@@ -1,10 +1,14 @@
 //! Every interruption resumes by itself, and costs at most 32 MiB on each side.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
-use crate::harness::{Line, MIB, Server, World, done_event, not_tested, text, until};
+use crate::harness::{
+    Line, MIB, Server, World, done_event, not_tested, relay_both, text, until,
+};
 use crate::injection::Injection;
 use crate::talk::Talk;
 
@@ -563,4 +567,37 @@ fn nobody_waits_for_a_server_that_is_not_to_be_waited_for() {
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     let server = Server::start(&world.served(), "127.0.0.1:0", &[]);
     drop(server);
+}
+
+/// The way to a server that is away for a while behind its first connection.
+fn away_for_a_while(server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        drop(listener);
+        relay_both(near, server);
+        std::thread::sleep(Duration::from_millis(700));
+        for near in TcpListener::bind(address).unwrap().incoming().flatten() {
+            relay_both(near, server);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_that_is_away_between_two_files_of_a_command_is_waited_for() {
+    let world = World::new();
+    let server = world.serve();
+    for name in ["a", "b"] {
+        world.noise(name, 8 * MIB);
+    }
+    for args in
+        [&["put", "a", "b", "--to", "tree"][..], &["put", "a", "b"], &["get", "tree/a", "tree/b"]]
+    {
+        let output = world.run(away_for_a_while(server.address), args, 0);
+        assert_eq!(text(&output.stdout).lines().count(), 2, "{args:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("cannot reach a server"), "{args:?}: {said}");
+    }
 }

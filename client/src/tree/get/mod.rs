@@ -40,7 +40,7 @@ use super::settle::{Item, Settler};
 use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions};
 use crate::Client;
 use crate::ask::wait;
-use crate::failure::{Class, Failure, Reached, Trouble};
+use crate::failure::{Class, Failure, Trouble};
 use crate::ids::Ids;
 use crate::link::{Link, READ_BYTES};
 use crate::retry::Patience;
@@ -125,10 +125,8 @@ impl Client {
         patience: &mut Patience,
         observer: &mut TreeObserver<'_>,
     ) -> Result<Info, Failure> {
-        let mut reached = Reached::No;
         loop {
             let looked = self.link().and_then(|link| {
-                reached = Reached::Yes;
                 link.send(|machine, out, now| machine.stat(stat.clone(), out, now))?;
                 let info = wait(&link, |event| match event {
                     Event::Info(info) => Some(info),
@@ -147,7 +145,7 @@ impl Client {
             };
             let tell = |cause, pause| observer(TreeNotice::Retrying { cause, pause });
             patience
-                .again(trouble, reached, &what, self, tell)
+                .again(trouble, &what, self, tell)
                 .map_err(|trouble| trouble.into_failure(&what, &self.server))?;
         }
     }
@@ -341,9 +339,8 @@ impl<'a, 'o> Job<'a, 'o> {
             self.take_back();
             let what = format!("get {}", self.tree.name);
             let tell = |cause, pause| (self.observer)(TreeNotice::Retrying { cause, pause });
-            // The server has said what the name stands for.
             self.patience
-                .again(trouble, Reached::Yes, &what, self.client, tell)
+                .again(trouble, &what, self.client, tell)
                 .map_err(|trouble| trouble.into_failure(&what, &self.client.server))?;
         }
         self.remove_extra()?;

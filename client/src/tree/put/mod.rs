@@ -27,7 +27,7 @@ use super::pipe::{PIPE_REQUESTS_MAX, Pipe};
 use super::remove::Removal;
 use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, Update, mark, open_log};
 use crate::Client;
-use crate::failure::{Failure, Reached, Trouble, plain};
+use crate::failure::{Failure, Trouble, plain};
 use crate::ids::Ids;
 use crate::interrupt::Interrupt;
 use crate::link::READ_BYTES;
@@ -165,7 +165,6 @@ pub(super) struct Job<'a, 'o> {
     unmade: BTreeSet<Name>,
     log: Option<Log>,
     patience: Patience,
-    reached: Reached,
     buffer: PageAligned,
     done: TreeDone,
 }
@@ -247,7 +246,6 @@ impl<'a, 'o> Job<'a, 'o> {
             unmade: BTreeSet::new(),
             log,
             patience: Patience::new(client.retry),
-            reached: Reached::No,
             buffer: PageAligned::new(usize::try_from(PART_BYTES).unwrap_or(READ_BYTES)),
             done: TreeDone::default(),
         }
@@ -272,7 +270,7 @@ impl<'a, 'o> Job<'a, 'o> {
             self.take_back();
             let tell = |cause, pause| (self.observer)(TreeNotice::Retrying { cause, pause });
             self.patience
-                .again(trouble, self.reached, "put", self.client, tell)
+                .again(trouble, "put", self.client, tell)
                 .map_err(|trouble| trouble.into_failure("put", &self.client.server))?;
         }
     }
@@ -385,7 +383,6 @@ impl<'a, 'o> Job<'a, 'o> {
     fn pipe(&mut self) -> Result<&mut Pipe, Trouble> {
         if self.pipe.is_none() {
             self.pipe = Some(Pipe::open(self.client)?);
-            self.reached = Reached::Yes;
             self.done.connections = self.done.connections.saturating_add(1);
         }
         self.pipe.as_mut().ok_or_else(|| Trouble::Broken("no connection".to_owned()))
