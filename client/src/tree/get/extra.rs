@@ -10,7 +10,7 @@ use ftx_protocol::{Depth, Name};
 use super::listing::seen_mark;
 use super::settling::GROUP_ITEMS;
 use super::{Job, Whole};
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Failure, Trouble};
 use crate::tree::log::Log;
 use crate::tree::rules::{PathKind, TakesPart};
 use crate::tree::settle::Item;
@@ -45,16 +45,17 @@ impl Job<'_, '_> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(&error)),
         };
-        self.remove_unseen(walk, &seen);
+        let removed = self.remove_unseen(walk, &seen);
         seen.remove();
-        Ok(())
+        removed.map_err(|trouble| self.failure(trouble))
     }
 
     /// Removes what was not seen at the server; of a directory what was not, and then itself, if rules may have
     /// kept something in it.
-    fn remove_unseen(&mut self, mut walk: Walk<Native>, seen: &Log) {
+    fn remove_unseen(&mut self, mut walk: Walk<Native>, seen: &Log) -> Result<(), Trouble> {
         let mut emptied: BTreeSet<Vec<u8>> = BTreeSet::new();
         while let Some(step) = walk.next() {
+            self.client.interrupt.check()?;
             let (path, kind, depth) = match step {
                 Step::Seen { part, .. } if part == PRIVATE && walk.depth() == 0 => continue,
                 Step::Seen { part, stat } => (walk.path_of(&part), stat.kind, Depth::All),
@@ -96,6 +97,7 @@ impl Job<'_, '_> {
             let Ok(name) = Name::parse(&path) else { continue };
             self.remove(name, depth);
         }
+        Ok(())
     }
 
     pub(super) fn remove(&mut self, name: Name, depth: Depth) {
@@ -108,5 +110,46 @@ impl Job<'_, '_> {
         if self.group.len() >= GROUP_ITEMS {
             self.settle_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+    use crate::interrupt::Interrupt;
+    use crate::retry::{Patience, Retry};
+    use crate::tree::TreeOptions;
+    use crate::tree::get::GetTree;
+    use crate::tree::get::ground::Ground;
+
+    #[test]
+    fn a_removal_that_is_interrupted_ends() {
+        let here = tempfile::tempdir().unwrap();
+        let target = here.path().join("tree");
+        std::fs::create_dir(&target).unwrap();
+        for part in ["a", "b", "c"] {
+            std::fs::write(target.join(part), "x").unwrap();
+        }
+        let interrupt = Interrupt::default();
+        let client = Client::new("127.0.0.1:1".parse().unwrap(), Retry::default())
+            .with_interrupt(interrupt.clone());
+        let options = TreeOptions { mood: Mood::Tell, ..TreeOptions::default() };
+        let name = Name::parse(b"tree").unwrap();
+        let tree = GetTree { name: &name, target: &target, options: &options };
+        let ground = Ground::look(&target).unwrap();
+        let mut removed = 0;
+        let mut observer = |_: TreeNotice<'_>| {
+            removed += 1;
+            interrupt.flag().store(true, std::sync::atomic::Ordering::Release);
+        };
+        let patience = Patience::new(Retry::default());
+        let mut job = Job::new(&client, &tree, &ground, patience, &mut observer);
+        let walk = Walk::new(Native, Native.open_root(&target).unwrap().into()).unwrap();
+        let seen = Log::open(&here.path().join("seen")).unwrap().unwrap();
+        let end = job.remove_unseen(walk, &seen);
+        assert!(matches!(end, Err(Trouble::Interrupted)));
+        drop(job);
+        assert_eq!(removed, 1);
     }
 }

@@ -303,6 +303,7 @@ impl<'a, 'o> Job<'a, 'o> {
     /// One connection, or what is left of one.
     fn attempt(&mut self) -> Result<(), Trouble> {
         loop {
+            self.client.interrupt.check()?;
             while let Some(event) = self.try_hear()? {
                 self.heard(event)?;
             }
@@ -407,7 +408,38 @@ impl<'a, 'o> Job<'a, 'o> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Class;
+    use crate::retry::Retry;
     use ftx_disk::sys::FileKind;
+
+    /// It asks no server, and so hears of nothing.
+    #[test]
+    fn a_job_that_only_tells_is_interrupted_too() {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["a", "b", "c"] {
+            std::fs::write(dir.path().join(part), "x").unwrap();
+        }
+        let interrupt = Interrupt::default();
+        let client = Client::new("127.0.0.1:1".parse().unwrap(), Retry::default())
+            .with_interrupt(interrupt.clone());
+        let options = TreeOptions { mood: Mood::Tell, ..TreeOptions::default() };
+        let source = (dir.path().to_owned(), Name::parse(b"tree").unwrap());
+        let tree = PutTree {
+            sources: &mut std::iter::once(source),
+            job: b"",
+            about: Default::default(),
+            options: &options,
+        };
+        let mut told = 0;
+        let result = client.put_tree(tree, &mut |notice| {
+            if matches!(notice, TreeNotice::File { .. }) {
+                told += 1;
+                interrupt.flag().store(true, std::sync::atomic::Ordering::Release);
+            }
+        });
+        assert_eq!(result.unwrap_err().class, Class::Interrupted);
+        assert_eq!(told, 1);
+    }
 
     #[test]
     fn a_fifo_in_the_place_of_a_file_is_not_waited_for_and_is_no_empty_file() {
