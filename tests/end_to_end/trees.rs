@@ -279,6 +279,17 @@ fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped(
 }
 
 #[test]
+fn what_the_server_does_not_have_yet_has_nothing_to_be_removed() {
+    let world = World::new();
+    let server = world.serve();
+    many(&world.here().join("tree"), 3);
+    let told = ["put", "-r", "-u", "--delete", "tree", "--as", "backup/tree", "-n", "--json"];
+    let summary = summary(&world.run(server.address, &told, 0));
+    assert_eq!((&summary["files"], &summary["removed"]), (&json!(3), &json!(0)));
+    assert!(!world.served().join("backup").exists());
+}
+
+#[test]
 fn where_it_cannot_be_noted_what_the_server_has_nothing_is_removed_and_the_exit_code_says_so() {
     let world = World::new();
     let server = world.serve();

@@ -8,7 +8,7 @@ use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again}
 use super::{Earlier, File, Job, Sent, Work};
 use crate::failure::{Class, Trouble};
 use crate::ids::new_id;
-use crate::tree::{TreeNotice, Update};
+use crate::tree::{Mood, TreeNotice, Update};
 
 impl Job<'_, '_> {
     pub(super) fn heard(&mut self, event: Event) -> Result<(), Trouble> {
@@ -199,6 +199,10 @@ impl Job<'_, '_> {
                 self.refuse(&mkdir.name, refusal);
             }
             Work::Remove(remove) => self.not_removed(&remove, refusal),
+            // It would be made, and have nothing to remove.
+            Work::List if self.options.mood == Mood::Tell && refusal.code == Code::NotFound => {
+                self.end_removal();
+            }
             Work::List => {
                 self.removal = None;
                 return Err(Trouble::Refused(refusal));
