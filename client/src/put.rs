@@ -91,6 +91,8 @@ struct Transfer<'a, 'o> {
     spent: Spent,
     state: Option<State>,
     transfer: TransferId,
+    /// What the transfer was begun with; an earlier process may have been asked for something else.
+    durability: Durability,
     /// Whether the server may know the transfer.
     known: Known,
     begun: Begun,
@@ -151,6 +153,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
             spent: Spent::default(),
             state: None,
             transfer: new_id()?,
+            durability: options.durability,
             known: Known::No,
             begun: Begun::Here,
             held: Held::Nothing,
@@ -324,8 +327,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         }
         self.rewind(at)?;
         if self.reading.digest() != digest {
-            let size = self.reading.source.size();
-            self.given_up = Some(GivenUp { transfer: self.transfer, size });
+            self.give_up_transfer();
             let cause = "the server holds other bytes than the source has".to_owned();
             return Err(Trouble::Corrupt(cause));
         }
@@ -451,7 +453,13 @@ impl<'a, 'o> Transfer<'a, 'o> {
                 self.reading.forget_before(kept.at);
             }
             Event::Done(done) => return Ok(Some(done)),
-            Event::Refused { refusal, .. } => return Err(Trouble::Refused(refusal)),
+            Event::Refused { refusal, .. } => {
+                // It was begun as something else, with another durability for one.
+                if refusal.code == Code::TransferMismatch && self.held == Held::Perhaps {
+                    self.give_up_transfer();
+                }
+                return Err(Trouble::Refused(refusal));
+            }
             _ => {}
         }
         Ok(None)

@@ -17,7 +17,7 @@ use data_encoding::HEXLOWER;
 use ftx_disk::hash::Saved;
 use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::sys::{Disk, Native};
-use ftx_protocol::{Algorithm, FileTime, Mode, Name, TransferId, Version};
+use ftx_protocol::{Algorithm, Durability, FileTime, Mode, Name, TransferId, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::address::ServerAddress;
@@ -50,6 +50,9 @@ pub(crate) enum Subject {
         source: Identity,
         /// Absolute: where a later process looks whether the source is still there.
         path: OsString,
+        /// What was asked for. An older version did not note it.
+        #[serde(default)]
+        durability: Durability,
     },
     Get {
         version: Version,
@@ -435,6 +438,16 @@ mod tests {
         assert_eq!(earlier.saved.len(), 1);
     }
 
+    #[test]
+    fn a_state_of_an_older_version_is_gone_on_with() {
+        let home = tempfile::tempdir().unwrap();
+        let (state, _) = left(home.path(), "a");
+        let text = std::fs::read_to_string(state).unwrap();
+        let older = text.replace(",\"durability\":\"full\"", "");
+        assert_ne!(older, text);
+        assert_eq!(parse(&older).unwrap().subject, parse(&text).unwrap().subject);
+    }
+
     /// Another process that took it up would write to the part file of this one.
     #[test]
     fn a_state_that_cannot_be_written_says_nothing_and_keeps_others_away() {
@@ -490,7 +503,8 @@ mod tests {
         std::fs::write(&path, name).unwrap();
         let source = identity(&std::fs::metadata(&path).unwrap());
         let transfer = TransferId([7; 16]);
-        let subject = Subject::Put { transfer, source, path: path.clone().into() };
+        let durability = Durability::Full;
+        let subject = Subject::Put { transfer, source, path: path.clone().into(), durability };
         let state = directory.join(format!("put-{name}"));
         std::fs::write(&state, serde_json::to_string(&subject).unwrap() + "\n").unwrap();
         (state, path)

@@ -104,6 +104,22 @@ fn the_same_put_goes_on_after_the_client_was_killed() {
 }
 
 #[test]
+fn a_put_that_is_begun_anew_with_another_durability_leaves_nothing_of_the_old_one() {
+    let world = World::new();
+    let server = world.serve();
+    let bytes = world.noise("big", FILE_BYTES);
+    let mut put =
+        world.ftx(server.address, ["put", "big", "--durability", "none"]).spawn().unwrap();
+    until("half is there", || world.staged_bytes() > FILE_BYTES as u64 / 2);
+    put.kill().unwrap();
+    put.wait().unwrap();
+    let output = world.run(server.address, &["put", "big"], 0);
+    assert!(text(&output.stderr).contains("(transfer_mismatch)"), "{}", text(&output.stderr));
+    assert!(world.stored("big") == bytes);
+    assert_eq!(world.staged(), 0);
+}
+
+#[test]
 fn the_same_get_goes_on_after_either_side_was_killed() {
     let world = World::new();
     let mut server = world.serve();

@@ -4,7 +4,7 @@ use ftx_disk::hash::Saved;
 use ftx_disk::identity::Identity;
 use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{HeldState, Put};
-use ftx_protocol::{Code, TransferId};
+use ftx_protocol::{Code, Durability, TransferId};
 
 use super::{Begun, Held, Known, Transfer, held_of};
 use crate::ask::wait;
@@ -19,6 +19,7 @@ pub(super) struct GivenUp {
     pub(super) transfer: TransferId,
     /// As it was put.
     pub(super) size: Option<u64>,
+    pub(super) durability: Durability,
 }
 
 impl Transfer<'_, '_> {
@@ -26,12 +27,13 @@ impl Transfer<'_, '_> {
     /// for it, and it would take its room, and count for who put it, for days. A server that refuses
     /// that keeps it, and no more comes of it.
     pub(super) fn drop_given_up(&mut self, link: &Link) -> Result<(), Trouble> {
-        let Some(GivenUp { transfer, size }) = self.given_up.take() else { return Ok(()) };
+        let Some(given_up) = self.given_up.take() else { return Ok(()) };
+        let GivenUp { transfer, size, durability } = given_up;
         let dropped = held_of(link, transfer).and_then(|held| {
             let (HeldState::Partial, Some(&(_, at))) = (held.state, held.ranges.first()) else {
                 return Ok(());
             };
-            let put = Put { transfer, size, ..self.request(at) };
+            let put = Put { transfer, size, durability, ..self.request(at) };
             link.send(|machine, out, now| {
                 let id = machine.put(put, out, now);
                 machine.abort(id, Code::Aborted, out);
@@ -43,6 +45,13 @@ impl Transfer<'_, '_> {
             Err(Trouble::Refused(refusal)) if !passes(refusal.code) => Ok(()),
             result => result,
         }
+    }
+
+    /// Nobody goes on with the transfer any more; a new one begins.
+    pub(super) fn give_up_transfer(&mut self) {
+        let (transfer, durability) = (self.transfer, self.durability);
+        let size = self.reading.source.size();
+        self.given_up = Some(GivenUp { transfer, size, durability });
     }
 
     /// Finds out whether an earlier process began this.
@@ -63,10 +72,11 @@ impl Transfer<'_, '_> {
             Ok(Some((state, earlier))) => {
                 self.state = Some(state);
                 match earlier.map(|earlier| (earlier.subject, earlier.saved)) {
-                    Some((Subject::Put { transfer, source, .. }, saved))
+                    Some((Subject::Put { transfer, source, durability, .. }, saved))
                         if identity.is_same_after_reboot(&source) =>
                     {
                         self.transfer = transfer;
+                        self.durability = durability;
                         self.known = Known::Perhaps;
                         self.begun = Begun::Earlier;
                         // What the earlier process did after its last note is not known exactly;
@@ -77,9 +87,11 @@ impl Transfer<'_, '_> {
                         self.reading.take_over(saved, most);
                     }
                     earlier => {
-                        if let Some((Subject::Put { transfer, source, .. }, _)) = earlier {
+                        if let Some((Subject::Put { transfer, source, durability, .. }, _)) =
+                            earlier
+                        {
                             let size = Some(source.size);
-                            self.given_up = Some(GivenUp { transfer, size });
+                            self.given_up = Some(GivenUp { transfer, size, durability });
                         }
                         self.begin_state(identity);
                     }
@@ -92,11 +104,11 @@ impl Transfer<'_, '_> {
     }
 
     fn begin_state(&mut self, source: Identity) {
-        let transfer = self.transfer;
+        let (transfer, durability) = (self.transfer, self.durability);
         let path = &self.reading.source.path;
         note(&mut self.state, self.observer, |state| {
             let path = std::path::absolute(path)?.into();
-            state.begin(&Subject::Put { transfer, source, path })
+            state.begin(&Subject::Put { transfer, source, path, durability })
         });
     }
 
@@ -134,6 +146,7 @@ impl Transfer<'_, '_> {
 
     pub(super) fn start_over(&mut self) -> Result<(), Failure> {
         self.transfer = new_id()?;
+        self.durability = self.options.durability;
         self.known = Known::No;
         self.begun = Begun::Here;
         self.reading.start_over();
