@@ -305,9 +305,11 @@ impl Get {
         if self.output.as_ref().is_some_and(|path| is_stdout(path)) {
             self.output = Some(PathBuf::from("-"));
         }
-        let last_parts = self.names.iter().filter_map(|name| Path::new(name).file_name());
+        // As they will be called: a URL may say the same in other words. What is no name is told when its turn comes.
+        let names = self.names.iter().filter_map(|word| Remote::parse(without_slash(word)).ok());
+        let names: Vec<Name> = names.map(|remote| remote.name).collect();
         if self.to() != To::Stdout
-            && let Some(twice) = first_repeated(last_parts.map(OsStrExt::as_bytes))
+            && let Some(twice) = first_repeated(names.iter().map(Name::last_part))
         {
             return usage(&format!("two of these would be called {twice} here"));
         }

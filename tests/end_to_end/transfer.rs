@@ -213,6 +213,20 @@ fn an_address_may_come_with_the_name() {
 }
 
 #[test]
+fn two_files_that_would_be_one_here_are_refused_however_they_are_written() {
+    let world = World::new();
+    for name in ["one", "other"] {
+        std::fs::create_dir(world.served().join(name)).unwrap();
+        std::fs::write(world.served().join(name).join("a b"), name).unwrap();
+    }
+    let server = world.serve();
+    let url = format!("ftx://{}/other/a%20b", server.address);
+    let said = text(&world.run(server.address, &["get", "one/a b", &url], 2).stderr);
+    assert!(said.contains("two of these would be called a b here"), "{said}");
+    assert!(!world.here().join("a b").exists());
+}
+
+#[test]
 fn an_acknowledgement_says_the_durability_that_was_given() {
     let world = World::new();
     world.noise("a", 10);
