@@ -84,12 +84,12 @@ pub fn leftovers() -> Result<Vec<Leftover>, Failure> {
 }
 
 fn look(note: &Path) -> Option<Leftover> {
-    let mut about: About = serde_json::from_slice(&std::fs::read(note).ok()?).ok()?;
+    let state = note.with_extension("");
+    let mut about = about_of(&state)?;
     let needs_part = about.action == GET && about.part.is_some();
     // Of what came whole, nothing hidden is left.
     let part = about.part.take().filter(|part| is_of(&about, Path::new(part)));
     about.part = part;
-    let state = note.with_extension("");
     let metadata = match std::fs::metadata(&state) {
         Ok(metadata) => metadata,
         Err(_) => {
@@ -186,10 +186,17 @@ pub(crate) fn note(state: &Path, about: &About) -> io::Result<()> {
 
 /// Whether the hidden file that a state is about is there. One whose name is not known is not.
 pub(crate) fn has_part(state: &Path) -> bool {
-    let about = std::fs::read(note_of(state)).ok();
-    let about = about.and_then(|bytes| serde_json::from_slice::<About>(&bytes).ok());
-    let part = about.and_then(|about| about.part);
+    let part = about_of(state).and_then(|about| about.part);
     part.is_some_and(|part| Path::new(&part).symlink_metadata().is_ok())
+}
+
+/// What was being put, if that is known; of several sources the first.
+pub(crate) fn source_of(state: &Path) -> Option<PathBuf> {
+    about_of(state).map(|about| about.path.into())
+}
+
+fn about_of(state: &Path) -> Option<About> {
+    serde_json::from_slice(&std::fs::read(note_of(state)).ok()?).ok()
 }
 
 /// The state is about to go: once it has no name, another run can make and note one of the same name.

@@ -32,7 +32,7 @@ use crate::{Notice, Observer};
 const SYNC_EVERY: u32 = 4;
 
 /// A state that nobody has touched for this long, and with which nobody can go on, is removed: that
-/// of a put whose source is not what it was, that of a get whose part file is gone.
+/// of a put whose source is not what it was (of a tree: is gone), that of a get whose part file is gone.
 const STALE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The longest first line: a path of 4,096 bytes takes four times as many in it.
@@ -330,6 +330,11 @@ fn is_stale(path: &Path, now: SystemTime) -> io::Result<bool> {
         // A process is working on it.
         return Ok(false);
     }
+    // The log of a tree is written in another way.
+    if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"put-tree-")) {
+        let source = partials::source_of(path).map(std::fs::metadata);
+        return Ok(source.is_none_or(|source| source.is_err_and(|error| says_gone(&error))));
+    }
     // What comes behind it may be long, and does not matter here.
     let mut first = Vec::new();
     io::BufReader::new(file.take(FIRST_LINE_BYTES_MAX)).read_until(b'\n', &mut first)?;
@@ -341,8 +346,12 @@ fn is_stale(path: &Path, now: SystemTime) -> io::Result<bool> {
     };
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(!identity(&metadata).is_same_after_reboot(&source)),
-        Err(error) => Ok(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)),
+        Err(error) => Ok(says_gone(&error)),
     }
+}
+
+fn says_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// The states of digests that a state file of these bytes gives. For tests that make them up.
@@ -537,6 +546,31 @@ mod tests {
         assert_eq!(there(later), [true, true, true, false, false, false]);
         drop(lock);
         assert_eq!(there(later), [true, false, true, false, false, false]);
+    }
+
+    #[test]
+    fn old_logs_of_trees_that_were_put_go_once_their_source_is_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let source = home.path().join("tree");
+        std::fs::create_dir(&source).unwrap();
+        let log = home.path().join("put-tree-1");
+        std::fs::write(&log, [0; 64]).unwrap();
+        let about = About {
+            action: "put -r".to_owned(),
+            server: String::new(),
+            name: String::new(),
+            path: source.clone().into(),
+            part: None,
+        };
+        partials::note(&log, &about).unwrap();
+        let later = SystemTime::now() + STALE + Duration::from_secs(60);
+        prune(home.path(), later);
+        assert!(log.exists());
+        std::fs::remove_dir(source).unwrap();
+        prune(home.path(), SystemTime::now());
+        assert!(log.exists());
+        prune(home.path(), later);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 
     #[test]
