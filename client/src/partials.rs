@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Failure, shown};
 use crate::sink::{directory, remove_left};
-use crate::tree::{Private, left};
+use crate::tree::{Private, forget_beside, left};
 use crate::{locked, state};
 
 /// What notes are called.
@@ -173,6 +173,7 @@ impl Leftover {
                 Err(error) => gone(part, Err(error))?,
             }
         }
+        forget_beside(&self.state);
         let note = note_of(&self.state);
         gone(&note, std::fs::remove_file(&note))?;
         gone(&self.state, std::fs::remove_file(&self.state))

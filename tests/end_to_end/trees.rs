@@ -365,6 +365,33 @@ fn what_went_from_the_server_after_a_run_that_was_killed_goes_here_too() {
     world.run(server.address, &get, 0);
     assert!(!world.here().join("tree/d0/f1").exists());
     assert!(world.here().join("tree/large").exists());
+    assert_eq!(fs::read_dir(world.home.path().join("state/ftx")).unwrap().count(), 0);
+}
+
+#[test]
+fn of_a_get_that_was_killed_nothing_stays_once_it_is_not_wanted_any_more() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir(world.served().join("tree")).unwrap();
+    fs::write(world.served().join("tree/large"), noise(10 * MIB, 1)).unwrap();
+    let state = world.home.path().join("state/ftx");
+    let get = ["get", "-r", "--delete", "tree", "--limit-rate", "4M"];
+    let mut get = world.ftx(server.address, get).spawn().unwrap();
+    until("it is on its way", || {
+        let staged = fs::read_dir(world.here().join("tree/.ftx/staging"));
+        staged.is_ok_and(|mut staged| staged.next().is_some())
+    });
+    get.kill().unwrap();
+    get.wait().unwrap();
+    assert!(fs::read_dir(&state).unwrap().count() > 3, "a log, a note, and two beside it");
+    world.run(server.address, &["partials", "--remove"], 0);
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
+    // Nor of one that could not begin.
+    fs::remove_dir_all(world.here().join("tree")).unwrap();
+    let line = Line::cut_after(server.address, 0, 700);
+    world.run(line.address, &["get", "-r", "tree", "--retry-for", "0"], 3);
+    assert!(line.was_cut() && !world.here().join("tree").exists());
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
 }
 
 #[test]

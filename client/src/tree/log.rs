@@ -128,6 +128,11 @@ impl Log {
         let _ = std::fs::remove_file(&self.path);
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where an entry is, or would be; and what is there.
     fn place(&self, mark: &Mark) -> io::Result<(u64, Mark)> {
         let mut number = [0; 8];

@@ -23,7 +23,7 @@ mod remove;
 mod rules;
 mod settle;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
 use ftx_protocol::client::Violation;
@@ -238,6 +238,16 @@ fn state_path(kind: &str, server: &ServerAddress, job: &[u8]) -> std::io::Result
     let (server, here) = (server.to_string(), here.as_os_str().as_encoded_bytes());
     let hash = hash_of(&[server.as_bytes(), here, job]);
     Ok(directory.join(format!("{kind}-{}", HEXLOWER.encode(&hash))))
+}
+
+/// Removes what a get of a tree keeps beside its log, which it is over with.
+pub(crate) fn forget_beside(log: &Path) {
+    let name = log.file_name().and_then(|name| name.to_str());
+    let Some(digits) = name.and_then(|name| name.strip_prefix("get-tree-")) else { return };
+    for kind in ["versions", "seen-tree", "folds-tree"] {
+        // One that stays costs room, and is not believed.
+        let _ = std::fs::remove_file(log.with_file_name(format!("{kind}-{digits}")));
+    }
 }
 
 /// A server that goes on with a list unasked would fill this side's memory.

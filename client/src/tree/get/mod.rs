@@ -37,7 +37,7 @@ use versions::Versions;
 use super::folds::Folds;
 use super::log::Log;
 use super::settle::{Item, Settler};
-use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions};
+use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, forget_beside};
 use crate::Client;
 use crate::ask::wait;
 use crate::failure::{Class, Failure, Trouble};
@@ -95,6 +95,7 @@ impl Client {
                 if let Some(log) = log
                     && target == Target::Gone
                 {
+                    forget_beside(log.path());
                     log.remove();
                 }
                 let mut done = result.map(|()| done)?;
