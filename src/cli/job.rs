@@ -145,14 +145,14 @@ impl JobReport {
                 self.event("skipped", name, json!({"message": why}));
             }
             TreeNotice::Removed { name } => {
-                let word = match self.words.mood {
-                    Mood::Do => "removed",
-                    Mood::Tell => "would remove",
+                let (word, event) = match self.words.mood {
+                    Mood::Do => ("removed", "removed"),
+                    Mood::Tell => ("would remove", "would_remove"),
                 };
                 if self.form.shows_progress() {
                     self.result_text(&format!("{word} {}", Escaped(&self.whole(name))));
                 }
-                self.event("removed", name, json!({}));
+                self.event(event, name, json!({}));
             }
             TreeNotice::Failed { name, failure } => self.failed(name, failure),
             TreeNotice::Retrying { cause, pause } => {

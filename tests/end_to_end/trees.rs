@@ -245,6 +245,9 @@ fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped(
     let delete = ["put", "-r", "-u", "--delete", "--exclude", "*.keep", "tree"];
     let told = world.run(server.address, &[&delete[..], &["-n"]].concat(), 0);
     assert!(text(&told.stdout).contains("would remove tree/gone/deeper/file"), "{told:?}");
+    let told = world.run(server.address, &[&delete[..], &["-n", "--json"]].concat(), 0);
+    let told: Vec<Value> = events(&told).into_iter().map(|told| told["event"].clone()).collect();
+    assert!(told.contains(&json!("would_remove")) && !told.contains(&json!("removed")), "{told:?}");
     assert!(copy.join("gone/deeper/file").exists(), "it was only told");
     world.run(server.address, &delete, 0);
     assert!(!copy.join("gone").exists() && !copy.join("kept/b").exists());
