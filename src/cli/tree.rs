@@ -154,6 +154,9 @@ fn one_file(
     tree: &GetTree<'_>,
     report: &mut JobReport,
 ) -> Result<Option<TreeDone>, Failure> {
+    if tree.options.rules.excludes_file(tree.name.last_part()) {
+        return Ok(Some(TreeDone::default()));
+    }
     let name = tree.target.as_os_str().as_bytes();
     let looked = client.look_at_file(tree, &mut |notice| report.notice(notice))?;
     Ok(match (looked, tree.options.mood) {
@@ -283,11 +286,18 @@ impl PutOptions {
         let named = words.name.map(|name| Remote::parse(name.as_bytes())).transpose()?;
         let server = to.as_ref().or(named.as_ref()).and_then(|remote| remote.server.clone());
         let directory = to.map(|to| to.name);
+        let options = self.selection.options(each)?;
+        // Of a directory the rules say what in it takes part.
+        let takes =
+            |path: &Path, listed: &[u8]| path.is_dir() || !options.rules.excludes_file(listed);
         let mut sources = Vec::new();
         match (&self.files_from, named) {
             (Some(list), _) => {
                 for path in self.listed(list)? {
-                    sources.push((path.clone(), name_of_path(directory.as_ref(), &path)?));
+                    let listed = name_of_path(&path)?;
+                    if takes(&path, &listed) {
+                        sources.push((path, inside(directory.as_ref(), &listed)?));
+                    }
                 }
             }
             (None, Some(Remote { name, .. })) => {
@@ -302,6 +312,10 @@ impl PutOptions {
                 }
             }
         }
+        if self.files_from.is_none() {
+            sources
+                .retain(|(path, _)| takes(path, path.file_name().unwrap_or_default().as_bytes()));
+        }
         refuse_names_given_twice(&sources)?;
         let (directories, sources): (Vec<_>, Vec<_>) =
             sources.into_iter().partition(|(path, _)| !self.selection.recursive && path.is_dir());
@@ -313,7 +327,7 @@ impl PutOptions {
             key.push(0);
         }
         let about = about(&sources);
-        Ok(Job { sources, directories, server, options: self.selection.options(each)?, key, about })
+        Ok(Job { sources, directories, server, options, key, about })
     }
 
     fn listed(&self, list: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -415,8 +429,8 @@ fn refuse_names_given_twice(sources: &[(PathBuf, Name)]) -> Result<(), Failure> 
     Ok(())
 }
 
-/// A path as it was given, as a name: without what leads to the root or stays where it is.
-fn name_of_path(directory: Option<&Name>, path: &Path) -> Result<Name, Failure> {
+/// A path as it was given, as a name has it: without what leads to the root or stays where it is.
+fn name_of_path(path: &Path) -> Result<Vec<u8>, Failure> {
     use std::path::Component;
     let mut parts = Vec::new();
     for component in path.components() {
@@ -429,7 +443,7 @@ fn name_of_path(directory: Option<&Name>, path: &Path) -> Result<Name, Failure> 
             }
         }
     }
-    inside(directory, &parts.join(&b'/'))
+    Ok(parts.join(&b'/'))
 }
 
 fn inside(directory: Option<&Name>, part: &[u8]) -> Result<Name, Failure> {

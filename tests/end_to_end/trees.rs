@@ -420,6 +420,38 @@ fn patterns_choose_what_takes_part() {
 }
 
 #[test]
+fn patterns_hold_for_files_that_are_named_or_listed_too() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir_all(world.here().join("old/tmp")).unwrap();
+    for name in ["a", "z.tmp", "old/tmp/b", "old/c"] {
+        fs::write(world.here().join(name), name).unwrap();
+    }
+    fs::write(world.here().join("list"), "a\n./z.tmp\nold/tmp/b\nold/c\n").unwrap();
+    let files = |place: &str| {
+        let mut names: Vec<OsString> = fs::read_dir(world.home.path().join(place))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name != ".ftx")
+            .collect();
+        names.sort();
+        names
+    };
+    let exclude = ["--exclude", "*.tmp", "--exclude", "tmp/"];
+    let put = [&["put", "--files-from", "list", "--to", "tmp"], &exclude[..]].concat();
+    world.run(server.address, &put, 0);
+    assert_eq!(files("served/tmp"), ["a", "old"]);
+    assert_eq!(files("served/tmp/old"), ["c"]);
+    let only = ["--include", "a", "--exclude", "*"];
+    world.run(server.address, &[&["put", "a", "z.tmp", "--to", "named"], &only[..]].concat(), 0);
+    assert_eq!(files("served/named"), ["a"]);
+    fs::write(world.served().join("named/z.tmp"), "x").unwrap();
+    let get = ["get", "named/a", "named/z.tmp", "-o", "got/", "--exclude", "*.tmp"];
+    world.run(server.address, &get, 0);
+    assert_eq!(files("here/got"), ["a"]);
+}
+
+#[test]
 fn words_that_would_mean_nothing_are_refused_before_anything_is_moved() {
     let world = World::new();
     let server = world.serve();

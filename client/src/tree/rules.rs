@@ -67,6 +67,11 @@ impl Rules {
         self.patterns.is_empty()
     }
 
+    /// Whether a file stays out that is asked for by this path, and not found in a tree.
+    pub fn excludes_file(&self, path: &[u8]) -> bool {
+        self.takes_with_parents(path, PathKind::Other) == Verdict::Excluded
+    }
+
     /// Whether what has this path in the tree takes part.
     pub(crate) fn takes(&self, path: &[u8], kind: PathKind) -> TakesPart {
         let path = Path::new(std::ffi::OsStr::from_bytes(path));
