@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use crate::harness::{
-    Line, MIB, Server, World, done_event, not_tested, relay_both, text, until,
+    Line, MIB, Server, World, done_event, noise, not_tested, relay_both, text, until,
 };
 use crate::injection::Injection;
 use crate::talk::Talk;
@@ -162,6 +162,23 @@ fn a_pipe_goes_on_too_from_the_bytes_that_are_kept_in_memory() {
     assert_cheap(&output);
     assert!(line.was_cut());
     assert!(world.stored("piped") == bytes);
+}
+
+#[test]
+fn a_pipe_that_is_interrupted_leaves_nothing_that_nobody_can_go_on_with() {
+    let world = World::new();
+    let server = world.serve();
+    let mut put = world.ftx(server.address, ["put", "-", "--as", "a"]);
+    let mut put = put.stdin(Stdio::piped()).spawn().unwrap();
+    // It stays open: more may come.
+    let mut stdin = put.stdin.take().unwrap();
+    stdin.write_all(&noise(20 * MIB, 1)).unwrap();
+    until("some of it is stored", || world.staged_bytes() > 9 * MIB as u64);
+    let id = put.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = put.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    until("nothing is staged", || world.staged() == 0);
 }
 
 #[test]

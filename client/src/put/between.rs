@@ -1,15 +1,19 @@
 //! What a put takes over from an earlier process, and what it leaves to a later one.
 
+use std::sync::mpsc::sync_channel;
+
 use ftx_disk::hash::Saved;
 use ftx_disk::identity::Identity;
 use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{HeldState, Put};
 use ftx_protocol::{Code, Durability, TransferId};
 
-use super::{Begun, Held, Known, Transfer, held_of};
+use super::{Begun, Held, Known, LAST_WORDS, Transfer, held_of};
+use crate::Client;
 use crate::ask::wait;
 use crate::failure::{Class, Failure, GOES_ON, Trouble, is_about_the_login};
 use crate::ids::new_id;
+use crate::interrupt::Interrupt;
 use crate::link::Link;
 use crate::source::Kind;
 use crate::state::{Direction, Key, State, Subject, note, warn_stateless};
@@ -29,22 +33,28 @@ impl Transfer<'_, '_> {
     pub(super) fn drop_given_up(&mut self, link: &Link) -> Result<(), Trouble> {
         let Some(given_up) = self.given_up.take() else { return Ok(()) };
         let GivenUp { transfer, size, durability } = given_up;
-        let dropped = held_of(link, transfer).and_then(|held| {
-            let (HeldState::Partial, Some(&(_, at))) = (held.state, held.ranges.first()) else {
-                return Ok(());
-            };
-            let put = Put { transfer, size, durability, ..self.request(at) };
-            link.send(|machine, out, now| {
-                let id = machine.put(put, out, now);
-                machine.abort(id, Code::Aborted, out);
-            })?;
-            // Nothing but an error can come.
-            wait(link, |_| None)
-        });
-        match dropped {
+        let put = Put { transfer, size, durability, ..self.request(0) };
+        match drop_held(link, put) {
             Err(Trouble::Refused(refusal)) if !passes(refusal.code) => Ok(()),
             result => result,
         }
+    }
+
+    /// Has the server drop what it holds of a stream that was interrupted: no other process has its bytes. On
+    /// another connection, for this one may have been left inside a part; and whoever interrupts does not wait
+    /// for long.
+    fn drop_stream(&self) {
+        let (interrupt, keeper) = (Interrupt::default(), None);
+        let client = Client { interrupt, keeper, pace: None, ..self.client.clone() };
+        let put = self.request(0);
+        let (is_over, over) = sync_channel(1);
+        std::thread::spawn(move || {
+            let dropped = client.link().and_then(|link| drop_held(&link, put));
+            // Perhaps too late for whoever waited.
+            let _ = is_over.send(dropped);
+        });
+        // A server that cannot be told so drops it when its time is over.
+        let _ = over.recv_timeout(LAST_WORDS);
     }
 
     /// Nobody goes on with the transfer any more; a new one begins.
@@ -129,6 +139,12 @@ impl Transfer<'_, '_> {
             }
             Trouble::Violation(_) | Trouble::Corrupt(_) => false,
         };
+        if matches!(trouble, Trouble::Interrupted)
+            && self.known == Known::Perhaps
+            && matches!(self.reading.source.kind, Kind::Stream(_))
+        {
+            self.drop_stream();
+        }
         let goes_on = stays && self.state.as_ref().is_some_and(State::is_kept);
         if !goes_on && let Some(state) = self.state.take() {
             state.remove();
@@ -156,6 +172,21 @@ impl Transfer<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Has the server drop what it holds of a put.
+fn drop_held(link: &Link, put: Put) -> Result<(), Trouble> {
+    let held = held_of(link, put.transfer)?;
+    let (HeldState::Partial, Some(&(_, at))) = (held.state, held.ranges.first()) else {
+        return Ok(());
+    };
+    let put = Put { at, ..put };
+    link.send(|machine, out, now| {
+        let id = machine.put(put, out, now);
+        machine.abort(id, Code::Aborted, out);
+    })?;
+    // Nothing but an error can come.
+    wait(link, |_| None)
 }
 
 /// Whether a refusal says nothing of the transfer itself.
