@@ -26,7 +26,7 @@ pub(crate) const READ_BYTES: usize = 256 * 1024;
 pub(crate) const UNHEARD_MAX: usize = 4_096;
 
 /// After a failed write the server may still have said why; this is how long it is listened to.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What a listener has to say: what the server did, or why there is no more.
 pub(crate) type Heard = Result<Event, Trouble>;

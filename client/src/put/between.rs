@@ -8,13 +8,13 @@ use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{HeldState, Put};
 use ftx_protocol::{Code, Durability, TransferId};
 
-use super::{Begun, Held, Known, LAST_WORDS, Transfer, held_of};
+use super::{Begun, Held, Known, Transfer, held_of};
 use crate::Client;
 use crate::ask::wait;
 use crate::failure::{Class, Failure, GOES_ON, Trouble, is_about_the_login};
 use crate::ids::new_id;
 use crate::interrupt::Interrupt;
-use crate::link::Link;
+use crate::link::{LAST_WORDS, Link};
 use crate::source::Kind;
 use crate::state::{Direction, Key, State, Subject, note, warn_stateless};
 

@@ -69,7 +69,7 @@ impl Rules {
 
     /// Whether a file stays out that is asked for by this path, and not found in a tree.
     pub fn excludes_file(&self, path: &[u8]) -> bool {
-        self.takes_with_parents(path, PathKind::Other) == Verdict::Excluded
+        self.takes_with_parents(path, PathKind::Other) == TakesPart::No
     }
 
     /// Whether what has this path in the tree takes part.

@@ -47,7 +47,8 @@ impl Job<'_, '_> {
         };
         let removed = self.remove_unseen(walk, &seen);
         seen.remove();
-        removed.map_err(|trouble| self.failure(trouble))
+        let what = format!("get {}", self.tree.name);
+        removed.map_err(|trouble| trouble.into_failure(&what, &self.client.server))
     }
 
     /// Removes what was not seen at the server; of a directory what was not, and then itself, if rules may have
