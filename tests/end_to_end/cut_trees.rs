@@ -319,3 +319,26 @@ fn a_large_file_of_a_tree_that_is_cut_goes_on_in_its_middle() {
     assert_same(seen(&world.served().join("tree")), seen(&world.here().join("tree")));
     assert_same(seen(&world.here().join("back")), seen(&world.here().join("tree")));
 }
+
+#[test]
+fn what_was_got_and_is_another_here_by_now_is_got_again_when_the_job_goes_on() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    for (name, size) in [("tree/first", 10 * MIB), ("tree/second", 30 * MIB)] {
+        world.noise(name, size);
+    }
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let get = ["get", "-r", "tree", "-o", "back"];
+    let line = Line::cut_after(server.address, 0, 30 * MIB as u64);
+    let mut first = world.ftx(line.address, get);
+    assert_eq!(first_of(first.args(["--retry-for", "0"]), "back"), Some(3));
+    let back = world.here().join("back");
+    assert!(back.join(".ftx").exists(), "there is something to go on with");
+    let got = fs::OpenOptions::new().write(true).open(back.join("first")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&got, b"HACKED", 0).unwrap();
+    // As times are compared that a disk keeps in coarse steps.
+    got.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(60)).unwrap();
+    world.run(line.address, &get, 0);
+    assert_same(seen(&back), seen(&world.here().join("tree")));
+}

@@ -17,7 +17,7 @@ use super::record::{Begun, Committed, Complete, Outcome};
 use super::room::Room;
 use super::transfers::{Kept, Partial, Transfers, Use};
 use super::trash::Trash;
-use super::{Access, KeptOut, OpenError, Options, Recovery, Store, best, lock};
+use super::{Access, KeptOut, Memory, OpenError, Options, Recovery, Store, best, lock};
 use crate::digests::DigestCache;
 use crate::identity::{Identity, Inode};
 use crate::reserved::Reserved;
@@ -341,7 +341,11 @@ impl<D: Disk> Store<D> {
                 fate => self.settle(private, &complete.committed, fate, recovery),
             };
             if let Some(complete) = settled {
-                self.transfers.completed(Arc::new(complete.clone()));
+                // Whoever comes back to a store that remembers puts is told that this one was said to be there.
+                if self.options.memory == Memory::Puts {
+                    self.transfers.completed(Arc::new(complete.clone()));
+                }
+                // It may be a server's, which remembers.
                 kept.complete.push_back(complete);
             }
         }

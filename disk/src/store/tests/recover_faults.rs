@@ -2,12 +2,16 @@
 //! the start that follows, or whose server is killed there: the name has what the last put brought that may
 //! have it, and no put is said to be complete that never had it.
 
+use std::path::Path;
+
 use ftx_protocol::{Condition, Durability, Mode, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
 use super::{check_left, commit, finish, id, open, try_open, whole};
+use crate::log::write_all;
 use crate::sim::{Fault, Sim};
-use crate::store::{Completeness, Put, Store, Stored};
+use crate::store::{Completeness, Memory, Options, Put, Store, Stored};
+use crate::sys::{Disk, Want};
 
 /// What is put, one after the other. All have one size.
 const BROUGHT: [&[u8]; 3] = [b"one", b"two", b"six"];
@@ -275,4 +279,38 @@ fn a_file_that_its_own_mode_keeps_from_being_read_is_the_same_when_it_is_asked_f
             commit(&store, vec![ready]).remove(0).unwrap();
         }
     }
+}
+
+/// A store for one job, such as a `get -r`: its next run uses the same ids.
+fn open_forgetful(sim: &Sim) -> Store<Sim> {
+    let options = Options { memory: Memory::Nothing, ..super::options() };
+    Store::open(sim.clone(), Path::new("/"), options).unwrap().0
+}
+
+#[test]
+fn a_store_for_one_job_brings_again_what_an_earlier_one_brought_and_somebody_has_changed() {
+    let sim = Sim::new();
+    let bring = |bytes: &[u8]| {
+        let store = open_forgetful(&sim);
+        assert!(!is_complete(&store, 0));
+        let ready = whole(&store, put("n", 0, &FULL), bytes).unwrap();
+        let stored = commit(&store, vec![ready]).remove(0).unwrap();
+        assert_eq!(stored.replayed, None);
+        assert_eq!(sim.content("n").as_deref(), Some(bytes));
+    };
+    bring(BROUGHT[0]);
+    let file = sim.open_part(&super::root(&sim), b"n", Want::File).unwrap();
+    write_all(&sim, &file, b"bad", 0).unwrap();
+    bring(BROUGHT[0]);
+}
+
+#[test]
+fn a_store_for_one_job_leaves_a_server_what_that_remembers() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let ready = whole(&store, put("n", 0, &FULL), BROUGHT[0]).unwrap();
+    commit(&store, vec![ready]).remove(0).unwrap();
+    drop(store);
+    drop(open_forgetful(&sim));
+    assert!(is_complete(&open(&sim), 0));
 }
