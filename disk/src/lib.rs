@@ -17,5 +17,6 @@ mod reserved;
 #[cfg(test)]
 mod sim;
 pub mod store;
+mod syncs;
 pub mod sys;
 pub mod walk;

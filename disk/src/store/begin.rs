@@ -18,6 +18,7 @@ use super::{Naming, Put, Shared, Spent, Store, Upload, lock, room};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::Inode;
+use crate::syncs::Syncs;
 use crate::sys::{Disk, Want};
 
 /// Bodies below this are not reserved in advance: on ext4 that makes many small files seven times
@@ -132,7 +133,8 @@ impl<D: Disk> Store<D> {
         let worth_it = put.size.is_none_or(|size| size >= RESERVE_BYTES);
         let room = if worth_it { self.make_room(&file, put.size) } else { Ok(None) };
         let free_min_bytes = room.inspect_err(|_| self.remove_staged(&part, inode))?;
-        let file = Arc::new(StagedFile::new(file, mode, entry));
+        let syncs = Arc::<Syncs>::default();
+        let file = Arc::new(StagedFile::new(file, mode, entry, Arc::clone(&syncs)));
         let resume = if let Some(announced) = announced {
             let begun = Begun {
                 transfer: put.transfer,
@@ -144,7 +146,7 @@ impl<D: Disk> Store<D> {
                 survival: Survival::of(put.durability, self.boot_id.as_ref()),
                 owner: put.owner,
             };
-            let partial = Partial { begun, kept: Kept::Nothing, epoch: 0, use_: Use::Busy };
+            let partial = Partial { begun, kept: Kept::Nothing, epoch: 0, use_: Use::Busy, syncs };
             let partial = announced.insert(put.transfer, partial);
             Resume::Yes { partial, epoch: 0, keeping: Shared::default() }
         } else {
@@ -188,7 +190,8 @@ impl<D: Disk> Store<D> {
             // whoever goes on does that.
             let _ = self.disk.truncate(&file, put.at);
         })?;
-        let file = Arc::new(StagedFile::new(file, mode, Entry::InStaging));
+        let syncs = Arc::clone(&partial.syncs);
+        let file = Arc::new(StagedFile::new(file, mode, Entry::InStaging, syncs));
         partial.epoch = partial.epoch.saturating_add(1);
         partial.use_ = Use::Busy;
         let resume = Resume::Yes {

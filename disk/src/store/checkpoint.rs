@@ -138,11 +138,15 @@ impl<D: Disk> Store<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ftx_protocol::Code;
     use ftx_protocol::limits::GRID_BYTES;
+    use rustix::io::Errno;
 
-    use super::super::tests::{id, open, put};
-    use crate::sim::Sim;
+    use super::super::Put;
+    use super::super::tests::{self, digest, id, open, put};
+    use crate::sim::{Fault, Sim};
 
     /// Of four points of the grid the last is promised, though the first was still under way when it was passed.
     #[test]
@@ -174,5 +178,30 @@ mod tests {
         store.discard(upload);
         let refused = store.make_durable(checkpoint).err().unwrap();
         assert_eq!(refused.code, Code::TakenOver);
+    }
+
+    /// The disk tells of a failed sync once, and it was told to whoever had the transfer before.
+    #[test]
+    fn a_sync_that_failed_while_its_transfer_changed_hands_ends_the_transfer() {
+        const POINT: &[u8] = &[7; GRID_BYTES as usize];
+        let bytes = POINT.repeat(2);
+        let sim = Sim::new();
+        let store = Arc::new(open(&sim));
+        let put = |at| Put { at, ..tests::put("big", id(1), Some(bytes.len())) };
+        let mut upload = store.begin(put(0)).unwrap();
+        let first = upload.write(POINT).unwrap().unwrap();
+        assert!(store.make_durable(first).unwrap().next().is_none());
+        let second = upload.write(POINT).unwrap().unwrap();
+        let other = Arc::clone(&store);
+        sim.before("sync 00000001-00000000", move |sim| {
+            assert_eq!(other.suspend(upload), GRID_BYTES);
+            sim.set_fault(Fault::Once(0, Errno::IO));
+        });
+        assert_eq!(store.make_durable(second).err().unwrap().code, Code::TakenOver);
+        let mut upload = store.begin(put(GRID_BYTES)).unwrap();
+        upload.write(POINT).unwrap();
+        let mut finished = upload.finish(&store, bytes.len() as u64, digest(&bytes)).unwrap();
+        assert_eq!(store.sync(&mut finished).unwrap_err().code, Code::StorageFailed);
+        assert_eq!(store.held(&id(1), None).at, 0);
     }
 }

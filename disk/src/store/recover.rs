@@ -292,7 +292,9 @@ impl<D: Disk> Store<D> {
             live.insert(begun.staged.clone());
             kept.partial.insert(transfer, (begun.clone(), Some(saved.clone())));
             let kept = Kept::UpTo(saved);
-            self.transfers.insert(transfer, Partial { begun, kept, epoch: 0, use_: Use::Idle });
+            let syncs = Arc::default();
+            let partial = Partial { begun, kept, epoch: 0, use_: Use::Idle, syncs };
+            self.transfers.insert(transfer, partial);
             recovery.resumable = recovery.resumable.saturating_add(1);
         }
         lock(&private.journal)

@@ -10,6 +10,7 @@ use ftx_protocol::{Code, Owner, Refusal, TransferId};
 use super::record::{Begun, Complete};
 use super::{Completeness, Held, Shared, lock};
 use crate::hash::{Running, Saved};
+use crate::syncs::Syncs;
 
 /// Complete transfers that are remembered, so that a lost acknowledgement can be replayed: twice what
 /// one connection may have in flight. Each is 0.7 KiB, half of it what the journal is written anew from, and its names,
@@ -25,6 +26,8 @@ pub(super) struct Partial {
     /// Raised when the transfer changes hands: what was begun under an older number is void.
     pub(super) epoch: u64,
     pub(super) use_: Use,
+    /// Those of its staged file, whoever had it.
+    pub(super) syncs: Arc<Syncs>,
 }
 
 /// What is durable of a transfer.

@@ -1,6 +1,6 @@
 //! A put on its way: its bytes go to a staged file and through the running digest.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ftx_protocol::limits::GRID_BYTES;
@@ -16,6 +16,7 @@ use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::Inode;
 use crate::log::write_all;
+use crate::syncs::Syncs;
 use crate::sys::Disk;
 
 /// A put whose body is open. Dropping it leaves its staged file to the next start: give it to
@@ -64,14 +65,14 @@ pub(super) struct Staged<D: Disk> {
     pub(super) resume: Resume,
 }
 
-/// A file in staging. All syncs of it go through here, one at a time: the system tells of a failed
-/// write-back once, to whoever syncs next, and after that nobody may believe the file any more.
+/// A file in staging, open.
 pub(super) struct StagedFile<D: Disk> {
     pub(super) handle: D::Handle,
     /// Its permissions, until the commit gives it others.
     pub(super) mode: Mode,
     pub(super) entry: Entry,
-    syncs: Mutex<Syncs>,
+    /// Whoever goes on with its transfer has the same.
+    syncs: Arc<Syncs>,
 }
 
 /// How a file is found that waits for its name.
@@ -82,28 +83,14 @@ pub(super) enum Entry {
     Nowhere,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Syncs {
-    Good,
-    Failed,
-}
-
 impl<D: Disk> StagedFile<D> {
-    pub(super) fn new(handle: D::Handle, mode: Mode, entry: Entry) -> Self {
-        Self { handle, mode, entry, syncs: Mutex::new(Syncs::Good) }
+    pub(super) fn new(handle: D::Handle, mode: Mode, entry: Entry, syncs: Arc<Syncs>) -> Self {
+        Self { handle, mode, entry, syncs }
     }
 
     /// Syncs it, unless an earlier sync failed.
     pub(super) fn sync(&self, disk: &D) -> std::io::Result<()> {
-        let mut syncs = lock(&self.syncs);
-        if *syncs == Syncs::Failed {
-            return Err(rustix::io::Errno::IO.into());
-        }
-        let result = disk.sync(&self.handle);
-        if result.is_err() {
-            *syncs = Syncs::Failed;
-        }
-        result
+        self.syncs.sync(disk, &self.handle)
     }
 }
 
