@@ -17,6 +17,7 @@ use crate::identity::Identity;
 use crate::lock::lock;
 use crate::log::Log;
 use crate::reserved::Reserved;
+use crate::syncs::Syncs;
 use crate::sys::Disk;
 
 /// The file of the cache.
@@ -43,6 +44,8 @@ pub struct DigestCache<D: Disk> {
     boot_id: Option<String>,
     /// `None` when the store only reads.
     directory: Option<D::Handle>,
+    /// Those of the directory.
+    syncs: Arc<Syncs>,
     reserved: Arc<Reserved>,
     entries: Mutex<Entries<D>>,
 }
@@ -141,6 +144,7 @@ impl<D: Disk> DigestCache<D> {
     pub(crate) fn open(
         disk: &D,
         directory: D::Handle,
+        syncs: Arc<Syncs>,
         boot_id: Option<String>,
         reserved: &Arc<Reserved>,
     ) -> io::Result<Self> {
@@ -159,6 +163,7 @@ impl<D: Disk> DigestCache<D> {
             disk: disk.clone(),
             boot_id,
             directory: Some(directory),
+            syncs,
             reserved: Arc::clone(reserved),
             entries: Mutex::new(entries),
         })
@@ -169,6 +174,7 @@ impl<D: Disk> DigestCache<D> {
             disk: disk.clone(),
             boot_id: None,
             directory: None,
+            syncs: Arc::default(),
             reserved: Arc::default(),
             entries: Mutex::new(Entries::new(None, 0)),
         }
@@ -268,6 +274,7 @@ impl<D: Disk> DigestCache<D> {
             entries.log = None;
         } else if worn && let Some(directory) = &self.directory {
             let records = entries.all(&self.boot_id);
+            let directory = (directory, &*self.syncs);
             let log = Log::replace(&self.disk, directory, DIGESTS, &self.reserved, records).ok();
             entries.log = log;
             entries.records = entries.by_key.len();

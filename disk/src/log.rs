@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::aligned::PageAligned;
 use crate::identity::Inode;
 use crate::reserved::Reserved;
+use crate::syncs::Syncs;
 use crate::sys::{Disk, Want};
 
 /// Read from the file at once.
@@ -64,14 +65,15 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         Ok((log, Replayed { records, torn_bytes }))
     }
 
-    /// Replaces the log `part` of `dir` by one with just these records, durably.
+    /// Replaces the log `part` of `dir` by one with just these records, durably. `syncs` are those of `dir`.
     pub(crate) fn replace<B: Borrow<R>>(
         disk: &D,
-        dir: &D::Handle,
+        (dir, syncs): (&D::Handle, &Syncs),
         part: &[u8],
         reserved: &Reserved,
         records: impl Iterator<Item = B>,
     ) -> io::Result<Self> {
+        syncs.check()?;
         let new: Vec<u8> = [part, b".new"].concat();
         // Of an earlier try that failed.
         match disk.stat_part(dir, &new) {
@@ -93,7 +95,7 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
             reserved.release(Inode::of(&old));
         }
         disk.rename(dir, &new, dir, part)?;
-        disk.sync(dir)?;
+        syncs.sync(disk, dir)?;
         Ok(log)
     }
 

@@ -33,4 +33,12 @@ impl Syncs {
         }
         result
     }
+
+    /// Refuses, as a sync would, if one failed. For what is worth nothing without a sync that follows.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match *lock(&self.0) {
+            State::Good => Ok(()),
+            State::Failed => Err(Errno::IO.into()),
+        }
+    }
 }

@@ -14,6 +14,7 @@ use super::transfers::COMPLETE_MAX;
 use crate::hash::Saved;
 use crate::log::{self, Log};
 use crate::reserved::Reserved;
+use crate::syncs::Syncs;
 use crate::sys::Disk;
 
 /// The log of what is durable.
@@ -72,6 +73,8 @@ impl JournalText {
 
 pub(super) struct Journal<D: Disk> {
     disk: D,
+    /// Those of the private directory.
+    syncs: Arc<Syncs>,
     reserved: Arc<Reserved>,
     /// `None` after a failed append or sync: nobody knows what of it is on the disk.
     log: Option<Log<D, Record>>,
@@ -85,6 +88,7 @@ impl<D: Disk> Journal<D> {
     pub(super) fn open(
         disk: &D,
         private: &D::Handle,
+        syncs: Arc<Syncs>,
         reserved: &Arc<Reserved>,
     ) -> io::Result<(Self, u64)> {
         let (log, replayed) = Log::<D, Record>::open(disk, private, JOURNAL, reserved)?;
@@ -95,6 +99,7 @@ impl<D: Disk> Journal<D> {
         let compact_above_bytes = COMPACT_BYTES.max(log.size().saturating_mul(4));
         let journal = Self {
             disk: disk.clone(),
+            syncs,
             reserved: Arc::clone(reserved),
             log: Some(log),
             image,
@@ -138,11 +143,13 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    /// Writes it anew, to say just this.
+    /// Writes it anew, to say just this. Never again once its directory could not be synced.
     pub(super) fn renew(&mut self, private: &D::Handle, image: Image) -> io::Result<()> {
         self.log = None;
         self.image = image;
-        let log = Log::replace(&self.disk, private, JOURNAL, &self.reserved, self.image.records())?;
+        let directory = (private, &*self.syncs);
+        let records = self.image.records();
+        let log = Log::replace(&self.disk, directory, JOURNAL, &self.reserved, records)?;
         self.compact_above_bytes = COMPACT_BYTES.max(log.size().saturating_mul(4));
         self.log = Some(log);
         Ok(())

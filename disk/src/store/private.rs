@@ -6,6 +6,7 @@ use ftx_protocol::{Code, Name, Refusal};
 
 use super::journal::Journal;
 use super::trash::Trash;
+use crate::syncs::Syncs;
 use crate::sys::Disk;
 
 /// The store's own directory in the root.
@@ -25,6 +26,7 @@ pub(super) struct Private<D: Disk> {
     /// `.ftx`.
     pub(super) directory: D::Handle,
     pub(super) staging: D::Handle,
+    pub(super) staging_syncs: Syncs,
     pub(super) trash: Trash<D>,
     pub(super) journal: Mutex<Journal<D>>,
     /// Held for its lock.

@@ -21,6 +21,7 @@ use super::{Access, KeptOut, Memory, OpenError, Options, Recovery, Store, best, 
 use crate::digests::DigestCache;
 use crate::identity::{Identity, Inode};
 use crate::reserved::Reserved;
+use crate::syncs::Syncs;
 use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Permissions of what is the store's own: nobody else's business.
@@ -51,7 +52,8 @@ pub(super) fn open<D: Disk>(
         Some(_) => disk
             .open_part(&root, PRIVATE, Want::Directory)
             .and_then(|directory| {
-                DigestCache::open(&disk, directory, boot_id.clone(), &found.reserved)
+                let syncs = Arc::clone(&found.syncs);
+                DigestCache::open(&disk, directory, syncs, boot_id.clone(), &found.reserved)
             })
             .unwrap_or_else(|_| DigestCache::in_memory(&disk)),
         None => DigestCache::in_memory(&disk),
@@ -79,6 +81,8 @@ pub(super) fn open<D: Disk>(
 /// What there is before anything is recovered.
 struct Found<D: Disk> {
     private: Option<Private<D>>,
+    /// Those of the store's own directory.
+    syncs: Arc<Syncs>,
     reserved: Arc<Reserved>,
     /// The files in staging.
     staged: HashMap<String, Inode>,
@@ -91,7 +95,8 @@ impl<D: Disk> Found<D> {
     fn read_only(disk: &D, root: &D::Handle) -> Self {
         let reserved = Arc::new(Reserved::default());
         reserve_all(disk, disk.open_part(root, PRIVATE, Want::Directory), &reserved);
-        Self { private: None, reserved, staged: HashMap::new(), torn_bytes: 0, run: 0 }
+        let (syncs, staged) = (Arc::default(), HashMap::new());
+        Self { private: None, syncs, reserved, staged, torn_bytes: 0, run: 0 }
     }
 
     fn read_write(disk: &D, root: &D::Handle) -> Result<Self, OpenError> {
@@ -141,15 +146,25 @@ impl<D: Disk> Found<D> {
                 }
             }
         }
-        let (journal, torn_bytes) =
-            Journal::open(disk, &directory, &reserved).map_err(step("read the journal"))?;
+        let syncs = Arc::<Syncs>::default();
+        let (journal, torn_bytes) = Journal::open(disk, &directory, Arc::clone(&syncs), &reserved)
+            .map_err(step("read the journal"))?;
         let run = journal.image().run.saturating_add(1);
         let journal = Mutex::new(journal);
         let trash = Trash::open(disk, trash).map_err(step("list the trash"))?;
         let (default_mode, nameless) = (probe.mode, probe_nameless(disk, &staging));
-        let _lock = own_lock;
-        let private = Private { directory, staging, trash, journal, _lock, default_mode, nameless };
-        Ok(Self { private: Some(private), reserved, staged, torn_bytes, run })
+        let (_lock, staging_syncs) = (own_lock, Syncs::default());
+        let private = Private {
+            directory,
+            staging,
+            staging_syncs,
+            trash,
+            journal,
+            _lock,
+            default_mode,
+            nameless,
+        };
+        Ok(Self { private: Some(private), syncs, reserved, staged, torn_bytes, run })
     }
 }
 

@@ -389,7 +389,9 @@ impl<D: Disk> Store<D> {
     ) -> std::io::Result<()> {
         match durability {
             Durability::None => Ok(()),
-            Durability::Memory | Durability::Full => self.disk.sync(&private.staging),
+            Durability::Memory | Durability::Full => {
+                private.staging_syncs.sync(&self.disk, &private.staging)
+            }
         }
     }
 }

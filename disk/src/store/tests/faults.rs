@@ -405,3 +405,45 @@ fn what_gets_its_name_after_a_reboot_is_no_longer_the_stores_own() {
     });
     commit(&store, vec![small]).remove(0).unwrap();
 }
+
+/// What is promised after the sync of one of the store's own directories has failed, which the disk tells once, is
+/// kept; and until the next start nothing can be that relies on it.
+#[test]
+fn a_directory_of_the_stores_own_that_could_not_be_synced_is_not_believed_until_the_next_start() {
+    let point = vec![7; GRID_BYTES as usize];
+    let keep = |store: &Store<Sim>, number| {
+        let mut upload = store.begin(testing::put("big", id(number), None)).unwrap();
+        let kept = store.make_durable(upload.write(&point).unwrap().unwrap());
+        let kept = kept.map(|durable| durable.at()).map_err(|refusal| refusal.code);
+        assert_eq!(store.suspend(upload), kept.unwrap_or(0));
+        kept
+    };
+    let fail_staging = |store: &Store<Sim>, sim: &Sim| {
+        sim.before("sync staging", |sim| sim.set_fault(Fault::Once(0, Errno::IO)));
+        assert_eq!(keep(store, 1), Err(Code::StorageFailed));
+    };
+    let fail_own = |store: &Store<Sim>, sim: &Sim| {
+        // The journal is written anew after a write to it has failed.
+        let ready = testing::whole(store, put("a", id(1), 1, 0), b"a").unwrap();
+        sim.before("write_at ", |sim| {
+            sim.set_fault(Fault::Once(0, Errno::IO));
+            sim.before("sync .ftx", |sim| sim.set_fault(Fault::Once(0, Errno::IO)));
+        });
+        assert!(commit(store, vec![ready]).remove(0).is_err());
+    };
+    for fail in [&fail_staging as &dyn Fn(&Store<Sim>, &Sim), &fail_own] {
+        let sim = Sim::new();
+        let store = try_open(&sim).unwrap();
+        fail(&store, &sim);
+        sim.set_fault(Fault::None);
+        assert_eq!(keep(&store, 2), Err(Code::StorageFailed));
+        let ready = testing::whole(&store, put("b", id(3), 1, 0), b"b").unwrap();
+        assert!(commit(&store, vec![ready]).remove(0).is_err());
+        drop(store);
+        let store = try_open(&sim).unwrap();
+        assert_eq!(keep(&store, 4), Ok(GRID_BYTES));
+        for seed in 0..6 {
+            assert_eq!(try_open(&sim.crash(seed)).unwrap().held(&id(4), None).at, GRID_BYTES);
+        }
+    }
+}
