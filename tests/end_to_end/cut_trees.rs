@@ -342,3 +342,22 @@ fn what_was_got_and_is_another_here_by_now_is_got_again_when_the_job_goes_on() {
     world.run(line.address, &get, 0);
     assert_same(seen(&back), seen(&world.here().join("tree")));
 }
+
+#[test]
+fn what_is_held_of_a_file_of_a_tree_and_cannot_be_gone_on_with_is_got_from_its_first_byte() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    world.noise("tree/film", 40 * MIB);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let get = ["get", "-r", "tree", "-o", "back"];
+    let line = Line::cut_after(server.address, 0, 30 * MIB as u64);
+    let mut first = world.ftx(line.address, get);
+    assert_eq!(first_of(first.args(["--retry-for", "0"]), "back"), Some(3));
+    let back = world.here().join("back");
+    let staged: Vec<_> = fs::read_dir(back.join(".ftx/staging")).unwrap().flatten().collect();
+    assert_eq!(staged.len(), 1);
+    fs::File::create(staged[0].path()).unwrap();
+    world.run(line.address, &get, 0);
+    assert_same(seen(&back), seen(&world.here().join("tree")));
+}

@@ -214,7 +214,14 @@ impl<D: Disk> Store<D> {
         inode: Inode,
         at: u64,
     ) -> io::Result<(D::Handle, Mode)> {
-        let file = self.disk.open_part(&private.staging, part.as_bytes(), Want::File)?;
+        let open = || self.disk.open_part(&private.staging, part.as_bytes(), Want::File);
+        let file = match open() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
+                self.give_back_mode(private, part)?;
+                open()?
+            }
+            result => result?,
+        };
         let stat = self.disk.stat(&file)?;
         if stat.inode != inode.number || stat.size < at {
             return Err(Errno::STALE.into());
@@ -222,6 +229,20 @@ impl<D: Disk> Store<D> {
         // Nothing past the promise counts, whatever the file's size says.
         self.disk.truncate(&file, at)?;
         Ok((file, stat.mode))
+    }
+
+    /// A crash came when a staged file had the mode of what it was to be, and its owner may not write to it. `STALE`
+    /// when nobody may read it either.
+    fn give_back_mode(&self, private: &Private<D>, part: &str) -> io::Result<()> {
+        let name = Name::parse(part.as_bytes()).map_err(|_| Errno::STALE)?;
+        let file =
+            self.disk.open_beneath(&private.staging, &name, Want::File).map_err(|error| {
+                match Errno::from_io_error(&error) {
+                    Some(Errno::ACCESS) => Errno::STALE.into(),
+                    _ => error,
+                }
+            })?;
+        self.disk.set_mode(&file, RESUMABLE_MODE)
     }
 
     fn limit(&self, put: &Put) -> Limit {
@@ -335,6 +356,34 @@ mod tests {
         let _ = store.make_durable(checkpoint).unwrap();
         assert_eq!(store.suspend(upload), GRID_BYTES);
         store
+    }
+
+    /// The crash came in the last sync, when it had the mode that the file was to have.
+    #[test]
+    fn what_has_the_mode_of_its_target_is_gone_on_with_or_else_is_begun_anew() {
+        for (mode, is_gone_on_with) in [(0o444, true), (0o555, true), (0o200, false), (0, false)] {
+            let sim = Sim::new();
+            drop(broken_off(&sim));
+            let staged = testing::name(".ftx/staging/00000001-00000000");
+            let staged = sim.open_beneath(&testing::root(&sim), &staged, Want::File).unwrap();
+            sim.set_mode(&staged, Mode::new(mode)).unwrap();
+            drop(staged);
+            let store = open(&sim);
+            let asked = Put { mode: Some(Mode::new(mode)), ..put(GRID_BYTES) };
+            let upload = match store.begin(asked.clone()) {
+                Ok(upload) => upload,
+                Err(refusal) => {
+                    assert!(!is_gone_on_with, "{mode:o}: {refusal}");
+                    assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+                    let mut upload = store.begin(Put { at: 0, ..asked }).unwrap();
+                    upload.write(&BODY[..GRID_BYTES as usize]).unwrap();
+                    upload
+                }
+            };
+            end(&sim, &store, upload);
+            let named = sim.stat_part(&testing::root(&sim), b"big").unwrap();
+            assert_eq!(named.mode, Mode::new(mode));
+        }
     }
 
     fn expire(store: &Store<Sim>, seconds: u64) -> usize {

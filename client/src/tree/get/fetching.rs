@@ -219,9 +219,20 @@ impl Job<'_, '_> {
         }
         match begun {
             Ok(begun) => *upload = Some(Box::new(begun)),
+            Err(_) if opened.at > 0 && file.next != Next::FetchAgain => self.ask_anew(opened.id)?,
             Err(refusal) => self.stop(opened.id, &refusal)?,
         }
         Ok(())
+    }
+
+    /// What is held here of the file cannot be gone on with: it comes from its first byte.
+    fn ask_anew(&mut self, id: RequestId) -> Result<(), Trouble> {
+        if let Some(Work::Get { mut file, .. }) = self.visit.under_way.insert(id, Work::Stopped) {
+            self.answered(&file);
+            file.next = Next::FetchAgain;
+            self.visit.listed.push_front(file);
+        }
+        self.abort(id)
     }
 
     /// This side cannot take the file.
@@ -230,6 +241,10 @@ impl Job<'_, '_> {
             self.answered(&file);
             self.fail_here(&file.path, refusal);
         }
+        self.abort(id)
+    }
+
+    fn abort(&self, id: RequestId) -> Result<(), Trouble> {
         match &self.visit.link {
             Some(link) => {
                 link.send(|machine, out, _| machine.abort(id, Code::Aborted, out))?;
