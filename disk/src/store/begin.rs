@@ -364,8 +364,8 @@ mod tests {
         for (mode, is_gone_on_with) in [(0o444, true), (0o555, true), (0o200, false), (0, false)] {
             let sim = Sim::new();
             drop(broken_off(&sim));
-            let staged = testing::name(".ftx/staging/00000001-00000000");
-            let staged = sim.open_beneath(&testing::root(&sim), &staged, Want::File).unwrap();
+            let staged = tests::name(".ftx/staging/00000001-00000000");
+            let staged = sim.open_beneath(&tests::root(&sim), &staged, Want::File).unwrap();
             sim.set_mode(&staged, Mode::new(mode)).unwrap();
             drop(staged);
             let store = open(&sim);
@@ -381,7 +381,7 @@ mod tests {
                 }
             };
             end(&sim, &store, upload);
-            let named = sim.stat_part(&testing::root(&sim), b"big").unwrap();
+            let named = sim.stat_part(&tests::root(&sim), b"big").unwrap();
             assert_eq!(named.mode, Mode::new(mode));
         }
     }

@@ -366,8 +366,9 @@ impl<D: Disk> Store<D> {
         for part in [private::STAGING, private::TRASH] {
             disk.remove_directory(&directory, part)?;
         }
-        let own = [journal::JOURNAL, crate::digests::DIGESTS, private::LOCK];
-        for part in own.into_iter().chain(further.iter().copied()) {
+        let own = [journal::JOURNAL, crate::digests::DIGESTS];
+        // The lock last: what is there after that is another store's.
+        for part in own.into_iter().chain(further.iter().copied()).chain([private::LOCK]) {
             match disk.remove(&directory, part) {
                 Err(error) if Errno::from_io_error(&error) != Some(Errno::NOENT) => {
                     return Err(error);

@@ -30,6 +30,9 @@ const PRIVATE_MODE: Mode = Mode::new(0o700);
 /// What is made in staging to see how it goes.
 const PROBE: &[u8] = b"probe";
 
+/// How often a lock is tried that others take away at the same time.
+const LOCKS_MAX: usize = 16;
+
 /// Names in staging that are looked at at start. More were never there at once.
 const STAGED_MAX: usize = 10_000_000;
 
@@ -101,8 +104,7 @@ impl<D: Disk> Found<D> {
 
     fn read_write(disk: &D, root: &D::Handle) -> Result<Self, OpenError> {
         let step = |step| move |error| OpenError::Private { step, error };
-        let directory = open_directory(disk, root, PRIVATE)?;
-        let own_lock = open_lock(disk, &directory)?;
+        let (directory, own_lock) = lock_directory(disk, || open_directory(disk, root, PRIVATE))?;
         let staging = open_directory(disk, &directory, STAGING)?;
         let trash = open_directory(disk, &directory, TRASH)?;
         // Both have to survive, or what is promised in them does not.
@@ -236,26 +238,51 @@ fn open_directory<D: Disk>(
 pub(super) fn keep_out<D: Disk>(disk: &D, path: &Path) -> Result<KeptOut<D>, OpenError> {
     let failed = |error| OpenError::Root { path: path.display().to_string(), error };
     let root = disk.open_root(path).map_err(failed)?;
-    let directory = disk
-        .open_part(&root, PRIVATE, Want::Directory)
-        .map_err(|error| OpenError::Private { step: "look", error })?;
-    Ok(KeptOut { _lock: open_lock(disk, &directory)? })
+    let open = || {
+        disk.open_part(&root, PRIVATE, Want::Directory)
+            .map_err(|error| OpenError::Private { step: "look", error })
+    };
+    let (_, _lock) = lock_directory(disk, open)?;
+    Ok(KeptOut { _lock })
 }
 
-fn open_lock<D: Disk>(disk: &D, directory: &D::Handle) -> Result<D::Handle, OpenError> {
-    let failed = |error| OpenError::Private { step: "take the lock", error };
-    let opened = match disk.open_part(directory, LOCK, Want::File) {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
-            disk.create(directory, LOCK, Mode::new(0o600))
+/// Takes the lock of the store's own directory. Returns both.
+fn lock_directory<D: Disk>(
+    disk: &D,
+    open: impl Fn() -> Result<D::Handle, OpenError>,
+) -> Result<(D::Handle, D::Handle), OpenError> {
+    for _ in 0..LOCKS_MAX {
+        let directory = open()?;
+        if let Some(file) = open_lock(disk, &directory)? {
+            return Ok((directory, file));
         }
+    }
+    Err(OpenError::Locked)
+}
+
+/// `None` when a store has taken its directory away before its lock could be taken: that is nobody's any more.
+fn open_lock<D: Disk>(disk: &D, directory: &D::Handle) -> Result<Option<D::Handle>, OpenError> {
+    let failed = |error| OpenError::Private { step: "take the lock", error };
+    let is = |error: &io::Error, errno| Errno::from_io_error(error) == Some(errno);
+    let opened = match disk.open_part(directory, LOCK, Want::File) {
+        Err(error) if is(&error, Errno::NOENT) => disk.create(directory, LOCK, Mode::new(0o600)),
         result => result,
     };
-    let file = opened.map_err(failed)?;
+    let file = match opened {
+        Err(error) if is(&error, Errno::NOENT) || is(&error, Errno::EXIST) => return Ok(None),
+        result => result.map_err(failed)?,
+    };
     match disk.lock(&file) {
-        Ok(()) => Ok(file),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(OpenError::Locked),
-        Err(error) => Err(failed(error)),
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(OpenError::Locked),
+        Err(error) => return Err(failed(error)),
     }
+    let named = match disk.stat_part(directory, LOCK) {
+        Err(error) if is(&error, Errno::NOENT) => return Ok(None),
+        result => Inode::of(&result.map_err(failed)?),
+    };
+    let locked = Inode::of(&disk.stat(&file).map_err(failed)?);
+    Ok((named == locked).then_some(file))
 }
 
 /// A new file in staging, as it looks: whose it is, on which file system, and what the process's

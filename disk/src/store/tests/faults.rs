@@ -412,7 +412,7 @@ fn what_gets_its_name_after_a_reboot_is_no_longer_the_stores_own() {
 fn a_directory_of_the_stores_own_that_could_not_be_synced_is_not_believed_until_the_next_start() {
     let point = vec![7; GRID_BYTES as usize];
     let keep = |store: &Store<Sim>, number| {
-        let mut upload = store.begin(testing::put("big", id(number), None)).unwrap();
+        let mut upload = store.begin(super::put("big", id(number), None)).unwrap();
         let kept = store.make_durable(upload.write(&point).unwrap().unwrap());
         let kept = kept.map(|durable| durable.at()).map_err(|refusal| refusal.code);
         assert_eq!(store.suspend(upload), kept.unwrap_or(0));
@@ -424,7 +424,7 @@ fn a_directory_of_the_stores_own_that_could_not_be_synced_is_not_believed_until_
     };
     let fail_own = |store: &Store<Sim>, sim: &Sim| {
         // The journal is written anew after a write to it has failed.
-        let ready = testing::whole(store, put("a", id(1), 1, 0), b"a").unwrap();
+        let ready = super::whole(store, put("a", id(1), 1, 0), b"a").unwrap();
         sim.before("write_at ", |sim| {
             sim.set_fault(Fault::Once(0, Errno::IO));
             sim.before("sync .ftx", |sim| sim.set_fault(Fault::Once(0, Errno::IO)));
@@ -437,7 +437,7 @@ fn a_directory_of_the_stores_own_that_could_not_be_synced_is_not_believed_until_
         fail(&store, &sim);
         sim.set_fault(Fault::None);
         assert_eq!(keep(&store, 2), Err(Code::StorageFailed));
-        let ready = testing::whole(&store, put("b", id(3), 1, 0), b"b").unwrap();
+        let ready = super::whole(&store, put("b", id(3), 1, 0), b"b").unwrap();
         assert!(commit(&store, vec![ready]).remove(0).is_err());
         drop(store);
         let store = try_open(&sim).unwrap();

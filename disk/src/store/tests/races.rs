@@ -1,11 +1,13 @@
 //! What another process does to a name or its directory in the middle of a put or a round.
 
+use std::path::Path;
+
 use ftx_protocol::{Code, Condition, Depth, Mode, TransferId, Version};
 
-use super::{directory, id, name, open, root, share, write};
+use super::{directory, id, name, open, options, root, share, write};
 use crate::identity::{Identity, Inode};
 use crate::sim::{Sim, SimHandle};
-use crate::store::{Finished, Listed, Put, Store};
+use crate::store::{Finished, Listed, OpenError, Put, Store};
 use crate::sys::{Disk, Want};
 
 type Answers = Vec<Result<(), Code>>;
@@ -216,4 +218,33 @@ fn is_of(listed: &Listed, path: &str) -> bool {
         Listed::Entry { name: of, .. } => *of == name(path),
         Listed::Unread { name: of, .. } => *of == Some(name(path)),
     }
+}
+
+/// It has opened the lock of a store that goes: that one would keep nobody out.
+#[test]
+fn a_store_that_begins_while_another_takes_its_directory_away_has_it_alone() {
+    for is_left in [false, true] {
+        let sim = Sim::new();
+        let first = open(&sim);
+        if is_left {
+            write(&sim, &directory(&sim, ".ftx"), "of-somebody", b"");
+        }
+        sim.before("lock ", move |_| assert_eq!(first.retire(&[b"further"]).is_err(), is_left));
+        let second = open(&sim);
+        let third = Store::open(sim.clone(), Path::new("/"), options()).err();
+        assert!(matches!(third, Some(OpenError::Locked)), "{third:?}");
+        assert_eq!(commit(&second, vec![whole(&second, put("a", Condition::Absent))]), [Ok(())]);
+    }
+}
+
+#[test]
+fn a_store_that_goes_takes_its_lock_away_last() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    sim.before("remove further", |sim| {
+        let third = Store::open(sim.clone(), Path::new("/"), options()).err();
+        assert!(matches!(third, Some(OpenError::Locked)), "{third:?}");
+    });
+    store.retire(&[b"further"]).unwrap();
+    assert!(sim.log().iter().any(|call| call.ends_with("remove further")));
 }
