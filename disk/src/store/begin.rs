@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use ftx_protocol::limits::RESUMABLE_BYTES;
-use ftx_protocol::{Code, Condition, Durability, Mode, Refusal};
+use ftx_protocol::{Code, Condition, Durability, Mode, Name, Refusal};
 use rustix::io::Errno;
 
 use super::naming::check_absent;
