@@ -2,7 +2,8 @@
 //!
 //! It is replaced whole, so that nobody reads half of it. Whoever has taken up what is in a file
 //! keeps a shared lock on it until the next one is taken up: so a writer knows when its change
-//! holds, by how many servers the tokens are used.
+//! holds, by how many servers the tokens are used. What was replaced has a name until nobody goes by it: a
+//! later change finds it, and waits for it as well.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -31,6 +32,10 @@ const COARSE_CLOCK: Duration = Duration::from_millis(100);
 
 /// The number in the name of the part file of `tokens`. One of a run that was killed is replaced.
 const TOKENS_PART: u64 = 1;
+
+/// How the name begins of a file that was replaced while servers may go by it; its inode follows, which no other file
+/// has as long as this one is there.
+const OLD: &str = "tokens.old.";
 
 /// To open what has the name: not what a link leads to, and a FIFO keeps nobody waiting.
 const ITSELF: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
@@ -136,7 +141,8 @@ impl TokensFile {
         &self,
         act: impl FnOnce(&mut Vec<Line>) -> Result<T, E>,
     ) -> Result<(T, Taken), E> {
-        let alone = self.alone()?;
+        // Until it holds: who comes next would wait for this file to be let go, which nobody may have taken up.
+        let _alone = self.alone()?;
         let old = self.open()?;
         let was = match &old {
             Some(opened) => Some(opened.read(&self.path)?),
@@ -149,10 +155,10 @@ impl TokensFile {
         }
         let text = write_tokens(&lines)
             .map_err(|error| TokensError::Text { path: shown(&self.path), error })?;
+        let mut replaced = self.replaced()?;
+        replaced.extend(old.map(|old| self.set_aside(old)));
         replace(&self.path, TOKENS_PART, &text)?;
-        drop(alone);
-        let taken = old.map_or(Taken::ByAll, |old| old.wait_until_let_go());
-        Ok((answer, taken))
+        Ok((answer, wait_until_let_go(replaced)))
     }
 
     /// Makes the file if it is not there, so that there is one to keep a lock on.
@@ -161,6 +167,30 @@ impl TokensFile {
             Some(_) => Ok(()),
             None => self.change(|_| Ok(())).map(|((), _)| ()),
         }
+    }
+
+    /// The files that earlier changes replaced, and did not see let go.
+    fn replaced(&self) -> Result<Vec<Replaced>, TokensError> {
+        let failed = || TokensError::system("look at", &self.state);
+        let mut replaced = Vec::new();
+        for entry in self.state.read_dir().map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            if entry.file_name().as_bytes().starts_with(OLD.as_bytes()) {
+                let name = entry.path();
+                let opened = open_private(&name)?;
+                replaced.extend(opened.map(|Opened { file, .. }| Replaced { file, name }));
+            }
+        }
+        Ok(replaced)
+    }
+
+    /// Gives the file that is about to be replaced a second name.
+    fn set_aside(&self, Opened { file, version }: Opened) -> Replaced {
+        let name = self.state.join(format!("{OLD}{}", version.inode));
+        // It may have that already, of a change that failed. Where there are no links, this change waits for it
+        // and no other does.
+        let _ = std::fs::hard_link(&self.path, &name);
+        Replaced { file, name }
     }
 
     /// Excludes other writers until it is dropped.
@@ -267,18 +297,37 @@ impl Opened {
             Ok(()) | Err(TryLockError::Error(_)) => Holds::Yes,
         }
     }
+}
 
-    /// Waits until nobody uses what is in it. Not for ever: a server may hang.
-    fn wait_until_let_go(&self) -> Taken {
-        let end = Instant::now() + TAKE_UP;
-        loop {
-            match self.file.try_lock() {
-                Ok(()) => return Taken::ByAll,
-                Err(TryLockError::Error(_)) => return Taken::NotYet,
-                Err(TryLockError::WouldBlock) if Instant::now() >= end => return Taken::NotYet,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
+/// A file that was replaced, by which a server may still go.
+#[derive(Debug)]
+struct Replaced {
+    file: File,
+    name: PathBuf,
+}
+
+/// Waits until nobody uses what is in them, and takes their names away then. Not for ever: a server may hang.
+fn wait_until_let_go(mut replaced: Vec<Replaced>) -> Taken {
+    let end = Instant::now() + TAKE_UP;
+    let mut taken = Taken::ByAll;
+    loop {
+        replaced.retain(|Replaced { file, name }| {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return true,
+                Err(TryLockError::Error(_)) => taken = Taken::NotYet,
+                Ok(()) => {}
             }
+            // One that stays is let go, which the next change sees.
+            let _ = std::fs::remove_file(name);
+            false
+        });
+        if replaced.is_empty() {
+            return taken;
         }
+        if Instant::now() >= end {
+            return Taken::NotYet;
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

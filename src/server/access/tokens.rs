@@ -507,6 +507,40 @@ mod tests {
     }
 
     #[test]
+    fn a_change_waits_for_who_goes_by_what_an_earlier_one_replaced() {
+        let state = State::new();
+        state.add(line(1, Rights::READING, None));
+        let tokens = state.tokens();
+        let rename = |name: &str| {
+            let act = |lines: &mut Vec<Line>| -> Result<(), TokensError> {
+                lines[0].name = name.parse().unwrap();
+                Ok(())
+            };
+            state.file().change(act).unwrap().1
+        };
+        std::thread::scope(|scope| {
+            let earlier = scope.spawn(|| rename("earlier"));
+            std::thread::sleep(Duration::from_millis(200));
+            let later = scope.spawn(|| rename("later"));
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(!later.is_finished(), "the earlier one does not hold");
+            assert_eq!(earlier.join().unwrap(), Taken::NotYet);
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(
+                !later.is_finished(),
+                "what the server goes by was replaced by the earlier one"
+            );
+            tokens.look();
+            assert_eq!(later.join().unwrap(), Taken::ByAll);
+        });
+        let left = || {
+            let names = state.directory.path().read_dir().unwrap();
+            names.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        assert_eq!(left().len(), 2, "the tokens and the lock: {:?}", left());
+    }
+
+    #[test]
     fn a_change_in_place_is_seen_however_soon_it_comes() {
         let state = State::new();
         state.add(line(1, Rights::READING, None));
@@ -588,8 +622,9 @@ mod tests {
         lost.discard();
         other.save_usage();
         assert_eq!(used()[&Owner([2; 8])], 20);
+        drop(other);
+        let _idle_watch = idle.watch(|| {}).unwrap();
         state.change(|lines| drop(lines.remove(0)));
-        idle.look();
         idle.save_usage();
         assert_eq!(used()[&Owner([2; 8])], 20);
         state.add(Line { id: Owner([3; 8]), ..limited(1) });
