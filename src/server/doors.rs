@@ -286,8 +286,8 @@ impl Address {
         [Some(self), self.site.as_deref()].into_iter().flatten()
     }
 
-    /// A login failed: from some number on, it has to wait before it is let in again.
-    fn failed(&self, now: u64, free_failures: u32) {
+    /// A login failed: from some number on, it has to wait before it is let in again. Says how many have.
+    fn failed(&self, now: u64, free_failures: u32) -> u32 {
         // Two at once may count as one; the next one counts.
         let failures = self.failures_at(now).saturating_add(1);
         self.failures.store(failures, Ordering::Relaxed);
@@ -299,6 +299,7 @@ impl Address {
             let until = now.saturating_add(milliseconds(penalty));
             self.shut_until.fetch_max(until, Ordering::Relaxed);
         }
+        failures
     }
 
     /// Failed logins that are not forgotten.
@@ -325,11 +326,15 @@ impl Pass {
         }
     }
 
-    /// A login failed: from some number on, the address has to wait before it is let in again.
+    /// A login failed: from some number on, the address has to wait before it is let in again. Those that are free
+    /// count for its site as well; with the others one network would lock out all that are there.
     pub(super) fn failed(&self, now: Time) {
-        let address = self.address.as_deref();
-        for counted in address.into_iter().flat_map(Address::with_site) {
-            counted.failed(now.0, self.free_failures);
+        let Some(address) = &self.address else { return };
+        let failures = address.failed(now.0, self.free_failures);
+        if failures <= self.free_failures
+            && let Some(site) = &address.site
+        {
+            site.failed(now.0, self.free_failures);
         }
     }
 
@@ -451,6 +456,19 @@ mod tests {
         assert_eq!(doors.enter(network(free + 1), at(0)).err(), Some(Shut::Penalty));
         assert!(doors.enter(address("2001:db8:2::1"), at(0)).is_ok(), "another site");
         assert!(doors.enter(network(free + 1), at(1)).is_ok(), "the first costs a second");
+    }
+
+    #[test]
+    fn logins_that_fail_in_one_network_do_not_lock_out_its_site() {
+        let mut doors = doors(DoorOptions::default());
+        let (one, other) = (address("2001:db8:1:1::1"), address("2001:db8:1:2::1"));
+        let guesses: Vec<Pass> =
+            (0..UNGREETED_PER_ADDRESS).map(|_| doors.enter(one, at(0)).unwrap()).collect();
+        for _ in 0..SITE_ADDRESSES {
+            guesses.iter().for_each(|pass| pass.failed(at(0)));
+        }
+        assert_eq!(doors.enter(one, at(0)).err(), Some(Shut::Penalty));
+        assert!(doors.enter(other, at(0)).is_ok());
     }
 
     #[test]
