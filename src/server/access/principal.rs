@@ -71,13 +71,15 @@ impl Principal {
     }
 
     /// Whether its token is over. Who came without one is who he was; and where nobody knows which tokens there
-    /// are, nobody is let do anything, but may stay until that is known.
+    /// are, nobody is let do anything, but may stay until that is known, or until the end that was known is there.
     pub(in crate::server) fn check_token(&mut self, now: SystemTime) -> Result<(), NoMore> {
         let Self::Token(member) = self else { return Ok(()) };
         match member.renew(now).map(|_| ()) {
             Ok(()) => Ok(()),
             Err(refusal) if refusal.code == Code::Expired => Err(NoMore::TokenExpired),
-            Err(_) if member.tokens.are_in_doubt() => Ok(()),
+            Err(_) if member.tokens.are_in_doubt() => {
+                member.known.check_time(now).map_err(|_| NoMore::TokenExpired)
+            }
             Err(_) => Err(NoMore::TokenGone),
         }
     }

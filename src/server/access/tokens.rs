@@ -359,7 +359,10 @@ mod tests {
     use std::path::Path;
     use std::time::Instant;
 
+    use ftx_protocol::server::NoMore;
+
     use super::*;
+    use crate::server::access::Principal;
     use crate::server::access::file::Taken;
     use crate::server::access::testing::{State, line, secret};
 
@@ -466,6 +469,25 @@ mod tests {
         state.change(|lines| assert!(lines.is_empty()));
         assert_eq!(tokens.look(), Looked::Changed, "they were unknown, and are over");
         assert_eq!(code(member.renew(SystemTime::now())), Some(Code::Denied));
+    }
+
+    #[test]
+    fn whose_time_is_over_while_the_file_is_no_good_does_not_stay() {
+        let state = State::new();
+        state.add(line(1, Rights::ALL, None));
+        let tokens = state.tokens();
+        let (now, late) = (SystemTime::now(), SystemTime::now() + Duration::from_secs(3_601));
+        let mut principal = Principal::Token(tokens.login(&secret(1), now).unwrap());
+        let path = state.directory.path().join("tokens");
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "garbage").unwrap();
+        tokens.look();
+        assert_eq!(principal.check_token(now), Ok(()));
+        assert_eq!(principal.check_token(late), Err(NoMore::TokenExpired));
+        std::fs::write(&path, &text).unwrap();
+        state.change(|lines| lines[0].expires = None);
+        tokens.look();
+        assert_eq!(principal.check_token(late), Ok(()), "it has more time now");
     }
 
     #[test]
