@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ftx_disk::store::{Naming, OldMode};
 use ftx_protocol::{Code, Condition, Name, Owner, Refusal};
 
-use super::principal::{Member, gone};
+use super::principal::Member;
 use super::rights::Rights;
 use super::tokens::{Known, Tokens};
 use super::usage::Share;
@@ -70,22 +70,15 @@ impl Lease {
         }
     }
 
-    /// Whether nobody knows now if it holds: what it was granted for is not to be destroyed for that.
-    pub(in crate::server) fn is_in_doubt(&self) -> bool {
-        match self {
-            Self::Always => false,
-            Self::Token { tokens, .. } => tokens.are_in_doubt(),
-        }
-    }
-
-    /// Asks again. Cheap where nothing has changed: no lock, no system call.
+    /// Asks again. Cheap where nothing has changed: no lock, no system call. `busy` where nobody knows: what it was
+    /// granted for is not to be destroyed for that.
     pub(in crate::server) fn check(&self) -> Result<(), Refusal> {
         let Self::Token { tokens, known, generation, needs } = self else { return Ok(()) };
         let now = tokens.now();
         if tokens.generation() == *generation {
             return known.check_time(now);
         }
-        let current = tokens.find(known.id).ok_or_else(|| tokens.not_found(gone()))?;
+        let current = tokens.find(known.id)?;
         current.check_time(now)?;
         match current.rights.has_all(*needs) && current.under == known.under {
             true => Ok(()),

@@ -37,8 +37,7 @@ impl Member {
     pub(super) fn renew(&mut self, now: SystemTime) -> Result<&Known, Refusal> {
         let generation = self.tokens.generation();
         if generation != self.generation {
-            let found = self.tokens.find(self.known.id);
-            self.known = found.ok_or_else(|| self.tokens.not_found(gone()))?;
+            self.known = self.tokens.find(self.known.id)?;
             self.generation = generation;
         }
         self.known.check_time(now)?;
@@ -77,7 +76,7 @@ impl Principal {
         match member.renew(now).map(|_| ()) {
             Ok(()) => Ok(()),
             Err(refusal) if refusal.code == Code::Expired => Err(NoMore::TokenExpired),
-            Err(_) if member.tokens.are_in_doubt() => {
+            Err(refusal) if refusal.code == Code::Busy => {
                 member.known.check_time(now).map_err(|_| NoMore::TokenExpired)
             }
             Err(_) => Err(NoMore::TokenGone),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use super::clock::Clock;
 use super::file::{FileVersion, Holds, Opened, TokensError, TokensFile, Youth};
 use super::line::{Line, TokenName, system_time, token_digest};
-use super::principal::Member;
+use super::principal::{Member, gone};
 use super::rights::Rights;
 use super::usage::{Account, Share};
 use super::usage_file::{UsageFile, Used};
@@ -73,8 +73,6 @@ pub(in crate::server) struct Tokens {
     clock: Clock,
     table: Mutex<Arc<Table>>,
     generation: AtomicU64,
-    /// The file cannot be read or understood: nobody knows which tokens there are.
-    in_doubt: AtomicBool,
     looking: Mutex<Looking>,
 }
 
@@ -86,6 +84,17 @@ type Words = [u64; 4];
 struct Table {
     digests: Vec<(Words, Arc<Known>)>,
     by_id: HashMap<Owner, Arc<Known>>,
+    doubt: Doubt,
+}
+
+/// Whether the file can be read and understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Doubt {
+    #[default]
+    No,
+    /// It cannot: nobody knows which tokens there are. Nobody is let in then; and nothing is lost that whoever turns
+    /// out to have one would go on with.
+    Yes,
 }
 
 /// What was last seen of the file, and what became of it.
@@ -135,7 +144,6 @@ impl Tokens {
             clock: Clock::new(),
             table: Mutex::default(),
             generation: AtomicU64::new(0),
-            in_doubt: AtomicBool::new(false),
             looking: Mutex::new(Looking {
                 seen: Seen::Nothing,
                 lines: Vec::new(),
@@ -159,17 +167,13 @@ impl Tokens {
         Watch::start(Arc::clone(self), changed)
     }
 
-    /// Whether nobody knows now which tokens there are. Nobody is let in then; and nothing is lost that
-    /// whoever turns out to have one would go on with.
-    pub(in crate::server) fn are_in_doubt(&self) -> bool {
-        self.in_doubt.load(Ordering::Acquire)
-    }
-
     /// Whether the file, which can be read, has no such token, or one whose time is over.
     pub(in crate::server) fn is_over(&self, id: Owner) -> bool {
-        let now = self.now();
-        let over = self.find(id).is_none_or(|known| known.check_time(now).is_err());
-        over && !self.are_in_doubt()
+        let table = self.table();
+        match table.by_id.get(&id) {
+            Some(known) => known.check_time(self.now()).is_err(),
+            None => table.doubt == Doubt::No,
+        }
     }
 
     pub(in crate::server) fn now(&self) -> SystemTime {
@@ -182,20 +186,12 @@ impl Tokens {
     }
 
     /// What is known of a token.
-    pub(super) fn find(&self, id: Owner) -> Option<Arc<Known>> {
-        self.table().by_id.get(&id).cloned()
-    }
-
-    /// The refusal of a token that is not found: it is over, or whoever has it is to come again when the file is
-    /// good.
-    pub(super) fn not_found(&self, over: impl Into<Refusal>) -> Refusal {
-        match self.are_in_doubt() {
-            true => Refusal::new(
-                Code::Busy,
-                "the server cannot read now which tokens there are: come again later",
-            ),
-            false => over.into(),
-        }
+    ///
+    /// # Errors
+    /// When it is gone, or, with `busy`, when nobody knows whether it is.
+    pub(super) fn find(&self, id: Owner) -> Result<Arc<Known>, Refusal> {
+        let table = self.table();
+        table.by_id.get(&id).cloned().ok_or_else(|| table.not_found(gone))
     }
 
     /// Whose token this is.
@@ -214,7 +210,7 @@ impl Tokens {
             place.conditional_assign(&number, known[..].ct_eq(&digest[..]));
         }
         let found = usize::try_from(place).ok().and_then(|place| table.digests.get(place));
-        let (_, known) = found.ok_or_else(|| self.not_found(Code::LoginFailed))?;
+        let (_, known) = found.ok_or_else(|| table.not_found(|| Code::LoginFailed.into()))?;
         known.check_time(now)?;
         Ok(Member { tokens: Arc::clone(self), known: Arc::clone(known), generation })
     }
@@ -231,20 +227,15 @@ impl Tokens {
         }
         match self.take_up() {
             Ok((opened, lines)) => {
-                let looked = self.apply(&mut looking, lines);
-                self.in_doubt.store(false, Ordering::Release);
+                let looked = self.apply(&mut looking, lines, Doubt::No);
                 let had = std::mem::replace(&mut looking.seen, Seen::Good(opened));
                 if let Seen::Bad { .. } = had {
                     tracing::info!("the tokens file is good again");
-                    // What is not in it was in doubt, and is over now.
-                    return Looked::Changed;
                 }
                 looked
             }
             Err(why) => {
-                // First: whoever does not find a token in what follows must know why.
-                self.in_doubt.store(true, Ordering::Release);
-                let looked = self.apply(&mut looking, Vec::new());
+                let looked = self.apply(&mut looking, Vec::new(), Doubt::Yes);
                 let is_news = !matches!(&looking.seen, Seen::Bad { why: said } if *said == why);
                 if is_news {
                     tracing::error!(
@@ -275,11 +266,13 @@ impl Tokens {
         Err(format!("{} changes all the time", super::file::shown(path)))
     }
 
-    fn apply(&self, looking: &mut Looking, lines: Vec<Line>) -> Looked {
-        if lines == looking.lines && !matches!(looking.seen, Seen::Nothing) {
+    fn apply(&self, looking: &mut Looking, lines: Vec<Line>, doubt: Doubt) -> Looked {
+        // What is not in the file was in doubt, and is over when that has gone.
+        let is_same = lines == looking.lines && doubt == self.table().doubt;
+        if is_same && !matches!(looking.seen, Seen::Nothing) {
             return Looked::Same;
         }
-        let mut table = Table::default();
+        let mut table = Table { doubt, ..Table::default() };
         for line in &lines {
             let account = looking.accounts.entry(line.id).or_default();
             let known = Arc::new(known(line, Arc::clone(account)));
@@ -325,6 +318,20 @@ impl Tokens {
 
     fn table(&self) -> Arc<Table> {
         Arc::clone(&lock(&self.table))
+    }
+}
+
+impl Table {
+    /// The refusal of a token that is not found: it is over, or whoever has it is to come again when the file is
+    /// good.
+    fn not_found(&self, over: impl FnOnce() -> Refusal) -> Refusal {
+        match self.doubt {
+            Doubt::Yes => Refusal::new(
+                Code::Busy,
+                "the server cannot read now which tokens there are: come again later",
+            ),
+            Doubt::No => over(),
+        }
     }
 }
 
@@ -491,6 +498,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_looked_up_in_doubt_is_in_doubt_when_the_file_is_good_again() {
+        let state = State::new();
+        let tokens = state.tokens();
+        let path = state.directory.path().join("tokens");
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "garbage").unwrap();
+        assert_eq!(tokens.look(), Looked::Changed);
+        let in_doubt = tokens.table();
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(tokens.look(), Looked::Changed);
+        assert_eq!(in_doubt.not_found(gone).code, Code::Busy);
+        assert_eq!(tokens.table().not_found(gone).code, Code::Denied);
+    }
+
+    #[test]
     fn a_change_holds_when_it_has_returned() {
         let state = State::new();
         let tokens = state.tokens();
@@ -572,7 +594,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("token-1", "token-x").replace("0101", "0202")).unwrap();
         tokens.look();
-        assert!(tokens.find(Owner([1; 8])).is_none() && tokens.find(Owner([2; 8])).is_some());
+        assert!(tokens.find(Owner([1; 8])).is_err() && tokens.find(Owner([2; 8])).is_ok());
     }
 
     #[test]

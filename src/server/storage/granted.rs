@@ -46,15 +46,11 @@ impl Granted {
         self.0.as_ref()?.share.as_ref()
     }
 
-    /// Whether nobody knows now if it still holds.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.0.as_ref().is_some_and(|grant| grant.lease.is_in_doubt())
-    }
-
     /// Whether it still holds: to be asked before each part, and before a name is taken.
     ///
     /// # Errors
-    /// When the token was taken back, or does not allow this any more, or its time is over.
+    /// When the token was taken back, or does not allow this any more, or its time is over; `busy` when nobody knows
+    /// which tokens there are.
     pub(super) fn check(&self) -> Result<(), Refusal> {
         self.0.as_ref().map_or(Ok(()), |grant| grant.lease.check())
     }

@@ -251,9 +251,10 @@ impl Transfers {
                 slot.log_end(|| {
                     audit::refused(&slot.origin, Verb::Put, &slot.name, came, &refusal, slot.began);
                 });
+                let ending = Ending::of_lost(&refusal);
                 let event = Event::Refused { id: slot.id, refusal };
                 self.outcomes.push_event(slot.origin.key, event);
-                self.let_go(&slot, *upload, slot.ending_of_lost());
+                self.let_go(&slot, *upload, ending);
             }
         }
     }
@@ -308,6 +309,17 @@ impl Entry {
 
     fn is_of(&self, slot: &Slot) -> bool {
         matches!(self, Self::Taken(current) if std::ptr::eq(&raw const **current, slot))
+    }
+}
+
+impl Ending {
+    /// What becomes of the bytes of a put that has lost its right to go on, by what was said of that. Where it cannot
+    /// be known which tokens there are, nothing is lost by it.
+    pub(super) fn of_lost(refusal: &Refusal) -> Self {
+        match refusal.code {
+            Code::Busy => Self::Suspend,
+            _ => Self::Discard,
+        }
     }
 }
 
@@ -437,15 +449,6 @@ impl Slot {
         }
     }
 
-    /// What becomes of the bytes of a put that has lost its right to go on. Where it cannot be known which
-    /// tokens there are, nothing is lost by that.
-    pub(super) fn ending_of_lost(&self) -> Ending {
-        match self.granted.is_in_doubt() {
-            true => Ending::Suspend,
-            false => Ending::Discard,
-        }
-    }
-
     /// The store has given the transfer up: whoever works on it has to drop it. Returns the upload
     /// when nobody does.
     pub(super) fn condemn(&self) -> Option<Box<Upload>> {
@@ -487,6 +490,14 @@ mod tests {
         _directory: tempfile::TempDir,
         transfers: Transfers,
         share: Share,
+    }
+
+    #[test]
+    fn only_a_right_that_is_known_to_be_lost_costs_the_bytes() {
+        assert!(Ending::of_lost(&Code::Busy.into()) == Ending::Suspend);
+        for code in [Code::Denied, Code::Expired] {
+            assert!(Ending::of_lost(&code.into()) == Ending::Discard, "{code:?}");
+        }
     }
 
     fn origin(number: usize) -> Origin {

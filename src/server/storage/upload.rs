@@ -89,7 +89,8 @@ impl Bring {
         let Some(slot) = self.puts.get(&id).cloned() else { return };
         let Some(mut upload) = slot.take() else { return self.lost(id) };
         if let Err(refusal) = slot.granted.check() {
-            return self.fail(id, *upload, refusal, slot.ending_of_lost());
+            let ending = Ending::of_lost(&refusal);
+            return self.fail(id, *upload, refusal, ending);
         }
         let written = slot
             .brought(upload.offset().saturating_add(bytes.len() as u64))
@@ -110,7 +111,8 @@ impl Bring {
         let Some(slot) = self.puts.get(&end.id).cloned() else { return };
         let Some(upload) = slot.take() else { return self.lost(end.id) };
         if let Err(refusal) = slot.granted.check() {
-            return self.fail(end.id, *upload, refusal, slot.ending_of_lost());
+            let ending = Ending::of_lost(&refusal);
+            return self.fail(end.id, *upload, refusal, ending);
         }
         if let Err(refusal) = slot.reached(end.size) {
             return self.fail(end.id, *upload, refusal, Ending::Discard);
