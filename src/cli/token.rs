@@ -174,7 +174,7 @@ impl Add {
         let now = SystemTime::now();
         let expires = match self.expires {
             Some(lifetime) => {
-                let end = now.checked_add(lifetime);
+                let end = now.checked_add(lifetime).filter(|end| *end < year_10_000());
                 Some(end.ok_or_else(|| wrong("it would end later than can be said"))?)
             }
             None => None,
@@ -356,6 +356,11 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// From here on a time cannot be written as others are.
+fn year_10_000() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800)
+}
+
 fn bytes(text: &str) -> Result<NonZeroU64, String> {
     let size: Size = text.parse()?;
     NonZeroU64::new(size.bytes()).ok_or_else(|| "it could bring nothing".to_owned())
@@ -374,5 +379,25 @@ fn of_state(error: StateError) -> Failure {
         | StateError::NotOurs { .. }
         | StateError::Open { .. }
         | StateError::System { .. } => local(&error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_ends_before_the_year_10000_or_not_at_all() {
+        let add = |expires| Add {
+            name: "alice".parse().unwrap(),
+            can: Rights::READING,
+            under: None,
+            expires: Some(lifetime(expires).unwrap()),
+            max_bytes: None,
+            max_partials: None,
+        };
+        let line = |expires| add(expires).line(&Secret::new([1; 32]));
+        assert!(allowed(&line("7000y").unwrap()).starts_with("read,list until "));
+        assert!(line("20000y").is_err());
     }
 }
