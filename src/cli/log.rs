@@ -3,7 +3,9 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
 
 /// Bytes that wait to be written; further lines are lost, and that is better than memory that grows.
 const WAITING_BYTES: usize = 2 * 1024 * 1024;
@@ -22,6 +24,8 @@ pub struct Log(Arc<Shared>);
 pub struct Guard(Arc<Shared>);
 
 struct Shared {
+    /// The line that says how many were lost, as the others are written.
+    say_lost: fn(u64) -> String,
     lines: Mutex<Lines>,
     changed: Condvar,
 }
@@ -42,6 +46,18 @@ enum Stage {
     Over,
 }
 
+/// That lines were lost, in a log of text.
+pub fn lost_as_text(lost: u64) -> String {
+    format!("{lost} lines of the log lost\n")
+}
+
+/// The same in a log of JSON.
+pub fn lost_as_json(lost: u64) -> String {
+    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    let message = format!("{lost} lines of the log lost");
+    format!("{}\n", json!({"timestamp": timestamp, "level": "WARN", "message": message}))
+}
+
 impl Shared {
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
@@ -59,9 +75,7 @@ impl Shared {
             let mut bytes = std::mem::take(&mut lines.bytes);
             match std::mem::take(&mut lines.lost) {
                 0 => {}
-                lost => {
-                    bytes.extend_from_slice(format!("{lost} lines of the log lost\n").as_bytes())
-                }
+                lost => bytes.extend_from_slice((self.say_lost)(lost).as_bytes()),
             }
             let stage = lines.stage;
             drop(lines);
@@ -77,8 +91,12 @@ impl Shared {
 
 impl Log {
     /// Starts the thread, which writes to `to`.
-    pub fn start(to: impl Write + Send + 'static) -> io::Result<(Self, Guard)> {
-        let shared = Arc::new(Shared { lines: Mutex::default(), changed: Condvar::new() });
+    pub fn start(
+        to: impl Write + Send + 'static,
+        say_lost: fn(u64) -> String,
+    ) -> io::Result<(Self, Guard)> {
+        let shared =
+            Arc::new(Shared { say_lost, lines: Mutex::default(), changed: Condvar::new() });
         let writing = Arc::clone(&shared);
         std::thread::Builder::new().name("log".into()).spawn(move || writing.write(to))?;
         Ok((Self(Arc::clone(&shared)), Guard(shared)))
@@ -137,9 +155,20 @@ mod tests {
     }
 
     #[test]
+    fn in_a_log_of_json_what_was_lost_is_json_too() {
+        let (told, writes) = channel();
+        let (mut log, guard) = Log::start(Told(told), lost_as_json).unwrap();
+        log.write_all(&vec![0; WAITING_BYTES + 1]).unwrap();
+        drop(guard);
+        let written: Vec<u8> = writes.try_iter().flatten().collect();
+        let line: serde_json::Value = serde_json::from_slice(&written).unwrap();
+        assert_eq!(line["message"], "1 lines of the log lost");
+    }
+
+    #[test]
     fn every_line_is_written_in_its_order_and_what_does_not_fit_is_counted() {
         let (told, writes) = channel();
-        let (mut log, guard) = Log::start(Told(told)).unwrap();
+        let (mut log, guard) = Log::start(Told(told), lost_as_text).unwrap();
         for number in 0..1_000 {
             writeln!(log, "{number}").unwrap();
         }

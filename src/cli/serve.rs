@@ -23,7 +23,7 @@ use super::admission::{Admission, Settled, reach};
 use super::confine::{self, GivenUp};
 use super::directory::{Errand, Links, OwnDirectory};
 use super::identity::{Kept, Reloaded};
-use super::log::{Guard, Log};
+use super::log::{Guard, Log, lost_as_json, lost_as_text};
 use super::size::Size;
 use super::transfer::Level;
 use super::user::User;
@@ -305,7 +305,11 @@ fn threads(word: &str) -> Result<usize, String> {
 /// Starts the log on stderr.
 fn start_log(format: LogFormat) -> Result<Guard> {
     use tracing_subscriber::EnvFilter;
-    let (log, guard) = Log::start(io::stderr()).context("cannot start a thread")?;
+    let say_lost: fn(u64) -> String = match format {
+        LogFormat::Text => lost_as_text,
+        LogFormat::Json => lost_as_json,
+    };
+    let (log, guard) = Log::start(io::stderr(), say_lost).context("cannot start a thread")?;
     let writer = move || log.clone();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
