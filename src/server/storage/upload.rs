@@ -161,7 +161,8 @@ impl Bring {
         if let Err(refusal) = slot.granted.check()
             && let Some(upload) = slot.take()
         {
-            self.fail(id, *upload, refusal, slot.ending_of_lost());
+            let ending = Ending::of_lost(&refusal);
+            self.fail(id, *upload, refusal, ending);
         }
     }
 
