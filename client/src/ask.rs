@@ -1,18 +1,18 @@
 //! Questions, and changes of names: everything that brings no file. One connection for as many of
 //! them as there are, with no round trip for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ftx_protocol::client::Event;
 use ftx_protocol::message::{Change, Entries, Info, List, Stat};
-use ftx_protocol::{Depth, Durability, Name, Refusal, RequestId};
+use ftx_protocol::{Code, Depth, Durability, Name, Refusal, RequestId};
 
-use crate::Client;
 use crate::failure::{Failure, Trouble};
 use crate::link::{Link, READ_BYTES};
+use crate::{Client, ServerAddress};
 
 /// Questions and gets under way at most, and the bytes of their lines: so few that the server has room for
 /// them while it answers and sends, and this side never has to wait for that.
@@ -151,7 +151,7 @@ impl Session {
     }
 
     /// Asks many questions, each with something that tells it from the others. The answers come in
-    /// any order.
+    /// any order. A server that lets one connection ask no more (rule 4.12) is asked on another one.
     ///
     /// # Errors
     /// When the connection breaks. What is refused is an answer, and the rest goes on.
@@ -160,57 +160,58 @@ impl Session {
         asks: &mut dyn Iterator<Item = (K, Ask)>,
         each: &mut dyn FnMut(K, Result<Answer, Failure>),
     ) -> Result<(), Failure> {
-        let mut asked: BTreeMap<RequestId, (K, Ask)> = BTreeMap::new();
-        let mut asked_bytes: usize = 0;
+        let mut asking = Asking::default();
         let mut buffer = std::mem::take(&mut self.buffer);
         let result = loop {
-            let mut lines = Vec::new();
-            while asked.len() < ASKED_MAX
-                && asked_bytes < ASKED_BYTES
-                && let Some((key, ask)) = asks.next()
-            {
-                asked_bytes = asked_bytes.saturating_add(ask.line_bytes());
-                let id = self.make(&ask, &mut lines);
-                asked.insert(id, (key, ask));
-            }
-            if asked.is_empty() {
+            let lines = asking.take_more(asks, &self.link);
+            if asking.is_over() {
                 break Ok(());
+            }
+            if asking.asked.is_empty() {
+                self.come_anew(&mut asking, each);
+                continue;
             }
             let (link, server) = (&self.link, &self.client.server);
             let heard = link.write(&lines).map_err(Trouble::from).and_then(|()| {
                 link.receive(&mut buffer, &mut |event, _| {
-                    let (id, answer) = match event {
-                        Event::Info(info) => (info.id, Ok(Answer::Info(info))),
-                        Event::Ok(okay) => {
-                            let durability = okay.durability.unwrap_or(Durability::None);
-                            (okay.id, Ok(Answer::Changed(durability)))
-                        }
-                        Event::Refused { id, refusal } => (id, Err(refusal)),
-                        _ => return Ok(()),
-                    };
-                    let Some((key, ask)) = asked.remove(&id) else { return Ok(()) };
-                    asked_bytes = asked_bytes.saturating_sub(ask.line_bytes());
-                    let failed = |refusal: Refusal| {
-                        Trouble::Refused(refusal).into_failure(&ask.what(), server)
-                    };
-                    each(key, answer.map_err(failed));
+                    if let Some((key, ask, answer)) = asking.heard(event) {
+                        each(key, answer.map_err(|refusal| refused(&ask, refusal, server)));
+                    }
                     Ok(())
                 })
             });
             if let Err(trouble) = heard {
-                let what = asked.values().next().map_or_else(String::new, |(_, ask)| ask.what());
-                break Err(trouble.into_failure(&what, &self.client.server));
+                match asking.asked.values().next() {
+                    // The end of a connection that may ask no more, on which nothing is owed.
+                    None if !asking.busy.is_empty() => {}
+                    first => {
+                        let what = first.map_or_else(String::new, |(_, ask)| ask.what());
+                        break Err(trouble.into_failure(&what, &self.client.server));
+                    }
+                }
             }
         };
         self.buffer = buffer;
         result
     }
 
-    fn make(&self, ask: &Ask, lines: &mut Vec<u8>) -> RequestId {
-        let now = self.link.now();
-        match ask.clone() {
-            Ask::Stat(stat) => self.link.machine().stat(stat, lines, now),
-            Ask::Change(change) => self.link.machine().change(change, lines, now),
+    /// Goes on with what was refused as too much, on another connection; if that was of no use, it is the answer.
+    fn come_anew<K>(
+        &mut self,
+        asking: &mut Asking<K>,
+        each: &mut dyn FnMut(K, Result<Answer, Failure>),
+    ) {
+        let busy = std::mem::take(&mut asking.busy);
+        match (asking.link, self.client.link()) {
+            (Use::Answered, Ok(link)) => {
+                (self.link, asking.link) = (link, Use::New);
+                asking.again.extend(busy.into_iter().map(|(key, ask, _)| (key, ask)));
+            }
+            (Use::New, _) | (_, Err(_)) => {
+                for (key, ask, refusal) in busy {
+                    each(key, Err(refused(&ask, refusal, &self.client.server)));
+                }
+            }
         }
     }
 
@@ -264,6 +265,86 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.client.leave(&self.link);
     }
+}
+
+/// What a connection was good for so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// It has answered, or may have, before these questions.
+    Answered,
+    /// It came in the place of another one, and has answered nothing.
+    New,
+}
+
+/// Questions under way.
+struct Asking<K> {
+    asked: BTreeMap<RequestId, (K, Ask)>,
+    asked_bytes: usize,
+    /// Refused with `busy` on this connection, which may ask no more.
+    busy: Vec<(K, Ask, Refusal)>,
+    /// To be asked on this one, before the others.
+    again: VecDeque<(K, Ask)>,
+    link: Use,
+}
+
+impl<K> Default for Asking<K> {
+    fn default() -> Self {
+        let (asked, asked_bytes) = (BTreeMap::new(), 0);
+        Self { asked, asked_bytes, busy: Vec::new(), again: VecDeque::new(), link: Use::Answered }
+    }
+}
+
+impl<K> Asking<K> {
+    /// The lines of as many questions more as the server has room for.
+    fn take_more(&mut self, asks: &mut dyn Iterator<Item = (K, Ask)>, link: &Link) -> Vec<u8> {
+        let mut lines = Vec::new();
+        while self.busy.is_empty()
+            && self.asked.len() < ASKED_MAX
+            && self.asked_bytes < ASKED_BYTES
+            && let Some((key, ask)) = self.again.pop_front().or_else(|| asks.next())
+        {
+            let now = link.now();
+            let id = match ask.clone() {
+                Ask::Stat(stat) => link.machine().stat(stat, &mut lines, now),
+                Ask::Change(change) => link.machine().change(change, &mut lines, now),
+            };
+            self.asked_bytes = self.asked_bytes.saturating_add(ask.line_bytes());
+            self.asked.insert(id, (key, ask));
+        }
+        lines
+    }
+
+    fn is_over(&self) -> bool {
+        self.asked.is_empty() && self.busy.is_empty()
+    }
+
+    /// A question with its answer, if this is one, and none that another connection may bring.
+    fn heard(&mut self, event: Event) -> Option<(K, Ask, Result<Answer, Refusal>)> {
+        let (id, answer) = match event {
+            Event::Info(info) => (info.id, Ok(Answer::Info(info))),
+            Event::Ok(okay) => {
+                (okay.id, Ok(Answer::Changed(okay.durability.unwrap_or(Durability::None))))
+            }
+            Event::Refused { id, refusal } => (id, Err(refusal)),
+            _ => return None,
+        };
+        let (key, ask) = self.asked.remove(&id)?;
+        self.asked_bytes = self.asked_bytes.saturating_sub(ask.line_bytes());
+        match answer {
+            Err(refusal) if refusal.code == Code::Busy => {
+                self.busy.push((key, ask, refusal));
+                None
+            }
+            answer => {
+                self.link = Use::Answered;
+                Some((key, ask, answer))
+            }
+        }
+    }
+}
+
+fn refused(ask: &Ask, refusal: Refusal, server: &ServerAddress) -> Failure {
+    Trouble::Refused(refusal).into_failure(&ask.what(), server)
 }
 
 /// Reads until the answer has come.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,7 +14,9 @@ use ftx::server::{
     Access, Listen, MadeDirectory, OpenMax, Options, SELECTORS_MAX, Server, Stopper,
 };
 use ftx_client::DEFAULT_PORT;
-use ftx_protocol::limits::{INTEGER_MAX, REQUESTS_TOTAL};
+use ftx_protocol::limits::{
+    INTEGER_MAX, PART_BYTES_PER_SECOND_MIN, READ_BYTES_PER_SECOND_MIN, REQUESTS, REQUESTS_TOTAL,
+};
 use rustix::fs::Mode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -27,6 +30,15 @@ use super::log::{Guard, Log, lost_as_json, lost_as_text};
 use super::size::Size;
 use super::transfer::Level;
 use super::user::User;
+
+const EXAMPLES: &str = "\
+Examples:
+  ftx serve ./dir --max-size 10G --min-free 1G
+  ftx serve ./dir --listen 0.0.0.0:7389
+  ftx token --of ./dir add alice --can read,list";
+
+/// Fewer requests of a connection would not be enough to take up what a client has under way when it comes anew.
+const REQUESTS_TOTAL_MIN: u64 = 2 * REQUESTS as u64;
 
 /// How long what a token has left unfinished is kept after it. Who has put an old or a wrong tokens file in the place
 /// hears of it at once, from all who are not let in, and has this time to put the right one back; who has removed a
@@ -64,11 +76,7 @@ const OPEN_ANYWHERE: OpenMax = OpenMax { puts: 128, files: 64, directories: 32 }
 /// SIGTERM lets what runs finish, or end so that it can be resumed; a second one quits at once.
 /// SIGHUP reads the certificate anew.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  ftx serve ./dir --max-size 10G --min-free 1G
-  ftx serve ./dir --listen 0.0.0.0:7389
-  ftx token --of ./dir add alice --can read,list")]
+#[command(after_help = EXAMPLES, after_long_help = examples_and_fixed_limits())]
 pub struct Serve {
     /// The directory. It is made if its parent exists
     directory: PathBuf,
@@ -100,9 +108,10 @@ pub struct Serve {
           value_parser = super::size::count::<usize>)]
     max_connections: usize,
 
-    /// Requests that one connection may make in all; then it has to come anew, which ftx does by itself
+    /// Requests that one connection may make in all, at least 8192; then it has to come anew, which ftx does by
+    /// itself
     #[arg(long, value_name = "N", default_value_t = REQUESTS_TOTAL,
-          value_parser = super::size::count::<u64>)]
+          value_parser = requests)]
     max_requests: u64,
 
     /// Threads that wait for sockets, besides those that wait for disks. One keeps two cores busy; where there
@@ -159,6 +168,7 @@ impl Serve {
     /// What needs the world outside the directory comes first, then what needs threads.
     pub fn run(mut self) -> Result<()> {
         confine::let_nobody_else_write();
+        let hung_up = hold_sighup()?;
         let descriptors = self.fit_connections();
         let (log_format, access, unconfined) = (self.log_format, self.access(), self.unconfined);
         let user = self.user.as_deref().map(User::find).transpose()?;
@@ -188,7 +198,7 @@ impl Serve {
         }
         let server = prepared.open()?;
         // Before it says that it is ready: whoever has read that may send a signal.
-        take_signals(server.stopper(), settled.identity)?;
+        take_signals(server.stopper(), settled.identity, &hung_up)?;
         introduce(server.addresses(), &introductions).context("cannot say where it listens")?;
         server.run().context("the selector failed")
     }
@@ -255,6 +265,30 @@ impl Serve {
     }
 }
 
+/// What --help has at its end: the limits that no option sets are there to be known, too.
+fn examples_and_fixed_limits() -> String {
+    use ftx::server::fixed;
+    let time = |time| humantime::format_duration(time).to_string();
+    format!(
+        "{EXAMPLES}
+
+Limits that no option sets:
+  Connections without a login: {} of one address, and 1 of {} of all there may be
+  After the logins that may fail: {}, twice as long each time, {} at most; forgotten after {}
+  IPv6: a /64 is one address, and a /48 has {} times as much
+  Slowest body, inside an announced part: {PART_BYTES_PER_SECOND_MIN} bytes/s; slowest reading: {READ_BYTES_PER_SECOND_MIN} bytes/s
+  Unfinished uploads of those without a token: {}, and {} of one address",
+        fixed::UNGREETED_PER_ADDRESS,
+        fixed::UNGREETED_PART,
+        time(fixed::PENALTY_MIN),
+        time(fixed::PENALTY_MAX),
+        time(fixed::FORGET_AFTER),
+        fixed::SITE_ADDRESSES,
+        fixed::PARTIALS_OF_ANYONE,
+        fixed::PARTIALS_OF_ADDRESS,
+    )
+}
+
 /// How the descriptors that the system gives compare to the connections asked for.
 enum Descriptors {
     Enough { limit: u64, connections: usize },
@@ -294,6 +328,13 @@ impl Descriptors {
                 tracing::warn!(%error, "cannot raise the limit of open descriptors");
             }
         }
+    }
+}
+
+fn requests(word: &str) -> Result<u64, String> {
+    match super::size::count(word)? {
+        number @ REQUESTS_TOTAL_MIN.. => Ok(number),
+        _ => Err(format!("it is {REQUESTS_TOTAL_MIN} or more")),
     }
 }
 
@@ -368,9 +409,17 @@ fn introduce(addresses: &[SocketAddr], introductions: &[String]) -> io::Result<(
     Ok(())
 }
 
+/// Notes a SIGHUP that comes before there is somebody to hear it: as soon as the process is there, its service counts
+/// as started, and may be told to read its certificate anew.
+fn hold_sighup() -> Result<Arc<AtomicBool>> {
+    let hung_up = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGHUP, Arc::clone(&hung_up)).context("cannot take signals")?;
+    Ok(hung_up)
+}
+
 /// The first SIGTERM or SIGINT stops the server in order, the second at once. SIGHUP brings a renewed
 /// certificate; if it came because the terminal is gone, it is as SIGTERM.
-fn take_signals(stopper: Stopper, kept: Option<Kept>) -> Result<()> {
+fn take_signals(stopper: Stopper, kept: Option<Kept>, hung_up: &AtomicBool) -> Result<()> {
     /// As a shell says it of a program that SIGINT ended.
     const QUIT: i32 = 130;
     enum Stage {
@@ -379,6 +428,9 @@ fn take_signals(stopper: Stopper, kept: Option<Kept>) -> Result<()> {
     }
     let had_terminal = io::stderr().is_terminal();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot take signals")?;
+    if hung_up.load(Ordering::Relaxed) {
+        signal_hook::low_level::raise(SIGHUP).context("cannot take signals")?;
+    }
     let listen = move || {
         let mut stage = Stage::Serving;
         for signal in signals.forever() {

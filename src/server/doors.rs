@@ -20,23 +20,23 @@ use super::network::Network;
 
 /// Connections that have not logged in, of one address: a client logs in within a round trip, and a
 /// tree uses few connections.
-const UNGREETED_PER_ADDRESS: u32 = 32;
+pub const UNGREETED_PER_ADDRESS: u32 = 32;
 
 /// Of all connections that there may be, such a part may be without a login: a crowd that says
 /// nothing leaves the others to those that do.
-const UNGREETED_PART: usize = 4;
+pub const UNGREETED_PART: usize = 4;
 
 /// But as many as this, however few connections there may be in all.
 const UNGREETED_MIN: usize = 64;
 
 /// What the first failed login too many costs; each further one twice as much as the one before.
-const PENALTY_MIN: Duration = Duration::from_secs(1);
+pub const PENALTY_MIN: Duration = Duration::from_secs(1);
 
 /// More than this does not keep more of them away.
-const PENALTY_MAX: Duration = Duration::from_secs(600);
+pub const PENALTY_MAX: Duration = Duration::from_secs(600);
 
 /// After so long without another one, failed logins are forgotten.
-const FORGET_AFTER: Duration = Duration::from_secs(3_600);
+pub const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Addresses that are remembered: some MiB. Past it the oldest one without a connection is
 /// forgotten, and what failed there with it: rather that than a stranger who is kept out.
@@ -91,7 +91,7 @@ pub(super) enum Shut {
 }
 
 /// A site may have so many times what an address may have: there are people in several of its networks.
-const SITE_ADDRESSES: u32 = 8;
+pub const SITE_ADDRESSES: u32 = 8;
 
 /// What is known of an address, or of all of a site.
 #[derive(Debug, Default)]

@@ -36,6 +36,15 @@ mod selectors;
 mod storage;
 mod stream;
 
+/// Limits that no option sets, for whoever says what they are.
+pub mod fixed {
+    pub use super::doors::{
+        FORGET_AFTER, PENALTY_MAX, PENALTY_MIN, SITE_ADDRESSES, UNGREETED_PART,
+        UNGREETED_PER_ADDRESS,
+    };
+    pub use super::storage::{PARTIALS_OF_ADDRESS, PARTIALS_OF_ANYONE};
+}
+
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

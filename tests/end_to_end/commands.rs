@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use crate::harness::{Server, World, text};
 
+const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 /// `docs/a.txt`, `docs/sub/b`, `docs/new\nline`, a symlink and an empty directory; times are fixed.
 fn world() -> (World, Server) {
     let world = World::new();
@@ -371,4 +373,22 @@ fn a_standard_input_that_is_closed_replaces_nothing_and_an_empty_one_does() {
     assert_eq!(world.stored("backup"), b"old");
     assert!(closed("< /dev/null").status.success());
     assert_eq!(world.stored("backup"), b"");
+}
+
+#[test]
+fn what_one_connection_may_not_ask_any_more_is_asked_on_another_one() {
+    const LIMIT: usize = 8_192;
+    let world = World::new();
+    let server = world.serve_with(&["--max-requests", &LIMIT.to_string()]);
+    let sums = format!("{EMPTY_SHA256}  empty\n").repeat(LIMIT * 2 + 1);
+    fs::write(world.here().join("SUMS"), sums).unwrap();
+    fs::write(world.served().join("empty"), "").unwrap();
+    let verified = world.run(server.address, &["verify", "SUMS"], 0);
+    let ok = text(&verified.stdout).lines().filter(|line| *line == "empty: OK").count();
+    assert_eq!(ok, LIMIT * 2 + 1, "{}", text(&verified.stderr));
+    // A tree that is larger than that.
+    fs::create_dir(world.here().join("tree")).unwrap();
+    (0..=LIMIT).for_each(|n| fs::write(world.here().join(format!("tree/{n}")), "").unwrap());
+    world.run(server.address, &["put", "-r", "tree", "--durability", "none", "-q"], 0);
+    assert_eq!(fs::read_dir(world.served().join("tree")).unwrap().count(), LIMIT + 1);
 }

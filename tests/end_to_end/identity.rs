@@ -2,11 +2,11 @@
 //! server is to its own system.
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use ftx_channel::{Identity, Pin, Sight, Tls, Trust, client_config};
 use rcgen::{CertificateParams, KeyPair};
@@ -162,6 +162,43 @@ fn sighup_is_no_end_where_there_is_nothing_to_renew() {
     world.noise("a", 100);
     world.run(server.address, &["put", "a"], 0);
     assert!(!world.home.path().join("state-of-the-server").exists(), "state that nobody needs");
+}
+
+/// A service counts as started when its process is there. The certificate is a pipe here, which the server waits for.
+#[test]
+fn sighup_before_it_serves_is_heard_when_it_does() {
+    let world = World::new();
+    let (cert, key) = (world.home.path().join("cert"), world.home.path().join("key"));
+    let (certificate, secret, _) = new_certificate();
+    fs::write(&key, secret).unwrap();
+    set_mode(&key, 0o600);
+    assert!(Command::new("mkfifo").arg(&cert).status().unwrap().success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
+    command.arg("serve").arg(world.served()).args(["--listen", "127.0.0.1:0"]);
+    command.args(["--cert", word(&cert), "--key", word(&key)]);
+    command.env("XDG_STATE_HOME", world.home.path().join("elsewhere"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut server = Reaped(command.spawn().unwrap());
+    let open = || fs::File::options().write(true).open(&cert).unwrap();
+    let mut first = open();
+    let id = server.0.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+    first.write_all(certificate.as_bytes()).unwrap();
+    drop(first);
+    // It opens it once more: this waits for that.
+    open().write_all(certificate.as_bytes()).unwrap();
+    let mut log = BufReader::new(server.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("read the certificate anew")));
+}
+
+/// A process that does not outlive its test.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// SIGHUP for another reason: nobody is left who could stop it by hand.

@@ -42,6 +42,7 @@ use super::stream::Stream;
 pub(super) use directory::Directory;
 pub(super) use granted::Granted;
 pub(super) use lane::{Lane, Rest};
+pub use partials::{PARTIALS_OF_ADDRESS, PARTIALS_OF_ANYONE};
 pub(super) use places::{Place, Standing};
 pub(super) use room::Claim;
 

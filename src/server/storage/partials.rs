@@ -13,10 +13,10 @@ use crate::server::network::Network;
 
 /// Unfinished uploads that are kept of all who have no token, where others than this machine's users may be
 /// among them: staging must not grow without end. The oldest go when their time is over.
-pub(super) const PARTIALS_OF_ANYONE: usize = 1_024;
+pub const PARTIALS_OF_ANYONE: usize = 1_024;
 
 /// And of one address: as many as of a token.
-const PARTIALS_OF_ADDRESS: usize = 64;
+pub const PARTIALS_OF_ADDRESS: usize = 64;
 
 /// Uploads that are remembered here, before those that are over are looked for.
 const REMEMBERED_MAX: usize = 2 * PARTIALS_OF_ANYONE;
