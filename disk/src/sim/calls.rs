@@ -22,7 +22,7 @@ impl Disk for Sim {
             node.poisoned = false;
         }
         let root = world.root;
-        Ok(self.handle(world, root))
+        Ok(self.handle(world, root, Want::Directory))
     }
 
     fn open_beneath(&self, root: &SimHandle, name: &Name, want: Want) -> io::Result<SimHandle> {
@@ -32,24 +32,26 @@ impl Disk for Sim {
             here = world.find(here, part)?;
         }
         world.check_wanted(here, want)?;
-        world.check_readable(here)?;
-        Ok(self.handle(world, here))
+        world.check_readable(here, want)?;
+        Ok(self.handle(world, here, want))
     }
 
     fn open_part(&self, dir: &SimHandle, part: &[u8], want: Want) -> io::Result<SimHandle> {
         let mut world = self.call("open_part", &shown(part))?;
         let node = world.find(dir.node, part)?;
         world.check_wanted(node, want)?;
-        if want == Want::File {
-            world.check_changeable(node)?;
+        match want {
+            Want::File => world.check_changeable(node)?,
+            Want::Directory | Want::Way => world.check_readable(node, want)?,
         }
-        Ok(self.handle(world, node))
+        Ok(self.handle(world, node, want))
     }
 
-    fn open_parent(&self, dir: &SimHandle) -> io::Result<SimHandle> {
+    fn open_parent(&self, dir: &SimHandle, want: Want) -> io::Result<SimHandle> {
         let mut world = self.call("open_parent", "")?;
         let parent = world.node(dir.node)?.parent;
-        Ok(self.handle(world, parent))
+        world.check_readable(parent, want)?;
+        Ok(self.handle(world, parent, want))
     }
 
     fn create(&self, dir: &SimHandle, part: &[u8], mode: Mode) -> io::Result<SimHandle> {
@@ -57,14 +59,14 @@ impl Disk for Sim {
         world.check_free(dir.node, part)?;
         let node = world.make(FileKind::File, mode, dir.node, &shown(part));
         world.add(dir.node, part, node)?;
-        Ok(self.handle(world, node))
+        Ok(self.handle(world, node, Want::File))
     }
 
     fn create_nameless(&self, dir: &SimHandle, mode: Mode) -> io::Result<SimHandle> {
         let mut world = self.call("create_nameless", "")?;
         world.check_there(dir.node)?;
         let node = world.make(FileKind::File, mode, dir.node, "nameless");
-        Ok(self.handle(world, node))
+        Ok(self.handle(world, node, Want::File))
     }
 
     fn link_nameless(&self, file: &SimHandle, dir: &SimHandle, part: &[u8]) -> io::Result<()> {
@@ -175,6 +177,7 @@ impl Disk for Sim {
     }
 
     fn names(&self, dir: &SimHandle) -> io::Result<Self::Names> {
+        dir.check_open()?;
         let mut world = self.call("names", "")?;
         let names: Vec<_> = world.node(dir.node)?.entries.keys().cloned().map(Ok).collect();
         Ok(names.into_iter())
@@ -233,6 +236,7 @@ impl Disk for Sim {
     }
 
     fn sync(&self, handle: &SimHandle) -> io::Result<()> {
+        handle.check_open()?;
         let label = self.world().node(handle.node)?.label.clone();
         let mut world = match self.call("sync", &label) {
             Ok(world) => world,

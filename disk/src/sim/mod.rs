@@ -30,6 +30,7 @@ pub(crate) struct SimHandle {
     node: u64,
     /// Of its own: a lock is that of a handle.
     number: u64,
+    want: Want,
 }
 
 /// How a handle has locked what it holds open.
@@ -195,12 +196,19 @@ impl Sim {
         }
     }
 
-    fn handle(&self, mut world: MutexGuard<'_, World>, node: u64) -> SimHandle {
+    fn handle(&self, mut world: MutexGuard<'_, World>, node: u64, want: Want) -> SimHandle {
         world.node(node).unwrap().handles += 1;
         let number = world.next_handle;
         world.next_handle += 1;
         drop(world);
-        SimHandle { sim: self.clone(), node, number }
+        SimHandle { sim: self.clone(), node, number, want }
+    }
+}
+
+impl SimHandle {
+    /// What is on the way to something cannot be read or synced.
+    fn check_open(&self) -> io::Result<()> {
+        if self.want == Want::Way { Err(error(Errno::BADF)) } else { Ok(()) }
     }
 }
 
@@ -311,8 +319,8 @@ impl World {
 
     fn check_wanted(&mut self, number: u64, want: Want) -> io::Result<()> {
         match (want, self.node(number)?.kind) {
-            (Want::File, _) | (Want::Directory, FileKind::Directory) => Ok(()),
-            (Want::Directory, _) => Err(error(Errno::NOTDIR)),
+            (Want::File, _) | (Want::Directory | Want::Way, FileKind::Directory) => Ok(()),
+            (Want::Directory | Want::Way, _) => Err(error(Errno::NOTDIR)),
         }
     }
 
@@ -325,9 +333,9 @@ impl World {
     }
 
     /// Whoever opens it is its owner, and not root.
-    fn check_readable(&mut self, number: u64) -> io::Result<()> {
+    fn check_readable(&mut self, number: u64, want: Want) -> io::Result<()> {
         let bits = self.node(number)?.mode.bits();
-        if bits & 0o400 == 0o400 { Ok(()) } else { Err(error(Errno::ACCESS)) }
+        if want == Want::Way || bits & 0o400 == 0o400 { Ok(()) } else { Err(error(Errno::ACCESS)) }
     }
 
     /// The same, for reading and writing.

@@ -19,7 +19,7 @@ use super::upload::{Entry, Finished, FinishedBody, StagedFile, sync_for};
 use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
-use crate::sys::{Disk, FileKind, Stat};
+use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Directories remembered as synced into their parents. Past it all are forgotten, which costs a
 /// few syncs.
@@ -135,7 +135,7 @@ impl<D: Disk> Committing<D> {
             if self.synced.get(&here) == Some(&born) {
                 break;
             }
-            let parent = self.disk.open_parent(handle)?;
+            let parent = self.disk.open_parent(handle, Want::Directory)?;
             let parent_inode = self.sync_one(&parent, now)?;
             entries.push((here, born));
             if parent_inode == here {

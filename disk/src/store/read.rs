@@ -96,7 +96,7 @@ impl<D: Disk> Store<D> {
             (_, None) => return Ok(()),
         };
         let directory = self
-            .look(within, &directory, Want::Directory)
+            .look(within, &directory, Want::Way)
             .map_err(|error| refusal(Cause::Name, "looking up the directory", &error))?;
         self.check_not_private(&directory)
     }
@@ -156,7 +156,7 @@ impl<D: Disk> Store<D> {
                 return Err(Code::ReservedName.into());
             }
             let here = above.as_ref().unwrap_or(directory);
-            let parent = self.disk.open_parent(here).map_err(failed)?;
+            let parent = self.disk.open_parent(here, Want::Way).map_err(failed)?;
             let parent_inode = Inode::of(&self.disk.stat(&parent).map_err(failed)?);
             if parent_inode == inode {
                 // The top of the file system: it was moved out of the root meanwhile.

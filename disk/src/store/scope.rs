@@ -26,18 +26,18 @@ impl<D: Disk> Store<D> {
     ) -> io::Result<D::Handle> {
         let Some(scope) = within else { return self.disk.open_beneath(&self.root, name, want) };
         if scope.is_or_is_below(name) {
-            return self.open_way(name);
+            return self.open_way(name, want);
         }
         let inside = inside(scope, name).ok_or(Errno::XDEV)?;
-        self.disk.open_beneath(&self.open_way(scope)?, &inside, want)
+        self.disk.open_beneath(&self.open_way(scope, Want::Way)?, &inside, want)
     }
 
     /// Looks at what has a name itself: of a symlink, at the symlink. Only its directory is opened,
-    /// so that it is no matter who may read it.
+    /// for the way, so that it is no matter who may read the one or the other.
     pub(super) fn look_at(&self, within: Option<&Name>, name: &Name) -> io::Result<Stat> {
         match name.parent() {
             Some(parent) => {
-                let directory = self.look(within, &parent, Want::Directory)?;
+                let directory = self.look(within, &parent, Want::Way)?;
                 self.disk.stat_part(&directory, name.last_part())
             }
             None => self.disk.stat_part(&self.root, name.last_part()),
@@ -45,11 +45,18 @@ impl<D: Disk> Store<D> {
     }
 
     /// Opens a scope, or a directory above one.
-    fn open_way(&self, name: &Name) -> io::Result<D::Handle> {
+    fn open_way(&self, name: &Name, want: Want) -> io::Result<D::Handle> {
+        let want = match want {
+            // Whatever is wanted, it is a directory.
+            Want::File | Want::Directory => Want::Directory,
+            Want::Way => Want::Way,
+        };
         let mut here: Option<D::Handle> = None;
-        for part in name.parts() {
+        let mut parts = name.parts().peekable();
+        while let Some(part) = parts.next() {
             let above = here.as_ref().unwrap_or(&self.root);
-            here = Some(self.disk.open_part(above, part, Want::Directory)?);
+            let want = if parts.peek().is_some() { Want::Way } else { want };
+            here = Some(self.disk.open_part(above, part, want)?);
         }
         here.ok_or(Errno::NOENT.into())
     }

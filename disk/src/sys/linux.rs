@@ -26,6 +26,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// What is read outside the served directory, while it is served.
 pub const READ_OUTSIDE: &[&str] = &[BOOT_ID];
 
+/// How a directory is opened that is [`Want::Way`].
+pub(super) const WAY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
+
 /// openat2 is not there: an old kernel, or a sandbox that does not know it.
 static WITHOUT_OPENAT2: AtomicBool = AtomicBool::new(false);
 
@@ -33,8 +36,12 @@ pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Resul
     if WITHOUT_OPENAT2.load(Ordering::Relaxed) {
         return walk::open_beneath(root, name, want);
     }
-    if want == Want::Directory {
-        return resolve(root, name, want, OFlags::RDONLY | OFlags::DIRECTORY);
+    match want {
+        Want::File => {}
+        Want::Directory => {
+            return resolve(root, name, want, OFlags::RDONLY | OFlags::DIRECTORY);
+        }
+        Want::Way => return resolve(root, name, want, WAY),
     }
     // A look before the opening: opening a FIFO would release whoever waits to write into it, and
     // opening a device may do anything.

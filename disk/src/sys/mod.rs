@@ -57,7 +57,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn open_part(&self, dir: &Self::Handle, part: &[u8], want: Want) -> io::Result<Self::Handle>;
 
     /// Opens the directory that a directory is in, wherever that is: to sync it, or to see which it is.
-    fn open_parent(&self, dir: &Self::Handle) -> io::Result<Self::Handle>;
+    fn open_parent(&self, dir: &Self::Handle, want: Want) -> io::Result<Self::Handle>;
 
     /// Makes a new empty file for reading and writing, never opening what is there (`EEXIST`).
     fn create(&self, dir: &Self::Handle, part: &[u8], mode: Mode) -> io::Result<Self::Handle>;
@@ -160,6 +160,9 @@ pub enum Want {
     File,
     /// A directory.
     Directory,
+    /// A directory on the way to something: to see which it is, and to go on from it. On Linux it need not be
+    /// readable for that, and cannot be read or synced.
+    Way,
 }
 
 /// What kind of thing an entry is.

@@ -44,13 +44,18 @@ impl Disk for Native {
         let flags = match want {
             Want::File => OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY,
             Want::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
+            Want::Way => platform::WAY,
         };
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(retry_on_intr(|| fs::openat(dir, part, flags, fs::Mode::empty()))?)
     }
 
-    fn open_parent(&self, dir: &OwnedFd) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fn open_parent(&self, dir: &OwnedFd, want: Want) -> io::Result<OwnedFd> {
+        let flags = match want {
+            Want::File | Want::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
+            Want::Way => platform::WAY,
+        };
+        let flags = flags | OFlags::CLOEXEC;
         Ok(retry_on_intr(|| fs::openat(dir, "..", flags, fs::Mode::empty()))?)
     }
 

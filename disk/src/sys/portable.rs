@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use ftx_protocol::FileTime;
+use rustix::fs::OFlags;
 use rustix::io::{Errno, pread, retry_on_intr, write};
 
 use super::MediumKind;
@@ -11,6 +12,9 @@ use crate::aligned::PageAligned;
 
 pub(super) use super::native::look_and_rename as rename_new;
 pub(super) use super::walk::open_beneath;
+
+/// How a directory is opened that is [`super::Want::Way`].
+pub(super) const WAY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
 /// Read and sent in one call: what fits a core's cache.
 const SEND_BYTES: usize = 128 * 1024;

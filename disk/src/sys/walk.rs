@@ -10,7 +10,7 @@ use ftx_protocol::Name;
 use rustix::fs::{self, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::Want;
+use super::{Want, platform};
 
 /// Symlinks followed for one name, as in Linux.
 const LINKS_MAX: u32 = 40;
@@ -30,7 +30,7 @@ pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Resul
             _ => {}
         }
         let here = held.last().unwrap_or(root);
-        let wanted = if ahead.is_empty() { want } else { Want::Directory };
+        let wanted = if ahead.is_empty() { want } else { Want::Way };
         match open_one(here, &part, wanted) {
             Ok(opened) if ahead.is_empty() => return Ok(opened),
             Ok(opened) => held.push(opened),
@@ -58,12 +58,8 @@ pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Resul
             Err(error) => return Err(error.into()),
         }
     }
-    // A symlink led to a directory that is held already, or to the root.
-    match (want, held.pop()) {
-        (Want::Directory, Some(directory)) => Ok(directory),
-        (Want::Directory, None) => Ok(root.try_clone()?),
-        (Want::File, directory) => directory.map_or_else(|| root.try_clone(), Ok),
-    }
+    // A symlink led to a directory that is held already, for the way, or to the root.
+    Ok(open_one(held.last().unwrap_or(root), b".", want)?)
 }
 
 fn open_one(here: &OwnedFd, part: &[u8], want: Want) -> Result<OwnedFd, Errno> {
@@ -79,6 +75,7 @@ fn open_one(here: &OwnedFd, part: &[u8], want: Want) -> Result<OwnedFd, Errno> {
     let flags = match want {
         Want::File => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
         Want::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
+        Want::Way => platform::WAY,
     };
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     retry_on_intr(|| fs::openat(here, part, flags, fs::Mode::empty()))

@@ -2,6 +2,8 @@
 
 mod lists;
 mod trash;
+#[cfg(all(target_os = "linux", not(ftx_portable)))]
+mod unread;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};

@@ -1,0 +1,75 @@
+//! Directories that may be searched and not read, on a real disk, by somebody who is not root.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::thread;
+
+use ftx_protocol::{Depth, Name};
+use rustix::process::{Gid, Uid, getuid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::{change, open_read_only, removing};
+use crate::store::tests::{name, new_id, open_native, put, share};
+use crate::store::{Put, Store};
+use crate::sys::Native;
+
+/// nobody, on most systems; it has nothing anywhere.
+const NOBODY: u32 = 65_534;
+
+/// Acts in a directory of their own as somebody whom modes hold back.
+fn as_nobody(act: impl FnOnce(&Path) + Send) {
+    let dir = tempfile::tempdir().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            if getuid().is_root() {
+                chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+                let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+                // Of this thread alone.
+                set_thread_groups(&[]).unwrap();
+                set_thread_res_gid(group, group, group).unwrap();
+                set_thread_res_uid(user, user, user).unwrap();
+            }
+            act(dir.path());
+            set_mode(&dir.path().join("x"), 0o700);
+        });
+    });
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode));
+}
+
+#[test]
+fn what_is_below_a_directory_that_may_not_be_read_is_reached_whatever_has_to_be_looked_at() {
+    as_nobody(|root| {
+        fs::create_dir_all(root.join("x/y/d")).unwrap();
+        fs::write(root.join("x/f"), "x").unwrap();
+        fs::write(root.join("x/y/f"), "y").unwrap();
+        fs::create_dir(root.join("t")).unwrap();
+        let store = open_native(root);
+        set_mode(&root.join("x"), 0o311);
+        let reach = |store: &Store<Native>, within: Option<&Name>| {
+            for path in ["x/y/f", "x/y/d"] {
+                assert_eq!(store.stat(&name(path), within).err(), None, "{path}");
+                store.look_at(within, &name(path)).unwrap();
+            }
+            store.open_file(&name("x/y/f"), within).map(drop).unwrap();
+            store.list(Some(&name("x/y")), Depth::One, within, &share()).map(drop).unwrap();
+        };
+        for within in [None, Some(name("x/y"))] {
+            reach(&store, within.as_ref());
+        }
+        // With something in the trash the way to everything is looked at.
+        change(&store, removing("t", Depth::All)).unwrap();
+        for within in [None, Some(name("x/y"))] {
+            reach(&store, within.as_ref());
+        }
+        store.open_file(&name("x/f"), None).map(drop).unwrap();
+        store.look_at(None, &name("x/f")).unwrap();
+        let within = Some(name("x/y"));
+        let upload = store.begin(Put { within, ..put("x/y/new", new_id(), None) }).unwrap();
+        store.discard(upload);
+        reach(&open_read_only(root), None);
+    });
+}
