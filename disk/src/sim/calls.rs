@@ -6,8 +6,8 @@ use std::path::Path;
 use ftx_protocol::{FileTime, Mode, Name};
 use rustix::io::Errno;
 
-use super::crash::{Change, Synced, with_what_came_before};
-use super::{Lock, Sim, SimHandle, error, shown};
+use super::crash::{Change, with_what_came_before};
+use super::{Lock, Node, Sim, SimHandle, error, shown};
 use crate::sys::{Disk, FileKind, Medium, MediumKind, Stat, Want};
 
 impl Disk for Sim {
@@ -252,8 +252,7 @@ impl Disk for Sim {
         if node.poisoned {
             return Ok(());
         }
-        let (mode, modified) = (node.mode, node.modified);
-        node.synced = Some(Synced { data: node.data.clone(), mode, modified });
+        node.sync();
         if node.kind == FileKind::File {
             return Ok(());
         }
@@ -261,6 +260,19 @@ impl Disk for Sim {
         let (now, later) = with_what_came_before(pending, |change| change.touches(handle.node));
         world.pending = later;
         for change in now {
+            change.apply(&mut world.durable);
+        }
+        Ok(())
+    }
+
+    fn sync_file_system(&self, handle: &SimHandle) -> io::Result<()> {
+        handle.check_open()?;
+        let mut world = self.call("sync_file_system", "")?;
+        if world.ignored.is_some_and(|ignored| ignored("file system")) {
+            return Ok(());
+        }
+        world.nodes.values_mut().filter(|node| !node.poisoned).for_each(Node::sync);
+        for change in std::mem::take(&mut world.pending) {
             change.apply(&mut world.durable);
         }
         Ok(())

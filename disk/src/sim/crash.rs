@@ -126,6 +126,12 @@ pub(super) fn with_what_came_before(
 }
 
 impl Node {
+    /// All of it is on the disk.
+    pub(super) fn sync(&mut self) {
+        let (data, mode, modified) = (self.data.clone(), self.mode, self.modified);
+        self.synced = Some(Synced { data, mode, modified });
+    }
+
     /// What a crash leaves of it. That is on the disk, and stays.
     fn survive(&mut self, chance: &mut impl FnMut() -> u64) {
         let nothing = Synced { data: Vec::new(), mode: self.mode, modified: self.modified };
@@ -144,8 +150,7 @@ impl Node {
                 (self.data, self.mode, self.modified) = (synced.data, synced.mode, synced.modified)
             }
         }
-        let (data, mode, modified) = (self.data.clone(), self.mode, self.modified);
-        self.synced = Some(Synced { data, mode, modified });
+        self.sync();
         self.poisoned = false;
     }
 }

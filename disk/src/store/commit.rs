@@ -44,7 +44,7 @@ pub(super) struct Committing<D: Disk> {
 enum Puts {
     /// Nothing.
     Settled,
-    /// The sync of a directory failed, or the journal cannot be told that a put was refused: a
+    /// The sync of a directory that got a name failed, or the journal cannot be told that a put was refused: a
     /// start may find the name not taken, and give it. Whatever was moved or removed since may come
     /// back then, so that no change is acknowledged as durable.
     MayBeRepeated,
@@ -126,7 +126,7 @@ impl<D: Disk> Committing<D> {
         directory: &D::Handle,
         now: &mut HashSet<Inode>,
     ) -> std::io::Result<()> {
-        let mut here = self.sync_one(directory, now)?;
+        let mut here = self.sync_one(directory, now, |disk| disk.sync(directory))?;
         let mut entries = Vec::new();
         let mut above: Option<D::Handle> = None;
         while here != self.root {
@@ -135,8 +135,7 @@ impl<D: Disk> Committing<D> {
             if self.synced.get(&here) == Some(&born) {
                 break;
             }
-            let parent = self.disk.open_parent(handle, Want::Directory)?;
-            let parent_inode = self.sync_one(&parent, now)?;
+            let (parent, parent_inode) = self.sync_parent(handle, directory, now)?;
             entries.push((here, born));
             if parent_inode == here {
                 // The top of the file system: the directory was moved out of the root meanwhile.
@@ -152,10 +151,36 @@ impl<D: Disk> Committing<D> {
         Ok(())
     }
 
+    /// Syncs the directory that a directory is in. One that may not be read cannot be opened for that, and is synced
+    /// with all of its file system, by the handle `below` it.
+    fn sync_parent(
+        &mut self,
+        directory: &D::Handle,
+        below: &D::Handle,
+        now: &mut HashSet<Inode>,
+    ) -> std::io::Result<(D::Handle, Inode)> {
+        match self.disk.open_parent(directory, Want::Directory) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
+                let parent = self.disk.open_parent(directory, Want::Way)?;
+                if self.inode(&parent)?.device != self.root.device {
+                    return Err(error);
+                }
+                let inode = self.sync_one(&parent, now, |disk| disk.sync_file_system(below))?;
+                Ok((parent, inode))
+            }
+            opened => {
+                let parent = opened?;
+                let inode = self.sync_one(&parent, now, |disk| disk.sync(&parent))?;
+                Ok((parent, inode))
+            }
+        }
+    }
+
     fn sync_one(
         &mut self,
         directory: &D::Handle,
         now: &mut HashSet<Inode>,
+        sync: impl FnOnce(&D) -> std::io::Result<()>,
     ) -> std::io::Result<Inode> {
         let inode = self.inode(directory)?;
         if self.doubtful.contains(&inode) {
@@ -164,7 +189,7 @@ impl<D: Disk> Committing<D> {
         if now.contains(&inode) {
             return Ok(inode);
         }
-        if let Err(error) = self.disk.sync(directory) {
+        if let Err(error) = sync(&self.disk) {
             self.doubtful.insert(inode);
             return Err(error);
         }
@@ -253,8 +278,11 @@ impl<D: Disk> Store<D> {
         });
         // Before what was changed is answered: no start may make one of these after that.
         self.abandon(private, refused);
-        let failed = sync_directories(&mut committing, &made, &ground.changed);
-        let puts = self.judge_puts(private, &mut committing, &made, &failed);
+        let mut now = HashSet::new();
+        let failed = sync_directories(&mut committing, &made, &ground.changed, &mut now);
+        // Where only what leads to a directory was not synced, it has its names.
+        let lost = failed.difference(&now).copied().collect();
+        let puts = self.judge_puts(private, &mut committing, &made, &lost);
         let mut learned = Learned::default();
         let answers =
             made.into_iter().map(|made| self.answer(made, &failed, puts, &mut learned)).collect();
@@ -266,16 +294,17 @@ impl<D: Disk> Store<D> {
         answers
     }
 
-    /// Whether puts keep their names, for the changes of a round. `failed`: see [`sync_directories`].
+    /// Whether puts keep their names, for the changes of a round. `lost`: the directories that were to be synced, and
+    /// themselves were not.
     fn judge_puts(
         &self,
         private: &Private<D>,
         committing: &mut Committing<D>,
         made: &[Made<D>],
-        failed: &HashSet<Inode>,
+        lost: &HashSet<Inode>,
     ) -> Puts {
         let loses_its_name =
-            |made: &Made<D>| matches!(made, Made::File(named) if failed.contains(&named.directory));
+            |made: &Made<D>| matches!(made, Made::File(named) if lost.contains(&named.directory));
         if made.iter().any(loses_its_name) {
             committing.puts = Puts::MayBeRepeated;
         }
@@ -463,11 +492,13 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// Syncs the directories of a round. Returns those of which that failed.
+/// Syncs the directories of a round, and what leads to them. Returns those of which that failed. `now`: see
+/// [`Committing::sync_up`].
 fn sync_directories<D: Disk>(
     committing: &mut Committing<D>,
     made: &[Made<D>],
     directories: &HashMap<Inode, Arc<D::Handle>>,
+    now: &mut HashSet<Inode>,
 ) -> HashSet<Inode> {
     let mut wanted = HashSet::new();
     for made in made {
@@ -481,13 +512,10 @@ fn sync_directories<D: Disk>(
             Made::File(_) | Made::Change(_) | Made::Refused(..) | Made::Answered(_) => {}
         }
     }
-    let mut now = HashSet::new();
     wanted
         .into_iter()
         .filter(|inode| {
-            directories
-                .get(inode)
-                .is_none_or(|handle| committing.sync_up(handle, &mut now).is_err())
+            directories.get(inode).is_none_or(|handle| committing.sync_up(handle, now).is_err())
         })
         .collect()
 }

@@ -130,6 +130,10 @@ pub(super) fn sync(handle: &OwnedFd) -> io::Result<()> {
     Ok(fs::fsync(handle)?)
 }
 
+pub(super) fn sync_file_system(handle: &OwnedFd) -> io::Result<()> {
+    Ok(fs::syncfs(handle)?)
+}
+
 pub(super) fn medium_kind(handle: &OwnedFd) -> io::Result<MediumKind> {
     Ok(match file_system(handle)? {
         TMPFS_MAGIC | RAMFS_MAGIC => MediumKind::Memory,

@@ -137,6 +137,10 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// (`fsync`; on macOS `F_FULLFSYNC`). After an error nothing is known about what survives.
     fn sync(&self, handle: &Self::Handle) -> io::Result<()>;
 
+    /// The same for all that is on the file system of `handle`, as for a directory that cannot be opened to be
+    /// synced (`syncfs`). `EOPNOTSUPP` where there is no such thing.
+    fn sync_file_system(&self, handle: &Self::Handle) -> io::Result<()>;
+
     /// Takes the exclusive lock of an open file, for as long as the handle lives; `EWOULDBLOCK`
     /// when another process has it.
     fn lock(&self, handle: &Self::Handle) -> io::Result<()>;

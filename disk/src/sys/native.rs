@@ -162,6 +162,10 @@ impl Disk for Native {
         platform::sync(handle)
     }
 
+    fn sync_file_system(&self, handle: &OwnedFd) -> io::Result<()> {
+        platform::sync_file_system(handle)
+    }
+
     fn lock(&self, handle: &OwnedFd) -> io::Result<()> {
         Ok(retry_on_intr(|| fs::flock(handle, FlockOperation::NonBlockingLockExclusive))?)
     }

@@ -43,6 +43,10 @@ pub(super) fn sync(handle: &OwnedFd) -> io::Result<()> {
     return Ok(rustix::fs::fsync(handle)?);
 }
 
+pub(super) fn sync_file_system(_: &OwnedFd) -> io::Result<()> {
+    Err(Errno::OPNOTSUPP.into())
+}
+
 pub(super) fn medium_kind(_: &OwnedFd) -> io::Result<MediumKind> {
     Ok(MediumKind::Disk)
 }

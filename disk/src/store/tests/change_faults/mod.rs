@@ -370,3 +370,53 @@ fn directories_in_the_trash_that_may_not_be_written_to_are_swept() {
     run(&sim, &rounds, Fault::None, 8).unwrap();
     assert!(sim.tree().is_empty());
 }
+
+/// Something is put below a directory that may not be read, when nothing is known to be synced.
+fn below_unread() -> Vec<Vec<Ask>> {
+    vec![
+        vec![MakeAll("x/y")],
+        vec![Make("x", Some(0o311))],
+        vec![Make("a", None)],
+        vec![Move("a", "b")],
+        vec![Ask::Put("x/y/f", b"f")],
+        vec![Make("q", None)],
+        vec![Move("b", "a")],
+    ]
+}
+
+#[test]
+fn what_is_below_a_directory_that_may_not_be_read_survives_by_a_sync_of_all() {
+    let told = scenario(&Sim::new(), &below_unread(), Fault::None);
+    assert!(told.iter().flatten().all(|(_, answer)| *answer == Answer::Acknowledged), "{told:?}");
+    run(&Sim::new(), &below_unread(), Fault::None, 8).unwrap();
+}
+
+#[test]
+fn a_directory_that_cannot_be_synced_is_doubtful_and_nobody_elses_is() {
+    let sim = Sim::new();
+    sim.set_fault(Fault::None);
+    scenario(&sim, &below_unread(), Fault::None);
+    let log = sim.log();
+    let call = log.iter().find_map(|call| call.strip_suffix(" sync_file_system ")).unwrap();
+    let fault = Fault::Once(call.parse().unwrap(), Errno::IO);
+    let sim = Sim::new();
+    sim.set_fault(fault);
+    for (ask, answer) in scenario(&sim, &below_unread(), fault).iter().flatten() {
+        let expected = match ask {
+            Ask::Put(..) => Answer::Unknown,
+            _ => Answer::Acknowledged,
+        };
+        assert_eq!(*answer, expected, "{ask:?}");
+    }
+    run(&Sim::new(), &below_unread(), fault, 8).unwrap();
+}
+
+#[test]
+fn control_without_the_sync_of_all_what_is_below_a_directory_that_may_not_be_read_is_lost() {
+    let then = [
+        vec![Loose(Box::new(MakeAll("x/y")))],
+        vec![Loose(Box::new(Make("x", Some(0o311))))],
+        vec![Ask::Put("x/y/f", b"f")],
+    ];
+    assert!(is_found_out(&[vec![Make("a", None)]], &then, |label| label == "file system"));
+}

@@ -5,11 +5,11 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::thread;
 
-use ftx_protocol::{Depth, Name};
+use ftx_protocol::{Condition, Depth, Name};
 use rustix::process::{Gid, Uid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::{change, open_read_only, removing};
+use super::{change, make, moving, open_read_only, removing, staged};
 use crate::store::tests::{name, new_id, open_native, put, share};
 use crate::store::{Put, Store};
 use crate::sys::Native;
@@ -38,6 +38,19 @@ fn as_nobody(act: impl FnOnce(&Path) + Send) {
 
 fn set_mode(path: &Path, mode: u32) {
     let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode));
+}
+
+#[test]
+fn what_is_put_below_a_directory_that_may_not_be_read_is_durable_and_so_is_what_follows() {
+    as_nobody(|root| {
+        fs::create_dir_all(root.join("x/y")).unwrap();
+        set_mode(&root.join("x"), 0o311);
+        let store = open_native(root);
+        let put = store.commit(vec![staged(&store, "x/y/f", b"f")]).remove(0);
+        put.unwrap();
+        change(&store, make("q", Condition::Absent, None)).unwrap();
+        change(&store, moving("q", "x/y/q", Condition::Absent)).unwrap();
+    });
 }
 
 #[test]
