@@ -14,10 +14,11 @@ use ftx_protocol::Mode;
 use rustix::io::Errno;
 
 use super::Store;
-use crate::sys::{Disk, FileKind, Want};
+use crate::identity::Inode;
+use crate::sys::{Disk, FileKind, Stat, Want};
 use crate::walk::{Step, Walk};
 
-/// What the owner of a directory needs to remove what is in it.
+/// What the owner of a directory needs to find and to remove what is in it.
 const SWEPT_MODE: Mode = Mode::new(0o700);
 
 /// The directory of what was removed. It alone says what is in it: that may be more than should be
@@ -143,10 +144,11 @@ impl<D: Disk> Sweep<'_, D> {
             return Ok(Swept::Clean);
         }
         let trash = &self.trash.directory;
-        if self.store.disk.stat_part(trash, part)?.kind != FileKind::Directory {
+        let stat = self.store.disk.stat_part(trash, part)?;
+        if stat.kind != FileKind::Directory {
             return self.remove_file(trash, part).map(|()| Swept::Clean);
         }
-        match self.empty(part)? {
+        match self.empty(part, &stat)? {
             Swept::Stopped => Ok(Swept::Stopped),
             Swept::Clean => self.remove_directory(trash, part).map(|()| Swept::Clean),
         }
@@ -172,10 +174,10 @@ impl<D: Disk> Sweep<'_, D> {
     }
 
     /// Removes what is in a directory. Never leaves its file system, and follows nothing.
-    fn empty(&self, part: &[u8]) -> io::Result<Swept> {
+    fn empty(&self, part: &[u8], stat: &Stat) -> io::Result<Swept> {
         let disk = &self.store.disk;
+        open_up(disk, &self.trash.directory, part, stat);
         let directory = disk.open_part(&self.trash.directory, part, Want::Directory)?;
-        open_up(disk, &directory);
         let mut walk = Walk::new(disk.clone(), directory.into())?;
         while let Some(step) = walk.next() {
             if !(self.go_on)() {
@@ -186,6 +188,7 @@ impl<D: Disk> Sweep<'_, D> {
             let _ = match step {
                 Step::Seen { stat, .. } if stat.device != self.store.root_inode.device => Ok(()),
                 Step::Seen { part, stat } if stat.kind == FileKind::Directory => {
+                    open_up(disk, &directory, &part, &stat);
                     self.enter(&mut walk, &directory, &part)
                 }
                 Step::Seen { part, .. } => self.remove_file(&directory, &part),
@@ -198,19 +201,13 @@ impl<D: Disk> Sweep<'_, D> {
 
     fn enter(&self, walk: &mut Walk<D>, above: &D::Handle, part: &[u8]) -> io::Result<()> {
         match walk.enter() {
-            Ok(()) => {
-                if let Some(directory) = walk.directory() {
-                    open_up(&self.store.disk, directory);
-                }
-                Ok(())
-            }
             // Deeper than a walk goes: a tree was moved to the bottom of another. The rest of it
             // gets a place of its own in the trash.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NAMETOOLONG) => {
                 let trashed = self.store.new_staged_part().into_bytes();
                 self.count(self.store.disk.rename(above, part, &self.trash.directory, &trashed))
             }
-            Err(error) => Err(error),
+            entered => entered,
         }
     }
 
@@ -230,12 +227,16 @@ impl<D: Disk> Sweep<'_, D> {
     }
 }
 
-/// Nobody but the store has the directory any more, whatever its owner wanted to keep from
-/// happening in it.
-fn open_up<D: Disk>(disk: &D, directory: &D::Handle) {
-    let shut = disk.stat(directory).is_ok_and(|stat| stat.mode.bits() & 0o300 != 0o300);
-    if shut {
-        // If this fails, so will the removing.
-        let _ = disk.set_mode(directory, SWEPT_MODE);
+/// Nobody but the store has a directory any more, whatever its owner wanted to keep from happening in it.
+fn open_up<D: Disk>(disk: &D, above: &D::Handle, part: &[u8], seen: &Stat) {
+    let bits = seen.mode.bits();
+    if bits & SWEPT_MODE.bits() == SWEPT_MODE.bits() {
+        return;
+    }
+    let want = if bits & 0o400 == 0 { Want::Way } else { Want::Directory };
+    // If this fails, so will the removing.
+    let Ok(directory) = disk.open_part(above, part, want) else { return };
+    if disk.stat(&directory).is_ok_and(|stat| Inode::of(&stat) == Inode::of(seen)) {
+        let _ = disk.set_mode(&directory, SWEPT_MODE);
     }
 }

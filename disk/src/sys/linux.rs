@@ -1,7 +1,7 @@
 //! The calls that only Linux has.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ftx_protocol::{FileTime, Name};
@@ -132,6 +132,13 @@ pub(super) fn sync(handle: &OwnedFd) -> io::Result<()> {
 
 pub(super) fn sync_file_system(handle: &OwnedFd) -> io::Result<()> {
     Ok(fs::syncfs(handle)?)
+}
+
+/// fchmod(2) does not take what was opened for the way; by the name that the process has for it chmod(2) finds it,
+/// and follows nothing else.
+pub(super) fn set_mode_of_way(way: &OwnedFd, mode: fs::Mode) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", way.as_raw_fd());
+    Ok(retry_on_intr(|| fs::chmod(path.as_str(), mode))?)
 }
 
 pub(super) fn medium_kind(handle: &OwnedFd) -> io::Result<MediumKind> {

@@ -127,7 +127,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// that cannot says `EOPNOTSUPP`; one in memory says that too, and `ENOSPC` if there is no room now.
     fn reserve(&self, file: &Self::Handle, size: u64) -> io::Result<()>;
 
-    /// Sets the permission bits, and clears setuid, setgid and sticky.
+    /// Sets the permission bits, and clears setuid, setgid and sticky; of a [`Want::Way`] too.
     fn set_mode(&self, file: &Self::Handle, mode: Mode) -> io::Result<()>;
 
     /// Sets the time of last modification; the time of last access becomes now.

@@ -143,7 +143,10 @@ impl Disk for Native {
     }
 
     fn set_mode(&self, file: &OwnedFd, mode: Mode) -> io::Result<()> {
-        Ok(retry_on_intr(|| fs::fchmod(file, permissions(mode)))?)
+        match retry_on_intr(|| fs::fchmod(file, permissions(mode))) {
+            Err(Errno::BADF) => platform::set_mode_of_way(file, permissions(mode)),
+            result => Ok(result?),
+        }
     }
 
     fn set_modified(&self, file: &OwnedFd, time: FileTime) -> io::Result<()> {

@@ -47,6 +47,11 @@ pub(super) fn sync_file_system(_: &OwnedFd) -> io::Result<()> {
     Err(Errno::OPNOTSUPP.into())
 }
 
+/// What is opened for the way is opened as all directories are.
+pub(super) fn set_mode_of_way(_: &OwnedFd, _: rustix::fs::Mode) -> io::Result<()> {
+    Err(Errno::BADF.into())
+}
+
 pub(super) fn medium_kind(_: &OwnedFd) -> io::Result<MediumKind> {
     Ok(MediumKind::Disk)
 }

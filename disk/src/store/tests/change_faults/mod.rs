@@ -420,3 +420,18 @@ fn control_without_the_sync_of_all_what_is_below_a_directory_that_may_not_be_rea
     ];
     assert!(is_found_out(&[vec![Make("a", None)]], &then, |label| label == "file system"));
 }
+
+#[test]
+fn directories_in_the_trash_that_may_not_be_entered_are_swept() {
+    for mode in [0, 0o100, 0o300, 0o400] {
+        let rounds = [
+            vec![MakeAll("t/a/b"), MakeAll("u/c")],
+            vec![Ask::Put("t/a/b/f", b"f"), Ask::Put("u/c/f", b"f")],
+            vec![Make("t/a/b", Some(mode))],
+            vec![Make("t/a", Some(mode)), Make("u", Some(mode))],
+            vec![Remove("t", Depth::All), Remove("u", Depth::All)],
+        ];
+        run(&Sim::new(), &rounds, Fault::None, 8)
+            .unwrap_or_else(|error| panic!("{mode:o}: {error}"));
+    }
+}

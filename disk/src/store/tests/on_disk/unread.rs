@@ -9,7 +9,7 @@ use ftx_protocol::{Condition, Depth, Name};
 use rustix::process::{Gid, Uid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use super::{change, make, moving, open_read_only, removing, staged};
+use super::{change, make, moving, open_read_only, removing, staged, swept};
 use crate::store::tests::{name, new_id, open_native, put, share};
 use crate::store::{Put, Store};
 use crate::sys::Native;
@@ -84,5 +84,31 @@ fn what_is_below_a_directory_that_may_not_be_read_is_reached_whatever_has_to_be_
         let upload = store.begin(Put { within, ..put("x/y/new", new_id(), None) }).unwrap();
         store.discard(upload);
         reach(&open_read_only(root), None);
+    });
+}
+
+#[test]
+fn a_removed_tree_with_directories_that_may_not_be_entered_is_swept() {
+    as_nobody(|root| {
+        let modes = [0, 0o100, 0o300, 0o400, 0o500];
+        for mode in modes {
+            fs::create_dir_all(root.join(format!("t/{mode}/d"))).unwrap();
+            fs::create_dir_all(root.join(format!("{mode}/d"))).unwrap();
+        }
+        let store = open_native(root);
+        for mode in modes {
+            for path in [format!("t/{mode}"), format!("{mode}")] {
+                set_mode(&root.join(path).join("d"), mode);
+            }
+        }
+        for mode in modes {
+            // A directory that its owner may not write to is not moved by them.
+            set_mode(&root.join(format!("t/{mode}")), mode);
+            set_mode(&root.join(format!("{mode}")), mode | 0o200);
+            change(&store, removing(&format!("{mode}"), Depth::All)).unwrap();
+        }
+        change(&store, removing("t", Depth::All)).unwrap();
+        swept(&store);
+        assert_eq!(fs::read_dir(root.join(".ftx/trash")).unwrap().count(), 0);
     });
 }
