@@ -171,7 +171,15 @@ mod tests {
     use std::os::fd::AsFd;
     use std::path::Path;
 
+    use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+
     use super::*;
+
+    /// What the kernel says of itself. Not asked of what is tested: that may be what is broken.
+    fn kernel_can() -> bool {
+        let required = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        required.handle_access(AccessFs::Refer).and_then(Ruleset::create).is_ok()
+    }
 
     /// A thread that is confined to a directory does something, and is over.
     fn confined(directory: &Path, access: Access, act: impl FnOnce() + Send) {
@@ -192,6 +200,7 @@ mod tests {
                     GivenUp::Rights { privileges: Ok(()), landlock: Ok(_) } => act(),
                     // Past the capture of what passing tests print.
                     other => {
+                        assert!(!kernel_can(), "{other:?}");
                         let _ =
                             writeln!(io::stderr(), "NOT TESTED, because of this kernel: {other:?}");
                     }
