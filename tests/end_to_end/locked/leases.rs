@@ -106,6 +106,40 @@ fn right_lost_in_mid_body_of_a_put() {
     is_over(&mut talk, "denied");
 }
 
+/// One right is taken away in mid body, and the others stay: only that put ends.
+#[test]
+fn a_right_that_a_put_needs_is_lost_in_mid_body() {
+    for lost in ["write", "replace"] {
+        let house = House::locked();
+        std::fs::write(house.world.served().join("file"), "content").unwrap();
+        let mut talk = house.talk(&house.add("alice", ALL));
+        talk.say(put(1, "file", 64 * MIB, 1));
+        let part = vec![7; MIB];
+        for number in 0..9 {
+            talk.part(1, number * MIB, &part);
+        }
+        assert_eq!(talk.line()["kept"]["at"], 8 * MIB);
+        house.change_tokens(|text| text.replace(&format!("\"{lost}\","), ""));
+        let (mut at, mut id) = (9 * MIB, 1);
+        let mut line = json!(null);
+        until("the file is read", || {
+            talk.part(1, at, &part[..1_024]);
+            at += 1_024;
+            id += 1;
+            talk.say(json!({"ping": {"id": id}}));
+            line = talk.line();
+            word(&line) != "pong"
+        });
+        assert_eq!((word(&line).as_str(), &line["error"]["id"]), ("denied", &json!(1)), "{lost}");
+        assert_eq!(word(&talk.line()), "pong");
+        until("staging is empty", || house.world.staged() == 0);
+        talk.say(json!({"get": {"id": id + 1, "name": "file", "digest": "sha256"}}));
+        assert_eq!(word(&talk.line()), "file");
+        let (end, came) = talk.past_parts();
+        assert_eq!((word(&end).as_str(), came), ("end", 7), "{lost}");
+    }
+}
+
 #[test]
 fn right_lost_in_mid_body_of_a_get() {
     let house = House::locked();
