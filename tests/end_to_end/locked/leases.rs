@@ -194,6 +194,49 @@ fn right_lost_is_seen_at_commit() {
     assert!(ms.parse::<u128>().unwrap() >= HELD.as_millis(), "{refused}");
 }
 
+/// A round is held; changes of names stand in line behind it, and what they were granted by is taken away. None is made.
+/// That she may still read keeps her connection, so that it is the round that refuses.
+#[test]
+fn right_lost_is_seen_when_names_are_to_be_changed() {
+    let house = House::locked();
+    for name in ["moved", "removed"] {
+        std::fs::write(house.world.served().join(name), "content").unwrap();
+    }
+    let token = house.add("alice", "read,list,write,delete");
+    let (mut alice, mut asks) = (house.talk(&token), house.talk(&token));
+    let mut bob = house.talk(&house.add("bob", "write"));
+    let delay = format!("delay_enter={}", HELD.as_micros());
+    let Some(_injection) = Injection::into(&house.server, "fsync,fdatasync", None, &delay) else {
+        return;
+    };
+    bob.say(json!({"mkdir": {"id": 1, "name": "of-bob", "durability": "full"}}));
+    until("his round is under way", || house.names().contains(&"of-bob".to_owned()));
+    let began = Instant::now();
+    alice.say(json!({"mkdir": {"id": 1, "name": "made", "durability": "full"}}));
+    alice.say(json!({"move": {"id": 2, "name": "moved", "to": "to", "durability": "full"}}));
+    alice.say(json!({"remove": {"id": 3, "name": "removed", "durability": "full"}}));
+    assert!(alice.is_answered(4));
+    house.change_tokens(|text| text.replace(",\"list\",\"write\",\"delete\"", ""));
+    let mut id = 0;
+    until("the file is read", || {
+        id += 1;
+        asks.say(json!({"list": {"id": id}}));
+        loop {
+            match word(&asks.line()).as_str() {
+                "entries" => {}
+                word => break word == "denied",
+            }
+        }
+    });
+    assert!(began.elapsed() < HELD, "too slow to tell");
+    let refused: Vec<_> = (0..3).map(|_| alice.line()).collect();
+    for (line, id) in refused.iter().zip(1..) {
+        assert_eq!((word(line).as_str(), &line["error"]["id"]), ("denied", &json!(id)));
+    }
+    assert_eq!(word(&bob.line()), "ok");
+    assert_eq!(house.names(), ["moved", "of-bob", "removed"]);
+}
+
 /// The same while the tokens file is no good: nobody knows whether she has lost it, so she is told to come again, and
 /// nothing is wrong with the connection.
 #[test]
