@@ -200,6 +200,47 @@ fn a_kernel_that_has_less_gives_what_it_has() {
     }
 }
 
+/// A call that only Linux has, and that an old kernel or a sandbox lacks: what stands in for it does all that it does,
+/// and leads outside no more than it.
+#[test]
+fn a_kernel_without_a_call_is_served_by_what_stands_in_for_it() {
+    for lacks in ["openat2:error=ENOSYS", "openat2:error=EPERM", "renameat2:error=ENOSYS"] {
+        let world = World::new();
+        let (trace, outside) = (world.home.path().join("trace"), world.home.path().join("outside"));
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("x"), "secret").unwrap();
+        symlink(&outside, world.served().join("link")).unwrap();
+        symlink("../outside", world.served().join("up")).unwrap();
+        let inject = format!("inject={lacks}");
+        let call = format!("trace={}", lacks.split(':').next().unwrap());
+        let strace = ["-o", trace.to_str().unwrap(), "-e", &call, "-e", &inject];
+        let Some(server) = traced(&world.served(), &strace, &[]) else { return };
+        let mut talk = Talk::with(server.address);
+        for (id, name) in [(11, "link/x"), (21, "up/x")] {
+            talk.put_hello(id, name, "none");
+            assert_eq!(talk.code(), "outside_root", "{lacks}: put {name}");
+            talk.say(json!({"get": {"id": id + 1, "name": name, "digest": "sha256"}}));
+            assert_eq!(talk.code(), "outside_root", "{lacks}: get {name}");
+        }
+        talk.put_hello(31, "a", "none");
+        assert_eq!(talk.line()["done"]["digest"], HELLO_DIGEST, "{lacks}");
+        let rename = |id: u64| json!({"move": {"id": id, "name": "a", "to": "b", "if": "absent"}});
+        talk.say(rename(32));
+        assert_eq!(talk.line()["ok"]["id"], 32, "{lacks}");
+        talk.put_hello(33, "a", "none");
+        assert_eq!(talk.line()["done"]["digest"], HELLO_DIGEST, "{lacks}");
+        talk.say(rename(34));
+        assert_eq!(talk.code(), "exists", "{lacks}");
+        fs::remove_file(world.served().join("link")).unwrap();
+        everything_works(&world, &server);
+        assert!(
+            fs::read_to_string(&trace).unwrap().contains("(INJECTED)"),
+            "{lacks}: never called"
+        );
+        assert_eq!(fs::read(outside.join("x")).unwrap(), b"secret");
+    }
+}
+
 #[test]
 fn a_directory_may_be_given_in_any_way_and_may_be_new() {
     for path in ["new", "link/new", "./new", "link"] {
