@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -68,9 +68,12 @@ fn answer<S: Read + Write>(talk: &mut Talk<S>, message: &Value) -> String {
     }
 }
 
-/// All that is below a directory, but for what a server keeps there: modes, and bytes or targets.
-fn tree(directory: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
-    fn walk(directory: &Path, tree: &mut BTreeMap<PathBuf, (u32, Vec<u8>)>) {
+/// Modes, and bytes or targets.
+type Tree = BTreeMap<PathBuf, (u32, Vec<u8>)>;
+
+/// All that is below a directory, but for what a server keeps there.
+fn tree(directory: &Path) -> Tree {
+    fn walk(directory: &Path, tree: &mut Tree) {
         for entry in fs::read_dir(directory).unwrap().flatten() {
             let path = entry.path();
             if path.ends_with(".ftx") {
@@ -90,9 +93,21 @@ fn tree(directory: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
             }
         }
     }
-    let mut all = BTreeMap::new();
+    let mut all = Tree::new();
     walk(directory, &mut all);
     all
+}
+
+/// A directory that nobody is to change, not even for a moment and back again: what it has, and when it and all of that
+/// was changed.
+fn untouched(directory: &Path) -> (Tree, Vec<[i64; 4]>) {
+    let tree = tree(directory);
+    let times = [directory].into_iter().chain(tree.keys().map(PathBuf::as_path)).map(|path| {
+        let seen = path.symlink_metadata().unwrap();
+        [seen.mtime(), seen.mtime_nsec(), seen.ctime(), seen.ctime_nsec()]
+    });
+    let times = times.collect();
+    (tree, times)
 }
 
 /// A directory beside the served one, with something in it.
@@ -109,7 +124,7 @@ fn no_peer_sets_a_temporary_path() {
     let outside = outside(&house.world);
     fs::create_dir(house.world.served().join("mine")).unwrap();
     fs::write(house.world.served().join("mine/file"), "as it was").unwrap();
-    let (before, beside) = (tree(&house.world.served()), tree(&outside));
+    let (before, beside) = (tree(&house.world.served()), untouched(&outside));
     let absolute = format!("{}/x", outside.display());
     let names = [
         ".ftx",
@@ -155,7 +170,7 @@ fn no_peer_sets_a_temporary_path() {
     asks["put"]["temp-dir"] = json!(outside);
     assert_eq!(answer(&mut talk, &asks), "done");
     assert_eq!(house.names(), ["mine", "mine/file", "mine/new"]);
-    assert_eq!(tree(&outside), beside);
+    assert_eq!(untouched(&outside), beside);
 }
 
 #[test]
@@ -175,7 +190,7 @@ fn no_link_is_made_or_followed_out() {
     symlink("../../outside", served.join("mine/to-outside")).unwrap();
     symlink(&outside, served.join("mine/absolute")).unwrap();
     symlink("inner", served.join("mine/within")).unwrap();
-    let (before, beside) = (tree(&served), tree(&outside));
+    let (before, beside) = (tree(&served), untouched(&outside));
     let scoped = house.add_with("scoped", ALL, &["--under", "mine"]);
     // Whoever may be everywhere may go to a sibling, and not outside either.
     let everywhere = house.add("everywhere", ALL);
@@ -211,7 +226,7 @@ fn no_link_is_made_or_followed_out() {
         // What stays inside is followed.
         let inside = json!({"get": {"id": 901, "name": "mine/within/secret", "digest": "sha256"}});
         assert_eq!(answer(&mut talk, &inside), "end");
-        assert_eq!((tree(&served), tree(&outside)), (before.clone(), beside.clone()));
+        assert_eq!((tree(&served), untouched(&outside)), (before.clone(), beside.clone()));
     }
     // A link itself is replaced, moved and removed: never what it leads to.
     let mut talk = house.talk(&scoped);
@@ -229,7 +244,7 @@ fn no_link_is_made_or_followed_out() {
         assert_eq!(answer(&mut talk, &message), expected, "{message}");
     }
     assert_eq!(fs::read(served.join("other/secret")).unwrap(), b"secret");
-    assert_eq!(tree(&outside), beside);
+    assert_eq!(untouched(&outside), beside);
     assert!(served.join("mine/to-sibling").symlink_metadata().unwrap().is_file());
 }
 
@@ -397,7 +412,7 @@ fn cleanup_stays_inside() {
     for name in ["dir/secret", "dir/beside", "keep"] {
         fs::write(served.join(name), "as it was").unwrap();
     }
-    let (before, beside) = (tree(&served), tree(&outside));
+    let (before, beside) = (tree(&served), untouched(&outside));
     for (how, swapped) in
         ["digest", "abort", "cut", "token"].into_iter().flat_map(|how| [(how, true), (how, false)])
     {
@@ -436,7 +451,11 @@ fn cleanup_stays_inside() {
             fs::remove_file(&dir).unwrap();
             fs::rename(&aside, &dir).unwrap();
         }
-        assert_eq!((tree(&served), tree(&outside)), (before.clone(), beside.clone()), "{name}");
+        assert_eq!(
+            (tree(&served), untouched(&outside)),
+            (before.clone(), beside.clone()),
+            "{name}"
+        );
     }
 }
 
@@ -446,7 +465,7 @@ fn dangling_link_creates_nothing_outside() {
     let server = world.serve();
     let outside = outside(&world);
     let served = world.served();
-    let beside = tree(&outside);
+    let beside = untouched(&outside);
     let links = ["up", "absolute", "deep"];
     let lay = || {
         symlink("../outside/new", served.join("up")).unwrap();
@@ -490,7 +509,7 @@ fn dangling_link_creates_nothing_outside() {
         assert_eq!(ask(json!({"move": {"name": "file", "to": link}})), "ok");
         assert!(served.join(link).symlink_metadata().unwrap().is_file());
     }
-    assert_eq!(tree(&outside), beside);
+    assert_eq!(untouched(&outside), beside);
 }
 
 #[test]
