@@ -2,9 +2,9 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use crate::harness::{PATIENCE, Server, World, not_tested, text, to_its_end, until};
+use crate::harness::{PATIENCE, Server, World, not_tested, run_to_its_end, text, until};
 use crate::talk::{HELLO_DIGEST, Talk};
 
 /// A server that gets this socket as its descriptor 3, and words about it in its environment.
@@ -21,10 +21,19 @@ const ANNOUNCED: &str = "LISTEN_FDS=1 LISTEN_PID=$$";
 
 fn refused(mut command: Command) -> String {
     // Its stdin is the socket.
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let output = to_its_end(child);
+    let output = run_to_its_end(&mut command);
     assert_eq!(output.status.code(), Some(1));
     text(&output.stderr)
+}
+
+/// A program that is killed when dropped, whatever the test came to.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn puts_hello(server: SocketAddr, id: u64, name: &str) {
@@ -112,7 +121,8 @@ fn systemd_socket_activate_starts_it() {
     let mut command = Command::new("systemd-socket-activate");
     command.args(["-l", &address.to_string(), env!("CARGO_BIN_EXE_ftx"), "serve"]);
     command.arg(world.served()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(mut child) = command.spawn() else {
+    command.env("XDG_STATE_HOME", world.home.path().join("state-of-the-server"));
+    let Ok(_started) = command.spawn().map(Started) else {
         return not_tested("this needs the program systemd-socket-activate (the package systemd)");
     };
     let end = std::time::Instant::now() + PATIENCE;
@@ -127,8 +137,6 @@ fn systemd_socket_activate_starts_it() {
     let mut talk = Talk::over(socket);
     talk.say(serde_json::json!({"hello": {"ftx": 1}}));
     let welcome = talk.line();
-    child.kill().unwrap();
-    child.wait().unwrap();
     assert!(welcome["welcome"].is_object(), "{welcome}");
 }
 
@@ -168,7 +176,7 @@ fn a_port_that_is_taken_is_told_with_what_to_do() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
     command.arg("serve").arg(world.here()).args(["--listen", &server.address.to_string()]);
     command.env("XDG_STATE_HOME", world.home.path().join("state-of-the-server"));
-    let output = command.output().unwrap();
+    let output = run_to_its_end(command.stdin(Stdio::null()));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("in use. If another server is there, --listen takes"), "{said}");

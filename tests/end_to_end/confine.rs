@@ -113,6 +113,7 @@ fn traced(directory: &Path, strace: &[&str], options: &[&str]) -> Option<Server>
     let mut command = Command::new("strace");
     command.args(["-D", "-f"]).args(strace).arg(FTX).arg("serve").arg(directory);
     command.args(["--listen", "127.0.0.1:0", "--min-free", "0"]).args(options);
+    command.env("XDG_STATE_HOME", directory.with_file_name("state-of-the-server"));
     Some(Server::spawn(command))
 }
 
@@ -249,6 +250,7 @@ fn a_directory_may_be_given_in_any_way_and_may_be_new() {
         symlink("served", home.join("link")).unwrap();
         let mut command = Command::new(FTX);
         command.current_dir(home).args(["serve", path, "--listen", "127.0.0.1:0"]);
+        command.env("XDG_STATE_HOME", home.join("state-of-the-server"));
         let server = Server::spawn(command);
         let mut talk = Talk::with(server.address);
         talk.put_hello(1, "a/b", "full");
@@ -298,6 +300,7 @@ fn nothing_is_for_others_to_write_unless_that_was_asked_for() {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", FTX, "serve"]);
         command.arg(&served).args(["--listen", "127.0.0.1:0", "--min-free", "0"]);
+        command.env("XDG_STATE_HOME", world.home.path().join("state-of-the-server"));
         let server = Server::spawn(command);
         let mut talk = Talk::with(server.address);
         talk.put_hello(1, "made/on/the/way", "full");

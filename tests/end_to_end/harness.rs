@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 pub use crate::both::{MIB, PATIENCE, noise, until};
@@ -127,6 +127,11 @@ pub fn to_its_end(mut child: Child) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// The same of a command, with the stdin that it has.
+pub fn run_to_its_end(command: &mut Command) -> Output {
+    to_its_end(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
 /// The last `done` event that a client printed with `--json`.
 pub fn done_event(output: &Output) -> serde_json::Value {
     text(&output.stdout)
@@ -167,16 +172,25 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         collect(BufReader::new(child.stderr.take().unwrap()), &log);
-        let mut line = String::new();
+        let (tell, told) = mpsc::channel();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            // Whoever waited may have given up.
+            let _ = tell.send((line, stdout));
+        });
+        let first = told.recv_timeout(PATIENCE);
+        let line = first.as_ref().map(|(line, _)| line.trim());
+        let address = line.ok().and_then(|line| line.strip_prefix("listening on ")?.parse().ok());
+        let (Some(address), Ok((_, stdout))) = (address, first) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the server does not say where it listens: {}", log.lock().unwrap());
+        };
         let said = Arc::default();
         collect(stdout, &said);
-        let Some(address) = line.trim().strip_prefix("listening on ") else {
-            let _ = child.wait();
-            panic!("the server said {line:?} and {}", log.lock().unwrap());
-        };
-        Self { address: address.parse().unwrap(), child, log, said }
+        Self { address, child, log, said }
     }
 
     /// Kills it, and starts another one on the same directory and address.

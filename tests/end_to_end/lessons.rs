@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::front::{Front, own_certificate};
-use crate::harness::{MIB, PATIENCE, Server, World, not_tested, text, until};
+use crate::harness::{MIB, PATIENCE, Server, World, not_tested, run_to_its_end, text, until};
 use crate::hostile_trees::{entry, liar_listing};
 use crate::locked::house::{FTX, House, put, word};
 use crate::talk::{HELLO_DIGEST, Talk};
@@ -630,7 +630,7 @@ fn nothing_is_unlimited_by_a_nought() {
         let mut command = Command::new(FTX);
         let state = world.home.path().join("kept");
         command.args(args).env("XDG_STATE_HOME", state).stdin(Stdio::null());
-        let output = command.output().unwrap();
+        let output = run_to_its_end(&mut command);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
         text(&output.stderr)
     };

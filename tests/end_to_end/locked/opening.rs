@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::house::{FTX, House, put, word};
-use crate::harness::{World, not_tested, until};
+use crate::harness::{World, not_tested, run_to_its_end, until};
 
 #[test]
 fn authorize_comes_before_open() {
@@ -151,7 +151,7 @@ fn broken_tokens_file_opens_nothing() {
         let mut command = Command::new(FTX);
         command.arg("serve").arg(house.world.served()).args(["--listen", "127.0.0.1:0"]);
         command.args(["--require-token", "--state"]).arg(house.state());
-        let output = command.output().unwrap();
+        let output = run_to_its_end(command.stdin(Stdio::null()));
         assert_eq!(output.status.code(), Some(1), "{what}");
         assert!(output.stdout.is_empty(), "{what}: it listens");
     }
