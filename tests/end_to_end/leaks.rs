@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::harness::{Line, MIB, PATIENCE, Server, World, noise, text, until};
+use crate::locked::house::{House, word};
 
 /// Kills of the client, in each direction.
 const CLIENT_KILLS: u64 = 25;
@@ -101,6 +102,26 @@ fn after_a_storm_nothing_is_held_that_was_not_held_before() {
         assert_eq!(std::fs::read(entry.path()).unwrap(), b"hello", "{entry:?} is not whole");
     }
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+/// No connection inside TLS has a helper of its own, and nothing of one stays.
+#[test]
+fn connections_inside_tls_have_no_threads_and_leave_nothing() {
+    let house = House::locked();
+    let token = house.add("alice", "read,list,write");
+    let served = |id: u64| {
+        let mut talk = house.talk(&token);
+        talk.put_hello(id, &format!("file-{id}"), "none");
+        assert_eq!(word(&talk.line()), "done");
+        talk
+    };
+    let first = served(1);
+    let (descriptors, count) = (house.server.descriptors(), threads(&house.server));
+    let talks: Vec<_> = (2..52).map(served).collect();
+    until("there are no more threads", || threads(&house.server) <= count);
+    drop(talks);
+    until("the descriptors are back", || house.server.descriptors() <= descriptors);
+    drop(first);
 }
 
 /// Runs a command that is killed again and again, until it has succeeded after enough kills.
