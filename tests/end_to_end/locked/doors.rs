@@ -236,6 +236,7 @@ impl Write for Ends<'_> {
     }
 }
 
+/// The deadline is of the whole, not of each step: who goes a step further each time gains nothing.
 #[test]
 fn stall_before_login_ends_by_its_deadline() {
     let options = ["--require-token", "--header-timeout", "1s", "--max-connections", "16"];
@@ -296,7 +297,7 @@ fn who_has_not_said_a_byte_hears_nothing_in_plain() {
     assert_eq!(heard(silent), b"", "the server stops");
 }
 
-/// The deadline is of the whole, not of each step: who goes a step further each time gains nothing.
+/// Nobody waits for those who say nothing: neither to be let in, nor for as long as they have.
 #[test]
 fn a_good_client_comes_in_while_others_stall() {
     let house = House::with(&["--require-token", "--header-timeout", "2s"]);
