@@ -7,7 +7,7 @@
 //! | a temporary or backup directory of the peer's choice | [`no_peer_sets_a_temporary_path`], `bad_input::nobody_reaches_the_staging_directory_or_anything_outside_by_any_spelling` |
 //! | links that write outside, or give away what is there | [`no_link_is_made_or_followed_out`], disk `scoped::scoped_token_follows_no_link_out`; the client makes none: `trees` |
 //! | the server chooses names on the client's disk | [`client_writes_only_names_it_asked_for`], `liars::a_name_from_a_server_is_never_written_to`, `hostile_trees::a_listing_that_contradicts_itself_is_told_and_writes_nothing_it_should_not`, `trees::a_symlink_in_the_target_leads_nowhere_outside` |
-//! | a check of names is lost on one of several ways | protocol `name` (one type, which only its parser makes), fuzz target `name` |
+//! | a check of names is lost on one of several ways | protocol `name` (one type, which only its parser makes) and `names::random_names_keep_the_rules`, fuzz target `name` |
 //! | files that matter, with bits that matter | [`setuid_and_dotfiles`], `transfer::permissions_and_times_travel_and_setuid_does_not` |
 //! | archives that are unpacked | [`no_archive_is_read`] |
 //! | escapes in names move the terminal | [`names_cannot_move_the_terminal_or_the_log`], `token::names_cannot_move_the_terminal_or_the_log` |
