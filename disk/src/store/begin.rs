@@ -232,16 +232,14 @@ impl<D: Disk> Store<D> {
     }
 
     /// A crash came when a staged file had the mode of what it was to be, and its owner may not write to it. `STALE`
-    /// when nobody may read it either.
+    /// when its owner may not read it either.
     fn give_back_mode(&self, private: &Private<D>, part: &str) -> io::Result<()> {
         let name = Name::parse(part.as_bytes()).map_err(|_| Errno::STALE)?;
-        let file =
-            self.disk.open_beneath(&private.staging, &name, Want::File).map_err(|error| {
-                match Errno::from_io_error(&error) {
-                    Some(Errno::ACCESS) => Errno::STALE.into(),
-                    _ => error,
-                }
-            })?;
+        let mode = self.disk.stat_part(&private.staging, part.as_bytes())?.mode;
+        if mode.bits() & 0o400 == 0 {
+            return Err(Errno::STALE.into());
+        }
+        let file = self.disk.open_beneath(&private.staging, &name, Want::File)?;
         self.disk.set_mode(&file, RESUMABLE_MODE)
     }
 

@@ -163,7 +163,11 @@ impl<D: Disk> Journal<D> {
         records: &[Record],
         sync: Sync,
     ) -> io::Result<()> {
-        let worn = self.log.as_ref().is_none_or(|log| log.size() > self.compact_above_bytes);
+        // One that is only long is good enough where none can take its place any more.
+        let worn = self
+            .log
+            .as_ref()
+            .is_none_or(|log| log.size() > self.compact_above_bytes && self.syncs.check().is_ok());
         if worn {
             let image = std::mem::take(&mut self.image);
             self.renew(private, image)?;

@@ -215,13 +215,16 @@ fn open_directory<D: Disk>(
     part: &[u8],
 ) -> Result<D::Handle, OpenError> {
     let failed = |error| OpenError::Private { step: "make the staging directory", error };
-    match disk.make_directory(parent, part, PRIVATE_MODE) {
-        Err(error) if Errno::from_io_error(&error) != Some(Errno::EXIST) => {
-            return Err(failed(error));
-        }
-        _ => {}
-    }
-    match disk.open_part(parent, part, Want::Directory) {
+    let make_and_open = || match disk.make_directory(parent, part, PRIVATE_MODE) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::EXIST) => Err(error),
+        _ => disk.open_part(parent, part, Want::Directory),
+    };
+    let opened = match make_and_open() {
+        // A store that goes has taken it away in between.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => make_and_open(),
+        opened => opened,
+    };
+    match opened {
         Ok(directory) => {
             disk.set_mode(&directory, PRIVATE_MODE).map_err(failed)?;
             Ok(directory)
