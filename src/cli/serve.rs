@@ -168,7 +168,7 @@ impl Serve {
     /// What needs the world outside the directory comes first, then what needs threads.
     pub fn run(mut self) -> Result<()> {
         confine::let_nobody_else_write();
-        let hung_up = hold_sighup()?;
+        let held_back = hold_sighup()?;
         let descriptors = self.fit_connections();
         let (log_format, access, unconfined) = (self.log_format, self.access(), self.unconfined);
         let user = self.user.as_deref().map(User::find).transpose()?;
@@ -198,7 +198,7 @@ impl Serve {
         }
         let server = prepared.open()?;
         // Before it says that it is ready: whoever has read that may send a signal.
-        take_signals(server.stopper(), settled.identity, &hung_up)?;
+        take_signals(server.stopper(), settled.identity, &held_back)?;
         introduce(server.addresses(), &introductions).context("cannot say where it listens")?;
         server.run().context("the selector failed")
     }
@@ -273,13 +273,14 @@ fn examples_and_fixed_limits() -> String {
         "{EXAMPLES}
 
 Limits that no option sets:
-  Connections without a login: {} of one address, and 1 of {} of all there may be
+  Connections without a login: {} of one address; of all there may be 1 of {}, and {} at least
   After the logins that may fail: {}, twice as long each time, {} at most; forgotten after {}
   IPv6: a /64 is one address, and a /48 has {} times as much
   Slowest body, inside an announced part: {PART_BYTES_PER_SECOND_MIN} bytes/s; slowest reading: {READ_BYTES_PER_SECOND_MIN} bytes/s
   Unfinished uploads of those without a token: {}, and {} of one address",
         fixed::UNGREETED_PER_ADDRESS,
         fixed::UNGREETED_PART,
+        fixed::UNGREETED_MIN,
         time(fixed::PENALTY_MIN),
         time(fixed::PENALTY_MAX),
         time(fixed::FORGET_AFTER),
@@ -409,26 +410,33 @@ fn introduce(addresses: &[SocketAddr], introductions: &[String]) -> io::Result<(
     Ok(())
 }
 
+/// What there is of SIGHUP before somebody hears it.
+struct HeldBack {
+    came: Arc<AtomicBool>,
+    /// Whether there was a terminal at first: one that is gone says that it is none.
+    had_terminal: bool,
+}
+
 /// Notes a SIGHUP that comes before there is somebody to hear it: as soon as the process is there, its service counts
 /// as started, and may be told to read its certificate anew.
-fn hold_sighup() -> Result<Arc<AtomicBool>> {
-    let hung_up = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGHUP, Arc::clone(&hung_up)).context("cannot take signals")?;
-    Ok(hung_up)
+fn hold_sighup() -> Result<HeldBack> {
+    let came = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGHUP, Arc::clone(&came)).context("cannot take signals")?;
+    Ok(HeldBack { came, had_terminal: io::stderr().is_terminal() })
 }
 
 /// The first SIGTERM or SIGINT stops the server in order, the second at once. SIGHUP brings a renewed
 /// certificate; if it came because the terminal is gone, it is as SIGTERM.
-fn take_signals(stopper: Stopper, kept: Option<Kept>, hung_up: &AtomicBool) -> Result<()> {
+fn take_signals(stopper: Stopper, kept: Option<Kept>, held_back: &HeldBack) -> Result<()> {
     /// As a shell says it of a program that SIGINT ended.
     const QUIT: i32 = 130;
     enum Stage {
         Serving,
         Stopping,
     }
-    let had_terminal = io::stderr().is_terminal();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot take signals")?;
-    if hung_up.load(Ordering::Relaxed) {
+    let had_terminal = held_back.had_terminal;
+    if held_back.came.load(Ordering::Relaxed) {
         signal_hook::low_level::raise(SIGHUP).context("cannot take signals")?;
     }
     let listen = move || {

@@ -183,7 +183,7 @@ impl Connection {
         if self.can_be_told() {
             self.machine.on_time(now);
         } else if self.machine.deadline().is_some_and(|time| time <= now) {
-            self.machine.broken();
+            self.machine.end_untold(Code::Timeout);
         }
         self.carry_out(None, now);
         admitted
@@ -218,7 +218,7 @@ impl Connection {
     pub(super) fn shut_down(&mut self, now: Time) {
         match self.can_be_told() {
             true => self.machine.shut_down(now),
-            false => self.machine.broken(),
+            false => self.machine.end_untold(Code::ShuttingDown),
         }
         self.carry_out(None, now);
     }
@@ -227,7 +227,7 @@ impl Connection {
     pub(super) fn fail(&mut self, code: Code, now: Time) {
         match self.can_be_told() {
             true => self.machine.fail(code.into(), now),
-            false => self.machine.broken(),
+            false => self.machine.end_untold(code),
         }
         self.carry_out(None, now);
     }
@@ -447,6 +447,8 @@ impl Connection {
                 self.sender = Sender::Worker;
                 // Set again by an event that comes while the worker sends.
                 self.writable = false;
+                // The worker is waited for, and what it reads from, until it says that the socket is full.
+                self.machine.not_blocked(now);
                 let in_turn = size.min(turn_bytes as u64);
                 let (rest, stream) = (size.saturating_sub(in_turn), self.stream.clone());
                 self.submit(vec![Job::Send { id, at, size: in_turn, rest, stream }]);

@@ -27,7 +27,7 @@ pub const UNGREETED_PER_ADDRESS: u32 = 32;
 pub const UNGREETED_PART: usize = 4;
 
 /// But as many as this, however few connections there may be in all.
-const UNGREETED_MIN: usize = 64;
+pub const UNGREETED_MIN: usize = 64;
 
 /// What the first failed login too many costs; each further one twice as much as the one before.
 pub const PENALTY_MIN: Duration = Duration::from_secs(1);

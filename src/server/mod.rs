@@ -39,7 +39,7 @@ mod stream;
 /// Limits that no option sets, for whoever says what they are.
 pub mod fixed {
     pub use super::doors::{
-        FORGET_AFTER, PENALTY_MAX, PENALTY_MIN, SITE_ADDRESSES, UNGREETED_PART,
+        FORGET_AFTER, PENALTY_MAX, PENALTY_MIN, SITE_ADDRESSES, UNGREETED_MIN, UNGREETED_PART,
         UNGREETED_PER_ADDRESS,
     };
     pub use super::storage::{PARTIALS_OF_ADDRESS, PARTIALS_OF_ANYONE};

@@ -27,8 +27,9 @@ impl Rate {
 
     /// When the next turn may be given.
     pub(super) fn free_at(&self) -> Time {
-        let milliseconds = self.free_at.as_nanos().div_ceil(1_000_000);
-        Time(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+        // Not rounded up: what is left of a millisecond would be lost each time, and that is most of it where a turn
+        // costs little. It is in `free_at` still.
+        Time(u64::try_from(self.free_at.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Bytes that each of so many connections may move in one turn: the more there are, the less, so that nobody
@@ -70,8 +71,21 @@ mod tests {
         let mut rate = Rate::new(NonZeroU64::new(10_000_000).unwrap());
         (0..1_000).for_each(|_| rate.moved(5_000, Time::default()));
         assert_eq!(rate.free_at(), Time(500));
-        rate.moved(1, Time(500));
-        assert_eq!(rate.free_at(), Time(501), "never before its time");
+    }
+
+    #[test]
+    fn all_of_the_rate_is_given_however_little_a_turn_moves() {
+        for turn_bytes in [100, 4_096, 7_000, 50_000] {
+            let mut rate = Rate::new(NonZeroU64::new(10_000_000).unwrap());
+            let mut moved = 0;
+            for now in (0..1_000).map(Time) {
+                while rate.free_at() <= now {
+                    rate.moved(turn_bytes, now);
+                    moved += turn_bytes;
+                }
+            }
+            assert!((9_900_000..=10_100_000).contains(&moved), "{moved} by {turn_bytes}");
+        }
     }
 
     /// A greeting does not wait behind so many bulk transfers until its client has given up.

@@ -45,6 +45,11 @@ impl Server {
         self.gone(Reason::PeerGone);
     }
 
+    /// Ends the connection for this reason, of which the peer cannot be told.
+    pub fn end_untold(&mut self, code: Code) {
+        self.gone(Reason::Failed(code));
+    }
+
     /// The server is about to stop: finishes what runs and takes no new requests.
     pub fn shut_down(&mut self, now: Time) {
         self.wind_up(NoMore::Stops, now);

@@ -156,8 +156,15 @@ impl TokensFile {
         let text = write_tokens(&lines)
             .map_err(|error| TokensError::Text { path: shown(&self.path), error })?;
         let mut replaced = self.replaced()?;
-        replaced.extend(old.map(|old| self.set_aside(old)));
-        replace(&self.path, TOKENS_PART, &text)?;
+        let aside = old.map(|old| self.set_aside(old));
+        if let Err(error) = replace(&self.path, TOKENS_PART, &text) {
+            // It has its own name still.
+            if let Some(Replaced { name, .. }) = &aside {
+                let _ = std::fs::remove_file(name);
+            }
+            return Err(error.into());
+        }
+        replaced.extend(aside);
         Ok((answer, wait_until_let_go(replaced)))
     }
 

@@ -257,8 +257,9 @@ impl Tokens {
                 return Err(format!("{} is gone", super::file::shown(path)));
             };
             // Only one that is held, and has its name after that, is sure to be waited for.
+            let holds = opened.hold();
             let named = path.metadata().map(|metadata| FileVersion::of(&metadata));
-            if opened.hold() == Holds::Yes && named.is_ok_and(|named| named == *opened.version()) {
+            if holds == Holds::Yes && named.is_ok_and(|named| named == *opened.version()) {
                 let lines = opened.read(path).map_err(|error| error.to_string())?;
                 return Ok((opened, lines));
             }

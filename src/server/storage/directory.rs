@@ -191,9 +191,10 @@ impl Directory {
         }
         let (shared, expiry) = (Arc::clone(&self.entrance.shared), Arc::clone(&self.expiry));
         let spawned = std::thread::Builder::new().name("expire".into()).spawn(move || {
+            let began = Instant::now();
             expiry.look(&shared, running);
             while expiry.must_look_again() {
-                expiry.look(&shared, running);
+                expiry.look(&shared, running.saturating_add(began.elapsed()));
             }
         });
         if let Err(error) = spawned {

@@ -102,12 +102,13 @@ impl Job {
             | Self::Stat(..)
             | Self::Change(..)
             | Self::Sum(..)
-            | Self::List(..)
             | Self::More(_)
-            | Self::Open(..)
             | Self::Digest(_) => true,
-            // What has come of a body is worth keeping, and what is open has to be closed.
+            // What has come of a body is worth keeping; what is opened may have been broken off already, which is
+            // logged when it is closed.
             Self::Begin(..)
+            | Self::Open(..)
+            | Self::List(..)
             | Self::Write { .. }
             | Self::Finish(_)
             | Self::Discard(..)
