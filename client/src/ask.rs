@@ -168,8 +168,10 @@ impl Session {
                 break Ok(());
             }
             if asking.asked.is_empty() {
-                self.come_anew(&mut asking, each);
-                continue;
+                match self.come_anew(&mut asking, each) {
+                    Ok(()) => continue,
+                    Err(failure) => break Err(failure),
+                }
             }
             let (link, server) = (&self.link, &self.client.server);
             let heard = link.write(&lines).map_err(Trouble::from).and_then(|()| {
@@ -180,14 +182,18 @@ impl Session {
                     Ok(())
                 })
             });
-            if let Err(trouble) = heard {
-                match asking.asked.values().next() {
-                    // The end of a connection that may ask no more, on which nothing is owed.
-                    None if !asking.busy.is_empty() => {}
-                    first => {
-                        let what = first.map_or_else(String::new, |(_, ask)| ask.what());
-                        break Err(trouble.into_failure(&what, &self.client.server));
-                    }
+            match heard {
+                Ok(()) => {}
+                // It may ask no more. What ran was answered before that, so nothing else was begun.
+                Err(Trouble::Refused(refusal)) if refusal.code == Code::Busy => {
+                    asking.all_refused(&refusal);
+                }
+                // The end of such a connection.
+                Err(_) if asking.asked.is_empty() && !asking.busy.is_empty() => {}
+                Err(trouble) => {
+                    let first = asking.asked.values().next();
+                    let what = first.map_or_else(String::new, |(_, ask)| ask.what());
+                    break Err(trouble.into_failure(&what, &self.client.server));
                 }
             }
         };
@@ -200,19 +206,23 @@ impl Session {
         &mut self,
         asking: &mut Asking<K>,
         each: &mut dyn FnMut(K, Result<Answer, Failure>),
-    ) {
+    ) -> Result<(), Failure> {
         let busy = std::mem::take(&mut asking.busy);
-        match (asking.link, self.client.link()) {
-            (Use::Answered, Ok(link)) => {
-                (self.link, asking.link) = (link, Use::New);
+        match asking.used {
+            Use::Answered => {
+                let link = self.client.link();
+                self.link =
+                    link.map_err(|trouble| trouble.into_failure("connect", &self.client.server))?;
+                asking.used = Use::New;
                 asking.again.extend(busy.into_iter().map(|(key, ask, _)| (key, ask)));
             }
-            (Use::New, _) | (_, Err(_)) => {
+            Use::New => {
                 for (key, ask, refusal) in busy {
                     each(key, Err(refused(&ask, refusal, &self.client.server)));
                 }
             }
         }
+        Ok(())
     }
 
     /// Lists a directory; `None` is the root. Hands over what comes as it comes; a caller that
@@ -284,13 +294,13 @@ struct Asking<K> {
     busy: Vec<(K, Ask, Refusal)>,
     /// To be asked on this one, before the others.
     again: VecDeque<(K, Ask)>,
-    link: Use,
+    used: Use,
 }
 
 impl<K> Default for Asking<K> {
     fn default() -> Self {
         let (asked, asked_bytes) = (BTreeMap::new(), 0);
-        Self { asked, asked_bytes, busy: Vec::new(), again: VecDeque::new(), link: Use::Answered }
+        Self { asked, asked_bytes, busy: Vec::new(), again: VecDeque::new(), used: Use::Answered }
     }
 }
 
@@ -312,6 +322,13 @@ impl<K> Asking<K> {
             self.asked.insert(id, (key, ask));
         }
         lines
+    }
+
+    /// The server has refused all that it has not answered.
+    fn all_refused(&mut self, refusal: &Refusal) {
+        let asked = std::mem::take(&mut self.asked).into_values();
+        self.busy.extend(asked.map(|(key, ask)| (key, ask, refusal.clone())));
+        self.asked_bytes = 0;
     }
 
     fn is_over(&self) -> bool {
@@ -336,7 +353,7 @@ impl<K> Asking<K> {
                 None
             }
             answer => {
-                self.link = Use::Answered;
+                self.used = Use::Answered;
                 Some((key, ask, answer))
             }
         }

@@ -158,6 +158,11 @@ impl Client {
         }
     }
 
+    /// It was waited for as long as there is patience.
+    fn not_reached(&self) {
+        self.reached.store(false, Ordering::Relaxed);
+    }
+
     /// The server.
     pub fn server(&self) -> &ServerAddress {
         &self.server

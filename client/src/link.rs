@@ -25,7 +25,8 @@ pub(crate) const READ_BYTES: usize = 256 * 1024;
 /// honest one says far less.
 pub(crate) const UNHEARD_MAX: usize = 4_096;
 
-/// After a failed write the server may still have said why; this is how long it is listened to.
+/// After a failed write the server may still have said why; this is how long it is listened to. And how long whoever
+/// interrupts waits for the server to be told.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What a listener has to say: what the server did, or why there is no more.
@@ -71,19 +72,17 @@ impl Client {
     pub(crate) fn link(&self) -> Result<Arc<Link>, Trouble> {
         self.interrupt.check()?;
         let kept = self.keeper.as_ref().and_then(|keeper| keeper.place().take());
-        match kept {
+        let link = match kept {
             // One that is kept has the pace of whoever opened it.
             Some(Kept { server, link })
                 if server == self.server && self.pace.is_none() && link.is_quiet() =>
             {
-                Ok(link)
+                link
             }
-            _ => {
-                let link = Link::open(self)?;
-                self.reached.store(true, Ordering::Relaxed);
-                Ok(Arc::new(link))
-            }
-        }
+            _ => Arc::new(Link::open(self)?),
+        };
+        self.reached.store(true, Ordering::Relaxed);
+        Ok(link)
     }
 
     /// Leaves a connection to whoever comes next. One that cannot be used again is closed.

@@ -69,7 +69,12 @@ impl Patience {
                 timed(&mut self.paused, || client.interrupt.pause(pause));
                 Ok(())
             }
-            Again::Later | Again::No | Again::Fresh => Err(trouble),
+            Again::No | Again::Fresh => Err(trouble),
+            Again::Later => {
+                // What the command has still to do gets one try each, until one reaches it.
+                client.not_reached();
+                Err(trouble)
+            }
         }
     }
 

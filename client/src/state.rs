@@ -282,7 +282,7 @@ fn prune(directory: &Path, now: SystemTime) {
     let is_state = |name: &OsString| {
         let name = name.as_bytes();
         let begins = |direction: Direction| name.starts_with(direction.prefix().as_bytes());
-        // Not the log of a tree, which is written in another way.
+        // Not the log of a tree that is got, which is written in another way and goes with its job.
         let is_get = begins(Direction::Get) && !name.starts_with(b"get-tree-");
         (begins(Direction::Put) || is_get) && !name.contains(&b'.')
     };

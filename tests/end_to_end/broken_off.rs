@@ -133,7 +133,7 @@ fn clients_that_break_off_in_any_phase_leave_no_descriptor_no_staged_file_and_no
 /// What they ask for costs a round each. Kept, it would grow with each connection, and a stop would wait for all of it.
 #[test]
 fn changes_that_wait_for_a_round_are_not_made_for_who_is_gone() {
-    const CHANGES: u64 = 200;
+    const CHANGES: u64 = 600;
     let world = World::new();
     let mut server = world.serve();
     let mut talk = Talk::with(server.address);

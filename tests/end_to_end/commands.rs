@@ -384,7 +384,7 @@ fn what_one_connection_may_not_ask_any_more_is_asked_on_another_one() {
     fs::write(world.here().join("SUMS"), sums).unwrap();
     fs::write(world.served().join("empty"), "").unwrap();
     let verified = world.run(server.address, &["verify", "SUMS"], 0);
-    let ok = text(&verified.stdout).lines().filter(|line| *line == "empty: OK").count();
+    let ok = text(&verified.stdout).lines().filter(|line| *line == "empty: ok").count();
     assert_eq!(ok, LIMIT * 2 + 1, "{}", text(&verified.stderr));
     // A tree that is larger than that.
     fs::create_dir(world.here().join("tree")).unwrap();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use crate::both::{MIB, PATIENCE, noise, until};
@@ -285,17 +286,19 @@ impl Line {
     }
 }
 
-/// Passes on what comes either way.
-pub fn relay_both(near: TcpStream, server: SocketAddr) {
-    relay_within(near, server, &Arc::default());
+/// Passes on what comes either way, each in a thread.
+pub fn relay_both(near: TcpStream, server: SocketAddr) -> Vec<JoinHandle<()>> {
+    relay_within(near, server, &Arc::default())
 }
 
-fn relay_within(near: TcpStream, server: SocketAddr, budget: &Arc<Budget>) {
-    let Ok(far) = TcpStream::connect(server) else { return };
+fn relay_within(near: TcpStream, server: SocketAddr, budget: &Arc<Budget>) -> Vec<JoinHandle<()>> {
+    let Ok(far) = TcpStream::connect(server) else { return Vec::new() };
     let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
     let (up, down) = (Arc::clone(budget), Arc::clone(budget));
-    std::thread::spawn(move || relay(near, far, &up.up));
-    std::thread::spawn(move || relay(far_back, near_back, &down.down));
+    vec![
+        std::thread::spawn(move || relay(near, far, &up.up)),
+        std::thread::spawn(move || relay(far_back, near_back, &down.down)),
+    ]
 }
 
 fn relay(mut from: TcpStream, mut to: TcpStream, budget: &AtomicU64) {

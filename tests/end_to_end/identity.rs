@@ -173,22 +173,32 @@ fn sighup_before_it_serves_is_heard_when_it_does() {
     fs::write(&key, secret).unwrap();
     set_mode(&key, 0o600);
     assert!(Command::new("mkfifo").arg(&cert).status().unwrap().success());
+    let log = world.home.path().join("log");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
     command.arg("serve").arg(world.served()).args(["--listen", "127.0.0.1:0"]);
     command.args(["--cert", word(&cert), "--key", word(&key)]);
     command.env("XDG_STATE_HOME", world.home.path().join("elsewhere"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut server = Reaped(command.spawn().unwrap());
-    let open = || fs::File::options().write(true).open(&cert).unwrap();
-    let mut first = open();
-    let id = server.0.id().to_string();
-    assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
-    first.write_all(certificate.as_bytes()).unwrap();
-    drop(first);
-    // It opens it once more: this waits for that.
-    open().write_all(certificate.as_bytes()).unwrap();
-    let mut log = BufReader::new(server.0.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(log.any(|line| line.contains("read the certificate anew")));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+    let server = Reaped(command.spawn().unwrap());
+    let has_it_open = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", server.0.id())).unwrap();
+        let open = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        open.into_iter().any(|path| path == cert)
+    };
+    // It reads it once to begin with, and once more when all that it may do is settled.
+    for time in 1..=3 {
+        let mut pipe = fs::File::options().write(true).open(&cert).unwrap();
+        if time == 1 {
+            let id = server.0.id().to_string();
+            assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+        }
+        pipe.write_all(certificate.as_bytes()).unwrap();
+        until("it has it open", &has_it_open);
+        drop(pipe);
+        until("it has read it", || !has_it_open());
+    }
+    let said = || fs::read_to_string(&log).unwrap();
+    until("it says so", || said().contains("read the certificate anew"));
 }
 
 /// A process that does not outlive its test.

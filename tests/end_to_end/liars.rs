@@ -250,3 +250,47 @@ fn a_name_from_a_server_is_never_written_to() {
     assert_eq!(metadata.mode() & 0o7777, 0o777, "setuid, setgid and sticky do not travel");
     assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (-1, 999_999_999));
 }
+
+/// Rule 4.12: what ran was answered, and the rest was never begun.
+#[test]
+fn what_a_connection_may_not_ask_any_more_is_asked_on_another_one() {
+    let world = World::new();
+    let connections = AtomicUsize::new(0);
+    let server = liar(move |talk, request| {
+        let info = |talk: &mut Talk, request: &Value| {
+            let id = &request["stat"]["id"];
+            talk.say(
+                json!({"info": {"id": id, "kind": "file", "size": 5, "mtime": [0, 0], "mode": 420,
+                "version": "v", "digest": HELLO_DIGEST}}),
+            );
+        };
+        info(talk, request);
+        match connections.fetch_add(1, Ordering::SeqCst) {
+            0 => {
+                let next = talk.line();
+                talk.say(
+                    json!({"error": {"id": next["stat"]["id"], "code": "busy", "message": ""}}),
+                );
+                // Of the third one nothing is heard.
+                talk.say(json!({"error": {"code": "busy", "message": ""}}));
+            }
+            _ => {
+                let next = talk.line();
+                info(talk, &next);
+            }
+        }
+    });
+    let output = world.run(server, &["sum", "a", "b", "c"], 0);
+    assert_eq!(text(&output.stdout).lines().count(), 3);
+}
+
+#[test]
+fn a_server_that_lets_nobody_ask_is_not_asked_without_end() {
+    let world = World::new();
+    let server = liar(|talk, request| {
+        let id = &request["stat"]["id"];
+        talk.say(json!({"error": {"id": id, "code": "busy", "message": ""}}));
+    });
+    let output = world.run(server, &["stat", "a"], 4);
+    assert!(text(&output.stderr).contains("(busy)"), "{}", text(&output.stderr));
+}

@@ -609,13 +609,37 @@ fn away_for_a_while(server: SocketAddr) -> SocketAddr {
     std::thread::spawn(move || {
         let (near, _) = listener.accept().unwrap();
         drop(listener);
-        relay_both(near, server);
+        for thread in relay_both(near, server) {
+            thread.join().unwrap();
+        }
+        // The next try comes at once, and finds nobody.
         std::thread::sleep(Duration::from_millis(700));
         for near in TcpListener::bind(address).unwrap().incoming().flatten() {
             relay_both(near, server);
         }
     });
     address
+}
+
+/// The next one is not waited for as long again.
+#[test]
+fn a_server_that_is_gone_is_waited_for_once_however_many_files_there_are() {
+    let world = World::new();
+    let server = world.serve();
+    (0..6).for_each(|number| drop(world.noise(&number.to_string(), 100)));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let at = server.address;
+    std::thread::spawn(move || drop(relay_both(listener.accept().unwrap().0, at)));
+    let args = ["put", "0", "1", "2", "3", "4", "5", "--json", "--retry-for", "1s"];
+    let output = world.run(address, &args, 3);
+    let (mut paused, mut failed) = (0, 0);
+    for line in text(&output.stdout).lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        paused += event["pause_ms"].as_u64().unwrap_or(0);
+        failed += u64::from(event["event"] == "failed");
+    }
+    assert!(failed == 5 && paused <= 1_000, "{failed} failed, {paused} ms");
 }
 
 #[test]
@@ -633,4 +657,10 @@ fn a_server_that_is_away_between_two_files_of_a_command_is_waited_for() {
         let said = text(&output.stderr);
         assert!(said.contains("cannot reach a server"), "{args:?}: {said}");
     }
+    // A shell has greeted by then, on the connection that the first of them takes.
+    let mut shell = world.ftx(away_for_a_while(server.address), ["shell"]);
+    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(b"put a\nput b\n").unwrap();
+    let output = shell.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }

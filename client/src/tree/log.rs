@@ -21,7 +21,7 @@ use crate::state::boot_id;
 /// One entry.
 pub(super) type Mark = ShortHash;
 
-const MARK_BYTES: u64 = 16;
+const MARK_BYTES: u64 = size_of::<Mark>() as u64;
 
 /// Entries that a new table has room for.
 const FIRST_ROOM: u64 = 4_096;

@@ -42,8 +42,11 @@ impl Job<'_, '_> {
         let opened = Native.open_root(&self.ground.path);
         let walk = match opened.and_then(|root| Walk::new(Native, root.into())) {
             Ok(walk) => walk,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(&error)),
+            Err(error) => {
+                seen.remove();
+                let is_gone = error.kind() == std::io::ErrorKind::NotFound;
+                return if is_gone { Ok(()) } else { Err(failed(&error)) };
+            }
         };
         let removed = self.remove_unseen(walk, &seen);
         seen.remove();
@@ -80,9 +83,13 @@ impl Job<'_, '_> {
                 }
                 let has = |kind| seen.has(&seen_mark(&path, kind));
                 // What could not be looked up stays, with all that is in it.
-                let is_directory_there = has(PathKind::Directory).unwrap_or(false);
+                let (Ok(is_directory_there), Ok(is_other_there)) =
+                    (has(PathKind::Directory), has(PathKind::Other))
+                else {
+                    continue;
+                };
                 // What the server has as something else was passed over, and so is what is below it here.
-                if !is_directory_there && has(PathKind::Other).unwrap_or(true) {
+                if is_other_there && !is_directory_there {
                     continue;
                 }
                 if kind == FileKind::Directory && (is_directory_there || !rules.is_empty()) {
