@@ -35,9 +35,10 @@ mod resume;
 mod shell;
 mod silence;
 mod slow;
-mod talk;
 mod threads;
 mod token;
 mod transcripts;
 mod transfer;
 mod trees;
+
+use both::talk;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ftx_protocol::token::Token;
 use serde_json::json;
 
+use crate::both::talk::{Inside, introduced, put};
 use crate::both::{MIB, noise, until};
-use crate::peer::Peer;
 use crate::world::{Terms, World};
 
 /// How long what a token has left is kept.
@@ -16,7 +16,7 @@ const AFTER: Duration = Duration::from_millis(800);
 const ALL: &str = "read,list,write,replace,delete";
 
 /// Says what ends a connection, after a final reply to what ran on it.
-fn is_ended(peer: &mut Peer, ran: Option<u64>, code: &str) {
+fn is_ended(peer: &mut Inside, ran: Option<u64>, code: &str) {
     if let Some(id) = ran {
         let line = peer.line();
         assert_eq!((&line["error"]["id"], &line["error"]["code"]), (&json!(id), &json!(code)));
@@ -24,7 +24,7 @@ fn is_ended(peer: &mut Peer, ran: Option<u64>, code: &str) {
     let line = peer.line();
     assert_eq!(line["error"]["code"], code, "{line}");
     assert!(line["error"]["id"].is_null(), "{line}");
-    assert!(peer.line().is_null());
+    assert!(peer.is_ended());
 }
 
 /// Patience with whoever says nothing is no reason for it here.
@@ -40,7 +40,7 @@ fn patient() -> World {
 fn connections_of_a_removed_token_end_though_they_ask_for_nothing() {
     let world = patient();
     let (one, other) = (world.token(ALL), world.token(ALL));
-    let mut idle: Vec<Peer> = (0..20).map(|_| world.login(&one)).collect();
+    let mut idle: Vec<Inside> = (0..20).map(|_| world.login(&one)).collect();
     let mut stays = world.login(&other);
     let mut pings = world.login(&one);
     pings.say(json!({"ping": {"id": 1}}));
@@ -58,7 +58,7 @@ fn connections_end_when_the_time_of_their_token_is_over() {
     let life = Duration::from_millis(1_500);
     let token = world.token_with(ALL, Terms { expires: Some(life), ..Terms::default() });
     let (mut idle, mut puts) = (world.login(&token), world.login(&token));
-    puts.begin(1, "a", 20 * MIB, &"1".repeat(32));
+    puts.say(put(1, "a", 20 * MIB, 1));
     puts.part(1, 0, b"content");
     is_ended(&mut idle, None, "expired");
     is_ended(&mut puts, Some(1), "expired");
@@ -83,7 +83,7 @@ fn what_waits_for_its_client_ends_with_the_token() {
     }
     let token = world.token(ALL);
     let (mut puts, mut lists) = (world.login(&token), world.login(&token));
-    puts.begin(1, "a", 20 * MIB, &"1".repeat(32));
+    puts.say(put(1, "a", 20 * MIB, 1));
     puts.part(1, 0, b"content");
     puts.part(1, 7, b"");
     until("it is on its way", || world.staged() == 1);
@@ -99,18 +99,19 @@ fn what_waits_for_its_client_ends_with_the_token() {
 }
 
 /// Begins a large put, of which some is durable.
-fn begun(world: &World, token: &Token, transfer: &str) -> Peer {
+fn begun(world: &World, token: &Token, transfer: u64) -> Inside {
     let mut peer = world.login(token);
     let part = noise(MIB, 1);
-    peer.begin(1, "big", 20 * MIB, transfer);
+    peer.say(put(1, "big", 20 * MIB, transfer));
     (0..9).for_each(|number| peer.part(1, number * MIB, &part));
-    peer.until_kept();
+    let line = peer.line();
+    assert!(line["kept"].is_object(), "{line}");
     peer
 }
 
-fn is_held(world: &World, token: &Token, transfer: &str) -> bool {
+fn is_held(world: &World, token: &Token, transfer: u64) -> bool {
     let mut peer = world.login(token);
-    peer.say(json!({"resume": {"id": 1, "transfer": transfer}}));
+    peer.say(json!({"resume": {"id": 1, "transfer": format!("{transfer:032x}")}}));
     peer.line()["held"]["state"] == "partial"
 }
 
@@ -118,10 +119,9 @@ fn is_held(world: &World, token: &Token, transfer: &str) -> bool {
 fn what_a_token_left_goes_a_while_after_it_and_not_because_of_a_bad_file() {
     let world = patient();
     let (one, other) = (world.token(ALL), world.token(ALL));
-    let (first, second) = ("1".repeat(32), "2".repeat(32));
-    drop(begun(&world, &one, &first));
-    drop(begun(&world, &other, &second));
-    let mut live = begun(&world, &one, &"3".repeat(32));
+    drop(begun(&world, &one, 1));
+    drop(begun(&world, &other, 2));
+    let mut live = begun(&world, &one, 3);
     // Nobody knows which tokens there are. Nobody may do anything, and nothing goes.
     let good = world.replace_tokens(b"garbage");
     assert_eq!(live.code(), "busy");
@@ -129,17 +129,15 @@ fn what_a_token_left_goes_a_while_after_it_and_not_because_of_a_bad_file() {
     assert_eq!(world.staged(), 3);
     world.replace_tokens(&good);
     until("tokens are good again", || {
-        let mut peer = Peer::tls(&world);
-        peer.hello(Some(&one));
-        peer.line()["welcome"].is_object()
+        introduced(&mut world.connected(), Some(&one.text())) == "welcome"
     });
     live.say(json!({"stat": {"id": 2, "name": "nothing"}}));
     assert_eq!(live.code(), "not_found", "who was there may go on");
-    assert!(is_held(&world, &one, &first) && is_held(&world, &other, &second));
-    assert!(is_held(&world, &one, &"3".repeat(32)), "what ran then can be gone on with");
+    assert!(is_held(&world, &one, 1) && is_held(&world, &other, 2));
+    assert!(is_held(&world, &one, 3), "what ran then can be gone on with");
     let began = Instant::now();
     world.take_back(1);
     until("it is gone", || world.staged() == 1);
     assert!(began.elapsed() >= AFTER, "that was too soon");
-    assert!(is_held(&world, &other, &second), "another's is as it was");
+    assert!(is_held(&world, &other, 2), "another's is as it was");
 }

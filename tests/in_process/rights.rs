@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use crate::bodies::{digest_of, end};
+use crate::both::talk::put;
 use crate::both::{noise, until};
 use crate::world::{Terms, World};
 
@@ -12,11 +14,11 @@ const ALL: &str = "read,list,write,replace,delete";
 fn right_lost_is_seen_when_the_name_is_to_be_taken() {
     let world = World::locked();
     let mut peer = world.login(&world.token(ALL));
-    peer.begin(1, "a", 5, &"1".repeat(32));
+    peer.say(put(1, "a", 5, 1));
     peer.part(1, 0, b"hello");
     until("it is on its way", || world.staged() == 1);
     world.take_back(1);
-    peer.finish(1, b"hello");
+    peer.say(end(1, b"hello"));
     assert_eq!(peer.code(), "denied");
     until("nothing is left", || world.staged() == 0);
     assert_eq!(world.stored("a"), None);
@@ -29,15 +31,15 @@ fn what_did_not_take_effect_does_not_count() {
     let mut peer = world.login(&world.token_with("write", terms));
     let bytes = noise(9_000, 1);
     for id in 1..5 {
-        peer.begin(id, "a", bytes.len(), &format!("{id:032x}"));
+        peer.say(put(id, "a", bytes.len(), id));
         peer.part(id, 0, &bytes);
         match id {
             1 => peer.say(json!({"abort": {"id": id, "code": "aborted"}})),
-            2 => peer.finish(id, &noise(9_000, 1)[..8_999]),
+            2 => peer.say(end(id, &bytes[..8_999])),
             3 => peer.say(json!({"end": {
-                "id": id, "size": bytes.len(), "digest": crate::peer::digest_of(b""),
+                "id": id, "size": bytes.len(), "digest": digest_of(b""),
             }})),
-            _ => peer.finish(id, &bytes),
+            _ => peer.say(end(id, &bytes)),
         }
         let line = peer.line();
         assert_eq!(line["done"].is_object(), id == 4, "{line}");

@@ -6,34 +6,28 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::bodies::{end, got, puts};
+use crate::both::talk::{Talk, put};
 use crate::both::{MIB, noise, until};
-use crate::peer::Peer;
 use crate::world::World;
 
 #[test]
 fn one_port_takes_both_and_the_first_byte_tells() {
     let world = World::open();
     let (small, large) = (noise(5_000, 1), noise(20 * MIB + 17, 1));
-    let mut tls = Peer::tls(&world);
-    tls.hello(None);
-    assert!(tls.line()["welcome"].is_object());
-    tls.put(1, "small", &small);
-    assert_eq!(tls.line()["done"]["size"], small.len());
-    tls.put(2, "large", &large);
-    assert_eq!(tls.line()["done"]["size"], large.len());
+    let mut tls = world.greeted();
+    puts(&mut tls, 1, "small", &small);
+    puts(&mut tls, 2, "large", &large);
     assert!(world.stored("large").unwrap() == large && world.stored("small").unwrap() == small);
-    let mut plain = Peer::plain(world.address);
-    plain.hello(None);
-    assert!(plain.line()["welcome"].is_object());
-    for (peer, id) in [(&mut plain, 1), (&mut tls, 3)] {
-        assert!(peer.get(id, "small") == small);
-        assert!(peer.get(id + 1, "large") == large, "with a digest that is known");
-    }
+    let mut plain = Talk::with(world.address);
+    assert!(got(&mut plain, 1, "small") == small && got(&mut tls, 3, "small") == small);
+    // With a digest that is known.
+    assert!(got(&mut plain, 2, "large") == large && got(&mut tls, 4, "large") == large);
     std::fs::write(world.served().join("new"), &large).unwrap();
-    assert!(tls.get(10, "new") == large, "hashed while it is sent");
-    tls.end();
+    assert!(got(&mut tls, 10, "new") == large, "hashed while it is sent");
+    tls.stream().end();
     let began = Instant::now();
-    assert!(tls.line().is_null(), "it says that it is done, too");
+    assert!(tls.is_ended(), "it says that it is done, too");
     assert!(began.elapsed() < Duration::from_secs(1), "and at once");
 }
 
@@ -41,22 +35,20 @@ fn one_port_takes_both_and_the_first_byte_tells() {
 #[test]
 fn other_protocols_are_told_so() {
     let world = World::locked();
-    let mut peer = Peer::plain(world.address);
+    let mut peer = Talk::connect(world.address);
     peer.send(b"GET / HTTP/1.1\r\n\r\n");
-    assert!(peer.raw().unwrap().starts_with(b"HTTP/1.1 505 "));
+    assert!(peer.rest().starts_with(b"HTTP/1.1 505 "));
 }
 
 #[test]
 fn a_cut_without_close_notify_is_not_the_end_of_a_client() {
     let world = World::open();
-    let mut peer = Peer::tls(&world);
-    peer.hello(None);
-    assert!(peer.line()["welcome"].is_object());
+    let mut peer = world.greeted();
     // In plain this asks for an answer and says that nothing more will be asked.
-    peer.begin(1, "a", 5, &"0".repeat(32));
+    peer.say(put(1, "a", 5, 1));
     peer.part(1, 0, b"hel");
-    peer.socket().shutdown(std::net::Shutdown::Write).unwrap();
-    assert!(peer.line()["broken"].is_string(), "the server has nothing to say to that");
+    peer.stream().socket.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(peer.stream().read(&mut [0]).is_err(), "the server has nothing to say to that");
     until("nothing is left of it", || world.staged() == 0);
 }
 
@@ -74,20 +66,17 @@ fn what_is_no_tls_behind_its_first_byte_is_over_at_once() {
 fn a_reader_that_stops_inside_tls_is_given_up() {
     let world = World::open();
     std::fs::write(world.served().join("b"), noise(64 * MIB, 1)).unwrap();
-    let mut peer = Peer::tls(&world);
-    peer.hello(None);
+    let mut peer = world.greeted();
     peer.say(json!({"get": {"id": 1, "name": "b", "digest": "sha256"}}));
     std::thread::sleep(Duration::from_millis(8_500));
-    assert!(peer.raw().is_err(), "cut off, not ended");
+    assert!(peer.stream().read_to_end(&mut Vec::new()).is_err(), "cut off, not ended");
 }
 
 #[test]
 fn records_of_one_byte_are_as_good_and_do_not_hold_up_others() {
     let world = World::open();
-    let mut peer = Peer::tls(&world);
-    let put = json!({"put": {
-        "id": 1, "name": "a", "digest": "sha256", "size": 5, "transfer": "0".repeat(32),
-    }});
+    let mut peer = world.connected();
+    let put = put(1, "a", 5, 1);
     let session = format!(
         "{{\"hello\":{{\"ftx\":1}}}}\n{put}\n{{\"data\":{{\"id\":1,\"at\":0,\"size\":5}}}}\nhello"
     );
@@ -95,6 +84,6 @@ fn records_of_one_byte_are_as_good_and_do_not_hold_up_others() {
         peer.send(&[*byte]);
     }
     assert!(peer.line()["welcome"].is_object());
-    peer.finish(1, b"hello");
+    peer.say(end(1, b"hello"));
     assert!(peer.line()["done"].is_object());
 }

@@ -14,7 +14,7 @@ use ftx_channel::{Identity, Pin};
 use ftx_protocol::token::Token;
 use ftx_protocol::{Durability, Owner};
 
-use crate::peer::Peer;
+use crate::both::talk::{Inside, Secured, Talk, introduced};
 
 /// What a token of a test may do besides.
 #[derive(Default)]
@@ -153,13 +153,23 @@ impl World {
         self.tokens().change(change).unwrap();
     }
 
+    /// Connected inside TLS, and nothing said yet.
+    pub fn connected(&self) -> Inside {
+        Talk::inside(Secured::connect(self.address, self.pin).unwrap())
+    }
+
+    /// Inside TLS, and welcome without a token.
+    pub fn greeted(&self) -> Inside {
+        let mut talk = self.connected();
+        assert_eq!(introduced(&mut talk, None), "welcome");
+        talk
+    }
+
     /// Inside TLS, with a token.
-    pub fn login(&self, token: &Token) -> Peer {
-        let mut peer = Peer::tls(self);
-        peer.hello(Some(token));
-        let welcome = peer.line();
-        assert!(welcome["welcome"].is_object(), "{welcome}");
-        peer
+    pub fn login(&self, token: &Token) -> Inside {
+        let mut talk = self.connected();
+        assert_eq!(introduced(&mut talk, Some(&token.text())), "welcome");
+        talk
     }
 }
 

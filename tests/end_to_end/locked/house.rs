@@ -1,23 +1,20 @@
 //! A server that wants TLS and a token, though it is on this machine only; and those who come to it.
 
 use std::fs;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use ftx_channel::{Identity, Pin, Sight, Tls, Trust, client_config};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::{Value, json};
+use ftx_channel::{Identity, Pin};
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{PATIENCE, Server, World, text, until};
+use crate::harness::{Server, World, text, until};
 use crate::talk::Talk;
+pub use crate::talk::{Inside, Secured, introduced, put, word};
 
 pub const FTX: &str = env!("CARGO_BIN_EXE_ftx");
-
-/// A talk inside TLS.
-pub type Inside = Talk<Secured>;
 
 /// The server, its state and its world.
 pub struct House {
@@ -185,114 +182,6 @@ fn walk(root: &Path, directory: &Path, names: &mut Vec<String>) {
             walk(root, &path, names);
         }
         names.push(name);
-    }
-}
-
-/// Says hello, and returns what that was answered with.
-pub fn introduced<S: Read + Write>(talk: &mut Talk<S>, token: Option<&str>) -> String {
-    talk.say(match token {
-        Some(token) => json!({"hello": {"ftx": 1, "token": token}}),
-        None => json!({"hello": {"ftx": 1}}),
-    });
-    word(&talk.line())
-}
-
-/// What kind of answer a line is: the code of an error, or the name of the message.
-pub fn word(line: &Value) -> String {
-    if let Some(code) = line["error"]["code"].as_str() {
-        return code.to_owned();
-    }
-    match line.as_object().and_then(|object| object.keys().next()) {
-        Some(name) => name.clone(),
-        None => "the end".to_owned(),
-    }
-}
-
-/// A put that is announced: `transfer` is any number that nobody else has.
-pub fn put(id: u64, name: &str, size: usize, transfer: u64) -> Value {
-    json!({"put": {
-        "id": id, "name": name, "digest": "sha256", "size": size,
-        "transfer": format!("{transfer:032x}"),
-    }})
-}
-
-/// The client's side of a connection inside TLS, which gives up what takes longer than patience.
-pub struct Secured {
-    pub socket: TcpStream,
-    tls: Tls,
-}
-
-impl Secured {
-    pub fn connect(server: SocketAddr, pin: Pin) -> io::Result<Self> {
-        Self::over(TcpStream::connect(server)?, pin)
-    }
-
-    /// Goes through the handshake.
-    pub fn over(socket: TcpStream, pin: Pin) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        socket.set_nodelay(true)?;
-        let config = client_config(Trust::Pin(pin), &Sight::default()).unwrap();
-        let tls = Tls::connect(&config, "ftx").unwrap();
-        let secured = Self { socket, tls };
-        while !secured.tls.is_ready() {
-            match secured.tls.read(&mut &secured.socket, &mut [0]) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !secured.tls.is_ready() {
-                        secured.wait(PollFlags::IN)?;
-                    }
-                }
-                Err(error) => return Err(error),
-                Ok(_) => return Err(ErrorKind::UnexpectedEof.into()),
-            }
-        }
-        secured.all_out(|| secured.tls.flush(&mut &secured.socket))?;
-        Ok(secured)
-    }
-
-    /// Says that nothing more will be said.
-    pub fn end(&mut self) {
-        self.all_out(|| self.tls.close(&mut &self.socket)).unwrap();
-        let _ = self.socket.shutdown(Shutdown::Write);
-    }
-
-    fn all_out<T>(&self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        loop {
-            match act() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
-                result => return result,
-            }
-        }
-    }
-
-    fn wait(&self, what: PollFlags) -> io::Result<()> {
-        let patience = Timespec { tv_sec: PATIENCE.as_secs().try_into().unwrap(), tv_nsec: 0 };
-        match poll(&mut [PollFd::new(&self.socket, what)], Some(&patience))? {
-            0 => Err(ErrorKind::TimedOut.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Read for Secured {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.tls.read(&mut &self.socket, room) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Write for Secured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.all_out(|| self.tls.write(&mut &self.socket, bytes))?;
-        self.flush()?;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.all_out(|| self.tls.flush(&mut &self.socket))
     }
 }
 

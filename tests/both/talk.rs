@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::PATIENCE;
+use super::PATIENCE;
+pub use super::secured::Secured;
 
 pub const HELLO_DIGEST: &str =
     "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+/// A talk inside TLS.
+pub type Inside = Talk<Secured>;
 
 pub struct Talk<S = TcpStream> {
     reader: BufReader<S>,
@@ -151,4 +155,32 @@ impl<S: Read + Write> Talk<S> {
         self.say(json!({"ping": {"id": id}}));
         self.line()["pong"]["id"] == id
     }
+}
+
+/// Says hello, and returns what that was answered with.
+pub fn introduced<S: Read + Write>(talk: &mut Talk<S>, token: Option<&str>) -> String {
+    talk.say(match token {
+        Some(token) => json!({"hello": {"ftx": 1, "token": token}}),
+        None => json!({"hello": {"ftx": 1}}),
+    });
+    word(&talk.line())
+}
+
+/// What kind of answer a line is: the code of an error, or the name of the message.
+pub fn word(line: &Value) -> String {
+    if let Some(code) = line["error"]["code"].as_str() {
+        return code.to_owned();
+    }
+    match line.as_object().and_then(|object| object.keys().next()) {
+        Some(name) => name.clone(),
+        None => "the end".to_owned(),
+    }
+}
+
+/// A put that is announced: `transfer` is any number that nobody else has.
+pub fn put(id: u64, name: &str, size: usize, transfer: u64) -> Value {
+    json!({"put": {
+        "id": id, "name": name, "digest": "sha256", "size": size,
+        "transfer": format!("{transfer:032x}"),
+    }})
 }
