@@ -14,6 +14,7 @@ use ftx_protocol::server::Event;
 use ftx_protocol::{Code, Name, Owner, Refusal, RequestId, TransferId, Verb};
 
 use super::audit::Came;
+use super::download::Told;
 use super::{Checkpoint, ConnectionKey, Granted, Origin, Outcomes, Place, Store, Upload, audit};
 use crate::server::access::Reservation;
 use crate::server::lock::lock;
@@ -40,15 +41,9 @@ struct Inside {
     checkpoint: Option<Box<Checkpoint>>,
     /// As long as the file may be open.
     place: Option<Place>,
-    line: Line,
-}
-
-/// Whether the line in the log is written that says how the put ended. Who brings its bytes and who makes them
-/// durable may both come to an end of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Line {
-    Unwritten,
-    Written,
+    /// Whether the line in the log is written that says how it ended. Who brings its bytes and who makes them durable
+    /// may both come to an end of it.
+    told: Told,
 }
 
 enum State {
@@ -135,7 +130,7 @@ impl Transfers {
             reservation: None,
             checkpoint: None,
             place: Some(place),
-            line: Line::Unwritten,
+            told: Told::No,
         });
         let (origin, name) = (origin.clone(), name.clone());
         let slot = Arc::new(Slot { origin, id, granted, name, began, transfer, inside });
@@ -391,8 +386,8 @@ impl Slot {
 
     /// Writes the line that says how the put ended, if there is none yet.
     pub(super) fn log_end(&self, write: impl FnOnce()) {
-        let was = std::mem::replace(&mut lock(&self.inside).line, Line::Written);
-        if was == Line::Unwritten {
+        let was = std::mem::replace(&mut lock(&self.inside).told, Told::Yes);
+        if was == Told::No {
             write();
         }
     }
