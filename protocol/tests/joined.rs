@@ -358,8 +358,8 @@ fn bytes_that_nobody_wants_are_thrown_away_up_to_a_bound() {
     assert!(sent > limits::DISCARD_BYTES);
 }
 
-#[test]
-fn a_read_that_fails_inside_a_part_is_filled_with_zeros_and_then_said() {
+/// A get of which 4 bytes of 10 were sent when the file could not be read any more.
+fn inside_zeros() -> Driven {
     let mut driven = Driven::greeted();
     driven.storage.files.insert("a".into(), "0123456789".into());
     driven.machine.receive(get_line(1, "a").as_bytes(), driven.now);
@@ -377,6 +377,12 @@ fn a_read_that_fails_inside_a_part_is_filled_with_zeros_and_then_said() {
     let event = ftx_protocol::server::Event::Refused { id: RequestId(1), refusal };
     driven.machine.handle(event, driven.now);
     assert_eq!(driven.machine.output(driven.now), Output::Zeros(6));
+    driven
+}
+
+#[test]
+fn a_read_that_fails_inside_a_part_is_filled_with_zeros_and_then_said() {
+    let mut driven = inside_zeros();
     driven.speak();
     assert_eq!(driven.errors(), [(Some(1), "changed".into())]);
     assert!(!String::from_utf8_lossy(&driven.said).contains("\"end\""));
@@ -385,19 +391,7 @@ fn a_read_that_fails_inside_a_part_is_filled_with_zeros_and_then_said() {
 /// Rule 5.6: what follows zeros without an id would make bytes of the file of them.
 #[test]
 fn a_connection_that_fails_inside_zeros_ends_inside_them() {
-    let mut driven = Driven::greeted();
-    driven.storage.files.insert("a".into(), "0123456789".into());
-    driven.machine.receive(get_line(1, "a").as_bytes(), driven.now);
-    driven.storage.carry_out(&mut driven.machine, b"", driven.now);
-    while let Output::Bytes(bytes) = driven.machine.output(driven.now) {
-        let count = bytes.len() as u64;
-        driven.machine.wrote(count, driven.now);
-    }
-    driven.machine.wrote(4, driven.now);
-    let refusal = Code::Changed.into();
-    let event = ftx_protocol::server::Event::Refused { id: RequestId(1), refusal };
-    driven.machine.handle(event, driven.now);
-    assert_eq!(driven.machine.output(driven.now), Output::Zeros(6));
+    let mut driven = inside_zeros();
     driven.machine.wrote(2, driven.now);
     driven.machine.fail(Code::ShuttingDown.into(), driven.now);
     assert_eq!(driven.machine.output(driven.now), Output::Shutdown);

@@ -320,6 +320,15 @@ fn a_large_file_of_a_tree_that_is_cut_goes_on_in_its_middle() {
     assert_same(seen(&world.here().join("back")), seen(&world.here().join("tree")));
 }
 
+/// A get of `tree` to `back` that was cut after 30 MiB; its line goes on, and this is the command.
+fn cut_get(world: &World, server: &Server) -> (Line, [&'static str; 5]) {
+    let get = ["get", "-r", "tree", "-o", "back"];
+    let line = Line::cut_after(server.address, 0, 30 * MIB as u64);
+    let mut first = world.ftx(line.address, get);
+    assert_eq!(first_of(first.args(["--retry-for", "0"]), "back"), Some(3));
+    (line, get)
+}
+
 #[test]
 fn what_was_got_and_is_another_here_by_now_is_got_again_when_the_job_goes_on() {
     let world = World::new();
@@ -329,10 +338,7 @@ fn what_was_got_and_is_another_here_by_now_is_got_again_when_the_job_goes_on() {
         world.noise(name, size);
     }
     world.run(server.address, &["put", "-r", "tree"], 0);
-    let get = ["get", "-r", "tree", "-o", "back"];
-    let line = Line::cut_after(server.address, 0, 30 * MIB as u64);
-    let mut first = world.ftx(line.address, get);
-    assert_eq!(first_of(first.args(["--retry-for", "0"]), "back"), Some(3));
+    let (line, get) = cut_get(&world, &server);
     let back = world.here().join("back");
     assert!(back.join(".ftx").exists(), "there is something to go on with");
     let got = fs::OpenOptions::new().write(true).open(back.join("first")).unwrap();
@@ -350,10 +356,7 @@ fn what_is_held_of_a_file_of_a_tree_and_cannot_be_gone_on_with_is_got_from_its_f
     fs::create_dir(world.here().join("tree")).unwrap();
     world.noise("tree/film", 40 * MIB);
     world.run(server.address, &["put", "-r", "tree"], 0);
-    let get = ["get", "-r", "tree", "-o", "back"];
-    let line = Line::cut_after(server.address, 0, 30 * MIB as u64);
-    let mut first = world.ftx(line.address, get);
-    assert_eq!(first_of(first.args(["--retry-for", "0"]), "back"), Some(3));
+    let (line, get) = cut_get(&world, &server);
     let back = world.here().join("back");
     let staged: Vec<_> = fs::read_dir(back.join(".ftx/staging")).unwrap().flatten().collect();
     assert_eq!(staged.len(), 1);

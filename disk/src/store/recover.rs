@@ -109,14 +109,7 @@ impl<D: Disk> Found<D> {
         let trash = open_directory(disk, &directory, TRASH)?;
         // Both have to survive, or what is promised in them does not.
         disk.sync(root).and_then(|()| disk.sync(&directory)).map_err(step("sync"))?;
-        let mut staged = HashMap::new();
-        for part in disk.names(&staging).map_err(step("list staging"))?.take(STAGED_MAX) {
-            let part = part.map_err(step("list staging"))?;
-            let Ok(part) = String::from_utf8(part) else { continue };
-            let stat =
-                disk.stat_part(&staging, part.as_bytes()).map_err(step("look at staging"))?;
-            staged.insert(part, Inode::of(&stat));
-        }
+        let staged = staged_in(disk, &staging).map_err(step("look at staging"))?;
         let probe = probe(disk, &staging).map_err(step("write to staging"))?;
         let ours = disk.stat(&directory).map_err(step("look"))?;
         let root_device = disk.stat(root).map_err(step("look"))?.device;
@@ -168,6 +161,17 @@ impl<D: Disk> Found<D> {
         };
         Ok(Self { private: Some(private), syncs, reserved, staged, torn_bytes, run })
     }
+}
+
+/// The files in staging, by what they are called there.
+fn staged_in<D: Disk>(disk: &D, staging: &D::Handle) -> io::Result<HashMap<String, Inode>> {
+    let mut staged = HashMap::new();
+    for part in disk.names(staging)?.take(STAGED_MAX) {
+        let Ok(part) = String::from_utf8(part?) else { continue };
+        let stat = disk.stat_part(staging, part.as_bytes())?;
+        staged.insert(part, Inode::of(&stat));
+    }
+    Ok(staged)
 }
 
 /// Reserves a directory and all that is below it, as far as it can be seen.
