@@ -6,7 +6,7 @@
 //! without anybody being told, and the kernel would spread connections by chance.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -215,6 +215,7 @@ impl Front {
                 match listener.accept() {
                     // Who is not let in is gone with the socket, before anything is made for it.
                     Ok((socket, peer)) => {
+                        let peer = canonical(peer);
                         if let Ok(pass) = doors.enter(peer.ip(), now) {
                             let arrival = Arrival { socket, peer, policy: *policy, pass };
                             seat(seats, others, arrival, &mut own);
@@ -252,6 +253,15 @@ fn seat(seats: &Seats, others: &[Arc<Mailbox<Order>>], arrival: Arrival, own: &m
     match seats.take().checked_sub(1).and_then(|place| others.get(place)) {
         Some(orders) => orders.push([Order::Serve(arrival)]),
         None => own.push(arrival),
+    }
+}
+
+/// A socket for both families says of IPv4 that it is `[::ffff:192.0.2.1]`, under which nobody looks for it in a log.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        address @ IpAddr::V4(_) => SocketAddr::new(address, peer.port()),
+        // As it is, with the interface that an address of one link is of.
+        IpAddr::V6(_) => peer,
     }
 }
 

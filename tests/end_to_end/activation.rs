@@ -85,6 +85,18 @@ fn a_socket_that_others_can_reach_is_locked_as_such_an_address_is() {
     drop(server);
 }
 
+/// A socket for both families, such as systemd makes, calls it `::ffff:127.0.0.1`.
+#[test]
+fn a_client_over_ipv4_is_logged_under_its_own_address() {
+    let world = World::new();
+    let both = TcpListener::bind("[::ffff:127.0.0.1]:0").unwrap();
+    let near = SocketAddr::from(([127, 0, 0, 1], both.local_addr().unwrap().port()));
+    let server = Server::spawn_with_stdin(&mut handed(&world, both, ANNOUNCED, &[]));
+    puts_hello(near, 1, "a");
+    until("the put is in the log", || server.log().contains(" name=a "));
+    assert!(server.log().contains(" peer=127.0.0.1:"), "{}", server.log());
+}
+
 #[test]
 fn what_is_announced_wrongly_is_told_and_what_is_for_another_is_left() {
     let world = World::new();
