@@ -44,6 +44,14 @@ impl Identity {
         self.lock().pin
     }
 
+    /// A name that the certificate is for, and so one by which clients can be sure of this server. There is none where it is
+    /// for an address, or for all names below one.
+    pub fn name(&self) -> Option<String> {
+        let shown = self.lock();
+        let certificate = webpki::EndEntityCert::try_from(shown.key.cert.first()?).ok()?;
+        certificate.valid_dns_names().find(|name| !name.starts_with('*')).map(str::to_owned)
+    }
+
     /// Nothing in here can be left half done: a thread that ended while it held the lock has harmed
     /// nothing.
     fn lock(&self) -> MutexGuard<'_, Shown> {

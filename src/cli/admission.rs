@@ -162,9 +162,12 @@ impl Settled {
             policy.transport == Transport::Tls || is_for_others(*address)
         });
         let identity = self.identity.iter();
-        identity
+        let mut introductions: Vec<_> = identity
             .flat_map(|identity| locked.clone().flat_map(|(at, _)| identity.introductions(*at)))
-            .collect()
+            .collect();
+        // Two addresses with one port have one name.
+        introductions.dedup();
+        introductions
     }
 
     pub fn log(&self) {

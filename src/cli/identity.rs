@@ -146,24 +146,25 @@ impl Kept {
     }
 
     /// What whoever wants to use the server is told: where it is, and what its key is, unless others
-    /// vouch for it. That they do for a name.
+    /// vouch for it. That they do for a name, which is told instead of an address.
     pub fn introductions(&self, address: SocketAddr) -> Vec<String> {
-        let (routed, name) = match address.ip().is_unspecified() {
-            true => (routed_like(address), own_name()),
-            false => (None, None),
-        };
         let port = address.port();
-        let name = name.map(|name| format!("{name}:{port}"));
+        let is_everywhere = address.ip().is_unspecified();
+        let own_name = || own_name().filter(|_| is_everywhere);
+        let routed = || routed_like(address).filter(|_| is_everywhere);
+        let (name, routed, pin) = match self.source {
+            Source::Own(_) => (own_name(), routed(), format!("#{}", self.identity.pin())),
+            Source::Given { .. } => match self.identity.name().or_else(own_name) {
+                Some(name) => (Some(name), None, String::new()),
+                None => (None, routed(), String::new()),
+            },
+        };
         let routed = routed.map(|ip| SocketAddr::new(ip, port).to_string());
-        let hosts: Vec<String> = match (&self.source, routed, name) {
-            (_, None, None) => vec![address.to_string()],
-            (Source::Given { .. }, _, Some(name)) => vec![name],
-            (_, routed, name) => routed.into_iter().chain(name).collect(),
-        };
-        let pin = match self.source {
-            Source::Own(_) => format!("#{}", self.identity.pin()),
-            Source::Given { .. } => String::new(),
-        };
+        let mut hosts: Vec<_> =
+            routed.into_iter().chain(name.map(|name| format!("{name}:{port}"))).collect();
+        if hosts.is_empty() {
+            hosts.push(address.to_string());
+        }
         hosts.into_iter().map(|host| format!("ftx login ftx://{host}{pin}")).collect()
     }
 
@@ -412,11 +413,30 @@ mod tests {
             assert_eq!((told.len(), &told[0]), (2, &first));
             // It is one of this machine's.
             UdpSocket::bind(SocketAddr::new(ip, 0)).unwrap();
-            let given = Kept {
-                identity: Arc::clone(&kept.identity),
-                source: Source::Given { certificate: "c".into(), key: "k".into() },
-            };
-            assert_eq!(given.introductions(address), [format!("ftx login ftx://{name}:7389")]);
+        }
+    }
+
+    /// Others vouch for it under the names in its certificate: with an address nobody could be sure of it.
+    #[test]
+    fn a_certificate_of_others_is_told_by_a_name_in_it() {
+        let told = |names: &[&str], address: &str| {
+            let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+            let key = KeyPair::generate().unwrap();
+            let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+            let [certificate, key_pem] = [certificate.pem(), key.serialize_pem()];
+            let identity = Identity::from_pem(certificate.as_bytes(), key_pem.as_bytes()).unwrap();
+            let source = Source::Given { certificate: "c".into(), key: "k".into() };
+            let kept = Kept { identity: Arc::new(identity), source };
+            kept.introductions(address.parse().unwrap())
+        };
+        let by_name = ["ftx login ftx://files.example:7389"];
+        for address in ["10.0.0.1:7389", "0.0.0.0:7389"] {
+            assert_eq!(told(&["*.example", "files.example", "more.example"], address), by_name);
+        }
+        for names in [&["*.example"][..], &["10.0.0.1"], &[]] {
+            assert_eq!(told(names, "10.0.0.1:7389"), ["ftx login ftx://10.0.0.1:7389"]);
+            let name = own_name().unwrap();
+            assert_eq!(told(names, "0.0.0.0:7389"), [format!("ftx login ftx://{name}:7389")]);
         }
     }
 

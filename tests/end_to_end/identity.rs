@@ -307,7 +307,7 @@ fn a_key_in_the_served_directory_is_refused() {
 }
 
 #[test]
-fn a_certificate_of_others_is_announced_without_a_key() {
+fn a_certificate_of_others_is_announced_by_its_name_and_without_a_key() {
     let world = World::new();
     let at = |name: &str| world.home.path().join(name);
     let (certificate, key, _) = new_certificate();
@@ -316,7 +316,8 @@ fn a_certificate_of_others_is_announced_without_a_key() {
     let (cert, key) = (at("cert"), at("key"));
     let server = world.serve_with(&["--require-token", "--cert", word(&cert), "--key", word(&key)]);
     until("it says how to connect", || server.said().ends_with('\n'));
-    let expected = format!("to connect: ftx login ftx://{}\n", server.address);
+    let port = server.address.port();
+    let expected = format!("to connect: ftx login ftx://files.example:{port}\n");
     assert_eq!(server.said(), expected);
     let said = refused(&world, &["--cert", word(&key), "--key", word(&key)]);
     assert!(said.contains("the certificate"), "{said}");
