@@ -148,9 +148,9 @@ impl<D: Disk> DigestCache<D> {
         boot_id: Option<String>,
         reserved: &Arc<Reserved>,
     ) -> io::Result<Self> {
-        let (log, replayed) = Log::<D, Record>::open(disk, &directory, DIGESTS, reserved)?;
-        let mut entries = Entries::new(Some(log), replayed.records.len());
-        for record in replayed.records {
+        let mut entries = Entries::new();
+        let (log, _) = Log::open(disk, &directory, DIGESTS, reserved, |record: Record| {
+            entries.records = entries.records.saturating_add(1);
             let reaches = match &record.good {
                 Good::Ever => true,
                 Good::Boot(boot) => boot.is_some() && *boot == boot_id,
@@ -158,7 +158,8 @@ impl<D: Disk> DigestCache<D> {
             if reaches {
                 entries.insert(record);
             }
-        }
+        })?;
+        entries.log = Some(log);
         Ok(Self {
             disk: disk.clone(),
             boot_id,
@@ -176,7 +177,7 @@ impl<D: Disk> DigestCache<D> {
             directory: None,
             syncs: Arc::default(),
             reserved: Arc::default(),
-            entries: Mutex::new(Entries::new(None, 0)),
+            entries: Mutex::new(Entries::new()),
         }
     }
 
@@ -287,10 +288,10 @@ impl<D: Disk> DigestCache<D> {
 }
 
 impl<D: Disk> Entries<D> {
-    fn new(log: Option<Log<D, Record>>, records: usize) -> Self {
+    fn new() -> Self {
         Self {
-            log,
-            records,
+            log: None,
+            records: 0,
             by_key: HashMap::with_capacity(ROOM),
             by_age: BTreeMap::new(),
             next_age: 0,

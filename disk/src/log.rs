@@ -22,6 +22,9 @@ use crate::sys::{Disk, Want};
 /// Read from the file at once.
 const READ_BYTES: usize = 256 * 1024;
 
+/// A record is shorter: three names, each of their bytes written as six, and little else.
+const LINE_BYTES_MAX: usize = 128 * 1024;
+
 /// Written at once: a whole round, and what a log that is written anew may take of memory.
 const WRITE_BYTES: usize = 1024 * 1024;
 
@@ -33,36 +36,46 @@ pub(crate) struct Log<D: Disk, R> {
     records: PhantomData<fn(R)>,
 }
 
-/// What was in a log when it was opened.
-pub(crate) struct Replayed<R> {
-    pub(crate) records: Vec<R>,
-    /// Bytes at the end that were no whole record, and were cut off.
-    pub(crate) torn_bytes: u64,
+/// A log that another one could not take the place of.
+pub(crate) enum NotReplaced {
+    /// It is as it was.
+    Stands(io::Error),
+    /// Nobody knows which of both is on the disk.
+    Doubtful(io::Error),
+}
+
+impl From<NotReplaced> for io::Error {
+    fn from(not_replaced: NotReplaced) -> Self {
+        let (NotReplaced::Stands(error) | NotReplaced::Doubtful(error)) = not_replaced;
+        error
+    }
 }
 
 impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
-    /// Opens the log `part` of `dir`, making it if it is not there, and reads it.
+    /// Opens the log `part` of `dir`, making it if it is not there, and reads it: one record after the other, for it may be
+    /// much longer than what it says. Returns it, and the bytes at its end that were no whole record and were cut off.
     pub(crate) fn open(
         disk: &D,
         dir: &D::Handle,
         part: &[u8],
         reserved: &Reserved,
-    ) -> io::Result<(Self, Replayed<R>)> {
+        replay: impl FnMut(R),
+    ) -> io::Result<(Self, u64)> {
         let file = match disk.open_part(dir, part, Want::File) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
                 disk.create(dir, part, Mode::new(0o600))?
             }
             result => result?,
         };
-        reserved.reserve(Inode::of(&disk.stat(&file)?));
-        let bytes = read_all(disk, &file)?;
-        let (records, good) = decode(&bytes)?;
-        let torn_bytes = (bytes.len() as u64).saturating_sub(good);
+        let stat = disk.stat(&file)?;
+        reserved.reserve(Inode::of(&stat));
+        let size = read(disk, &file, replay)?;
+        let torn_bytes = stat.size.saturating_sub(size);
         if torn_bytes > 0 {
-            disk.truncate(&file, good)?;
+            disk.truncate(&file, size)?;
         }
-        let log = Self { disk: disk.clone(), file, size: good, records: PhantomData };
-        Ok((log, Replayed { records, torn_bytes }))
+        let log = Self { disk: disk.clone(), file, size, records: PhantomData };
+        Ok((log, torn_bytes))
     }
 
     /// Replaces the log `part` of `dir` by one with just these records, durably. `syncs` are those of `dir`.
@@ -72,30 +85,38 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         part: &[u8],
         reserved: &Reserved,
         records: impl Iterator<Item = B>,
-    ) -> io::Result<Self> {
-        syncs.check()?;
+    ) -> Result<Self, NotReplaced> {
+        syncs.check().map_err(NotReplaced::Stands)?;
         let new: Vec<u8> = [part, b".new"].concat();
-        // Of an earlier try that failed.
-        match disk.stat_part(dir, &new) {
-            Ok(stale) => {
-                disk.remove(dir, &new)?;
-                reserved.release(Inode::of(&stale));
-            }
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
-            Err(error) => return Err(error),
+        let log = Self::write_new(disk, dir, &new, reserved, records).map_err(|error| {
+            // Where there is no room it would keep what there is from others.
+            let _ = remove_stale(disk, dir, &new, reserved);
+            NotReplaced::Stands(error)
+        })?;
+        // Its inode may be given to a new file the moment it is replaced.
+        if let Ok(old) = disk.stat_part(dir, part) {
+            reserved.release(Inode::of(&old));
         }
-        let old = disk.stat_part(dir, part).ok();
-        let file = disk.create(dir, &new, Mode::new(0o600))?;
+        disk.rename(dir, &new, dir, part)
+            .and_then(|()| syncs.sync(disk, dir))
+            .map_err(NotReplaced::Doubtful)?;
+        Ok(log)
+    }
+
+    fn write_new<B: Borrow<R>>(
+        disk: &D,
+        dir: &D::Handle,
+        new: &[u8],
+        reserved: &Reserved,
+        records: impl Iterator<Item = B>,
+    ) -> io::Result<Self> {
+        // Of an earlier try that was cut off.
+        remove_stale(disk, dir, new, reserved)?;
+        let file = disk.create(dir, new, Mode::new(0o600))?;
         reserved.reserve(Inode::of(&disk.stat(&file)?));
         let mut log = Self { disk: disk.clone(), file, size: 0, records: PhantomData };
         log.append(records)?;
         log.sync()?;
-        // Its inode may be given to a new file the moment it is replaced.
-        if let Some(old) = old {
-            reserved.release(Inode::of(&old));
-        }
-        disk.rename(dir, &new, dir, part)?;
-        syncs.sync(disk, dir)?;
         Ok(log)
     }
 
@@ -147,17 +168,19 @@ pub(crate) fn encode<R: Serialize>(record: &R, out: &mut Vec<u8>) -> io::Result<
     Ok(())
 }
 
-/// The records up to the first line that is not whole, and how many bytes they take.
-pub(crate) fn decode<R: DeserializeOwned>(bytes: &[u8]) -> io::Result<(Vec<R>, u64)> {
-    let mut records = Vec::new();
-    let mut good: u64 = 0;
+/// Replays the records up to the first line that is not whole, and says how many bytes they take.
+pub(crate) fn decode<R: DeserializeOwned>(
+    bytes: &[u8],
+    mut replay: impl FnMut(R),
+) -> io::Result<usize> {
+    let mut good: usize = 0;
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         let Some(json) = checked(line) else { break };
         // Whole, and not understood: a newer program wrote it, and it may matter.
-        records.push(serde_json::from_slice(json)?);
-        good = good.saturating_add(line.len() as u64);
+        replay(serde_json::from_slice(json)?);
+        good = good.saturating_add(line.len());
     }
-    Ok((records, good))
+    Ok(good)
 }
 
 /// The JSON of a line that is whole.
@@ -173,15 +196,44 @@ fn checked(line: &[u8]) -> Option<&[u8]> {
     (crc32fast::hash(json) == sum).then_some(json)
 }
 
-fn read_all<D: Disk>(disk: &D, file: &D::Handle) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+/// Replays the records of a file up to the first line that is not whole, and says how many bytes they take.
+fn read<D: Disk, R: DeserializeOwned>(
+    disk: &D,
+    file: &D::Handle,
+    mut replay: impl FnMut(R),
+) -> io::Result<u64> {
     let mut buffer = PageAligned::new(READ_BYTES);
+    // Lines that were read and not replayed: after each read only what is there of the last one.
+    let mut lines = Vec::new();
+    let mut good: u64 = 0;
     loop {
-        let count = disk.read_at(file, &mut buffer, bytes.len() as u64)?;
-        if count == 0 {
-            return Ok(bytes);
+        let at = good.saturating_add(lines.len() as u64);
+        let count = disk.read_at(file, &mut buffer, at)?;
+        lines.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        let whole = decode(&lines, &mut replay)?;
+        lines.drain(..whole);
+        good = good.saturating_add(whole as u64);
+        if count == 0 || lines.len() > LINE_BYTES_MAX || lines.contains(&b'\n') {
+            return Ok(good);
         }
-        bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
+    }
+}
+
+/// Removes what was to take the place of a log and did not.
+fn remove_stale<D: Disk>(
+    disk: &D,
+    dir: &D::Handle,
+    new: &[u8],
+    reserved: &Reserved,
+) -> io::Result<()> {
+    match disk.stat_part(dir, new) {
+        Ok(stale) => {
+            disk.remove(dir, new)?;
+            reserved.release(Inode::of(&stale));
+            Ok(())
+        }
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -205,7 +257,10 @@ pub(crate) fn write_all<D: Disk>(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::sim::Sim;
 
     #[test]
     fn a_checksum_that_is_written_in_another_way_is_none() {
@@ -213,9 +268,39 @@ mod tests {
         let mut line = Vec::new();
         encode(&33_u32, &mut line).unwrap();
         assert_eq!(line, b"0a6216d9 33\n");
-        assert_eq!(decode::<u32>(&line).unwrap(), (vec![33], 12));
+        let decoded = |line: &[u8]| {
+            let mut records = Vec::<u32>::new();
+            (decode(line, |record| records.push(record)).unwrap(), records)
+        };
+        assert_eq!(decoded(&line), (12, vec![33]));
         for other in [&b"+a6216d9 33\n"[..], b"0A6216D9 33\n", b"0a6216d9 33"] {
-            assert_eq!(decode::<u32>(other).unwrap(), (vec![], 0));
+            assert_eq!(decoded(other), (0, vec![]));
+        }
+    }
+
+    #[test]
+    fn what_is_longer_than_one_read_is_replayed_and_what_is_no_record_is_cut_off() {
+        let sim = Sim::new();
+        let root = sim.open_root(Path::new("/")).unwrap();
+        let open = || {
+            let mut records = Vec::new();
+            let replay = |record: String| records.push(record);
+            let (log, torn) = Log::open(&sim, &root, b"log", &Reserved::default(), replay).unwrap();
+            (log, torn, records)
+        };
+        let written: Vec<_> =
+            (0..300).map(|number| number.to_string().repeat(number * 10)).collect();
+        let (mut log, ..) = open();
+        log.append(written.iter()).unwrap();
+        let whole = log.size();
+        assert!(whole > READ_BYTES as u64 * 2, "{whole}");
+        for torn in [&b"0a6216d9 3"[..], b"no record\n", &[b'x'; 3 * READ_BYTES]] {
+            write_all(&sim, &log.file, torn, whole).unwrap();
+            let (_, cut, records) = open();
+            assert_eq!((cut, records.len()), (torn.len() as u64, 300));
+            assert!(records == written);
+            let (_, cut, _) = open();
+            assert_eq!(cut, 0);
         }
     }
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use ftx_protocol::TransferId;
 
 use super::record::{Begun, Complete, Outcome, Record};
-use super::transfers::COMPLETE_MAX;
+use super::transfers::Count;
 use crate::hash::Saved;
-use crate::log::{self, Log};
+use crate::log::{self, Log, NotReplaced};
 use crate::reserved::Reserved;
 use crate::syncs::Syncs;
 use crate::sys::Disk;
@@ -37,7 +37,8 @@ pub(super) struct Image {
     pub(super) run: u64,
     pub(super) partial: HashMap<TransferId, (Begun, Option<Saved>)>,
     /// Oldest first.
-    pub(super) complete: VecDeque<Complete>,
+    complete: VecDeque<Complete>,
+    count: Count,
 }
 
 /// What the bytes of a journal say. For tests that make them up.
@@ -58,16 +59,16 @@ impl JournalText {
     /// # Errors
     /// When a record is whole and is not understood.
     pub fn read(bytes: &[u8]) -> io::Result<Self> {
-        let (records, whole_bytes) = log::decode::<Record>(bytes)?;
-        let mut image = Image::default();
-        for record in &records {
-            image.apply(record);
-        }
+        let (mut image, mut records) = (Image::default(), 0_usize);
+        let whole_bytes = log::decode(bytes, |record: Record| {
+            records = records.saturating_add(1);
+            image.apply(&record);
+        })?;
         let mut anew = Vec::new();
         for record in image.records() {
             log::encode(&record, &mut anew)?;
         }
-        Ok(Self { records: records.len(), whole_bytes, anew })
+        Ok(Self { records, whole_bytes: whole_bytes as u64, anew })
     }
 }
 
@@ -91,11 +92,9 @@ impl<D: Disk> Journal<D> {
         syncs: Arc<Syncs>,
         reserved: &Arc<Reserved>,
     ) -> io::Result<(Self, u64)> {
-        let (log, replayed) = Log::<D, Record>::open(disk, private, JOURNAL, reserved)?;
         let mut image = Image::default();
-        for record in &replayed.records {
-            image.apply(record);
-        }
+        let replay = |record: Record| image.apply(&record);
+        let (log, torn_bytes) = Log::open(disk, private, JOURNAL, reserved, replay)?;
         let compact_above_bytes = COMPACT_BYTES.max(log.size().saturating_mul(4));
         let journal = Self {
             disk: disk.clone(),
@@ -105,7 +104,7 @@ impl<D: Disk> Journal<D> {
             image,
             compact_above_bytes,
         };
-        Ok((journal, replayed.torn_bytes))
+        Ok((journal, torn_bytes))
     }
 
     /// What it says.
@@ -147,6 +146,26 @@ impl<D: Disk> Journal<D> {
     pub(super) fn renew(&mut self, private: &D::Handle, image: Image) -> io::Result<()> {
         self.log = None;
         self.image = image;
+        Ok(self.replace(private)?)
+    }
+
+    /// Writes it anew because it has grown.
+    fn compact(&mut self, private: &D::Handle) -> io::Result<()> {
+        match self.replace(private) {
+            Ok(()) => Ok(()),
+            // One that is only long is good enough.
+            Err(NotReplaced::Stands(_)) => {
+                self.compact_above_bytes = self.compact_above_bytes.saturating_add(COMPACT_BYTES);
+                Ok(())
+            }
+            Err(NotReplaced::Doubtful(error)) => {
+                self.log = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn replace(&mut self, private: &D::Handle) -> Result<(), NotReplaced> {
         let directory = (private, &*self.syncs);
         let records = self.image.records();
         let log = Log::replace(&self.disk, directory, JOURNAL, &self.reserved, records)?;
@@ -163,14 +182,10 @@ impl<D: Disk> Journal<D> {
         records: &[Record],
         sync: Sync,
     ) -> io::Result<()> {
-        // One that is only long is good enough where none can take its place any more.
-        let worn = self
-            .log
-            .as_ref()
-            .is_none_or(|log| log.size() > self.compact_above_bytes && self.syncs.check().is_ok());
-        if worn {
-            let image = std::mem::take(&mut self.image);
-            self.renew(private, image)?;
+        match &self.log {
+            None => self.replace(private)?,
+            Some(log) if log.size() > self.compact_above_bytes => self.compact(private)?,
+            Some(_) => {}
         }
         let Some(log) = &mut self.log else { return Ok(()) };
         let written = log.append(records.iter()).and_then(|()| match sync {
@@ -193,6 +208,11 @@ impl<D: Disk> Journal<D> {
 }
 
 impl Image {
+    /// One that says nothing but which run it is of.
+    pub(super) fn of_run(run: u64) -> Self {
+        Self { run, ..Self::default() }
+    }
+
     fn apply(&mut self, record: &Record) {
         match record {
             Record::Run { number } => self.run = *number,
@@ -207,10 +227,7 @@ impl Image {
             Record::Commit(committed) => {
                 self.partial.remove(&committed.transfer);
                 let committed = committed.clone();
-                self.complete.push_back(Complete { committed, outcome: Outcome::Pending });
-                while self.complete.len() > COMPLETE_MAX {
-                    self.complete.pop_front();
-                }
+                self.remember(Complete { committed, outcome: Outcome::Pending });
             }
             Record::Done { transfer, file } => {
                 let mut newest_first = self.complete.iter_mut().rev();
@@ -224,10 +241,34 @@ impl Image {
                 if self.partial.get(transfer).is_some_and(|(begun, _)| begun.staged == *staged) {
                     self.partial.remove(transfer);
                 }
-                self.complete.retain(|complete| {
-                    complete.committed.transfer != *transfer || complete.committed.staged != *staged
+                let is_dropped = |complete: &Complete| {
+                    complete.committed.transfer == *transfer && complete.committed.staged == *staged
+                };
+                let Self { complete, count, .. } = self;
+                complete.retain(|complete| {
+                    let stays = !is_dropped(complete);
+                    if !stays {
+                        count.take(complete);
+                    }
+                    stays
                 });
             }
+        }
+    }
+
+    /// Those that are complete, or are about to be, oldest first.
+    pub(super) fn complete(&self) -> &VecDeque<Complete> {
+        &self.complete
+    }
+
+    /// The oldest is forgotten where there are too many.
+    pub(super) fn remember(&mut self, complete: Complete) {
+        self.count.add(&complete);
+        self.complete.push_back(complete);
+        while self.count.is_too_many()
+            && let Some(oldest) = self.complete.pop_front()
+        {
+            self.count.take(&oldest);
         }
     }
 
@@ -249,5 +290,99 @@ impl Image {
             std::iter::once(Record::Begin(begun.clone())).chain(progress)
         });
         run.chain(complete).chain(partial)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ftx_protocol::{Algorithm, Condition, Digest, Durability, Name};
+    use rustix::io::Errno;
+
+    use super::super::record::{Committed, Survival};
+    use super::*;
+    use crate::identity::Inode;
+    use crate::sim::{Fault, Sim, SimHandle};
+
+    const NEW: &[u8] = b"journal.new";
+
+    fn commit(number: u64, name: Name) -> Record {
+        let mut transfer = [0; 16];
+        transfer[..8].copy_from_slice(&number.to_be_bytes());
+        Record::Commit(Committed {
+            transfer: TransferId(transfer),
+            staged: format!("1-{number}"),
+            inode: Inode { device: 1, number },
+            within: Some(name.clone()),
+            asked: Some(name.clone()),
+            name,
+            size: 1,
+            digest: Digest { algorithm: Algorithm::Sha256, bytes: [0; 32] },
+            condition: Condition::Always,
+            durability: Durability::Full,
+            survival: Survival::Synced,
+            owner: None,
+        })
+    }
+
+    fn open(sim: &Sim) -> (Journal<Sim>, SimHandle) {
+        let root = sim.open_root(Path::new("/")).unwrap();
+        let (journal, torn) =
+            Journal::open(sim, &root, Arc::default(), &Arc::new(Reserved::default())).unwrap();
+        assert_eq!(torn, 0);
+        (journal, root)
+    }
+
+    /// On a disk that is full it is the long one that takes what is to be recorded.
+    #[test]
+    fn one_that_cannot_be_written_anew_is_gone_on_with() {
+        let name = || Name::parse(b"name").unwrap();
+        let long = || {
+            let sim = Sim::new();
+            let (mut journal, root) = open(&sim);
+            journal.write(&root, &[commit(1, name())], Sync::Now).unwrap();
+            journal.compact_above_bytes = 0;
+            sim.set_fault(Fault::None);
+            (sim, journal, root)
+        };
+        let (sim, mut journal, root) = long();
+        journal.write(&root, &[commit(2, name())], Sync::Now).unwrap();
+        let log = sim.log();
+        let renamed = log.iter().position(|call| call.contains("rename journal")).unwrap();
+        assert!(log[..renamed].iter().any(|call| call.contains("write_at")), "{log:?}");
+        for (nth, call) in log.iter().enumerate().take(renamed) {
+            let (sim, mut journal, root) = long();
+            sim.set_fault(Fault::Once(nth as u64, Errno::NOSPC));
+            journal.write(&root, &[commit(2, name())], Sync::Now).unwrap();
+            assert!(sim.stat_part(&root, NEW).is_err(), "{call}: it takes room");
+            journal.write(&root, &[commit(3, name())], Sync::Now).unwrap();
+            drop(journal);
+            assert_eq!(open(&sim).0.image().complete().len(), 3, "{call}");
+        }
+    }
+
+    /// Names in which each byte is written as six would make it longer than a disk has room for.
+    #[test]
+    fn it_is_no_longer_than_the_room_that_is_left_for_it() {
+        let part = [1; 255];
+        let name = Name::parse(&[part.as_slice(); 15].join(&b'/')).unwrap();
+        let mut image = Image::default();
+        (0..2_000).for_each(|number| image.apply(&commit(number, name.clone())));
+        let mut bytes = Vec::new();
+        image.records().for_each(|record| log::encode(&record, &mut bytes).unwrap());
+        assert!(bytes.len() < 48 * 1024 * 1024, "{}", bytes.len());
+        // Those of a round at least, which are about to take their names.
+        assert!(image.complete.len() >= 512, "{}", image.complete.len());
+        let newest = image.complete.back().unwrap();
+        assert_eq!(newest.committed.staged, "1-1999");
+        let dropped = Record::Drop {
+            transfer: newest.committed.transfer,
+            staged: newest.committed.staged.clone(),
+        };
+        let before = image.complete.len();
+        image.apply(&dropped);
+        image.apply(&commit(2_000, name));
+        assert_eq!(image.complete.len(), before, "what was dropped is not counted");
     }
 }

@@ -94,6 +94,14 @@ pub(super) enum Survival {
 }
 
 impl Committed {
+    /// Its bytes in the journal, at most.
+    pub(super) fn journal_bytes(&self) -> usize {
+        const REST_BYTES: usize = 768;
+        let names = [Some(&self.name), self.within.as_ref(), self.asked.as_ref()];
+        let bytes = names.into_iter().flatten().map(|name| Name::line_bytes(name.as_bytes()));
+        bytes.fold(REST_BYTES, usize::saturating_add)
+    }
+
     /// The name that the put has, whatever name its file gets.
     pub(super) fn asked(&self) -> &Name {
         self.asked.as_ref().unwrap_or(&self.name)

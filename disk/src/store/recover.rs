@@ -327,9 +327,9 @@ impl<D: Disk> Store<D> {
         let mut recovery = Recovery { torn_bytes, ..Recovery::default() };
         let Some(private) = &self.private else { return Ok(recovery) };
         let image = lock(&private.journal).image().clone();
-        let mut kept = Image { run: self.run, ..Image::default() };
+        let mut kept = Image::of_run(self.run);
         let boot_id = self.boot_id.as_ref();
-        self.settle_all(private, &image.complete, staged, &mut kept, &mut recovery);
+        self.settle_all(private, image.complete(), staged, &mut kept, &mut recovery);
         let mut live = HashSet::new();
         for (transfer, (begun, saved)) in image.partial {
             let Some(saved) = saved else { continue };
@@ -346,8 +346,7 @@ impl<D: Disk> Store<D> {
             self.transfers.insert(transfer, partial);
             recovery.resumable = recovery.resumable.saturating_add(1);
         }
-        lock(&private.journal)
-            .renew(&private.directory, kept)
+        self.renew_journal(private, kept)
             .map_err(|error| OpenError::Private { step: "write the journal", error })?;
         // After the journal: until it was written anew, it may need what is staged.
         for (part, inode) in staged.iter().filter(|(part, _)| !live.contains(*part)) {
@@ -357,6 +356,20 @@ impl<D: Disk> Store<D> {
             }
         }
         Ok(recovery)
+    }
+
+    /// On a full disk the journal has no room to be written anew, but what was removed may hold some.
+    fn renew_journal(&self, private: &Private<D>, kept: Image) -> io::Result<()> {
+        let renewed = lock(&private.journal).renew(&private.directory, kept);
+        match renewed {
+            Err(error)
+                if Errno::from_io_error(&error) == Some(Errno::NOSPC) && self.has_trash() =>
+            {
+                self.sweep_trash(&|| true);
+                lock(&private.journal).mend(&private.directory)
+            }
+            renewed => renewed,
+        }
     }
 
     /// Finishes the puts that were about to take their names, in the order of the journal, or forgets them.
@@ -397,7 +410,7 @@ impl<D: Disk> Store<D> {
                     self.transfers.completed(Arc::new(complete.clone()));
                 }
                 // It may be a server's, which remembers.
-                kept.complete.push_back(complete);
+                kept.remember(complete);
             }
         }
     }

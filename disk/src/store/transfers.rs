@@ -14,9 +14,35 @@ use crate::syncs::Syncs;
 
 /// Complete transfers that are remembered, so that a lost acknowledgement can be replayed: twice what
 /// one connection may have in flight. Each is 0.7 KiB, half of it what the journal is written anew from, and its names,
-/// which both share: 7 MiB with names of 100 bytes, 38 MiB with the longest. 32 MiB more is the most for each further
-/// name of a put: the one that was asked for in a drop box, and after a restart the directory that its token is held to.
-pub(super) const COMPLETE_MAX: usize = 8_192;
+/// which both share: 7 MiB with names of 100 bytes, 38 MiB with the longest.
+const COMPLETE_MAX: usize = 8_192;
+
+/// Fewer, where they would be more than this in the journal: names in letters that JSON writes as six bytes, or several for
+/// each put. It is more than those of one round have, and less than what `--min-free` leaves to write it anew.
+const COMPLETE_BYTES_MAX: usize = 48 * 1024 * 1024;
+
+/// Counts complete transfers, to tell when the oldest has to go.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Count {
+    transfers: usize,
+    bytes: usize,
+}
+
+impl Count {
+    pub(super) fn add(&mut self, complete: &Complete) {
+        self.transfers = self.transfers.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(complete.committed.journal_bytes());
+    }
+
+    pub(super) fn take(&mut self, complete: &Complete) {
+        self.transfers = self.transfers.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(complete.committed.journal_bytes());
+    }
+
+    pub(super) fn is_too_many(&self) -> bool {
+        self.transfers > COMPLETE_MAX || self.bytes > COMPLETE_BYTES_MAX
+    }
+}
 
 /// A transfer that can be resumed.
 pub(super) struct Partial {
@@ -62,6 +88,7 @@ struct Table {
     complete: HashMap<TransferId, Arc<Complete>>,
     /// Complete ones, oldest first.
     order: VecDeque<TransferId>,
+    count: Count,
 }
 
 /// A transfer that can be resumed, and whose it is, without locking it.
@@ -160,12 +187,16 @@ impl Transfers {
         let mut table = lock(&self.table);
         let transfer = complete.committed.transfer;
         table.leave(&transfer);
-        if table.complete.insert(transfer, complete).is_none() {
-            table.order.push_back(transfer);
+        table.count.add(&complete);
+        match table.complete.insert(transfer, complete) {
+            Some(before) => table.count.take(&before),
+            None => table.order.push_back(transfer),
         }
-        while table.order.len() > COMPLETE_MAX {
-            if let Some(oldest) = table.order.pop_front() {
-                table.complete.remove(&oldest);
+        while table.count.is_too_many()
+            && let Some(oldest) = table.order.pop_front()
+        {
+            if let Some(complete) = table.complete.remove(&oldest) {
+                table.count.take(&complete);
             }
         }
     }

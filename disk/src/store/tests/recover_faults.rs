@@ -4,13 +4,13 @@
 
 use std::path::Path;
 
-use ftx_protocol::{Condition, Durability, Mode, Refusal, Replay, TransferId};
+use ftx_protocol::{Condition, Depth, Durability, Mode, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::{check_left, commit, finish, id, open, try_open, whole};
+use super::{check_left, commit, finish, id, name, open, try_open, whole};
 use crate::log::write_all;
 use crate::sim::{Fault, Sim};
-use crate::store::{Completeness, Memory, Options, Put, Store, Stored};
+use crate::store::{Change, Completeness, Memory, Options, Put, Step, Store, Stored};
 use crate::sys::{Disk, Want};
 
 /// What is put, one after the other. All have one size.
@@ -313,4 +313,30 @@ fn a_store_for_one_job_leaves_a_server_what_that_remembers() {
     drop(store);
     drop(open_forgetful(&sim));
     assert!(is_complete(&open(&sim), 0));
+}
+
+#[test]
+fn a_start_without_room_for_the_journal_takes_what_was_removed_away_first() {
+    let removed = || {
+        let sim = Sim::new();
+        let store = open(&sim);
+        let ready = whole(&store, put("n", 0, &FULL), BROUGHT[0]).unwrap();
+        commit(&store, vec![ready]).remove(0).unwrap();
+        let durability = Durability::Full;
+        let change = Change::Remove { name: name("n"), depth: Depth::One, durability };
+        store.commit(vec![Step::Change { change, within: None }]).remove(0).unwrap();
+        assert!(store.has_trash());
+        drop(store);
+        sim
+    };
+    let sim = removed();
+    sim.set_fault(Fault::None);
+    open(&sim);
+    let log = sim.log();
+    let nth = log.iter().position(|call| call.ends_with("create journal.new")).unwrap();
+    let sim = removed();
+    sim.set_fault(Fault::Once(nth as u64, Errno::NOSPC));
+    let store = open(&sim);
+    assert!(!store.has_trash());
+    assert!(is_complete(&store, 0));
 }
