@@ -69,8 +69,8 @@ const OPEN_ANYWHERE: OpenMax = OpenMax { puts: 128, files: 64, directories: 32 }
 
 /// Serve a directory: take files with `put`, hand them out with `get`.
 ///
-/// Whoever is on this machine may use it as it is. On addresses that others reach it speaks inside
-/// TLS only, and wants a token, which "ftx token add" makes.
+/// On an address of this machine alone, as is the default, whoever is there may use it as it is. On one that
+/// others reach it speaks inside TLS only, and wants a token, which "ftx token add" makes.
 ///
 /// Prints "listening on ADDRESS" for each address when it is ready, and how others log in. Ctrl-C or
 /// SIGTERM lets what runs finish, or end so that it can be resumed; a second one quits at once.
@@ -81,8 +81,9 @@ pub struct Serve {
     /// The directory. It is made if its parent exists
     directory: PathBuf,
 
-    /// Where to listen; port 0 takes a free one. May be given several times. Not where sockets are
-    /// handed over, as systemd does [default: 127.0.0.1:7389]
+    /// Where to listen, such as 0.0.0.0:7389 for all addresses of IPv4 or [::]:7389 for those of IPv6; port 0 takes
+    /// a free one. May be given several times. Not where sockets are handed over, as systemd does [default:
+    /// 127.0.0.1:7389]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
 
@@ -115,7 +116,7 @@ pub struct Serve {
     max_requests: u64,
 
     /// Threads that wait for sockets, besides those that wait for disks. One keeps two cores busy; where there
-    /// are many, more may pay: each beyond five has 9 MiB more for what comes. With --limit-rate there is one
+    /// are many, more may pay, up to 16: each beyond five has 9 MiB more for what comes. With --limit-rate there is one
     #[arg(long, value_name = "N", value_parser = threads, default_value = "1")]
     threads: usize,
 

@@ -284,7 +284,7 @@ fn allowed(line: &Line) -> String {
 }
 
 fn as_text(line: &Line, used: u64, width: usize, now: SystemTime) -> String {
-    let Line { name, can, under, expires, max_bytes, .. } = line;
+    let Line { name, can, under, expires, max_bytes, max_partials, .. } = line;
     let mut text = format!("{name:width$}  {can}");
     // To write to a string does not fail.
     if let Some(scope) = under {
@@ -303,6 +303,9 @@ fn as_text(line: &Line, used: u64, width: usize, now: SystemTime) -> String {
             let _ = write!(text, "  brought {}", HumanBytes(used));
         }
         None => {}
+    }
+    if let Some(max) = max_partials {
+        let _ = write!(text, "  {max} unfinished at most");
     }
     text
 }

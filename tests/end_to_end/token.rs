@@ -79,12 +79,13 @@ fn a_token_is_made_shown_once_listed_and_taken_back() {
     assert!(hint.starts_with(expected), "{hint}");
     assert!(hint.contains("ftx login ADDRESS") && !hint.contains(&secret));
 
-    add(&world, &["bob", "--can", "drop", "--expires", "7d", "--max-bytes", "10G"]);
+    let limits = ["--expires", "7d", "--max-bytes", "10G", "--max-partials", "8"];
+    add(&world, &[&["bob", "--can", "drop"], &limits[..]].concat());
     let ls = text(&run(&world, &["ls"], 0).stdout);
     let lines: Vec<&str> = ls.lines().collect();
     assert_eq!((lines.len(), lines[0]), (2, "alice  read,list  in photos/"));
     assert!(lines[1].starts_with("bob    drop  until 20"), "{ls}");
-    assert!(lines[1].ends_with("  brought 0 B of 10.00 GiB"), "{ls}");
+    assert!(lines[1].ends_with("  brought 0 B of 10.00 GiB  8 unfinished at most"), "{ls}");
     let listed = listed(&world);
     assert_eq!(listed[0]["under"], "photos");
     assert_eq!(listed[1]["can"], serde_json::json!(["drop"]));
