@@ -36,6 +36,9 @@ pub struct About {
     pub path: OsString,
     /// The hidden file or directory here that has what has arrived.
     pub part: Option<OsString>,
+    /// Which directory it is that a tree comes into: its number, and when it was made, because the next one often
+    /// gets the number.
+    pub directory: Option<(u64, Option<SystemTime>)>,
 }
 
 /// Something that was left.
@@ -196,7 +199,8 @@ pub(crate) fn source_of(state: &Path) -> Option<PathBuf> {
     about_of(state).map(|about| about.path.into())
 }
 
-fn about_of(state: &Path) -> Option<About> {
+/// What a note says.
+pub(crate) fn about_of(state: &Path) -> Option<About> {
     serde_json::from_slice(&std::fs::read(note_of(state)).ok()?).ok()
 }
 
@@ -228,6 +232,7 @@ pub(crate) mod tests {
             name: "a".to_owned(),
             path: home.join("a").into(),
             part: Some(part.clone().into()),
+            directory: None,
         };
         note(&state, &about).unwrap();
         (state, part)
@@ -277,6 +282,7 @@ pub(crate) mod tests {
             name: "a".to_owned(),
             path: home.path().into(),
             part: Some(private.clone().into()),
+            directory: None,
         };
         note(&state, &about).unwrap();
         let leftover = look(&note_of(&state)).unwrap();

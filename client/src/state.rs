@@ -257,6 +257,7 @@ impl Key<'_> {
             name: self.name.to_string(),
             path: path.into_os_string(),
             part: None,
+            directory: None,
         }
     }
 
@@ -561,6 +562,7 @@ mod tests {
             name: String::new(),
             path: source.clone().into(),
             part: None,
+            directory: None,
         };
         partials::note(&log, &about).unwrap();
         let later = SystemTime::now() + STALE + Duration::from_secs(60);
@@ -602,6 +604,7 @@ mod tests {
                 name: String::new(),
                 path: OsString::new(),
                 part: Some(part.into()),
+                directory: None,
             };
             partials::note(state, &about).unwrap();
         }

@@ -364,3 +364,21 @@ fn what_is_held_of_a_file_of_a_tree_and_cannot_be_gone_on_with_is_got_from_its_f
     world.run(line.address, &get, 0);
     assert_same(seen(&back), seen(&world.here().join("tree")));
 }
+
+#[test]
+fn a_directory_that_was_made_anew_where_a_get_was_interrupted_is_one_to_get_into() {
+    let world = World::new();
+    let server = world.serve();
+    small_tree(&world);
+    world.noise("tree/film", 40 * MIB);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let (line, get) = cut_get(&world, &server);
+    let back = world.here().join("back");
+    fs::remove_dir_all(&back).unwrap();
+    // Many disks give it the number of the one that is gone.
+    fs::create_dir(&back).unwrap();
+    fs::write(back.join("thesis"), "mine").unwrap();
+    world.run(line.address, &[&get[..], &["--delete"]].concat(), 0);
+    assert_eq!(fs::read(back.join("thesis")).unwrap(), b"mine");
+    assert_same(seen(&back.join("tree")), seen(&world.here().join("tree")));
+}

@@ -98,6 +98,7 @@ mod tests {
             name: Name::parse("a\u{e9}".as_bytes()).unwrap().to_string(),
             path: home.into(),
             part: Some(private.clone().into()),
+            directory: None,
         };
         (about, private)
     }

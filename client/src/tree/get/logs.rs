@@ -1,6 +1,8 @@
 //! What a job keeps on disk beside the target, and how the same command finds it again.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use ftx_protocol::Name;
 
@@ -9,7 +11,7 @@ use super::versions::Versions;
 use super::{GetTree, Job};
 use crate::Client;
 use crate::failure::{Failure, plain};
-use crate::partials::About;
+use crate::partials::{About, about_of};
 use crate::tree::folds::Folds;
 use crate::tree::log::Log;
 use crate::tree::{Extra, Mood, TreeNotice, TreeObserver, Update, log_path, open_log};
@@ -20,10 +22,13 @@ impl Client {
     pub fn was_getting(&self, name: &Name, target: &Path) -> Interrupted {
         let found = std::fs::read(private_in(target).join(OURS));
         let goes_on = found.is_ok_and(|found| found == marker(self, name));
-        // What came whole left nothing there; but then it is in the log.
+        // What came whole left nothing there; but then there is the log. By now somebody may have made another
+        // directory in the place of the one that it is about, and keep something else in it.
         let logged = || {
             let log = log_path("get", &self.server, &key(name, target));
-            log.is_ok_and(|log| log.exists())
+            let log = log.ok().filter(|log| log.exists());
+            let noted = log.and_then(|log| about_of(&log)?.directory);
+            noted.is_some() && noted == directory_at(target)
         };
         match goes_on || logged() {
             true => Interrupted::Yes,
@@ -47,6 +52,13 @@ pub(super) fn nothing_goes(cause: &str) -> String {
 /// What tells this job from another one.
 fn key(name: &Name, target: &Path) -> Vec<u8> {
     [name.as_bytes(), b"\0", target.as_os_str().as_encoded_bytes()].concat()
+}
+
+/// What tells a directory from another one at the same path. Where a disk does not say when it was made, its number
+/// has to do.
+fn directory_at(path: &Path) -> Option<(u64, Option<SystemTime>)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.created().ok()))
 }
 
 /// See [`Client::was_getting`].
@@ -86,6 +98,7 @@ impl Logs {
                 Private::Ours => Some(private_in(&target).into_os_string()),
                 Private::Theirs => None,
             },
+            directory: directory_at(&target),
             path: target.into_os_string(),
         };
         let seen = match tree.options.extra {

@@ -212,7 +212,8 @@ impl<'a, 'o> Job<'a, 'o> {
     fn new(client: &'a Client, tree: PutTree<'a>, observer: &'a mut TreeObserver<'o>) -> Self {
         let (path, name) = tree.about;
         let server = client.server.to_string();
-        let about = About { action: "put -r".to_owned(), server, name, path, part: None };
+        let (action, part, directory) = ("put -r".to_owned(), None, None);
+        let about = About { action, server, name, path, part, directory };
         let log = match tree.options.mood {
             Mood::Do => {
                 open_log("put", &client.server, tree.job, Some(about)).unwrap_or_else(|error| {
