@@ -206,10 +206,8 @@ fn what_was_got_without_durability_is_got_again_by_a_job_that_asks_for_it() {
         assert_eq!(files + before.unwrap(), 21, "{done}");
         assert!(then == "none" || before == Some(0), "{done}");
         let got = world.here().join(place);
-        // A part that was got without durability is not gone on with, and may be left.
-        if then == "full" {
-            let _ = fs::remove_dir_all(got.join(".ftx"));
-        }
+        // Nor is a part left that was got without durability, and was not gone on with.
+        assert!(!got.join(".ftx").exists());
         assert_same(seen(&got), seen(&world.here().join("tree")));
     }
 }
@@ -381,4 +379,21 @@ fn a_directory_that_was_made_anew_where_a_get_was_interrupted_is_one_to_get_into
     world.run(line.address, &[&get[..], &["--delete"]].concat(), 0);
     assert_eq!(fs::read(back.join("thesis")).unwrap(), b"mine");
     assert_same(seen(&back.join("tree")), seen(&world.here().join("tree")));
+}
+
+#[test]
+fn nothing_is_left_of_a_file_that_changed_after_a_get_that_was_cut() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    world.noise("tree/film", 40 * MIB);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    let (line, get) = cut_get(&world, &server);
+    let back = world.here().join("back");
+    assert!(back.join(".ftx").exists(), "there is something to go on with");
+    fs::write(world.here().join("tree/film"), "short").unwrap();
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    world.run(line.address, &get, 0);
+    assert_eq!(fs::read(back.join("film")).unwrap(), b"short");
+    assert!(!back.join(".ftx").exists());
 }

@@ -349,6 +349,13 @@ impl<D: Disk> Store<D> {
         abandoned.len()
     }
 
+    /// Drops what is held of all transfers: whoever is in the middle of one cannot finish it.
+    pub fn forget_all(&self) {
+        for partial in &self.transfers.take_all() {
+            self.drop_partial(partial);
+        }
+    }
+
     /// Ends the store and takes its own directory out of the root, with these further files in it,
     /// unless there is something in it to go on with.
     ///

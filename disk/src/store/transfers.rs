@@ -272,6 +272,13 @@ impl Transfers {
             .collect()
     }
 
+    /// Takes out all transfers that are not complete.
+    pub(super) fn take_all(&self) -> Vec<Shared<Partial>> {
+        let Table { partial, owners, .. } = &mut *lock(&self.table);
+        owners.clear();
+        partial.drain().map(|(_, known)| known.partial).collect()
+    }
+
     /// Takes out the transfers that were idle for `ttl`; who has found one meanwhile finds it gone.
     pub(super) fn take_expired(&self, ttl: Duration, running: Duration) -> Vec<Shared<Partial>> {
         let mut expired = Vec::new();

@@ -112,6 +112,11 @@ impl Ground {
             && let Some(store) = self.store
             && let Ok(store) = Arc::try_unwrap(store)
         {
+            if complete == Complete::Yes {
+                // Nobody comes back for the first bytes of a file that has changed since, or that was asked for
+                // in another way.
+                store.forget_all();
+            }
             store.sweep_trash(&|| true);
             // What stays is hidden, and is taken up by the next job here.
             let _ = store.retire(&[OURS.as_bytes()]);
