@@ -1038,3 +1038,42 @@ fn a_server_on_a_disk_that_ignores_case_knows_its_own_directory_however_it_is_sp
     assert!(served.join(".ftx/journal").exists());
     drop(server);
 }
+
+/// A server of `tree/a` that cannot list `tree/shut` at first, and breaks off; from then on it has none.
+fn opening_up() -> SocketAddr {
+    let broke = AtomicBool::new(false);
+    liar(move |talk: &mut Talk, request| {
+        let mut request = request.clone();
+        while !request.is_null() {
+            if let Some(id) = request["stat"]["id"].as_u64() {
+                talk.say(json!({"info": {
+                    "id": id, "kind": "directory", "size": 0, "mtime": [0, 0], "mode": 493
+                }}));
+            } else if let Some(id) = request["list"]["id"].as_u64() {
+                let unread =
+                    json!({"name": "tree/shut", "code": "permission_denied", "message": "No."});
+                if !broke.swap(true, Ordering::SeqCst) {
+                    talk.say(json!({"entries": {"id": id, "unread": [unread]}}));
+                    let _ = talk.stream().shutdown(Shutdown::Both);
+                } else {
+                    talk.say(
+                        json!({"entries": {"id": id, "entries": [entry("tree/a", "directory")]}}),
+                    );
+                    talk.say(json!({"ok": {"id": id}}));
+                }
+            }
+            request = talk.line();
+        }
+    })
+}
+
+#[test]
+fn what_could_not_be_listed_before_the_line_broke_keeps_nothing_that_is_to_go() {
+    let world = World::new();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    fs::write(world.here().join("tree/extra"), "x").unwrap();
+    let output = world.run(opening_up(), &["get", "-r", "--delete", "tree", "--json"], 0);
+    let done = summary(&output);
+    assert_eq!((&done["failed"], &done["removed"]), (&json!(0), &json!(1)), "{done}");
+    assert!(!world.here().join("tree/extra").exists());
+}

@@ -370,6 +370,7 @@ impl<'a, 'o> Job<'a, 'o> {
 
     /// Everything is listed again, and is to be counted and told once.
     fn count_anew(&mut self) {
+        self.whole = Whole::Yes;
         self.found_again = self.found;
         let moved = match &self.log {
             Some(_) => self.done,
