@@ -1077,3 +1077,23 @@ fn what_could_not_be_listed_before_the_line_broke_keeps_nothing_that_is_to_go() 
     assert_eq!((&done["failed"], &done["removed"]), (&json!(0), &json!(1)), "{done}");
     assert!(!world.here().join("tree/extra").exists());
 }
+
+#[test]
+fn what_may_not_be_read_here_and_is_to_go_is_told() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    fs::create_dir_all(world.served().join("tree/both")).unwrap();
+    for name in ["both/a", "extra/a", "more"] {
+        fs::create_dir_all(tree.join(name).parent().unwrap()).unwrap();
+        fs::write(tree.join(name), name).unwrap();
+    }
+    let Some(mut get) = client_as_nobody(&world, server.address) else { return };
+    get.args(["get", "-r", "--delete", "--exclude", "*.kept", "tree"]);
+    let _ = Command::new("chown").args(["-R", "65534"]).arg(world.here()).status();
+    set_mode(&tree.join("extra"), 0o000);
+    let output = get.output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+    assert_told(&output, &["tree/extra: Perm"]);
+    assert!(tree.join("extra/a").exists() && !tree.join("more").exists());
+}

@@ -1,6 +1,9 @@
 //! The removal of what the server does not have.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use ftx_disk::store::{Change, PRIVATE};
 use ftx_disk::sys::{Disk, FileKind, Native};
@@ -37,14 +40,13 @@ impl Job<'_, '_> {
             self.seen = Some(seen);
             return Ok(());
         }
-        let failed =
-            |error: &std::io::Error| Failure::local("cannot read", &self.ground.path, error);
+        let failed = |error: &io::Error| Failure::local("cannot read", &self.ground.path, error);
         let opened = Native.open_root(&self.ground.path);
         let walk = match opened.and_then(|root| Walk::new(Native, root.into())) {
             Ok(walk) => walk,
             Err(error) => {
                 seen.remove();
-                let is_gone = error.kind() == std::io::ErrorKind::NotFound;
+                let is_gone = error.kind() == io::ErrorKind::NotFound;
                 return if is_gone { Ok(()) } else { Err(failed(&error)) };
             }
         };
@@ -70,7 +72,10 @@ impl Job<'_, '_> {
                     }
                     (path, FileKind::Symlink, Depth::One)
                 }
-                Step::Unread { .. } => continue,
+                Step::Unread { part, error } => {
+                    self.fail_unread(&walk.path_of(part.as_deref().unwrap_or(b"")), &error);
+                    continue;
+                }
             };
             let rules = &self.tree.options.rules;
             let path_kind = match kind {
@@ -93,8 +98,10 @@ impl Job<'_, '_> {
                     continue;
                 }
                 if kind == FileKind::Directory && (is_directory_there || !rules.is_empty()) {
-                    if walk.enter().is_ok() && !is_directory_there {
-                        emptied.insert(path);
+                    match walk.enter() {
+                        Ok(()) if is_directory_there => {}
+                        Ok(()) => drop(emptied.insert(path)),
+                        Err(error) => self.fail_unread(&path, &error),
                     }
                     continue;
                 }
@@ -106,6 +113,14 @@ impl Job<'_, '_> {
             self.remove(name, depth);
         }
         Ok(())
+    }
+
+    /// What cannot be looked into stays, though there may be something in it that is to go.
+    fn fail_unread(&mut self, path: &[u8], error: &io::Error) {
+        let shown = self.ground.path.join(OsStr::from_bytes(path));
+        let failure = Failure::local("cannot read", &shown, error);
+        self.done.count_failure(&failure);
+        (self.observer)(TreeNotice::Failed { name: path, failure: &failure });
     }
 
     pub(super) fn remove(&mut self, name: Name, depth: Depth) {
