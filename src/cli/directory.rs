@@ -7,17 +7,16 @@
 //! the directory that it is in. Knows nothing of what the files are for.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path};
 use std::time::SystemTime;
 
 use ftx::server::access::file_time;
 use ftx_disk::landing::{Landing, Replace};
-use ftx_disk::sys::{Native, sync_above};
+use ftx_disk::sys::{Native, make_durably};
 use ftx_protocol::{Durability, Escaped};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -77,7 +76,7 @@ impl OwnDirectory {
     /// Opens it; makes it, and those above it, durably, if they are not there.
     pub fn make(path: &Path, links: Links, errand: Errand) -> io::Result<Self> {
         if errand == Errand::Own {
-            make_by_path(path)?;
+            make_durably(path, 0o700)?;
             return Self::open(path, links, errand);
         }
         let Way { mut there, missing } = Way::to(path, links, errand)?;
@@ -275,10 +274,4 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
         Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
         Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
     })
-}
-
-fn make_by_path(path: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    missing.into_iter().try_for_each(sync_above)
 }

@@ -22,7 +22,7 @@ mod platform;
 mod native;
 mod walk;
 
-pub use native::{Native, raise_descriptor_limit, sync_above};
+pub use native::{Native, make_durably, raise_descriptor_limit, sync_above};
 pub use platform::{READ_OUTSIDE, send_file};
 
 /// The calls. A `part` is one component (no `/`, not `.` or `..`), so such a call resolves

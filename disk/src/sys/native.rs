@@ -1,7 +1,9 @@
 //! The disk of this machine, by POSIX calls; what only Linux has is in `platform`.
 
+use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use ftx_protocol::{FileTime, Mode, Name};
@@ -231,6 +233,16 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 pub fn sync_above(path: &Path) -> io::Result<()> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     std::fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Makes a directory with these permissions, and those above it that are not there, so that they last.
+///
+/// # Errors
+/// When the system refuses.
+pub fn make_durably(path: &Path, mode: u32) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+    DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    missing.into_iter().try_for_each(sync_above)
 }
 
 /// [`Disk::rename_new`] in two steps.
