@@ -10,7 +10,8 @@ use ftx_client::tree::{
     Extra, GetTree, Interrupted, Mood, PutTree, Rule, Rules, Single, TreeDone, TreeNotice,
     TreeOptions, Update,
 };
-use ftx_client::{Class, Client, Code, Failure, Name, Remote, ServerAddress};
+use ftx_client::{Class, Client, Code, Durability, Failure, Name, Remote, ServerAddress};
+use ftx_disk::sys::make_durably;
 use ftx_protocol::Escaped;
 
 use super::exit::Exit;
@@ -105,7 +106,7 @@ impl GetOptions {
         let mut report = JobReport::new(form, words).together();
         let mut total = TreeDone::default();
         let mut files = Vec::new();
-        let destination = Destination::of(output, options.mood)?;
+        let destination = Destination::of(output, &options)?;
         if names.len() > 1 && matches!(destination, Destination::Path(_)) {
             return Err(wrong("several names need -o to be a directory, or to end in /"));
         }
@@ -185,12 +186,16 @@ enum Destination<'a> {
 
 impl<'a> Destination<'a> {
     /// A path that ends in a slash is a directory, and is made if something is to be put there.
-    fn of(output: Option<&'a Path>, mood: Mood) -> Result<Self, Failure> {
+    fn of(output: Option<&'a Path>, options: &TreeOptions) -> Result<Self, Failure> {
         let Some(path) = output else { return Ok(Self::Here) };
         if path.as_os_str().as_bytes().ends_with(b"/") {
-            if mood == Mood::Do {
-                std::fs::create_dir_all(path)
-                    .map_err(|error| Failure::local("cannot make", path, &error))?;
+            if options.mood == Mood::Do {
+                let made = match options.durability {
+                    Durability::None => std::fs::create_dir_all(path),
+                    // What comes into it lasts no longer than it does.
+                    Durability::Memory | Durability::Full => make_durably(path, 0o777),
+                };
+                made.map_err(|error| Failure::local("cannot make", path, &error))?;
             }
             return Ok(Self::In(path));
         }

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Line, MIB, World, noise, text, until};
+use crate::harness::{Line, MIB, World, noise, not_tested, text, until};
 use crate::liars::liar;
 use crate::talk::Talk;
 
@@ -521,6 +521,45 @@ fn what_failed_of_a_tree_shows_in_the_exit_code_though_a_file_beside_it_came() {
     // A name that is none does, before anything is made.
     world.run(server.address, &["get", "-r", "tree", "../x", "-o", "new/"], 2);
     assert!(!world.here().join("new").exists());
+}
+
+/// What the command syncs, as strace shows it. `None`, and said loudly, without strace.
+fn synced(world: &World, server: std::net::SocketAddr, args: &[&str]) -> Option<String> {
+    let trace = world.home.path().join("trace");
+    let ftx = world.ftx(server, args);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-y", "-e", "trace=fsync,fdatasync", "-o"]).arg(&trace);
+    command.arg(ftx.get_program()).args(ftx.get_args()).current_dir(world.here());
+    command.envs(ftx.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = command.output();
+    if output.as_ref().map_or(true, |output| text(&output.stderr).contains("not permitted")) {
+        not_tested("this needs the program strace, and that it may trace: what a get syncs");
+        return None;
+    }
+    assert!(output.as_ref().unwrap().status.success(), "{output:?}");
+    Some(fs::read_to_string(trace).unwrap())
+}
+
+#[test]
+fn directories_that_are_made_for_what_is_got_last_as_it_does() {
+    let world = World::new();
+    fs::create_dir(world.served().join("tree")).unwrap();
+    fs::write(world.served().join("tree/a"), "x").unwrap();
+    let server = world.serve();
+    let here = world.here().canonicalize().unwrap();
+    for (args, names) in [
+        (["get", "-r", "tree", "-o", "new/deep/"], ["", "/new", "/new/deep"]),
+        (["get", "-u", "tree/a", "-o", "one/deep/"], ["", "/one", "/one/deep"]),
+    ] {
+        let Some(synced) = synced(&world, server.address, &args) else { return };
+        for name in names {
+            let path = format!("<{}{name}>", here.display());
+            assert!(synced.contains(&path), "{path}: {synced}");
+        }
+    }
+    let args = ["get", "-r", "tree", "-o", "other/", "--durability", "none"];
+    let Some(synced) = synced(&world, server.address, &args) else { return };
+    assert!(!synced.contains(&format!("<{}>", here.display())), "{synced}");
 }
 
 #[test]
