@@ -283,6 +283,24 @@ fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped(
 }
 
 #[test]
+fn what_has_the_name_of_an_excluded_directory_stays() {
+    let world = World::new();
+    let server = world.serve();
+    let (there, here) = (world.served().join("tree"), world.here().join("tree"));
+    fs::create_dir_all(there.join("cache/deep")).unwrap();
+    fs::create_dir_all(there.join("log")).unwrap();
+    fs::create_dir(&here).unwrap();
+    symlink("elsewhere", here.join("cache")).unwrap();
+    for name in ["log", "extra"] {
+        fs::write(here.join(name), "x").unwrap();
+    }
+    let get = ["get", "-r", "--delete", "--exclude", "cache/", "--exclude", "log/", "tree"];
+    world.run(server.address, &get, 0);
+    let stays = |name: &str| here.join(name).symlink_metadata().is_ok();
+    assert_eq!(["cache", "log", "extra"].map(stays), [true, true, false]);
+}
+
+#[test]
 fn what_the_server_does_not_have_yet_has_nothing_to_be_removed() {
     let world = World::new();
     let server = world.serve();

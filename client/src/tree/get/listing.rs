@@ -33,14 +33,15 @@ impl Job<'_, '_> {
             Kind::Directory => PathKind::Directory,
             _ => PathKind::Other,
         };
-        if self.tree.options.rules.takes_with_parents(path.as_bytes(), kind) == TakesPart::No {
-            return;
-        }
+        // Also what does not take part: something else here of that name, which the rules take, is not removed for it.
         if let Some(seen) = &mut self.seen
             && let Err(error) = seen.add(&seen_mark(path.as_bytes(), kind))
         {
             self.seen.take().into_iter().for_each(Log::remove);
             (self.observer)(TreeNotice::Warning(nothing_goes(&plain(&error))));
+        }
+        if self.tree.options.rules.takes_with_parents(path.as_bytes(), kind) == TakesPart::No {
+            return;
         }
         if self.collides(&path) {
             return;
