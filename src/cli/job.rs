@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ftx_client::tree::{Mood, TreeDone, TreeNotice};
 use ftx_client::{Digest, Failure, GOES_ON, JsonName, Name};
@@ -73,6 +73,7 @@ pub struct JobReport {
     found_bytes: u64,
     handled_files: u64,
     failed_files: u64,
+    moved_bytes: u64,
     began: Instant,
     showing: Showing,
     /// Results that wait to be shown.
@@ -92,6 +93,7 @@ impl JobReport {
             found_bytes: 0,
             handled_files: 0,
             failed_files: 0,
+            moved_bytes: 0,
             began: Instant::now(),
             showing: Showing::AtOnce,
             held_back: Vec::new(),
@@ -131,6 +133,7 @@ impl JobReport {
             TreeNotice::Moved { bytes, name } => {
                 self.progress.fit(template);
                 self.progress.bar.inc(bytes);
+                self.moved_bytes = self.moved_bytes.saturating_add(bytes);
                 self.show(name);
             }
             TreeNotice::File { name, stored_as, bytes, digest } => {
@@ -260,13 +263,9 @@ impl JobReport {
                 line.push_str(&format!(", {count} {word}"));
             }
         }
-        line.push_str(&format!(" in {:.1} s", time.as_secs_f64()));
-        if let Some(rate) = rate(done.bytes, time).filter(|rate| *rate > 0) {
-            line.push_str(&format!(", {}/s", HumanBytes(rate)));
-        }
         if self.form.shows_progress() {
-            if done.files > 0 && time >= WORTH_TELLING || self.form == Form::Verbose {
-                line.push_str(&limited_by(&done.spent));
+            if self.words.mood == Mood::Do {
+                line.push_str(&self.speed(done, time));
             }
             say(&line);
         }
@@ -286,6 +285,18 @@ impl JobReport {
         });
         merge(&mut more, spent_json(&done.spent));
         self.event("summary", b"", more);
+    }
+
+    /// How fast it was. What an earlier run had moved of a file took none of the time.
+    fn speed(&self, done: &TreeDone, time: Duration) -> String {
+        let mut speed = format!(" in {:.1} s", time.as_secs_f64());
+        if let Some(rate) = rate(self.moved_bytes, time).filter(|rate| *rate > 0) {
+            speed.push_str(&format!(", {}/s", HumanBytes(rate)));
+        }
+        if done.files > 0 && time >= WORTH_TELLING || self.form == Form::Verbose {
+            speed.push_str(&limited_by(&done.spent));
+        }
+        speed
     }
 
     fn handled(&mut self) {
@@ -359,5 +370,20 @@ fn template(columns: u16) -> &'static str {
         60.. => "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         36.. => "{wide_msg} {bytes_per_sec} {eta}",
         _ => "{wide_msg}",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_has_moved_makes_a_job_no_faster() {
+        let words = Words { action: Action::Put, mood: Mood::Do };
+        let mut report = JobReport::new(Form::Text, words);
+        report.notice(TreeNotice::Moved { bytes: 2 * 1024 * 1024, name: b"a" });
+        let done = TreeDone { files: 1, bytes: 100 * 1024 * 1024, ..TreeDone::default() };
+        let said = report.speed(&done, Duration::from_secs(2));
+        assert!(said.starts_with(" in 2.0 s, 1.00 MiB/s"), "{said}");
     }
 }

@@ -129,7 +129,7 @@ impl Report {
     ) -> std::io::Result<()> {
         self.progress.bar.finish_and_clear();
         let Cost { counts, spent } = cost;
-        self.summary(size, spent);
+        self.summary(size, cost);
         if self.form == Form::Json {
             let mut event = json!({
                 "event": "done",
@@ -162,7 +162,8 @@ impl Report {
     }
 
     /// How fast it was, and why no faster: for whoever sees progress and had the time to wonder.
-    fn summary(&self, size: u64, spent: &Spent) {
+    fn summary(&self, size: u64, cost: &Cost<'_>) {
+        let spent = cost.spent;
         let told = match self.form {
             Form::Verbose => true,
             Form::Text => !self.progress.bar.is_hidden() && spent.wall >= WORTH_TELLING,
@@ -171,12 +172,8 @@ impl Report {
         if !told {
             return;
         }
-        let rate = rate(size, spent.wall).unwrap_or_default();
-        let (size, name) = (HumanBytes(size), Escaped(&self.name));
-        let seconds = spent.wall.as_secs_f64();
-        let mut line = format!("{name}: {size} in {seconds:.1} s, {}/s", HumanBytes(rate));
-        line.push_str(&limited_by(spent));
-        say(&line);
+        let name = Escaped(&self.name);
+        say(&format!("{name}: {}", speed(size, cost)));
         if self.form == Form::Verbose {
             say(&format!("{name}: {}", shares(spent)));
         }
@@ -245,6 +242,13 @@ pub fn retrying_json(cause: &str, pause: Duration) -> serde_json::Value {
 /// `1 file`, `2 files`.
 pub fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// How fast a file was moved. What an earlier run had moved took none of the time.
+fn speed(size: u64, Cost { counts, spent }: &Cost<'_>) -> String {
+    let rate = rate(counts.moved_bytes, spent.wall).unwrap_or_default();
+    let (size, rate, seconds) = (HumanBytes(size), HumanBytes(rate), spent.wall.as_secs_f64());
+    format!("{size} in {seconds:.1} s, {rate}/s{}", limited_by(spent))
 }
 
 /// Bytes a second, where the time is long enough to say so.
@@ -462,6 +466,14 @@ mod tests {
         assert_eq!(line, format!("\\{hex}  \\x1b[31m\\x07\\n\\xff").into_bytes());
         let plain = checksum_line(&digest(), b"a b", Names::Escaped);
         assert_eq!(plain, format!("{hex}  a b").into_bytes());
+    }
+
+    #[test]
+    fn what_an_earlier_run_has_moved_makes_this_one_no_faster() {
+        let counts = Counts { moved_bytes: 2 * 1024 * 1024, ..Counts::default() };
+        let spent = Spent { wall: Duration::from_secs(2), ..Spent::default() };
+        let said = speed(100 * 1024 * 1024, &Cost { counts: &counts, spent: &spent });
+        assert!(said.starts_with("100.00 MiB in 2.0 s, 1.00 MiB/s"), "{said}");
     }
 
     #[test]
