@@ -13,7 +13,7 @@ use serde_json::json;
 use super::exit::Exit;
 use super::progress::Progress;
 use super::report::{
-    Form, WORTH_TELLING, counted, failure_json, finished_line, limited_by, merge, rate,
+    self, Form, WORTH_TELLING, counted, failure_json, finished_line, limited_by, merge, rate,
     retrying_json, retrying_line, say, seconds, shares, spent_json, stored_as_json, stored_as_line,
 };
 
@@ -62,6 +62,14 @@ pub enum Showing {
     Together,
 }
 
+/// What of a job is known yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// More may come: nobody knows how much is left.
+    Some,
+    All,
+}
+
 /// The report.
 pub struct JobReport {
     form: Form,
@@ -69,6 +77,7 @@ pub struct JobReport {
     /// What the names of notices are in, here.
     directory: Vec<u8>,
     progress: Progress,
+    found: Found,
     found_files: u64,
     found_bytes: u64,
     handled_files: u64,
@@ -89,6 +98,7 @@ impl JobReport {
             words,
             directory: Vec::new(),
             progress: Progress::new(form, Some(0)),
+            found: Found::Some,
             found_files: 0,
             found_bytes: 0,
             handled_files: 0,
@@ -112,6 +122,14 @@ impl JobReport {
     /// From now on names are shown in this directory.
     pub fn enter(&mut self, directory: &[u8]) {
         self.directory = directory.to_vec();
+        self.has_found(Found::Some);
+    }
+
+    fn has_found(&mut self, found: Found) {
+        if self.found != found {
+            self.found = found;
+            self.progress.make_anew();
+        }
     }
 
     fn whole<'a>(&self, name: &'a [u8]) -> Cow<'a, [u8]> {
@@ -130,8 +148,10 @@ impl JobReport {
                 self.found_bytes = self.found_bytes.saturating_add(bytes);
                 self.progress.bar.set_length(self.found_bytes);
             }
+            TreeNotice::FoundAll => self.has_found(Found::All),
             TreeNotice::Moved { bytes, name } => {
-                self.progress.fit(template);
+                let found = self.found;
+                self.progress.fit(|columns| template(columns, found));
                 self.progress.bar.inc(bytes);
                 self.moved_bytes = self.moved_bytes.saturating_add(bytes);
                 self.show(name);
@@ -306,8 +326,15 @@ impl JobReport {
     /// The name that is being moved, and how far the job is.
     fn show(&self, name: &[u8]) {
         if !self.progress.bar.is_hidden() {
-            let (handled, found) = (self.handled_files, self.found_files);
-            self.progress.bar.set_message(format!("{handled}/{found} {}", Escaped(name)));
+            self.progress.bar.set_message(self.message(name));
+        }
+    }
+
+    fn message(&self, name: &[u8]) -> String {
+        let (handled, name) = (self.handled_files, Escaped(name));
+        match self.found {
+            Found::Some => format!("{handled} {name}"),
+            Found::All => format!("{handled}/{} {name}", self.found_files),
         }
     }
 
@@ -365,11 +392,12 @@ fn files(count: u64) -> String {
 }
 
 /// The line of progress that fits into so many columns, with room for the name.
-fn template(columns: u16) -> &'static str {
-    match columns {
-        60.. => "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        36.. => "{wide_msg} {bytes_per_sec} {eta}",
-        _ => "{wide_msg}",
+fn template(columns: u16, found: Found) -> &'static str {
+    match (found, columns) {
+        (Found::Some, _) => report::template(columns, None),
+        (Found::All, 60..) => "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        (Found::All, 36..) => "{wide_msg} {bytes_per_sec} {eta}",
+        (Found::All, _) => "{wide_msg}",
     }
 }
 
@@ -385,5 +413,21 @@ mod tests {
         let done = TreeDone { files: 1, bytes: 100 * 1024 * 1024, ..TreeDone::default() };
         let said = report.speed(&done, Duration::from_secs(2));
         assert!(said.starts_with(" in 2.0 s, 1.00 MiB/s"), "{said}");
+    }
+
+    #[test]
+    fn how_much_is_left_is_shown_once_everything_was_found() {
+        let words = Words { action: Action::Put, mood: Mood::Do };
+        let mut report = JobReport::new(Form::Text, words);
+        let shown = |report: &JobReport| {
+            let line = template(80, report.found).replace("{wide_msg}", &report.message(b"a"));
+            (line.starts_with("0/1 a "), line.contains("{eta}"), line.contains("{total_bytes}"))
+        };
+        report.notice(TreeNotice::Found { bytes: 5 });
+        assert_eq!(shown(&report), (false, false, false));
+        report.notice(TreeNotice::FoundAll);
+        assert_eq!(shown(&report), (true, true, true));
+        report.enter(b"another");
+        assert_eq!(shown(&report), (false, false, false));
     }
 }

@@ -364,7 +364,7 @@ fn without_line_breaks(name: &[u8]) -> Vec<u8> {
 /// The line of progress that fits into so many columns, with room for the name. The longest bytes
 /// are `1023.99 MiB`, the longest time is four characters. One that does not fit would wrap, and
 /// leave a line behind each time it is drawn.
-fn template(columns: u16, size: Option<u64>) -> &'static str {
+pub fn template(columns: u16, size: Option<u64>) -> &'static str {
     match (size, columns) {
         (Some(_), 100..) => "{wide_msg} {bytes}/{total_bytes} {bar:20} {bytes_per_sec} {eta}",
         (Some(_), 60..) => "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {eta}",

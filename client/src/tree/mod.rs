@@ -102,6 +102,8 @@ pub enum TreeNotice<'a> {
         /// Its bytes.
         bytes: u64,
     },
+    /// No more will be found. It may be said again.
+    FoundAll,
     /// Bytes of files were moved.
     Moved {
         /// How many.

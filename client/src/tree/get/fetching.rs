@@ -119,6 +119,7 @@ impl Job<'_, '_> {
             Event::Ok(okay) => {
                 self.visit.under_way.remove(&okay.id);
                 self.visit.list = Listing::Complete;
+                (self.observer)(TreeNotice::FoundAll);
                 self.leave_to(None);
             }
             Event::Info(info) => self.compared(&info)?,

@@ -21,7 +21,10 @@ impl Job<'_, '_> {
     /// Makes one step through the sources. `false` when they are over.
     pub(super) fn walk_on(&mut self) -> Result<bool, Trouble> {
         let Some((root, walk)) = &mut self.walk else {
-            let Some((path, name)) = self.sources.next() else { return Ok(false) };
+            let Some((path, name)) = self.sources.next() else {
+                (self.observer)(TreeNotice::FoundAll);
+                return Ok(false);
+            };
             self.begin_source(path, name);
             return Ok(true);
         };
