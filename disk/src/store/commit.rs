@@ -236,7 +236,7 @@ impl<D: Disk> Store<D> {
     /// each step in the order of the round, and syncs what they depend on. One answer for each
     /// step, in their order. Waits for the disk.
     pub fn commit(&self, round: Vec<Step<D>>) -> Vec<Result<Settled, Refusal>> {
-        self.commit_in(self.turn(), round)
+        self.commit_in(self.turn(), round, std::iter::repeat(Ok(())))
     }
 
     /// The next turn. Waits for the round that is being made, which may wait for the disk.
@@ -254,11 +254,14 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// As [`Store::commit`], for whoever has the turn.
+    /// As [`Store::commit`], for whoever has the turn. `rights` says of each step whether it may still be made, and
+    /// is asked for that when everything before it is done: the journal waits for the disk, and rights are lost
+    /// meanwhile.
     pub fn commit_in(
         &self,
         turn: Turn<'_, D>,
         mut round: Vec<Step<D>>,
+        rights: impl Iterator<Item = Result<(), Refusal>>,
     ) -> Vec<Result<Settled, Refusal>> {
         let private = match self.writable() {
             Ok(private) => private,
@@ -270,7 +273,10 @@ impl<D: Disk> Store<D> {
         let mut ground = Ground::default();
         let made: Vec<Made<D>> = round
             .into_iter()
-            .map(|step| self.make(private, step, &journalled, &mut committing, &mut ground))
+            .zip(rights)
+            .map(|(step, right)| {
+                self.make(private, step, right, &journalled, &mut committing, &mut ground)
+            })
             .collect();
         let refused = made.iter().filter_map(|made| match made {
             Made::Refused(committed, _) => Some(committed),
@@ -338,28 +344,30 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Makes one step of a round.
+    /// Makes one step of a round, if whoever asked for it still has the right to it.
     fn make(
         &self,
         private: &Private<D>,
         step: Step<D>,
+        right: Result<(), Refusal>,
         journalled: &Result<(), Refusal>,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
     ) -> Made<D> {
         match step {
             Step::Put(Finished { body: FinishedBody::Complete(complete), .. }) => {
-                Made::Answered(Ok(Settled::Stored(self.replay(&complete))))
+                Made::Answered(right.map(|()| Settled::Stored(self.replay(&complete))))
             }
             Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
-                match journalled {
+                match right.and_then(|()| journalled.clone()) {
                     Ok(()) => self.give_name(private, file, committed, committing, ground),
-                    Err(refusal) => Made::Refused(committed, refusal.clone()),
+                    Err(refusal) => Made::Refused(committed, refusal),
                 }
             }
             Step::Change { change, within } => {
                 ground.last = None;
-                match self.change(private, &change, within.as_ref(), committing) {
+                let change = |()| self.change(private, &change, within.as_ref(), committing);
+                match right.and_then(change) {
                     Ok(changed) => {
                         ground.changed.extend(changed.directories.iter().cloned());
                         Made::Change(changed)

@@ -87,13 +87,6 @@ enum Item {
 }
 
 impl Item {
-    fn granted(&self) -> &Granted {
-        match self {
-            Self::Put(whole) => &whole.slot.granted,
-            Self::Change(changing) => &changing.granted,
-        }
-    }
-
     /// What the store makes of it, and who is told what became of that.
     fn split(self) -> (Asker, Step) {
         match self {
@@ -295,18 +288,20 @@ impl Bench {
     }
 
     /// Makes a round, and tells everybody what became of it. Who has lost the right to it meanwhile is
-    /// not in it.
+    /// not in it: what the journal has, a start would give its name. Whose right is lost while the journal is
+    /// written is refused in it.
     fn make(&self, turn: Turn<'_>, round: Vec<Item>) {
         let mut steps = Vec::with_capacity(round.len());
         let mut told = Vec::with_capacity(round.len());
         let (mut given_up, mut lost) = (Vec::new(), Vec::new());
         for item in round {
-            match (item.granted().check(), item.split()) {
-                (Ok(()), (who, step)) => {
+            let (who, step) = item.split();
+            match who.granted().check() {
+                Ok(()) => {
                     told.push(who);
                     steps.push(step);
                 }
-                (Err(refusal), (who, step)) => {
+                Err(refusal) => {
                     lost.push((who, refusal));
                     match step {
                         Step::Put(finished) => given_up.push(finished),
@@ -317,7 +312,8 @@ impl Bench {
         }
         self.store.give_up(given_up);
         let lost = lost.iter().map(|(who, refusal)| (who, Err(refusal.clone())));
-        let made = told.iter().zip(self.store.commit_in(turn, steps));
+        let rights = told.iter().map(|who| who.granted().check());
+        let made = told.iter().zip(self.store.commit_in(turn, steps, rights));
         let outcomes = lost.chain(made).filter_map(|(who, result)| self.tell(who, result));
         self.outcomes.push_all(outcomes.collect());
     }
@@ -457,6 +453,15 @@ impl Waits for Item {
 enum Asker {
     Put { slot: Arc<Slot>, name: Name, course: Course },
     Change(Changing),
+}
+
+impl Asker {
+    fn granted(&self) -> &Granted {
+        match self {
+            Self::Put { slot, .. } => &slot.granted,
+            Self::Change(changing) => &changing.granted,
+        }
+    }
 }
 
 fn to_store(changing: &Changing) -> store::Change {

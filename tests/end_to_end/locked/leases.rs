@@ -194,6 +194,23 @@ fn right_lost_is_seen_at_commit() {
     assert!(ms.parse::<u128>().unwrap() >= HELD.as_millis(), "{refused}");
 }
 
+/// Takes all rights but the one to read away from those who have others; this connection is one of theirs. It holds
+/// when this returns.
+fn leave_reading(house: &House, asks: &mut Inside) {
+    house.change_tokens(|text| text.replace(",\"list\",\"write\",\"delete\"", ""));
+    let mut id = 0;
+    until("the file is read", || {
+        id += 1;
+        asks.say(json!({"list": {"id": id}}));
+        loop {
+            match word(&asks.line()).as_str() {
+                "entries" => {}
+                word => break word == "denied",
+            }
+        }
+    });
+}
+
 /// A round is held; changes of names stand in line behind it, and what they were granted by is taken away. None is made.
 /// That she may still read keeps her connection, so that it is the round that refuses.
 #[test]
@@ -216,18 +233,7 @@ fn right_lost_is_seen_when_names_are_to_be_changed() {
     alice.say(json!({"move": {"id": 2, "name": "moved", "to": "to", "durability": "full"}}));
     alice.say(json!({"remove": {"id": 3, "name": "removed", "durability": "full"}}));
     assert!(alice.is_answered(4));
-    house.change_tokens(|text| text.replace(",\"list\",\"write\",\"delete\"", ""));
-    let mut id = 0;
-    until("the file is read", || {
-        id += 1;
-        asks.say(json!({"list": {"id": id}}));
-        loop {
-            match word(&asks.line()).as_str() {
-                "entries" => {}
-                word => break word == "denied",
-            }
-        }
-    });
+    leave_reading(&house, &mut asks);
     assert!(began.elapsed() < HELD, "too slow to tell");
     let refused: Vec<_> = (0..3).map(|_| alice.line()).collect();
     for (line, id) in refused.iter().zip(1..) {
@@ -237,8 +243,46 @@ fn right_lost_is_seen_when_names_are_to_be_changed() {
     assert_eq!(house.names(), ["moved", "of-bob", "removed"]);
 }
 
-/// The same while the tokens file is no good: nobody knows whether she has lost it, so she is told to come again, and
-/// nothing is wrong with the connection.
+/// The journal of a round is held, and behind it the round of hers; what that was granted by is taken away while its own
+/// journal is. The round has its put and its change, and makes neither.
+#[test]
+fn right_lost_is_seen_when_the_journal_has_the_round() {
+    let mut house = House::locked();
+    std::fs::write(house.world.served().join("removed"), "content").unwrap();
+    let token = house.add("alice", "read,list,write,delete");
+    let (mut alice, mut asks) = (house.talk(&token), house.talk(&token));
+    let mut bob = house.talk(&house.add("bob", "write"));
+    let journal = house.world.served().join(".ftx/journal");
+    let is_written = |name: &str| {
+        let text = std::fs::read_to_string(&journal).unwrap();
+        text.contains(&format!("\"{name}\""))
+    };
+    {
+        let delay = format!("delay_enter={}", HELD.as_micros());
+        let (calls, path) = ("fsync,fdatasync", Some(journal.as_os_str()));
+        let Some(_injection) = Injection::into(&house.server, calls, path, &delay) else { return };
+        bob.put_hello(1, "of-bob", "full");
+        until("his round is under way", || is_written("of-bob"));
+        alice.put_hello(2, "of-alice", "full");
+        alice.say(json!({"remove": {"id": 3, "name": "removed", "durability": "full"}}));
+        assert!(alice.is_answered(4));
+        until("her round is under way", || is_written("of-alice"));
+        let began = Instant::now();
+        leave_reading(&house, &mut asks);
+        assert!(began.elapsed() < HELD, "too slow to tell");
+        for _ in 0..2 {
+            assert_eq!(word(&alice.line()), "denied");
+        }
+        assert_eq!(word(&bob.line()), "done");
+    }
+    assert_eq!(house.names(), ["of-bob", "removed"]);
+    until("staging is empty", || house.world.staged() == 0);
+    house.kill_and_restart();
+    assert_eq!(house.names(), ["of-bob", "removed"], "no start makes up for it");
+}
+
+/// As [`right_lost_is_seen_at_commit`], while the tokens file is no good: nobody knows whether she has lost it, so she is
+/// told to come again, and nothing is wrong with the connection.
 #[test]
 fn a_put_at_its_commit_when_nobody_knows_the_tokens_is_to_be_sent_again() {
     let house = House::locked();

@@ -321,6 +321,36 @@ fn the_steps_of_a_round_take_effect_in_its_order() {
     swept(&store);
 }
 
+/// It is asked for when all that comes before the step is done, and what is refused then is not made by the next start
+/// either.
+#[test]
+fn a_step_whose_right_is_lost_in_its_round_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("removed"), "old").unwrap();
+    let store = open_native(dir.path());
+    let round = vec![
+        staged(&store, "first", b"1"),
+        staged(&store, "second", b"2"),
+        Step::Change { change: removing("removed", Depth::One), within: None },
+        staged(&store, "last", b"3"),
+    ];
+    let is_there = |path: &str| dir.path().join(path).exists();
+    let rights = (0..4).map(|step| {
+        assert_eq!(is_there("first"), step > 0);
+        if step == 1 || step == 2 { Err(Code::Denied.into()) } else { Ok(()) }
+    });
+    let codes = |answers: Vec<std::result::Result<Settled, Refusal>>| -> Vec<Option<Code>> {
+        answers.into_iter().map(|answer| answer.err().map(|refusal| refusal.code)).collect()
+    };
+    let denied = Some(Code::Denied);
+    let answers = store.commit_in(store.turn(), round, rights);
+    assert_eq!(codes(answers), [None, denied, denied, None]);
+    assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+    drop(store);
+    drop(open_native(dir.path()));
+    assert!(is_there("first") && is_there("last") && is_there("removed") && !is_there("second"));
+}
+
 #[test]
 fn a_store_that_remembers_nothing_keeps_what_it_was_given_and_writes_nothing_down() {
     let written = |memory, durability| {
