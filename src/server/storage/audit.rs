@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use ftx_disk::store::{Held, Stored};
 use ftx_protocol::message::{Change, Spent};
 use ftx_protocol::server::Refused;
-use ftx_protocol::{Code, Digest, Durability, Fault, Name, Refusal, Time, Verb};
+use ftx_protocol::{Code, Digest, Durability, Fault, Name, Refusal, Replay, Time, Verb};
 use tracing::{info, warn};
 
 use super::Origin;
 use crate::server::access::{Operation, Who};
 
-/// A put took effect.
+/// A put took effect; or it had before, and that is told again: then nothing was brought.
 pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Instant, spent: Spent) {
     let Origin { peer, who, .. } = origin;
     info!(
@@ -32,7 +32,8 @@ pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Insta
         op = Verb::Put.as_str(),
         name = %Word(name),
         numbered = stored.name.as_ref().map(Word).map(tracing::field::display),
-        bytes = stored.size,
+        replayed = stored.replayed.map(replay),
+        bytes = stored.replayed.is_none().then_some(stored.size),
         digest = %stored.digest,
         durability = %stored.durability,
         result = "ok",
@@ -40,8 +41,17 @@ pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Insta
         disk_us = spent.disk,
         hash_us = spent.hash,
         sync_us = spent.sync,
-        "stored"
+        "{}",
+        if stored.replayed.is_none() { "stored" } else { "told again" }
     );
+}
+
+/// As the peer is told it.
+fn replay(replay: Replay) -> &'static str {
+    match replay {
+        Replay::Same => "same",
+        Replay::Changed => "changed",
+    }
 }
 
 /// A file was sent from an offset on, with the digest of all of it, or its digest was.

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde_json::{Value, json};
 
-use super::house::{House, introduced, put, word};
+use super::house::{House, Inside, introduced, put, word};
 use crate::harness::{MIB, World, text, until};
 use crate::talk::{HELLO_DIGEST, Talk};
 
@@ -48,6 +48,44 @@ fn a_line_says_who_did_what_and_what_became_of_it() {
         assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
     }
     assert!(stored["ms"].is_u64());
+}
+
+/// Its digest may be of what the name has no more.
+#[test]
+fn a_put_that_is_told_again_is_not_stored_in_the_log() {
+    let house = House::with(&["--require-token", "--log-format", "json"]);
+    let mut alice = house.talk(&house.add("alice", "write"));
+    let mut bob = house.talk(&house.add("bob", "write,replace"));
+    let brings = |talk: &mut Inside, id: u64| {
+        talk.put_hello(id, "a", "full");
+        assert_eq!(word(&talk.line()), "done");
+    };
+    let asks_again = |talk: &mut Inside, id: u64, replayed: &str| {
+        let mut again = put(id, "a", 5, 1);
+        again["put"]["at"] = json!(5);
+        talk.say(again);
+        talk.say(json!({"end": {"id": id, "size": 5, "digest": HELLO_DIGEST}}));
+        assert_eq!(talk.line()["done"]["replayed"], replayed);
+    };
+    brings(&mut alice, 1);
+    asks_again(&mut alice, 2, "same");
+    brings(&mut bob, 3);
+    asks_again(&mut alice, 4, "changed");
+    let mut puts = Vec::new();
+    until("all four have their lines", || {
+        puts = lines(&house);
+        puts.retain(|line| line["op"] == "put");
+        puts.len() == 4
+    });
+    let told =
+        |line: &Value| ["who", "message", "replayed", "bytes"].map(|field| line[field].clone());
+    let expected = [
+        [json!("alice"), json!("stored"), Value::Null, json!(5)],
+        [json!("alice"), json!("told again"), json!("same"), Value::Null],
+        [json!("bob"), json!("stored"), Value::Null, json!(5)],
+        [json!("alice"), json!("told again"), json!("changed"), Value::Null],
+    ];
+    assert_eq!(puts.iter().map(told).collect::<Vec<_>>(), expected);
 }
 
 #[test]
