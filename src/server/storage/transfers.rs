@@ -150,7 +150,11 @@ impl Transfers {
             (inside.successor.take(), inside.checkpoint.take(), inside.place.take())
         };
         if table.get(&slot.transfer).is_some_and(|entry| entry.is_of(slot)) {
-            match &successor {
+            // As in `found`: what there is not is not remembered.
+            let is_left = |successor: &&Successor| {
+                self.store.is_unfinished_of(&slot.transfer, successor.owner.as_ref())
+            };
+            match successor.as_ref().filter(is_left) {
                 Some(successor) => table.insert(slot.transfer, successor.entry()),
                 None => table.remove(&slot.transfer),
             };
@@ -444,6 +448,11 @@ impl Slot {
         }
     }
 
+    /// Whether it is over. Whoever brought it was told so before.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(lock(&self.inside).state, State::Gone)
+    }
+
     /// The store has given the transfer up: whoever works on it has to drop it. Returns the upload
     /// when nobody does.
     pub(super) fn condemn(&self) -> Option<Box<Upload>> {
@@ -613,5 +622,10 @@ mod tests {
         assert_eq!(lock(&ground.transfers.table).len(), 0);
         ground.resume(5);
         assert_eq!(lock(&ground.transfers.table).len(), 0, "what there is not is not remembered");
+        // Nor what nothing is left of when it is taken over.
+        let slot = ground.claim(5, 0).unwrap();
+        ground.resume(6);
+        ground.transfers.release(&slot);
+        assert_eq!(lock(&ground.transfers.table).len(), 0);
     }
 }

@@ -28,7 +28,8 @@ const TAKEN_BYTES: usize = 512 * 1024;
 pub(super) struct Bring {
     shared: Arc<Shared>,
     origin: Origin,
-    /// Puts whose body is open, as far as this connection knows.
+    /// Puts whose body is open, as far as this connection knows; and some that are over, until there would be no room
+    /// for more.
     puts: HashMap<RequestId, Arc<Slot>>,
     taken_bytes: usize,
     /// Puts that are whole, and go to the committer together.
@@ -49,6 +50,7 @@ impl Bring {
         };
         match self.try_begin(put, &slot) {
             Ok(upload) => {
+                self.make_room();
                 self.puts.insert(id, Arc::clone(&slot));
                 self.keep(id, &slot, Box::new(upload));
             }
@@ -56,6 +58,15 @@ impl Bring {
                 self.shared.transfers.release(&slot);
                 self.refuse(id, &name, Came::Nowhere, refusal, began);
             }
+        }
+    }
+
+    /// Forgets puts that ended elsewhere, because somebody took them over, say: nothing is heard of them any more. Then
+    /// twice as many may be open before it is looked again.
+    fn make_room(&mut self) {
+        if self.puts.len() == self.puts.capacity() {
+            self.puts.retain(|_, slot| !slot.is_gone());
+            self.puts.reserve(self.puts.len());
         }
     }
 
@@ -272,7 +283,7 @@ impl Hand for Bring {
     }
 
     fn is_empty(&self) -> bool {
-        self.puts.is_empty()
+        self.puts.values().all(|slot| slot.is_gone())
     }
 }
 
@@ -291,5 +302,91 @@ fn beginning(put: Put, granted: &Granted, unfinished_max: Option<usize>) -> stor
         unfinished_max,
         within: granted.within().cloned(),
         naming: granted.naming(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ftx_disk::store::{Access, Memory, Options, Store};
+    use ftx_disk::sys::Native;
+    use ftx_protocol::message::Resume;
+    use ftx_protocol::{Algorithm, Condition, Durability, TransferId};
+
+    use super::super::committer::Committer;
+    use super::super::partials::Partials;
+    use super::super::places::Places;
+    use super::super::room::Room;
+    use super::super::shares::Shares;
+    use super::super::transfers::Transfers;
+    use super::super::{ConnectionKey, Outcomes};
+    use super::*;
+    use crate::server::OpenMax;
+    use crate::server::network::Network;
+
+    fn shared(directory: &std::path::Path) -> Arc<Shared> {
+        let options = Options {
+            access: Access::ReadWrite,
+            durability: Durability::None,
+            memory: Memory::Puts,
+            size_max_bytes: 1,
+            free_min_bytes: 0,
+        };
+        let store = Arc::new(Store::open(Native, directory, options).unwrap().0);
+        let outcomes = Arc::new(Outcomes::new(&[]));
+        let transfers = Arc::new(Transfers::new(Arc::clone(&store), Arc::clone(&outcomes)));
+        let of = (Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers));
+        Arc::new(Shared {
+            committer: Committer::start(of.0, of.1, of.2).unwrap(),
+            partials: Partials::default(),
+            room: Arc::new(Room::new()),
+            shares: Shares::new(OpenMax { puts: 2, files: 2, directories: 2 }),
+            places: Arc::new(Places::new(8, Arc::clone(&outcomes))),
+            store,
+            outcomes,
+            transfers,
+        })
+    }
+
+    fn put(id: u64) -> Put {
+        Put {
+            id: RequestId(id),
+            name: Name::parse(b"file").unwrap(),
+            digest: Algorithm::Sha256,
+            size: Some(1),
+            at: 0,
+            transfer: TransferId([7; 16]),
+            mtime: None,
+            mode: None,
+            condition: Condition::Always,
+            durability: Durability::None,
+            need: Vec::new(),
+        }
+    }
+
+    /// However many it brings, with one that goes on meanwhile.
+    #[test]
+    fn puts_that_were_taken_over_are_not_kept_by_their_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = shared(directory.path());
+        let key = ConnectionKey::new(0, 0, 1);
+        let origin = Origin { key, peer: ([127, 0, 0, 1], 1).into(), who: Who::Nobody };
+        let mut bring = Bring::new(Arc::clone(&shared), origin);
+        let begin = |bring: &mut Bring, put: Put| {
+            let place = shared.places.take(Network::OwnMachine).unwrap();
+            bring.work(Job::Begin(put, Granted::default(), place), &mut []);
+        };
+        begin(&mut bring, Put { transfer: TransferId([1; 16]), ..put(0) });
+        let mut most = 0;
+        for id in 1..1_000 {
+            begin(&mut bring, put(id));
+            most = most.max(bring.puts.len());
+            let resume = Resume { id: RequestId(id), transfer: put(id).transfer, need: Vec::new() };
+            bring.work(Job::Resume(resume, Granted::default()), &mut []);
+        }
+        assert!(most < 10, "{most} are kept");
+        assert!(!bring.is_empty(), "the first one goes on");
+        bring.work(Job::Suspend(RequestId(0)), &mut []);
+        assert!(bring.is_empty());
+        shared.committer.finish();
     }
 }
