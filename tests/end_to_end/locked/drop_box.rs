@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use serde_json::json;
 
@@ -48,6 +49,28 @@ fn drop_box_shows_nothing_and_takes_nothing_away() {
             assert!(text(&output.stderr).contains("(denied)"), "{}", text(&output.stderr));
         }
         assert_eq!(house.world.stored("file"), b"as it was");
+    }
+}
+
+/// No more than SECURITY.md says.
+#[test]
+fn drop_box_tells_what_is_no_directory() {
+    for (house, token) in boxes() {
+        let served = house.world.served();
+        fs::write(served.join("file"), "").unwrap();
+        for (to, link) in [("/etc", "out"), ("circle", "circle"), ("none", "nothing")] {
+            symlink(to, served.join(link)).unwrap();
+        }
+        let (mut talk, _) = house.hello(token.as_deref());
+        for (id, name, code) in [
+            (1, "file/x", "not_a_directory"),
+            (2, "out/x", "outside_root"),
+            (3, "circle/x", "outside_root"),
+            (4, "nothing/x", "not_found"),
+        ] {
+            talk.put_hello(id, name, "none");
+            assert_eq!(word(&talk.line()), code, "{name}");
+        }
     }
 }
 
