@@ -192,7 +192,7 @@ impl Link {
     /// Reads once, and hands over what the server said, with the input that the ranges in it refer
     /// to.
     pub(crate) fn receive(&self, buffer: &mut [u8], each: &mut Hear<'_>) -> Result<(), Trouble> {
-        let result = self.receive_once(buffer, each);
+        let result = self.interrupt.check().and_then(|()| self.receive_once(buffer, each));
         if result.is_err() {
             self.ended.store(true, Ordering::Release);
         }
@@ -200,7 +200,6 @@ impl Link {
     }
 
     fn receive_once(&self, buffer: &mut [u8], each: &mut Hear<'_>) -> Result<(), Trouble> {
-        self.interrupt.check()?;
         let piece = self.piece(buffer.len());
         match self.stream.read(buffer.get_mut(..piece).unwrap_or_default()) {
             Ok(0) => {
@@ -256,6 +255,19 @@ impl Link {
         };
         // As above; who still listens takes what is before it.
         let _ = heard.send(Err(result));
+    }
+
+    /// Hands over what the server still answers to somebody who was interrupted: what it owes for all that was sent.
+    /// That is not waited for long.
+    pub(crate) fn hear_out(&self, each: &mut dyn FnMut(Event)) {
+        self.finish_sending();
+        let mut buffer = vec![0; READ_BYTES];
+        let began = Instant::now();
+        let mut hear = |event, _: &[u8]| {
+            each(event);
+            Ok(())
+        };
+        while began.elapsed() < LAST_WORDS && self.receive_once(&mut buffer, &mut hear).is_ok() {}
     }
 
     /// Ends the sending direction: what was sent arrives, and the server knows that it was all.

@@ -168,6 +168,48 @@ fn a_put_that_is_cut_after_any_message_is_finished_by_the_same_command() {
     assert!(left.stdout.is_empty(), "{}", text(&left.stdout));
 }
 
+/// The files that it has put are there, and some of them by acknowledgements that nobody has heard.
+#[test]
+fn a_put_that_replaces_nothing_and_is_cut_is_finished_by_the_same_command() {
+    fn put(place: &str) -> [&str; 7] {
+        ["put", "-r", "tree", "--as", place, "--no-clobber", "--json"]
+    }
+    let world = World::new();
+    let server = world.serve();
+    small_tree(&world);
+    let recorder = Recorder::new(server.address);
+    world.run(recorder.address, &put("whole"), 0);
+    // The line, and what is said to be put if it is cut before the end.
+    let cut = |at, place: &str| {
+        let line = Line::cut_after(server.address, 0, at);
+        let mut first = world.ftx(line.address, put(place));
+        let first = first.args(["--retry-for", "0"]).output().unwrap();
+        let said = (first.status.code() == Some(3)).then(|| text(&first.stdout));
+        (line.address, said)
+    };
+    let mut gone_on = None;
+    for at in cuts(&recorder.down) {
+        let place = format!("cut-{at}");
+        let (line, Some(said)) = cut(at, &place) else { continue };
+        let done = summary(&world.run(line, &put(&place), 0));
+        let (files, before) = (&done["files"], &done["done_before"]);
+        assert_eq!(files.as_u64().unwrap() + before.as_u64().unwrap(), FILES, "{place}: {done}");
+        gone_on = gone_on.or(said.contains("\"done\"").then_some(at));
+    }
+    // What others have put there meanwhile is not taken for its own.
+    let (line, said) = cut(gone_on.unwrap(), "other");
+    let said = said.unwrap();
+    for name in ["one", "a/two", "a/b/three", "zuletzt"] {
+        let there = world.served().join("other").join(name);
+        if !said.contains(&format!("other/{name}")) {
+            fs::create_dir_all(there.parent().unwrap()).unwrap();
+            fs::write(there, "theirs").unwrap();
+        }
+    }
+    let output = world.run(line, &put("other"), 7);
+    assert!(text(&output.stderr).contains("(exists)"), "{}", text(&output.stderr));
+}
+
 #[test]
 fn a_get_that_is_cut_after_any_message_is_finished_by_the_same_command() {
     let world = World::new();

@@ -2,13 +2,13 @@
 //! the exit code says what it was.
 
 use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
 use serde_json::{Value, json};
 
-use crate::harness::{MIB, World, text};
+use crate::harness::{MIB, PATIENCE, World, text, to_its_end};
 use crate::talk::{HELLO_DIGEST, Talk};
 
 const OTHER_DIGEST: &str =
@@ -123,6 +123,31 @@ fn a_server_that_acknowledges_something_else_is_not_believed() {
         assert!([3, 5].contains(&code), "{digest} {size}: {code} {}", text(&output.stderr));
         assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     }
+}
+
+#[test]
+fn what_is_acknowledged_to_a_put_that_is_interrupted_meanwhile_is_told() {
+    let world = World::new();
+    std::fs::write(world.here().join("a"), "hello").unwrap();
+    let (tell, told) = channel();
+    let server = liar(move |talk, request| {
+        let id = &request["put"]["id"];
+        talk.past_parts();
+        tell.send(()).unwrap();
+        // Until the client has no more to say.
+        assert!(talk.line().is_null());
+        let digest = HELLO_DIGEST;
+        talk.say(json!({"done": {"id": id, "size": 5, "digest": digest, "durability": "full"}}));
+        talk.stream().shutdown(Shutdown::Both).unwrap();
+    });
+    let put = world.ftx(server, ["put", "-r", "a"]).spawn().unwrap();
+    told.recv_timeout(PATIENCE).unwrap();
+    let id = put.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = to_its_end(put);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    let hex = HELLO_DIGEST.strip_prefix("sha256:").unwrap();
+    assert_eq!(text(&output.stdout), format!("{hex}  a\n"));
 }
 
 /// What has happened to it since an earlier run put it is asked, and whoever has no time has not answered.

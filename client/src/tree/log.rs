@@ -40,8 +40,8 @@ pub(super) struct Log {
     path: PathBuf,
     room: u64,
     used: u64,
-    /// Entries that were there when it was opened.
-    used_before: u64,
+    /// Whether it was there when it was opened.
+    was_there: bool,
     /// All of the table, as it is in the file.
     copy: Option<Vec<Mark>>,
 }
@@ -63,9 +63,9 @@ impl Log {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let Some(file) = locked::open(path, &options)? else { return Ok(None) };
         let room = file.metadata()?.len() / MARK_BYTES;
-        let mut log =
-            Self { file, path: path.to_owned(), room, used: 0, used_before: 0, copy: None };
-        if !room.is_power_of_two() || room < FIRST_ROOM {
+        let was_there = room.is_power_of_two() && room >= FIRST_ROOM;
+        let mut log = Self { file, path: path.to_owned(), room, used: 0, was_there, copy: None };
+        if !was_there {
             // New, or not ours.
             log.file.set_len(0)?;
             log.file.set_len(FIRST_ROOM * MARK_BYTES)?;
@@ -75,7 +75,6 @@ impl Log {
             log.copy = Some(log.read()?);
         }
         log.used = log.marks()?.count() as u64;
-        log.used_before = log.used;
         Ok(Some(log))
     }
 
@@ -101,9 +100,9 @@ impl Log {
         mark.map_or(Ok(()), |mark| self.add(&mark))
     }
 
-    /// Whether an earlier run of the job has left something in it.
+    /// Whether an earlier run of the job has left it: that may have done more than it came to note.
     pub(super) fn goes_on(&self) -> bool {
-        self.used_before > 0
+        self.was_there
     }
 
     /// Whether it has no entry at all.
@@ -190,14 +189,8 @@ impl Log {
         let room = self.room * 2;
         let copy =
             (room <= ROOM_IN_MEMORY).then(|| vec![EMPTY; usize::try_from(room).unwrap_or(0)]);
-        let mut larger = Self {
-            file,
-            path: self.path.clone(),
-            room,
-            used: 0,
-            used_before: self.used_before,
-            copy,
-        };
+        let mut larger =
+            Self { file, path: self.path.clone(), room, used: 0, was_there: self.was_there, copy };
         for mark in self.marks()? {
             let (place, _) = larger.place(&mark)?;
             match larger.copy {

@@ -7,9 +7,11 @@ use std::thread::JoinHandle;
 use ftx_protocol::RequestId;
 use ftx_protocol::Time;
 use ftx_protocol::client::{Client as Machine, Event};
+use ftx_protocol::message::Done;
 
 use crate::Client;
 use crate::failure::Trouble;
+use crate::interrupt::Interrupt;
 use crate::link::{Heard, Link, UNHEARD_MAX, last_words};
 
 /// Requests under way at most: below what every server allows.
@@ -24,6 +26,8 @@ pub(super) struct Pipe {
     heard: Receiver<Heard>,
     listener: Option<JoinHandle<()>>,
     out: Vec<u8>,
+    /// What was heard while the reason of a failure was looked for.
+    acknowledged: Vec<Done>,
 }
 
 impl Pipe {
@@ -34,7 +38,8 @@ impl Pipe {
             let link = Arc::clone(&link);
             std::thread::spawn(move || link.listen(&sender, |_| false))
         };
-        Ok(Self { link, heard, listener: Some(listener), out: Vec::new() })
+        let (out, acknowledged) = (Vec::new(), Vec::new());
+        Ok(Self { link, heard, listener: Some(listener), out, acknowledged })
     }
 
     /// Has the machine make lines. They are written when there are enough of them, by
@@ -63,8 +68,10 @@ impl Pipe {
     pub(super) fn flush(&mut self) -> Result<(), Trouble> {
         let written = self.link.write(&self.out);
         self.out.clear();
+        let acknowledged = &mut self.acknowledged;
+        let mut explains = |said: Heard| said.map(|event| acknowledged.extend(done(event))).err();
         written
-            .map_err(|error| last_words(&self.heard, Result::err).unwrap_or_else(|| error.into()))
+            .map_err(|error| last_words(&self.heard, &mut explains).unwrap_or_else(|| error.into()))
     }
 
     /// What the server has said; `None` when that is nothing.
@@ -81,6 +88,21 @@ impl Pipe {
         self.flush()?;
         self.heard.recv().map_err(|_| gone())?
     }
+
+    /// Ends the connection. Returns what the server has acknowledged by then and nobody has heard; to who is
+    /// interrupted it acknowledges all that was sent, if that does not take long.
+    pub(super) fn end(mut self, interrupt: &Interrupt) -> Vec<Done> {
+        let mut acknowledged = std::mem::take(&mut self.acknowledged);
+        if !interrupt.is_set() {
+            self.link.close();
+        }
+        // It ends now, by the one or the other.
+        acknowledged.extend(self.heard.iter().flatten().filter_map(done));
+        if interrupt.is_set() {
+            self.link.hear_out(&mut |event| acknowledged.extend(done(event)));
+        }
+        acknowledged
+    }
 }
 
 impl Drop for Pipe {
@@ -92,6 +114,13 @@ impl Drop for Pipe {
             // A listener that panicked has been told of by its panic.
             let _ = listener.join();
         }
+    }
+}
+
+fn done(event: Event) -> Option<Done> {
+    match event {
+        Event::Done(done) => Some(done),
+        _ => None,
     }
 }
 

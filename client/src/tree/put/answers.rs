@@ -5,9 +5,10 @@ use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{Done, Held, HeldState, Info};
 use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again};
 
-use super::{Earlier, File, Job, Sent, Work};
+use super::{Earlier, File, Job, Sent, Taken, Work};
 use crate::failure::{Class, Trouble};
 use crate::ids::new_id;
+use crate::tree::log::Log;
 use crate::tree::{Mood, TreeNotice, Update};
 
 impl Job<'_, '_> {
@@ -31,7 +32,7 @@ impl Job<'_, '_> {
         Ok(())
     }
 
-    fn acknowledged(&mut self, done: &Done) {
+    pub(super) fn acknowledged(&mut self, done: &Done) {
         self.patience.progress();
         if let Some(Work::Put(file)) = self.under_way.remove(&done.id) {
             self.forget_bytes(file.stat.size);
@@ -85,7 +86,14 @@ impl Job<'_, '_> {
             // It takes its time to read; the server answers the others meanwhile.
             pipe.flush()?;
         }
-        let Some(Work::Ask(file)) = self.under_way.remove(&info.id) else { return Ok(()) };
+        let file = match self.under_way.remove(&info.id) {
+            Some(Work::Ask(file)) => file,
+            Some(Work::Find(taken)) => {
+                self.found_taken(taken, info);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
         self.asked.remove(&file.number);
         let same = info.kind == Kind::File
             && info.size == file.stat.size
@@ -115,6 +123,16 @@ impl Job<'_, '_> {
             self.again.push_back(Work::Put(file));
         }
         Ok(())
+    }
+
+    /// The server has said what has the name that a file was to have.
+    fn found_taken(&mut self, taken: Taken, info: &Info) {
+        let Taken { file, digest, refusal } = taken;
+        if info.kind == Kind::File && info.digest == Some(digest) {
+            self.unchanged(&File { earlier: Earlier::Done, ..file });
+        } else {
+            self.refuse(&file.name, refusal);
+        }
     }
 
     /// A file is at the server already.
@@ -182,10 +200,16 @@ impl Job<'_, '_> {
                     file.transfer = new_id()?;
                     file.sent = Sent::Nothing;
                     self.again.push_front(Work::Put(file));
+                } else if refusal.code == Code::Exists
+                    && self.log.as_ref().is_some_and(Log::goes_on)
+                    && let Sent::All(digest) = file.sent
+                {
+                    self.again.push_back(Work::Find(Taken { file, digest, refusal }));
                 } else {
                     self.refuse(&file.name, refusal);
                 }
             }
+            Work::Find(taken) => self.refuse(&taken.file.name, taken.refusal),
             Work::Resume(file) => {
                 self.asked.remove(&file.number);
                 self.refuse(&file.name, refusal);

@@ -19,7 +19,7 @@ use ftx_disk::walk::Walk;
 use ftx_protocol::client::Event;
 use ftx_protocol::limits::{PART_BYTES, UNKEPT_BYTES};
 use ftx_protocol::message::{self, Mkdir};
-use ftx_protocol::{Digest, Name, RequestId, TransferId};
+use ftx_protocol::{Digest, Name, Refusal, RequestId, TransferId};
 use walking::path_of;
 
 use super::log::Log;
@@ -122,11 +122,20 @@ enum Work {
     /// What is held of it is asked.
     Resume(File),
     Put(File),
+    /// Its name is taken, and it is refused so, unless what has the name is this very file.
+    Find(Taken),
     /// Its body was closed with `abort`; it has been told.
     Aborted,
     Mkdir(Mkdir),
     Remove(message::Remove),
     List,
+}
+
+/// A file whose name is taken, perhaps by an earlier run that did not hear so.
+struct Taken {
+    file: File,
+    digest: Digest,
+    refusal: Refusal,
 }
 
 /// A directory that was left: its time is set when everything asked before `barrier` is answered.
@@ -252,10 +261,11 @@ impl<'a, 'o> Job<'a, 'o> {
         }
     }
 
-    /// A job of which something is left keeps its log.
+    /// A job of which something is left keeps its log, or of which the server may have what it has not acknowledged.
     fn close_log(&mut self, result: &Result<(), Failure>) {
+        let is_owed = self.again.iter().any(|work| matches!(work, Work::Resume(_)));
         if let Some(log) = self.log.take()
-            && (log.is_empty() || (result.is_ok() && self.done.failed == 0))
+            && ((log.is_empty() && !is_owed) || (result.is_ok() && self.done.failed == 0))
         {
             log.remove();
         }
@@ -267,12 +277,21 @@ impl<'a, 'o> Job<'a, 'o> {
                 Ok(()) => return Ok(()),
                 Err(trouble) => trouble,
             };
-            self.pipe = None;
+            self.hear_last();
             self.take_back();
             let tell = |cause, pause| (self.observer)(TreeNotice::Retrying { cause, pause });
             self.patience
                 .again(trouble, "put", self.client, tell)
                 .map_err(|trouble| trouble.into_failure("put", &self.client.server))?;
+        }
+    }
+
+    /// Ends the connection. What the server has acknowledged by then is done, and is told.
+    fn hear_last(&mut self) {
+        let Some(pipe) = self.pipe.take() else { return };
+        // All else is asked again, if there is another connection.
+        for done in pipe.end(&self.client.interrupt) {
+            self.acknowledged(&done);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ftx_disk::hash::Running;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{self, Cache, Change, Put, Resume};
-use ftx_protocol::{Digest, Name, RequestId};
+use ftx_protocol::{Algorithm, Digest, Name, RequestId};
 
 use super::{File, Job, Sent, Work};
 use crate::Notice;
@@ -18,7 +18,15 @@ use crate::tree::{Mood, TreeNotice, Update};
 impl Job<'_, '_> {
     pub(super) fn start(&mut self, work: Work) -> Result<(), Trouble> {
         match work {
-            Work::Ask(file) => self.ask(file),
+            Work::Ask(file) => {
+                let digest = self.options.update == Update::Digest;
+                let digest = digest.then_some(self.options.algorithm);
+                self.ask(file.name.clone(), digest, Work::Ask(file))
+            }
+            Work::Find(taken) => {
+                let digest = Some(self.options.algorithm);
+                self.ask(taken.file.name.clone(), digest, Work::Find(taken))
+            }
             Work::Resume(file) => {
                 let resume = Resume { id: RequestId(0), transfer: file.transfer, need: Vec::new() };
                 self.request(Work::Resume(file), |machine, out, now| {
@@ -72,11 +80,9 @@ impl Job<'_, '_> {
         self.pipe()?.flush_full()
     }
 
-    fn ask(&mut self, file: File) -> Result<(), Trouble> {
-        let digest = (self.options.update == Update::Digest).then_some(self.options.algorithm);
-        let stat =
-            message::Stat { digest, cache: Cache::Use, ..message::Stat::of(file.name.clone()) };
-        self.request(Work::Ask(file), |machine, out, now| machine.stat(stat, out, now))
+    fn ask(&mut self, name: Name, digest: Option<Algorithm>, work: Work) -> Result<(), Trouble> {
+        let stat = message::Stat { digest, cache: Cache::Use, ..message::Stat::of(name) };
+        self.request(work, |machine, out, now| machine.stat(stat, out, now))
     }
 
     fn put_small(&mut self, mut file: File) -> Result<(), Trouble> {
