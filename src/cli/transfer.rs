@@ -106,7 +106,7 @@ pub struct Put {
     #[command(flatten)]
     pub(super) tree: super::tree::PutOptions,
 
-    /// Fail if the name is taken
+    /// Fail if the name is taken; a drop box stores the file under another one all the same
     #[arg(long)]
     no_clobber: bool,
 

@@ -96,6 +96,32 @@ fn drop_box_gives_a_taken_name_a_number_and_says_which() {
 }
 
 #[test]
+fn drop_box_takes_a_tree_whose_directories_nobody_may_make() {
+    for (house, token) in boxes() {
+        let token = token.as_deref();
+        fs::create_dir_all(house.world.here().join("tree/a/b")).unwrap();
+        for name in ["tree/a/b/one", "tree/a/two"] {
+            fs::write(house.world.here().join(name), "hello").unwrap();
+        }
+        let output = house.run(token, &["put", "-r", "tree"], 0);
+        assert_eq!(text(&output.stdout).lines().count(), 2);
+        assert!(!text(&output.stderr).contains("denied"), "{}", text(&output.stderr));
+        assert_eq!(house.names(), ["tree", "tree/a", "tree/a/b", "tree/a/b/one", "tree/a/two"]);
+        // One with no file in it is not there, and is told once.
+        fs::create_dir(house.world.here().join("tree/void")).unwrap();
+        let said = text(&house.run(token, &["put", "-r", "tree"], 7).stderr);
+        assert_eq!(said.matches("(denied)").count(), 1, "{said}");
+        assert!(said.contains("put tree/void: the server refused (denied)"), "{said}");
+    }
+    let house = House::locked();
+    let token = house.add("reader", "read");
+    fs::create_dir(house.world.here().join("tree")).unwrap();
+    fs::write(house.world.here().join("tree/one"), "hello").unwrap();
+    let said = text(&house.run(Some(&token), &["put", "-r", "tree"], 4).stderr);
+    assert_eq!(said.matches("(denied)").count(), 2, "{said}");
+}
+
+#[test]
 fn drop_box_keeps_all_of_fifty_puts_of_one_name_at_once() {
     const PUTS: u64 = 50;
     for (house, token) in boxes() {

@@ -69,6 +69,7 @@ impl Job<'_, '_> {
         bytes: u64,
         digest: Option<Digest>,
     ) {
+        self.is_there(name);
         self.done.files = self.done.files.saturating_add(1);
         self.done.bytes = self.done.bytes.saturating_add(bytes);
         let name = name.as_bytes();
@@ -137,12 +138,22 @@ impl Job<'_, '_> {
 
     /// A file is at the server already.
     fn unchanged(&mut self, file: &File) {
+        self.is_there(&file.name);
         let count = match file.earlier {
             Earlier::Nothing => &mut self.done.unchanged,
             Earlier::Done => &mut self.done.done_before,
         };
         *count = count.saturating_add(1);
         (self.observer)(TreeNotice::Unchanged { name: file.name.as_bytes() });
+    }
+
+    /// A file is at the server, and so are the directories that it is in, whoever may make some.
+    fn is_there(&mut self, name: &Name) {
+        let mut above = name.parent();
+        while let Some(directory) = above.filter(|_| !self.denied.is_empty()) {
+            self.denied.remove(&directory);
+            above = directory.parent();
+        }
     }
 
     /// The server has said what it has of a file that was under way when the connection broke.
@@ -220,7 +231,11 @@ impl Job<'_, '_> {
                 if mkdir.mtime.is_none() {
                     self.unmade.insert(mkdir.name.clone());
                 }
-                self.refuse(&mkdir.name, refusal);
+                match refusal.code {
+                    // Whether that is a failure shows when all files have come.
+                    Code::Denied => drop(self.denied.insert(mkdir.name, refusal)),
+                    _ => self.refuse(&mkdir.name, refusal),
+                }
             }
             Work::Remove(remove) => self.not_removed(&remove, refusal),
             // It would be made, and have nothing to remove.
@@ -236,7 +251,7 @@ impl Job<'_, '_> {
         Ok(())
     }
 
-    fn refuse(&mut self, name: &Name, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, name: &Name, refusal: Refusal) {
         let what = format!("put {name}");
         let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
         self.fail(name.as_bytes(), &failure);

@@ -25,7 +25,7 @@ impl Job<'_, '_> {
         if !self.under_way.is_empty() || !self.left.is_empty() || self.whole.is_empty() {
             return Ok(false);
         }
-        if self.done.failed > 0 {
+        if self.done.failed > 0 || !self.denied.is_empty() {
             self.whole.clear();
             let message = "nothing was removed, because not everything could be read and put";
             (self.observer)(TreeNotice::Warning(message.to_owned()));

@@ -172,6 +172,8 @@ pub(super) struct Job<'a, 'o> {
     left: VecDeque<Left>,
     /// Directories that could not be made, and whose time is still to come.
     unmade: BTreeSet<Name>,
+    /// Those of them that nobody may make, and in which no file is known to be: a drop box makes what its files need.
+    denied: BTreeMap<Name, Refusal>,
     log: Option<Log>,
     patience: Patience,
     buffer: PageAligned,
@@ -254,6 +256,7 @@ impl<'a, 'o> Job<'a, 'o> {
             ids: Ids::default(),
             left: VecDeque::new(),
             unmade: BTreeSet::new(),
+            denied: BTreeMap::new(),
             log,
             patience: Patience::new(client.retry),
             buffer: PageAligned::new(usize::try_from(PART_BYTES).unwrap_or(READ_BYTES)),
@@ -274,7 +277,12 @@ impl<'a, 'o> Job<'a, 'o> {
     fn run(&mut self) -> Result<(), Failure> {
         loop {
             let trouble = match self.attempt() {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    for (name, refusal) in std::mem::take(&mut self.denied) {
+                        self.refuse(&name, refusal);
+                    }
+                    return Ok(());
+                }
                 Err(trouble) => trouble,
             };
             self.hear_last();
