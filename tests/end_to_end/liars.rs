@@ -184,6 +184,38 @@ fn an_acknowledgement_of_the_past_does_not_hold_because_a_server_is_busy() {
 }
 
 #[test]
+fn what_was_given_up_is_not_forgotten_because_a_server_is_busy() {
+    let world = World::new();
+    world.noise("big", 8 * MIB);
+    let (resumes, (tell, told)) = (AtomicUsize::new(0), channel());
+    let server = liar(move |talk, request| {
+        let (resume, id) = (&request["resume"], &request["resume"]["id"]);
+        if resume.is_null() {
+            talk.past_parts();
+            return talk.stream().shutdown(Shutdown::Both).unwrap();
+        }
+        tell.send(resume["transfer"].clone()).unwrap();
+        if resumes.fetch_add(1, Ordering::SeqCst) == 0 {
+            return talk
+                .say(json!({"error": {"id": id, "code": "busy", "message": "Come again."}}));
+        }
+        talk.say(json!({"held": {"id": id, "state": "nothing", "ranges": []}}));
+        talk.line();
+        let (end, _) = talk.past_parts();
+        let (size, digest) = (&end["end"]["size"], &end["end"]["digest"]);
+        talk.say(json!({"done": {
+            "id": end["end"]["id"], "size": size, "digest": digest, "durability": "full",
+        }}));
+    });
+    world.run(server, &["put", "big", "--retry-for", "0"], 3);
+    world.noise("big", 9 * MIB);
+    world.run(server, &["put", "big"], 0);
+    let asked: Vec<Value> = told.try_iter().collect();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert_eq!(asked[0], asked[1], "the old one is asked about until there is an answer");
+}
+
+#[test]
 fn a_source_that_cannot_be_read_is_not_said_to_have_changed() {
     let world = World::new();
     let (heard, closed_with) = channel();

@@ -31,13 +31,16 @@ impl Transfer<'_, '_> {
     /// for it, and it would take its room, and count for who put it, for days. A server that refuses
     /// that keeps it, and no more comes of it.
     pub(super) fn drop_given_up(&mut self, link: &Link) -> Result<(), Trouble> {
-        let Some(given_up) = self.given_up.take() else { return Ok(()) };
-        let GivenUp { transfer, size, durability } = given_up;
+        let Some(given_up) = &self.given_up else { return Ok(()) };
+        let &GivenUp { transfer, size, durability } = given_up;
         let put = Put { transfer, size, durability, ..self.request(0) };
         match drop_held(link, put) {
-            Err(Trouble::Refused(refusal)) if !passes(refusal.code) => Ok(()),
-            result => result,
+            Err(Trouble::Refused(refusal)) if !passes(refusal.code) => {}
+            // What did not come to that is for the next connection.
+            result => result?,
         }
+        self.given_up = None;
+        Ok(())
     }
 
     /// Has the server drop what it holds of a stream that was interrupted: no other process has its bytes. On
