@@ -1,5 +1,6 @@
 //! `ftx put -r`, `ftx get -r` and what belongs to them: which files, under which names.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -322,6 +323,9 @@ impl PutOptions {
                 .retain(|(path, _)| takes(path, path.file_name().unwrap_or_default().as_bytes()));
         }
         refuse_names_given_twice(&sources)?;
+        if options.extra == Extra::Remove {
+            refuse_names_in_others(&sources)?;
+        }
         let (directories, sources): (Vec<_>, Vec<_>) =
             sources.into_iter().partition(|(path, _)| !self.selection.recursive && path.is_dir());
         let mut key = Vec::new();
@@ -432,6 +436,30 @@ fn refuse_names_given_twice(sources: &[(PathBuf, Name)]) -> Result<(), Failure> 
         }
     }
     Ok(())
+}
+
+/// It would be put, and then be removed as something that the other source does not have.
+fn refuse_names_in_others(sources: &[(PathBuf, Name)]) -> Result<(), Failure> {
+    let paths: BTreeMap<&Name, &Path> =
+        sources.iter().map(|(path, name)| (name, path.as_path())).collect();
+    for (path, name) in sources {
+        let above = std::iter::successors(name.parent(), Name::parent);
+        let other =
+            above.filter_map(|above| paths.get(&above)).find(|other| !is_below(path, other));
+        if let Some(other) = other {
+            let [path, other] = [path, *other].map(|path| Escaped(path.as_os_str().as_bytes()));
+            return Err(wrong(&format!(
+                "{path} would be {name} on the server, among what is in {other}, and --delete would remove \
+                 it there; put them one by one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn is_below(path: &Path, other: &Path) -> bool {
+    let [path, other] = [path, other].map(std::path::absolute);
+    matches!((path, other), (Ok(path), Ok(other)) if path.starts_with(&other))
 }
 
 /// A path as it was given, as a name has it: without what leads to the root or stays where it is.

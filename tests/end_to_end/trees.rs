@@ -226,6 +226,30 @@ fn only_what_changed_is_sent_and_fetched() {
 }
 
 #[test]
+fn what_has_its_name_in_another_source_is_not_put_and_then_removed() {
+    let world = World::new();
+    let server = world.serve();
+    for directory in ["in/a", "elsewhere"] {
+        fs::create_dir_all(world.here().join(directory)).unwrap();
+    }
+    fs::write(world.here().join("in/a/file"), "hello").unwrap();
+    let absolute = world.here().join("in");
+    let name = absolute.to_str().unwrap().trim_start_matches('/');
+    let top = name.split('/').next().unwrap();
+    fs::create_dir(world.here().join(top)).unwrap();
+    let put = ["put", "-r", "--files-from", "list"];
+    let delete = [&put[..], &["--delete"]].concat();
+    fs::write(world.here().join("list"), format!("{top}\n{}\n", absolute.display())).unwrap();
+    let said = text(&world.run(server.address, &delete, 2).stderr);
+    assert!(said.contains("--delete would remove it"), "{said}");
+    world.run(server.address, &put, 0);
+    // What is in the other source too has its place there.
+    fs::write(world.here().join("list"), "in\nin/a\n./in/a/file\n").unwrap();
+    world.run(server.address, &delete, 0);
+    assert_eq!(world.stored("in/a/file"), b"hello");
+}
+
+#[test]
 fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped() {
     let world = World::new();
     let server = world.serve();
