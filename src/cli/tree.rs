@@ -293,9 +293,12 @@ impl PutOptions {
         let server = to.as_ref().or(named.as_ref()).and_then(|remote| remote.server.clone());
         let directory = to.map(|to| to.name);
         let options = self.selection.options(each)?;
-        // Of a directory the rules say what in it takes part.
-        let takes =
-            |path: &Path, listed: &[u8]| path.is_dir() || !options.rules.excludes_file(listed);
+        // Of a directory the rules say what in it takes part. What is not there is told.
+        let takes = |path: &Path, listed: &[u8]| {
+            !options.rules.excludes_file(listed)
+                || path.is_dir()
+                || path.symlink_metadata().is_err()
+        };
         let mut sources = Vec::new();
         match (&self.files_from, named) {
             (Some(list), _) => {

@@ -250,6 +250,17 @@ fn what_has_its_name_in_another_source_is_not_put_and_then_removed() {
 }
 
 #[test]
+fn what_is_not_there_fails_also_where_it_would_be_excluded() {
+    let world = World::new();
+    let server = world.serve();
+    fs::write(world.here().join("list"), "a.tmp\n").unwrap();
+    world.run(server.address, &["put", "a.tmp", "--exclude", "*.tmp"], 6);
+    world.run(server.address, &["put", "--files-from", "list", "--exclude", "*.tmp"], 6);
+    fs::write(world.here().join("a.tmp"), "").unwrap();
+    world.run(server.address, &["put", "a.tmp", "--exclude", "*.tmp"], 0);
+}
+
+#[test]
 fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped() {
     let world = World::new();
     let server = world.serve();
