@@ -10,7 +10,7 @@ use ftx_protocol::client::Event;
 use ftx_protocol::message::{Change, Entries, Info, List, Stat};
 use ftx_protocol::{Code, Depth, Durability, Name, Refusal, RequestId};
 
-use crate::failure::{Failure, Trouble};
+use crate::failure::{Class, Failure, Trouble};
 use crate::link::{Link, READ_BYTES};
 use crate::{Client, ServerAddress};
 
@@ -184,8 +184,10 @@ impl Session {
             });
             match heard {
                 Ok(()) => {}
-                // It may ask no more. What ran was answered before that, so nothing else was begun.
-                Err(Trouble::Refused(refusal)) if refusal.code == Code::Busy => {
+                // It may ask no more, or the server has too much to do.
+                Err(Trouble::Refused(refusal))
+                    if refusal.code == Code::Busy && asking.changed_nothing_more() =>
+                {
                     asking.all_refused(&refusal);
                 }
                 // The end of such a connection.
@@ -193,7 +195,13 @@ impl Session {
                 Err(trouble) => {
                     let first = asking.asked.values().next();
                     let what = first.map_or_else(String::new, |(_, ask)| ask.what());
-                    break Err(trouble.into_failure(&what, &self.client.server));
+                    let failure = trouble.into_failure(&what, &self.client.server);
+                    break Err(match failure.class {
+                        Class::Refused(Code::Busy) => {
+                            failure.with_hint("it may have been done all the same")
+                        }
+                        _ => failure,
+                    });
                 }
             }
         };
@@ -322,6 +330,12 @@ impl<K> Asking<K> {
             self.asked.insert(id, (key, ask));
         }
         lines
+    }
+
+    /// Whether nothing was changed of which there is no answer: a server that refuses one by one has answered
+    /// what ran (rule 4.12), and another one may have begun with all.
+    fn changed_nothing_more(&self) -> bool {
+        !self.busy.is_empty() || self.asked.values().all(|(_, ask)| matches!(ask, Ask::Stat(_)))
     }
 
     /// The server has refused all that it has not answered.

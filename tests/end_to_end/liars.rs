@@ -341,6 +341,24 @@ fn what_a_connection_may_not_ask_any_more_is_asked_on_another_one() {
     assert_eq!(text(&output.stdout).lines().count(), 3);
 }
 
+/// It would be told that there is nothing of that name, which it has just removed.
+#[test]
+fn a_change_that_may_have_been_made_is_not_made_again_because_a_server_is_busy() {
+    let world = World::new();
+    let connections = AtomicUsize::new(0);
+    let server = liar(move |talk, request| {
+        assert!(!request["remove"].is_null());
+        if connections.fetch_add(1, Ordering::SeqCst) > 0 {
+            let id = &request["remove"]["id"];
+            return talk.say(json!({"error": {"id": id, "code": "not_found", "message": ""}}));
+        }
+        talk.say(json!({"error": {"code": "busy", "message": ""}}));
+    });
+    let output = world.run(server, &["rm", "a"], 4);
+    let said = text(&output.stderr);
+    assert!(said.contains("(busy)") && said.contains("it may have been done"), "{said}");
+}
+
 #[test]
 fn a_server_that_lets_nobody_ask_is_not_asked_without_end() {
     let world = World::new();
