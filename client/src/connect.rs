@@ -280,7 +280,9 @@ impl Client {
                 Trouble::Unreachable(why.to_owned()).into()
             }
             (ErrorKind::UnexpectedEof, _) => {
-                Trouble::Unreachable("it hung up before it said who it is".to_owned()).into()
+                let why = "it hung up before it said who it is: it may be full, or have this address \
+                    wait after failed logins; then it helps to try again in some minutes";
+                Trouble::Unreachable(why.to_owned()).into()
             }
             _ => Trouble::Unreachable(plain(&error)).into(),
         })
