@@ -53,6 +53,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_channel::{Identity, TlsError};
+use ftx_disk::failure::plain;
 use ftx_disk::lock;
 use ftx_disk::store::OpenError;
 use ftx_disk::sys::{Disk, Native, sync_above};
@@ -142,7 +143,7 @@ fn next_step(error: &OpenError) -> &'static str {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The directory cannot be made.
-    #[error("cannot make the directory {}: {error}", path.display())]
+    #[error("cannot make the directory {}: {}", path.display(), plain(error))]
     Make {
         /// The directory.
         path: PathBuf,
@@ -151,7 +152,7 @@ pub enum StartError {
     },
     /// The directory cannot be served.
     #[error("{}{}", .0, next_step(.0))]
-    Storage(#[from] OpenError),
+    Storage(OpenError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -162,8 +163,21 @@ pub enum StartError {
     #[error(transparent)]
     Identity(#[from] TlsError),
     /// The system does not give what the loop needs.
-    #[error("cannot set up the selector: {0}")]
-    Selector(#[from] std::io::Error),
+    #[error("cannot set up the selector: {}", plain(.0))]
+    Selector(std::io::Error),
+}
+
+/// The words of these have what is the matter with them: as a source too, it would be told twice.
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<std::io::Error> for StartError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Selector(error)
+    }
 }
 
 /// What a server needs from the world outside its directory: its sockets, and that directory. No

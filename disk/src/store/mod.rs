@@ -44,6 +44,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::digests::DigestCache;
+use crate::failure::plain;
 use crate::identity::Inode;
 use crate::lock::lock;
 use crate::reserved::Reserved;
@@ -119,7 +120,7 @@ pub struct Recovery {
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The directory itself cannot be opened.
-    #[error("cannot open the directory {path}: {error}")]
+    #[error("cannot open the directory {path}: {}", plain(error))]
     Root {
         /// As the operator typed it.
         path: String,
@@ -135,7 +136,7 @@ pub enum OpenError {
     )]
     NotOurs,
     /// The staging directory, the journal or the cache cannot be used.
-    #[error("cannot {step} in .ftx of the directory: {error}")]
+    #[error("cannot {step} in .ftx of the directory: {}", plain(error))]
     Private {
         /// What was being done.
         step: &'static str,
