@@ -252,7 +252,7 @@ impl JobReport {
         if let Some(error) = self.broken
             && error.kind() != std::io::ErrorKind::BrokenPipe
         {
-            say(&format!("cannot write the result: {error}"));
+            say(&format!("cannot write the result: {}", ftx_disk::failure::plain(&error)));
             return Exit::Local;
         }
         match (done.failed, done.first_failure) {

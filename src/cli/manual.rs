@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, ValueEnum};
+use ftx_disk::failure::plain;
 
 use super::exit::Exit;
 use super::report::{say, told};
@@ -56,7 +57,7 @@ impl Man {
             Ok(()) => Exit::Done,
             Err(error) => {
                 let directory = self.directory.display();
-                say(&format!("cannot write the manual pages to {directory}: {error}"));
+                say(&format!("cannot write the manual pages to {directory}: {}", plain(&error)));
                 Exit::Local
             }
         }

@@ -32,6 +32,7 @@ mod user;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ftx_disk::failure::plain;
 
 use exit::Exit;
 use remote::Clients;
@@ -67,6 +68,13 @@ enum Command {
     Man(manual::Man),
 }
 
+/// An error with its causes.
+fn in_words(error: &anyhow::Error) -> String {
+    let words =
+        error.chain().map(|cause| cause.downcast_ref().map_or_else(|| cause.to_string(), plain));
+    words.collect::<Vec<_>>().join(": ")
+}
+
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     // Writing past a limit of file sizes is an error of that write, not a silent end. A system that
@@ -83,7 +91,7 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => match serve.run() {
             Ok(()) => Exit::Done,
             Err(error) => {
-                report::say(&format!("{error:#}"));
+                report::say(&in_words(&error));
                 Exit::Serve
             }
         },

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Name, Notice, Part, Spent};
+use ftx_disk::failure::plain;
 use ftx_protocol::Escaped;
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -294,7 +295,7 @@ pub fn told(result: std::io::Result<()>) -> Exit {
         Ok(()) => Exit::Done,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => {
-            say(&format!("cannot write the result: {error}"));
+            say(&format!("cannot write the result: {}", plain(&error)));
             Exit::Local
         }
     }

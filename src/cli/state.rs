@@ -70,7 +70,7 @@ pub enum StateError {
     )]
     Open { path: String, mode: u32 },
     /// The system refuses.
-    #[error("cannot {step} {path}: {error}")]
+    #[error("cannot {step} {path}: {}", ftx_disk::failure::plain(error))]
     System { step: &'static str, path: String, error: io::Error },
     /// Nothing was served yet.
     #[error(

@@ -151,7 +151,10 @@ impl Add {
         if let Err(error) = print(secret.text().as_bytes()) {
             // Nobody has it, and nobody ever will.
             remove(&file, &line.name)?;
-            return Err(local(&format!("cannot print the token, so it was taken back: {error}")));
+            return Err(local(&format!(
+                "cannot print the token, so it was taken back: {}",
+                ftx_disk::failure::plain(&error)
+            )));
         }
         let scope = match scope {
             Scope::There => "",

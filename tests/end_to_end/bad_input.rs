@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use crate::harness::{MIB, PATIENCE, Server, World, noise, not_tested, text, until};
+use crate::harness::{MIB, PATIENCE, Server, World, noise, not_tested, text, to_its_end, until};
 use crate::talk::Talk;
 
 const HELLO: &str = "{\"hello\":{\"ftx\":1}}\n";
@@ -433,4 +433,37 @@ fn what_nobody_goes_on_with_is_dropped_after_its_time() {
     let mut peer = Talk::with(server.address);
     peer.send(b"{\"resume\":{\"id\":1,\"transfer\":\"00112233445566778899aabbccddeeff\"}}\n");
     assert_eq!(peer.line()["held"]["state"], "nothing");
+}
+
+#[test]
+fn what_the_system_refuses_is_told_once_and_without_its_numbers() {
+    let world = World::new();
+    let server = world.serve();
+    std::fs::write(world.here().join("file"), "").unwrap();
+    std::fs::create_dir(world.here().join("dir")).unwrap();
+    let served = world.served();
+    let served = served.to_str().unwrap();
+    let locked = ["serve", "dir", "--require-token", "--cert", "no.pem", "--key", "no.pem"];
+    for (args, code, words) in [
+        (&["serve", "file"][..], 1, "Not a directory"),
+        (&["serve", served], 1, "another ftx server is serving this directory"),
+        (&["serve", "no/such/place"], 1, "No such file or directory"),
+        (&["serve", "dir", "--require-token", "--state", "file"], 1, "File exists"),
+        (&locked, 1, "No such file or directory"),
+        (&["token", "--of", "nodir", "add", "a", "--can", "read"], 6, "No such file or directory"),
+        (&["man", "nodir"], 6, "No such file or directory"),
+        (&["completions", "bash"], 6, "No space left on device"),
+    ] {
+        let mut command = world.ftx(server.address, args);
+        if args[0] == "serve" {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        // What is written there finds no room.
+        command.stdout(std::fs::File::create("/dev/full").unwrap());
+        let output = to_its_end(command.spawn().unwrap());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert_eq!(said.matches(words).count(), 1, "{args:?}: {said}");
+        assert!(!said.contains("os error"), "{args:?}: {said}");
+    }
 }
