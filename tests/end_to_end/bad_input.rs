@@ -452,6 +452,7 @@ fn what_the_system_refuses_is_told_once_and_without_its_numbers() {
         (&locked, 1, "No such file or directory"),
         (&["token", "--of", "nodir", "add", "a", "--can", "read"], 6, "No such file or directory"),
         (&["man", "nodir"], 6, "No such file or directory"),
+        (&["put", "file", "--exclude-from", "nofile"], 6, "No such file or directory"),
         (&["completions", "bash"], 6, "No space left on device"),
     ] {
         let mut command = world.ftx(server.address, args);

@@ -52,6 +52,9 @@ impl Rules {
                 }
                 Rule::ExcludeFrom(path) => {
                     if let Some(error) = builder.add(path) {
+                        if let Some(error) = error.io_error() {
+                            return Err(Failure::local("cannot read", path, error));
+                        }
                         let message = format!("cannot take patterns from {}: {error}", shown(path));
                         return Err(Failure::new(Class::Usage, message));
                     }
