@@ -74,8 +74,8 @@ pub enum StateError {
     System { step: &'static str, path: String, error: io::Error },
     /// Nothing was served yet.
     #[error(
-        "nothing has been served here yet, and no token was made: say which directory it is about, \
-         with --of DIR or --state DIR"
+        "nothing has been served here yet that takes tokens, and none was made. To make the first: ftx token \
+         --of DIR add; if they are of another directory, say --of DIR or --state DIR"
     )]
     None,
     /// Which one?
