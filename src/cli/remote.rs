@@ -311,7 +311,7 @@ pub fn each_server(groups: Vec<(Client, Vec<Name>)>, tally: &mut Tally, each: &m
 /// A word for a name, as a shell completes that of a directory: with a slash behind it.
 pub fn without_slash(word: &OsStr) -> &[u8] {
     let word = word.as_bytes();
-    word.strip_suffix(b"/").filter(|rest| !rest.is_empty()).unwrap_or(word)
+    word.strip_suffix(b"/").filter(|rest| !rest.is_empty() && *rest != b"ftx:/").unwrap_or(word)
 }
 
 /// Bytes of a name as stdout takes them: a terminal takes some of them as commands.

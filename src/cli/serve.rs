@@ -84,7 +84,7 @@ pub struct Serve {
     /// Where to listen, such as 0.0.0.0:7389 for all addresses of IPv4 or [::]:7389 for those of IPv6; port 0 takes
     /// a free one. May be given several times. Not where sockets are handed over, as systemd does [default:
     /// 127.0.0.1:7389]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = super::size::listen)]
     listen: Vec<SocketAddr>,
 
     /// Hand files out, and take none; the directory may be on a read-only disk

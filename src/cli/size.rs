@@ -1,8 +1,11 @@
-//! Sizes as people type them.
+//! Sizes and other numbers as people type them.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::str::FromStr;
+
+const NO_SIZE: &str = "a size is a number of bytes, or one with K, M, G or T";
 
 /// A number of bytes: `4096`, `512K`, `64M`, `10G`, `1T`, each step 1,024, with or without `iB` or
 /// `B` behind it.
@@ -27,14 +30,13 @@ impl FromStr for Size {
             "M" => 20,
             "G" => 30,
             "T" => 40,
-            _ => return Err("a size is a number of bytes, or one with K, M, G or T".to_owned()),
+            _ => return Err(NO_SIZE.to_owned()),
         };
-        number
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(1 << shift))
-            .map(Self)
-            .ok_or_else(|| "a size is a number of bytes, or one with K, M, G or T".to_owned())
+        if number.is_empty() {
+            return Err(NO_SIZE.to_owned());
+        }
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+        bytes.map(Self).ok_or_else(|| "it is too large".to_owned())
     }
 }
 
@@ -42,6 +44,14 @@ impl FromStr for Size {
 pub fn rate(text: &str) -> Result<NonZeroU64, String> {
     let size: Size = text.parse()?;
     NonZeroU64::new(size.bytes()).ok_or_else(|| "a rate of 0 would move nothing".to_owned())
+}
+
+/// An address of this machine, and a port.
+pub fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "it is an address of this machine and a port, such as 127.0.0.1:7389 or [::]:7389; no name of a host"
+            .to_owned()
+    })
 }
 
 /// A number of things that a server cannot do without.
@@ -78,8 +88,12 @@ mod tests {
             ("1.5G", None),
             ("1X", None),
             ("99999999T", None),
+            ("99999999999999999999", None),
         ] {
-            assert_eq!(text.parse::<Size>().ok().map(Size::bytes), bytes, "{text}");
+            let read = text.parse::<Size>();
+            assert_eq!(read.clone().ok().map(Size::bytes), bytes, "{text}");
+            let is_too_large = text.starts_with("99999999");
+            assert_eq!(read == Err("it is too large".to_owned()), is_too_large, "{text}");
         }
     }
 }

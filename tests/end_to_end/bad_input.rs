@@ -468,3 +468,17 @@ fn what_the_system_refuses_is_told_once_and_without_its_numbers() {
         assert!(!said.contains("os error"), "{args:?}: {said}");
     }
 }
+
+#[test]
+fn a_word_that_is_wrong_is_answered_with_what_is_right() {
+    let world = World::new();
+    let server = world.serve();
+    for (args, words) in [
+        (["get", "ftx://"].as_slice(), "\"\" is no server address; write host:port"),
+        (&["serve", "dir", "--listen", "localhost:0"], "such as 127.0.0.1:7389"),
+        (&["serve", "dir", "--max-size", "99999999T"], "it is too large"),
+    ] {
+        let said = text(&world.run(server.address, args, 2).stderr);
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+}
