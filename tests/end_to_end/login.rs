@@ -2,11 +2,11 @@
 //! leaves this machine before that is certain.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use serde_json::json;
 
@@ -17,6 +17,7 @@ use crate::talk::HELLO_DIGEST;
 
 const TOKEN: &str = "ftx1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 const HERE: &str = "127.0.0.1:0";
+const FTX: &str = env!("CARGO_BIN_EXE_ftx");
 
 /// Lets the one token in.
 fn wants_the_token(token: Option<&str>) -> Option<&'static str> {
@@ -43,6 +44,51 @@ fn log_in(world: &World, front: &Front) {
     let output = fed(&mut world.ftx(front.address, ["login", &front.line()]), TOKEN);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), format!("logged in to {}\n", front.address));
+}
+
+/// A terminal in which the command of a shell runs.
+struct Terminal {
+    child: Child,
+    input: ChildStdin,
+    output: ChildStdout,
+    shown: String,
+}
+
+impl Terminal {
+    /// None where there is no script(1).
+    fn with(world: &World, command: &str) -> Option<Self> {
+        let mut child = Command::new("script")
+            .args(["-qec", command, "/dev/null"])
+            .current_dir(world.here())
+            .env("XDG_STATE_HOME", world.home.path().join("state"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Some(Self { child, input, output, shown: String::new() })
+    }
+
+    /// Waits until it shows this.
+    fn shows(&mut self, what: &str) {
+        let mut buffer = [0; 4_096];
+        while !self.shown.contains(what) {
+            let count = self.output.read(&mut buffer).unwrap();
+            assert!(count > 0, "{}", self.shown);
+            self.shown.push_str(&text(&buffer[..count]));
+        }
+    }
+
+    fn type_in(&mut self, what: &str) {
+        self.input.write_all(what.as_bytes()).unwrap();
+    }
+
+    /// How the command ended, and all that was shown.
+    fn end(mut self) -> (Option<i32>, String) {
+        let _ = self.output.read_to_string(&mut self.shown);
+        drop(self.input);
+        (self.child.wait().unwrap().code(), self.shown)
+    }
 }
 
 /// Runs the client to its end; nothing that it sent to the tap was more than a greeting.
@@ -538,32 +584,14 @@ fn a_person_at_a_terminal_is_asked_once_and_nobody_sees_the_token() {
     let server = world.serve();
     let front = Front::start(HERE, server.address, &own_certificate(), wants_the_token);
     let place = front.address.to_string();
-    let login = format!("login {place}");
-    let talks = |words: &str, answers: &[(&str, &str)]| {
-        let mut command = Command::new("script");
-        command
-            .args(["-qec", &format!("{} {words}", env!("CARGO_BIN_EXE_ftx")), "/dev/null"])
-            .current_dir(world.here())
-            .env("FTX_TOKEN_FILE", if words == login { "" } else { "token" })
-            .env("XDG_STATE_HOME", world.home.path().join("state"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let Ok(mut child) = command.spawn() else { return None };
-        let mut input = child.stdin.take().unwrap();
-        let mut output = child.stdout.take().unwrap();
-        let mut shown = String::new();
-        let mut buffer = [0; 4_096];
+    let login = format!("{FTX} login {place}");
+    let talks = |command: &str, answers: &[(&str, &str)]| {
+        let mut terminal = Terminal::with(&world, command)?;
         for (question, answer) in answers {
-            while !shown.contains(question) {
-                let count = std::io::Read::read(&mut output, &mut buffer).unwrap();
-                assert!(count > 0, "{shown}");
-                shown.push_str(&text(&buffer[..count]));
-            }
-            input.write_all(answer.as_bytes()).unwrap();
+            terminal.shows(question);
+            terminal.type_in(answer);
         }
-        let _ = std::io::Read::read_to_string(&mut output, &mut shown);
-        drop(input);
-        Some((child.wait().unwrap().code(), shown))
+        Some(terminal.end())
     };
     let Some((code, shown)) = talks(&login, &[("[y/N]", "\n")]) else {
         return not_tested("there is no script(1)");
@@ -576,7 +604,7 @@ fn a_person_at_a_terminal_is_asked_once_and_nobody_sees_the_token() {
     for name in ["g1", "g2", "token"] {
         fs::write(world.here().join(name), TOKEN).unwrap();
     }
-    let put = format!("put g1 g2 --server {place}");
+    let put = format!("FTX_TOKEN_FILE=token {FTX} put g1 g2 --server {place}");
     let (code, shown) = talks(&put, &[("[y/N]", "n\n")]).unwrap();
     assert!(code == Some(3) && shown.matches("[y/N]").count() == 1, "{shown}");
     let answers = [("[y/N]", "y\n"), ("is not shown", &format!("{TOKEN}\n"))];
