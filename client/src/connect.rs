@@ -288,27 +288,23 @@ impl Client {
         })
     }
 
-    /// Of a server that nobody knows here yet.
+    /// Of a server that nobody knew here yet. Returns by what it has to be known now: somebody else may have got to know
+    /// it meanwhile.
     fn get_to_know(&self, found: Found) -> Result<Trusted, Trouble> {
         let servers = Servers::of_user();
-        let remember = |trusted| match &servers {
-            Some(servers) => servers.remember(&self.server, KnownServer { trusted, token: None }),
+        let meet = |trusted| match &servers {
+            Some(servers) => servers.meet(&self.server, trusted),
             None => Err(nowhere()),
         };
         if found.by_roots == ByRoots::Good {
             // Where it cannot be remembered the roots are asked each time.
-            let _ = remember(Trusted::Roots);
-            return Ok(Trusted::Roots);
+            return Ok(meet(Trusted::Roots).unwrap_or(Trusted::Roots));
         }
         let verdict = self.introduction.trusts(&self.server, found.pin);
         // A question that was interrupted has no answer.
         self.interrupt.check()?;
         match verdict {
-            RightKey::Yes => {
-                let trusted = Trusted::Pin(found.pin);
-                remember(trusted)?;
-                Ok(trusted)
-            }
+            RightKey::Yes => Ok(meet(Trusted::Pin(found.pin))?),
             RightKey::No => {
                 let why = "is not the right one, as was said just now; nothing was sent to it";
                 Err(self.untrusted(why.to_owned()).into())

@@ -117,17 +117,45 @@ impl Servers {
         }))
     }
 
-    /// Knows a server from now on, in the place of what was known about it.
+    /// Knows a server from now on with this token, or with none. One that is known by something else stays so: that may
+    /// have been remembered since somebody looked.
     ///
     /// # Errors
-    /// When the file cannot be read, or not written.
+    /// When it is known by something else, or the file cannot be read, or not written.
     pub fn remember(&self, server: &ServerAddress, entry: KnownServer) -> Result<(), Failure> {
-        self.change(|lines| {
+        let trusted = entry.trusted;
+        let changed = self.change(|lines| {
+            if listed(lines, server).is_some_and(|listed| listed != trusted) {
+                return Changed::No;
+            }
             lines.retain(|line| !line.is_about(server));
             lines.push(Line::of(server, entry));
             Changed::Yes
-        })
-        .map(drop)
+        })?;
+        match changed {
+            Changed::Yes => Ok(()),
+            Changed::No => Err(known_otherwise(server)),
+        }
+    }
+
+    /// Knows a server from now on by this, without a token, unless it is known: then all stays as it is. Returns by what
+    /// it is known.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or not written.
+    pub fn meet(&self, server: &ServerAddress, trusted: Trusted) -> Result<Trusted, Failure> {
+        let mut known = trusted;
+        self.change(|lines| match listed(lines, server) {
+            Some(listed) => {
+                known = listed;
+                Changed::No
+            }
+            None => {
+                lines.push(Line::of(server, KnownServer { trusted, token: None }));
+                Changed::Yes
+            }
+        })?;
+        Ok(known)
     }
 
     /// Forgets a server, and the token for it.
@@ -237,6 +265,18 @@ pub enum Changed {
     No,
 }
 
+/// By what the lines know a server.
+fn listed(lines: &[Line], server: &ServerAddress) -> Option<Trusted> {
+    lines.iter().find(|line| line.is_about(server)).and_then(Line::trusted)
+}
+
+fn known_otherwise(server: &ServerAddress) -> Failure {
+    let why = format!("{server} is known here by something else, since a moment ago");
+    let anew =
+        format!("if you know why: ftx login --forget {server}, and log in with the new line");
+    Failure::new(Class::Untrusted, why).with_hint(&anew)
+}
+
 fn unusable(path: &Path, why: &str) -> Failure {
     Failure::new(
         Class::Local,
@@ -318,6 +358,25 @@ mod tests {
         assert_eq!(servers.forget(&one).unwrap(), Changed::No);
         assert_eq!(servers.find(&one).unwrap(), None);
         assert!(servers.find(&other).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_was_remembered_since_somebody_looked_stays() {
+        let (_home, servers) = list();
+        let (one, by_pin) = (server("box:1"), Trusted::Pin(PIN.parse().unwrap()));
+        let other = Trusted::Pin(PIN.replace("5a", "6b").parse().unwrap());
+        assert_eq!(servers.meet(&one, by_pin).unwrap(), by_pin);
+        servers.remember(&one, entry(Some(TOKEN))).unwrap();
+        for trusted in [by_pin, other, Trusted::Roots] {
+            assert_eq!(servers.meet(&one, trusted).unwrap(), by_pin);
+            assert_eq!(servers.find(&one).unwrap(), Some(entry(Some(TOKEN))));
+        }
+        for trusted in [other, Trusted::Roots] {
+            let failure = servers.remember(&one, KnownServer { trusted, token: None }).unwrap_err();
+            assert_eq!(failure.class, Class::Untrusted);
+            assert!(failure.to_string().contains("--forget box:1"), "{failure}");
+            assert_eq!(servers.find(&one).unwrap(), Some(entry(Some(TOKEN))));
+        }
     }
 
     #[test]

@@ -619,6 +619,37 @@ fn a_person_at_a_terminal_is_asked_once_and_nobody_sees_the_token() {
     world.run(front.address, &["ping"], 0);
 }
 
+/// Whoever answers late may not know what another terminal has done meanwhile.
+#[test]
+fn an_answer_changes_nothing_that_was_remembered_since_the_question() {
+    let world = World::new();
+    let server = world.serve();
+    let front = Front::start(HERE, server.address, &own_certificate(), wants_the_token);
+    let ping = format!("FTX_TOKEN={TOKEN} {FTX} ping --server {}", front.address);
+    let asked = || {
+        let mut terminal = Terminal::with(&world, &ping)?;
+        terminal.shows("[y/N]");
+        Some(terminal)
+    };
+    let Some(mut terminal) = asked() else { return not_tested("there is no script(1)") };
+    log_in(&world, &front);
+    let remembered = fs::read(servers(&world)).unwrap();
+    terminal.type_in("y\n");
+    assert_eq!(terminal.end().0, Some(0));
+    assert_eq!(fs::read(servers(&world)).unwrap(), remembered, "with the token");
+
+    fs::remove_file(servers(&world)).unwrap();
+    let mut terminal = asked().unwrap();
+    front.become_another(&own_certificate());
+    log_in(&world, &front);
+    let remembered = fs::read(servers(&world)).unwrap();
+    front.take_tokens();
+    terminal.type_in("y\n");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0), "it has the key that is known now: {shown}");
+    assert_eq!(fs::read(servers(&world)).unwrap(), remembered);
+}
+
 #[test]
 fn a_file_that_was_given_another_name_is_told_by_that_name() {
     let world = World::new();
