@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ftx_client::Interrupt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+    LocalModes, OptionalActions, QueueSelector, SpecialCodeIndex, Termios, tcflush, tcgetattr,
+    tcsetattr,
 };
 
 /// What a terminal gives as one line at most.
@@ -37,11 +38,13 @@ impl Terminal {
         Some(Self { tty, interrupted: interrupt.flag() })
     }
 
-    /// Asks, and returns the line that was typed, without its end; nothing at the end of input.
+    /// Asks, and returns the line that was typed, without its end; nothing at the end of input. What was typed before is
+    /// thrown away: it answers something else.
     ///
     /// # Errors
     /// Those of the terminal; of kind `Interrupted` when the person wants it to end.
     pub fn ask(&self, question: &str) -> io::Result<String> {
+        tcflush(&self.tty, QueueSelector::IFlush)?;
         (&self.tty).write_all(question.as_bytes())?;
         let mut line = Vec::new();
         let mut room = [0; LINE_BYTES_MAX];

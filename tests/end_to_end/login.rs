@@ -619,6 +619,28 @@ fn a_person_at_a_terminal_is_asked_once_and_nobody_sees_the_token() {
     world.run(front.address, &["ping"], 0);
 }
 
+#[test]
+fn what_was_typed_before_a_question_does_not_answer_it() {
+    let world = World::new();
+    let server = world.serve();
+    let front = Front::start(HERE, server.address, &own_certificate(), wants_the_token);
+    let go = world.here().join("go");
+    let ping = format!("FTX_TOKEN={TOKEN} {FTX} ping --server {}", front.address);
+    let waits = format!("until [ -e {} ]; do sleep 0.01; done; {ping}", go.display());
+    let Some(mut terminal) = Terminal::with(&world, &waits) else {
+        return not_tested("there is no script(1)");
+    };
+    terminal.type_in("y\n");
+    terminal.shows("y\r\n");
+    fs::write(&go, "").unwrap();
+    terminal.shows("[y/N]");
+    terminal.type_in("n\n");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(3), "{shown}");
+    assert_eq!(front.take_tokens(), []);
+    assert!(!servers(&world).exists());
+}
+
 /// Whoever answers late may not know what another terminal has done meanwhile.
 #[test]
 fn an_answer_changes_nothing_that_was_remembered_since_the_question() {
