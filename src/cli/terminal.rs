@@ -2,12 +2,12 @@
 //! the open, and one whose answer is not shown.
 //!
 //! Ctrl-C ends a question at once, and never leaves a terminal behind that shows nothing; nor does
-//! any other key.
+//! any other key, or a signal that ends a process in order.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ftx_client::Interrupt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,6 +15,9 @@ use rustix::termios::{
     LocalModes, OptionalActions, QueueSelector, SpecialCodeIndex, Termios, tcflush, tcgetattr,
     tcsetattr,
 };
+use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::flag::{register, register_conditional_default, register_usize};
+use signal_hook::low_level::emulate_default_handler;
 
 /// What a terminal gives as one line at most.
 const LINE_BYTES_MAX: usize = 4_096;
@@ -74,8 +77,38 @@ impl Terminal {
     /// # Errors
     /// As those of [`Terminal::ask`]; and nothing is asked where it would be shown.
     pub fn ask_secretly(&self, question: &str) -> io::Result<String> {
-        let _hidden = Hidden::new(&self.tty)?;
-        self.ask(question)
+        let ends = Ends::put_off(&self.interrupted)?;
+        let answer = Hidden::new(&self.tty).and_then(|_hidden| self.ask(question));
+        ends.are_due()?;
+        answer
+    }
+}
+
+/// Signals that end the process, of which the first one waits until the terminal shows again what is typed.
+struct Ends {
+    due: Arc<AtomicBool>,
+    came: Arc<AtomicUsize>,
+}
+
+impl Ends {
+    /// From now on such a signal ends the question only.
+    fn put_off(interrupted: &Arc<AtomicBool>) -> io::Result<Self> {
+        let ends = Self { due: Arc::default(), came: Arc::default() };
+        for signal in [SIGTERM, SIGHUP] {
+            register_usize(signal, Arc::clone(&ends.came), signal.unsigned_abs() as usize)?;
+            register(signal, Arc::clone(interrupted))?;
+            register_conditional_default(signal, Arc::clone(&ends.due))?;
+        }
+        Ok(ends)
+    }
+
+    /// Ends the process if one has come. From now on they end it at once, as ever.
+    fn are_due(self) -> io::Result<()> {
+        self.due.store(true, Ordering::SeqCst);
+        match i32::try_from(self.came.load(Ordering::SeqCst)) {
+            Ok(signal @ 1..) => emulate_default_handler(signal),
+            _ => Ok(()),
+        }
     }
 }
 

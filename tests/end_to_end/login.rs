@@ -641,6 +641,28 @@ fn what_was_typed_before_a_question_does_not_answer_it() {
     assert!(!servers(&world).exists());
 }
 
+#[test]
+fn a_signal_at_the_hidden_prompt_leaves_a_terminal_that_shows_what_is_typed() {
+    let world = World::new();
+    let server = world.serve();
+    let front = Front::start(HERE, server.address, &own_certificate(), wants_the_token);
+    let id = world.here().join("id");
+    let login = format!("echo $$ > {}; exec {FTX} login {}", id.display(), front.line());
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+        let command = format!("sh -c '{login}'; echo code=$?; stty -a");
+        let Some(mut terminal) = Terminal::with(&world, &command) else {
+            return not_tested("there is no script(1)");
+        };
+        terminal.shows("is not shown");
+        let id = fs::read_to_string(&id).unwrap();
+        let kill = Command::new("kill").args(["-s", signal, id.trim()]).status();
+        assert!(kill.unwrap().success());
+        let (_, shown) = terminal.end();
+        assert!(shown.contains(&format!("code={code}")), "{shown}");
+        assert!(shown.split_whitespace().any(|word| word == "echo"), "{shown}");
+    }
+}
+
 /// Whoever answers late may not know what another terminal has done meanwhile.
 #[test]
 fn an_answer_changes_nothing_that_was_remembered_since_the_question() {
