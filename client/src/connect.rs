@@ -145,11 +145,11 @@ impl From<Trouble> for Unproven {
 }
 
 impl Client {
-    /// Makes sure that the server is the right one, and says nothing to it. Returns by what it is
-    /// known.
+    /// Makes sure that the server is the right one, and says nothing to it. Remembers, and returns, by what it is known; a
+    /// token that is remembered for it stays.
     ///
     /// # Errors
-    /// When it cannot be reached, or is not the right one.
+    /// When it cannot be reached, or is not the right one, or it cannot be remembered.
     pub fn meet(&self) -> Result<Trusted, Failure> {
         // Whoever asks is of no matter yet.
         let wary = Self { plaintext: Plaintext::Never, login: Login::Nobody, ..self.clone() };
@@ -157,22 +157,29 @@ impl Client {
             let _ = wary.reach(&mut known)?.stream.close();
             Ok(known.trusted)
         });
-        match met {
-            Ok(Some(trusted)) => Ok(trusted),
-            Ok(None) => Err(self.unknown()),
-            Err(trouble) => Err(trouble.into_failure("log in", &self.server)),
-        }
+        let trusted = match met {
+            Ok(Some(trusted)) => trusted,
+            Ok(None) => return Err(self.unknown()),
+            Err(trouble) => return Err(trouble.into_failure("log in", &self.server)),
+        };
+        Servers::of_user().ok_or_else(nowhere)?.meet(&self.server, trusted)?;
+        Ok(trusted)
     }
 
-    /// Tries a login, and remembers it. `trusted` is what [`Client::meet`] has returned.
+    /// Tries a login, and remembers the token. With none nothing is tried, and none is remembered. `trusted` is what
+    /// [`Client::meet`] has returned.
     ///
     /// # Errors
-    /// When the server refuses the token, or wants one; then what is remembered stays as it was.
+    /// When the server refuses the token; then what is remembered stays as it was.
     pub fn log_in(&self, trusted: Trusted, token: Option<Token>) -> Result<(), Failure> {
         let servers = Servers::of_user().ok_or_else(nowhere)?;
-        let login = token.clone().map_or(Login::Nobody, Login::Token);
-        let client = Self { plaintext: Plaintext::Never, login, keeper: None, ..self.clone() };
-        client.sign_of_life().map_err(|trouble| trouble.into_failure("log in", &self.server))?;
+        if let Some(token) = &token {
+            let login = Login::Token(token.clone());
+            let client = Self { plaintext: Plaintext::Never, login, keeper: None, ..self.clone() };
+            client
+                .sign_of_life()
+                .map_err(|trouble| trouble.into_failure("log in", &self.server))?;
+        }
         servers.remember(&self.server, KnownServer { trusted, token })
     }
 

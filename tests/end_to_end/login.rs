@@ -397,7 +397,6 @@ fn a_login_that_fails_leaves_what_was_known_as_it_was() {
     let failed = login(&[&place], &other);
     assert_eq!(failed.status.code(), Some(4), "{}", text(&failed.stderr));
     assert!(text(&failed.stderr).contains("login_failed"), "{}", text(&failed.stderr));
-    assert_eq!(login(&["--no-token", &place], "").status.code(), Some(4));
     for (input, word) in [("", "--no-token"), ("\n", "--no-token"), ("ftx1_x", "no token")] {
         let output = login(&[&place], input);
         let said = text(&output.stderr);
@@ -425,6 +424,33 @@ fn a_login_that_fails_leaves_what_was_known_as_it_was() {
         assert!(!text(&output.stderr).contains("secret"), "{}", text(&output.stderr));
     }
     assert_eq!(front.take_tokens(), []);
+}
+
+/// So the next step, which the refusal says, needs no line once more, and trusts nobody at first sight.
+#[test]
+fn a_server_whose_key_was_proven_is_remembered_whatever_becomes_of_the_login() {
+    let world = World::new();
+    let server = world.serve();
+    let front = Front::start(HERE, server.address, &own_certificate(), wants_the_token);
+    let place = front.address.to_string();
+    let known =
+        |token: &str| format!("{{\"server\":\"{place}\",\"trust\":\"{}\"{token}}}\n", front.pin());
+    let remembered = || fs::read_to_string(servers(&world)).unwrap();
+    let login = |words: &[&str], input: &str, code: i32| {
+        let output = fed(&mut world.ftx(front.address, ["login"].iter().chain(words)), input);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", text(&output.stderr));
+    };
+    login(&[&front.line()], &TOKEN.replace("AAEC", "CCCC"), 4);
+    assert_eq!(remembered(), known(""));
+    login(&[&place], TOKEN, 0);
+    assert_eq!(remembered(), known(&format!(",\"token\":\"{TOKEN}\"")));
+    front.take_tokens();
+    login(&["--no-token", &place], "", 0);
+    assert_eq!(remembered(), known(""));
+    assert_eq!(front.take_tokens(), [], "nothing is tried");
+    fs::remove_file(servers(&world)).unwrap();
+    login(&["--no-token", &front.line()], "", 0);
+    assert_eq!(remembered(), known(""));
 }
 
 #[test]
