@@ -114,20 +114,18 @@ impl Admission {
 
     /// Finds the state directory and the identity; makes them where they are needed.
     pub fn settle(&self, served: &Path, reach: Reach, errand: Errand) -> Result<Settled> {
-        let needed = reach == Reach::Others || self.require_token;
-        // Whoever is on this machine needs no token, and gets no state unless there is one.
-        let state = match needed || self.state.is_some() {
+        let tokens_count =
+            reach == Reach::Others || self.require_token || self.public.is_some() || self.drop;
+        // Where they do not, whoever is there may do everything, and gets no state unless there is one.
+        let state = match tokens_count || self.state.is_some() {
             true => Some(State::of(served, self.state.as_deref(), errand)?),
             false => State::if_there(served, errand)?,
         };
+        // A state that is there may have tokens in it, and those are taken inside TLS only.
         let identity = match self.source(state.as_ref()) {
             Some(source) => {
                 keep_out(served, &source)?;
-                match needed || self.identity.is_some() {
-                    true => Some(source.make_and_load(errand)?),
-                    false if source.exists() => Some(source.load(errand)?),
-                    false => None,
-                }
+                Some(source.make_and_load(errand)?)
             }
             None => None,
         };

@@ -46,15 +46,6 @@ pub struct Kept {
 }
 
 impl Source {
-    /// Whether there is something to load: of one's own, a key; what is given is there, or that is an
-    /// error.
-    pub fn exists(&self) -> bool {
-        match self {
-            Self::Own(directory) => directory.join(KEY).exists(),
-            Self::Given { .. } => true,
-        }
-    }
-
     /// Makes what is missing of an identity of one's own, and loads it.
     pub fn make_and_load(self, errand: Errand) -> Result<Kept> {
         if let Self::Own(directory) = &self {

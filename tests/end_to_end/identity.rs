@@ -264,6 +264,36 @@ fn an_identity_is_made_once_for_nobody_else_to_read() {
     assert_eq!(served.len(), 1, "{served:?}");
 }
 
+/// On loopback as well, where nobody needs one to do what everybody may.
+#[test]
+fn a_token_can_be_used_where_not_everybody_may_do_everything_and_where_there_is_one() {
+    let world = World::new();
+    let kept = world.home.path().join("state-of-the-server");
+    let add = |name: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftx"));
+        command.args(["token", "--of", word(&world.served()), "add", name, "--can", "read,write"]);
+        let output = command.env("XDG_STATE_HOME", &kept).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let puts = |server: &Server, token: &str, name: &str| {
+        let place = format!("{}#{}", server.address, shown(server.address));
+        let mut put = world.ftx(server.address, ["put", "a", "--as", name, "-s", &place]);
+        let output = put.env("FTX_TOKEN", token.trim()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    world.noise("a", 100);
+    for (number, options) in [&["--public", "read"][..], &["--drop"]].into_iter().enumerate() {
+        let server = world.serve_with(options);
+        let name = format!("t{number}");
+        puts(&server, &add(&name), &name);
+    }
+    fs::remove_dir_all(&kept).unwrap();
+    // Made before there was a server.
+    let token = add("alice");
+    puts(&world.serve(), &token, "alice");
+}
+
 /// Whoever listens everywhere says an address under which others find it, though they may not know its name.
 #[test]
 fn a_server_that_listens_everywhere_says_an_address() {
