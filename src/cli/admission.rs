@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ftx::server::access::{Exposed, Loopback, PolicyOptions, Rights, Transport};
+use ftx::server::access::{Exposed, Loopback, PolicyOptions, Rights, WithoutToken};
 use ftx::server::{DoorOptions, Listen, OwnMachine, Prepared};
 
 use super::confine::Outside;
@@ -155,14 +155,18 @@ impl Settled {
 
     /// How the server is reached, for each address that needs more than the address.
     pub fn introductions(&self, prepared: &Prepared) -> Vec<String> {
-        let addresses = prepared.addresses().iter();
-        let locked = addresses.filter(|(address, policy)| {
-            policy.transport == Transport::Tls || is_for_others(*address)
-        });
-        let identity = self.identity.iter();
-        let mut introductions: Vec<_> = identity
-            .flat_map(|identity| locked.clone().flat_map(|(at, _)| identity.introductions(*at)))
-            .collect();
+        let mut introductions = Vec::new();
+        let Some(identity) = &self.identity else { return introductions };
+        for (address, policy) in prepared.addresses() {
+            let login = match policy.without_token {
+                WithoutToken::Local => continue,
+                // Who has one says the same without the option.
+                WithoutToken::Public(_) => "ftx login --no-token",
+                WithoutToken::Nothing => "ftx login",
+            };
+            let addresses = identity.addresses(*address).into_iter();
+            introductions.extend(addresses.map(|address| format!("{login} {address}")));
+        }
         // Two addresses with one port have one name.
         introductions.dedup();
         introductions

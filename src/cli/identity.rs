@@ -136,9 +136,9 @@ impl Kept {
         Ok(if now == before { Reloaded::SameKey(now) } else { Reloaded::OtherKey(now) })
     }
 
-    /// What whoever wants to use the server is told: where it is, and what its key is, unless others
-    /// vouch for it. That they do for a name, which is told instead of an address.
-    pub fn introductions(&self, address: SocketAddr) -> Vec<String> {
+    /// The server for ftx login: where it is, and what its key is, unless others vouch for it. That they do for a name,
+    /// which is told instead of an address.
+    pub fn addresses(&self, address: SocketAddr) -> Vec<String> {
         let port = address.port();
         let is_everywhere = address.ip().is_unspecified();
         let own_name = || own_name().filter(|_| is_everywhere);
@@ -156,7 +156,7 @@ impl Kept {
         if hosts.is_empty() {
             hosts.push(address.to_string());
         }
-        hosts.into_iter().map(|host| format!("ftx login ftx://{host}{pin}")).collect()
+        hosts.into_iter().map(|host| format!("ftx://{host}{pin}")).collect()
     }
 
     pub fn directories(&self) -> Vec<PathBuf> {
@@ -390,17 +390,17 @@ mod tests {
         let kept = own(&home.path().join("identity")).unwrap();
         let pin = kept.identity.pin();
         for address in ["10.0.0.1:7389", "[2001:db8::1]:7389"] {
-            let told = format!("ftx login ftx://{address}#{pin}");
-            assert_eq!(kept.introductions(address.parse().unwrap()), [told]);
+            let told = format!("ftx://{address}#{pin}");
+            assert_eq!(kept.addresses(address.parse().unwrap()), [told]);
         }
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         for address in ["0.0.0.0:7389", "[::]:7389"] {
             let address: SocketAddr = address.parse().unwrap();
-            let told = kept.introductions(address);
+            let told = kept.addresses(address);
             let last = told.last().unwrap();
             assert!(last.contains(&format!("ftx://{name}:7389#")), "{told:?}");
             let Some(ip) = routed_like(address) else { continue };
-            let first = format!("ftx login ftx://{}#{pin}", SocketAddr::new(ip, 7389));
+            let first = format!("ftx://{}#{pin}", SocketAddr::new(ip, 7389));
             assert_eq!((told.len(), &told[0]), (2, &first));
             // It is one of this machine's.
             UdpSocket::bind(SocketAddr::new(ip, 0)).unwrap();
@@ -418,16 +418,16 @@ mod tests {
             let identity = Identity::from_pem(certificate.as_bytes(), key_pem.as_bytes()).unwrap();
             let source = Source::Given { certificate: "c".into(), key: "k".into() };
             let kept = Kept { identity: Arc::new(identity), source };
-            kept.introductions(address.parse().unwrap())
+            kept.addresses(address.parse().unwrap())
         };
-        let by_name = ["ftx login ftx://files.example:7389"];
+        let by_name = ["ftx://files.example:7389"];
         for address in ["10.0.0.1:7389", "0.0.0.0:7389"] {
             assert_eq!(told(&["*.example", "files.example", "more.example"], address), by_name);
         }
         for names in [&["*.example"][..], &["10.0.0.1"], &[]] {
-            assert_eq!(told(names, "10.0.0.1:7389"), ["ftx login ftx://10.0.0.1:7389"]);
+            assert_eq!(told(names, "10.0.0.1:7389"), ["ftx://10.0.0.1:7389"]);
             let name = own_name().unwrap();
-            assert_eq!(told(names, "0.0.0.0:7389"), [format!("ftx login ftx://{name}:7389")]);
+            assert_eq!(told(names, "0.0.0.0:7389"), [format!("ftx://{name}:7389")]);
         }
     }
 

@@ -264,6 +264,26 @@ fn an_identity_is_made_once_for_nobody_else_to_read() {
     assert_eq!(served.len(), 1, "{served:?}");
 }
 
+/// A line that asks for a token is for those who have one.
+#[test]
+fn who_needs_no_token_is_told_so() {
+    let world = World::new();
+    for (listen, options) in [
+        ("0.0.0.0:0", &["--allow-anyone"][..]),
+        ("0.0.0.0:0", &["--drop"]),
+        ("127.0.0.1:0", &["--public", "read"]),
+    ] {
+        let server = Server::start(&world.served(), listen, options);
+        until("it says how to connect", || server.said().ends_with('\n'));
+        for line in server.said().lines() {
+            assert!(line.starts_with("to connect: ftx login --no-token ftx://"), "{line}");
+        }
+        let here = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
+        let line = format!("ftx://{here}#{}", shown(here));
+        world.run(here, &["login", "--no-token", &line], 0);
+    }
+}
+
 /// On loopback as well, where nobody needs one to do what everybody may.
 #[test]
 fn a_token_can_be_used_where_not_everybody_may_do_everything_and_where_there_is_one() {
