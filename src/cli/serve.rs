@@ -126,11 +126,11 @@ pub struct Serve {
     limit_rate: Option<NonZeroU64>,
 
     /// End a connection that says or reads nothing for this long while the server waits for it
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    #[arg(long, value_name = "TIME", value_parser = patience, default_value = "60s")]
     idle_timeout: Duration,
 
     /// End a connection that has not introduced itself, or not ended a line, after this long
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = patience, default_value = "10s")]
     header_timeout: Duration,
 
     /// Keep what there is of an interrupted upload for this long, while the server runs
@@ -343,6 +343,13 @@ fn requests(word: &str) -> Result<u64, String> {
 fn threads(word: &str) -> Result<usize, String> {
     let number = word.parse().ok().filter(|number| (1..=SELECTORS_MAX).contains(number));
     number.ok_or_else(|| format!("not a number from 1 to {SELECTORS_MAX}"))
+}
+
+fn patience(word: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(word) {
+        Ok(Duration::ZERO) => Err("nobody is that fast: zero never means unlimited".to_owned()),
+        result => result.map_err(|error| error.to_string()),
+    }
 }
 
 /// Starts the log on stderr.
