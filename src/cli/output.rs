@@ -30,17 +30,28 @@ pub fn sink(path: PathBuf) -> Result<Sink, Failure> {
 /// # Errors
 /// Of class `Local`, when it is closed.
 pub fn stdout() -> Result<File, Failure> {
+    open_stdout(
+        "cannot write standard output: it is closed; to keep nothing of the content, say -o /dev/null",
+    )
+}
+
+/// Looks whether standard output can have what is said only once.
+///
+/// # Errors
+/// Of class `Local`, when it is closed.
+pub fn check_stdout() -> Result<(), Failure> {
+    open_stdout("cannot write standard output: it is closed").map(drop)
+}
+
+fn open_stdout(closed: &str) -> Result<File, Failure> {
     let failed = |error: std::io::Error| {
         Failure::local("cannot write", Path::new("standard output"), &error)
     };
     let stdout = std::io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
-    if stands_for_a_closed_one(&stdout) {
-        return Err(Failure::new(
-            Class::Local,
-            "cannot write standard output: it is closed; to keep nothing of the content, say -o /dev/null",
-        ));
+    match stands_for_a_closed_one(&stdout) {
+        true => Err(Failure::new(Class::Local, closed)),
+        false => Ok(stdout),
     }
-    Ok(stdout)
 }
 
 /// Looks whether standard input can have content.

@@ -20,6 +20,7 @@ use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::exit::Exit;
+use super::output::check_stdout;
 use super::remote::{Tally, print, run, wrong};
 use super::report::say;
 use super::size::Size;
@@ -129,6 +130,7 @@ impl From<Refused> for Failure {
 
 impl Add {
     fn run(self, state: &State) -> Result<Exit, Failure> {
+        check_stdout()?;
         let scope = match (&self.under, state.served()) {
             (Some(scope), Some(served)) => look_at(scope, &served)?,
             (None, _) | (_, None) => Scope::There,

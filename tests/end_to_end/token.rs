@@ -103,6 +103,21 @@ fn a_token_is_made_shown_once_listed_and_taken_back() {
 }
 
 #[test]
+fn a_token_that_nobody_would_see_is_not_made() {
+    let world = World::new();
+    let served = world.served();
+    let words = [env!("CARGO_BIN_EXE_ftx"), "token", "add", "alice", "--can", "read", "--of"];
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" >&-", "sh"]).args(words).arg(&served);
+    command.env("XDG_STATE_HOME", world.home.path().join("state")).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("standard output: it is closed"), "{said}");
+    assert_eq!(listed(&world), Vec::<Value>::new());
+}
+
+#[test]
 fn nobody_else_gets_at_what_is_kept_and_no_secret_is_kept() {
     let world = World::new();
     let secrets: Vec<String> = ["alice", "bob"]
