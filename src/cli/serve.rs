@@ -146,7 +146,8 @@ pub struct Serve {
     log_format: LogFormat,
 
     /// Be this user once the port and the directories are there, when started as root. The log and
-    /// the served files are this user's then; the group is the user's own, and no other
+    /// the served files are this user's then; the group is the user's own, and no other. Where there
+    /// are tokens, say --state DIR, with a directory that this user gets to
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 
@@ -395,13 +396,7 @@ fn hand_over(user: &User, settled: &Settled) -> Result<()> {
     if let Some(state) = &settled.state {
         user.take_over(state.handle())?;
     }
-    user.become_it()?;
-    if let Some(state) = &settled.state {
-        let cannot =
-            || format!("{} cannot use {}: say --state", user.name(), state.path().display());
-        std::fs::read_dir(state.path()).with_context(cannot)?;
-    }
-    Ok(())
+    user.become_it()
 }
 
 /// Says where the server is, once it is there.

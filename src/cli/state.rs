@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ftx_disk::landing::Replace;
 use ftx_protocol::{Escaped, Mode};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::directory::{Errand, Links, OwnDirectory};
+use super::user::reaches;
 
 /// The file in a state directory that says which directory is served with it.
 const SERVED: &str = "served";
@@ -69,6 +71,11 @@ pub enum StateError {
          chmod 700 {path} (in a unit of systemd: StateDirectoryMode=0700)"
     )]
     Open { path: String, mode: u32 },
+    /// The server would not get there.
+    #[error(
+        "the user of --user does not get to {path}: say --state DIR, with a directory where that user does"
+    )]
+    OutOfReach { path: String },
     /// The system refuses.
     #[error("cannot {step} {path}: {}", ftx_disk::failure::plain(error))]
     System { step: &'static str, path: String, error: io::Error },
@@ -100,6 +107,7 @@ impl State {
         let served = canonical(served)?;
         let path = place(&served, asked)?;
         keep_apart(&path, &served)?;
+        look_ahead(&path, errand)?;
         let directory = OwnDirectory::make(&path, Links::Followed, errand)
             .map_err(StateError::system("make", &path))?;
         let path = canonical(&path)?;
@@ -250,6 +258,19 @@ fn the_only_one() -> Result<PathBuf, StateError> {
         several => {
             Err(StateError::Several(several.iter().map(|(served, _)| shown(served)).collect()))
         }
+    }
+}
+
+/// Whoever the server is going to be has to get to its state: that is looked at before anything is made, or given away.
+fn look_ahead(path: &Path, errand: Errand) -> Result<(), StateError> {
+    let Errand::For(user, group) = errand else { return Ok(()) };
+    let absolute = path.canonicalize().or_else(|_| std::path::absolute(path));
+    let absolute = absolute.map_err(StateError::system("find", path))?;
+    // It may be for root alone yet. What is not there will be that user's.
+    let above = absolute.ancestors().skip(1).find(|above| above.exists());
+    match above.map_or(Ok(()), |above| reaches(user, group, above)) {
+        Err(Errno::ACCESS) => Err(StateError::OutOfReach { path: shown(path) }),
+        result => result.map_err(|error| StateError::system("look at", path)(error.into())),
     }
 }
 

@@ -386,6 +386,7 @@ fn of_state(error: StateError) -> Failure {
         StateError::Nested { .. }
         | StateError::NotOurs { .. }
         | StateError::Open { .. }
+        | StateError::OutOfReach { .. }
         | StateError::System { .. } => local(&error.to_string()),
     }
 }

@@ -5,6 +5,7 @@
 //! makes sure of that.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd;
@@ -51,12 +52,14 @@ impl User {
     }
 }
 
+pub use system::reaches;
+
 #[cfg(target_os = "linux")]
 mod system {
     use super::*;
     use std::os::fd::AsFd;
 
-    use rustix::fs::{Dir, FileType, Mode, OFlags, fchown, fstat, openat};
+    use rustix::fs::{Access, Dir, FileType, Mode, OFlags, access, fchown, fstat, openat};
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
     /// To open a name, whatever it is: not through a link, and a FIFO keeps nobody waiting.
@@ -65,6 +68,19 @@ mod system {
 
     /// How deep a state directory is: it has one for the identity.
     const DEPTH: u32 = 1;
+
+    /// Looks, as root, whether this user gets to what is in a directory: `EACCES` if not. access(2) asks for who a process
+    /// really is, and goes by all that decides; what the process may do besides stays as it is.
+    pub fn reaches(user: Uid, group: Gid, directory: &Path) -> rustix::io::Result<()> {
+        let effective = getegid();
+        set_thread_groups(&[])?;
+        set_thread_res_gid(group, effective, effective)?;
+        set_thread_res_uid(user, Uid::ROOT, Uid::ROOT)?;
+        let reached = access(directory, Access::EXEC_OK);
+        set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+        set_thread_res_gid(effective, effective, effective)?;
+        reached
+    }
 
     impl User {
         /// Gives this user a directory of the server's state that is root's, with what is in it. In one that is
@@ -138,6 +154,10 @@ mod system {
 #[cfg(not(target_os = "linux"))]
 mod system {
     use super::*;
+
+    pub fn reaches(_: Uid, _: Gid, _: &Path) -> rustix::io::Result<()> {
+        Ok(())
+    }
 
     impl User {
         pub fn take_over(&self, _: BorrowedFd<'_>) -> Result<()> {

@@ -461,6 +461,33 @@ fn state_of_root_is_handed_over() {
     }
 }
 
+/// What only root gets to is not given to another user, who could do nothing with it; nor is it made for one.
+#[test]
+fn state_that_the_user_does_not_get_to_stays_roots() {
+    if user().is_none() {
+        return;
+    }
+    let world = World::new();
+    let state = world.home.path().join("state-of-the-server");
+    fs::create_dir(&state).unwrap();
+    set_mode(&state, 0o700);
+    let options = ["--user", USER, "--require-token"];
+    let refuses = || {
+        let mut serve = Command::new(env!("CARGO_BIN_EXE_ftx"));
+        serve.arg("serve").arg(world.served()).args(["--listen", "127.0.0.1:0"]).args(options);
+        serve.env("XDG_STATE_HOME", &state).stdin(Stdio::null());
+        let output = serve.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stderr);
+        assert!(said.contains("say --state DIR") && said.lines().count() == 1, "{said}");
+    };
+    refuses();
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "nothing was made");
+    drop(world.serve_with(&["--require-token"]));
+    refuses();
+    drop(world.serve_with(&["--require-token"]));
+}
+
 /// Root makes nothing, and gives nothing away, where a link of the user leads.
 #[test]
 fn root_is_led_nowhere_by_the_user() {
