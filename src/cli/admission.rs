@@ -12,7 +12,7 @@ use ftx::server::{DoorOptions, Listen, OwnMachine, Prepared};
 use super::confine::Outside;
 use super::directory::Errand;
 use super::identity::{Kept, Source};
-use super::state::State;
+use super::state::{State, is_inside};
 use super::token::rights;
 
 #[derive(Debug, Args)]
@@ -204,7 +204,8 @@ fn keep_out(served: &Path, source: &Source) -> Result<()> {
     let absolute = std::path::absolute(&key).context("cannot find the key")?;
     // What of it is there already; the rest will be made in it.
     let there = absolute.ancestors().find_map(|path| path.canonicalize().ok());
-    if there.is_some_and(|there| there.starts_with(&served)) || absolute.starts_with(&served) {
+    let is_there = there.map_or(Ok(false), |there| is_inside(&there, &served))?;
+    if is_there || absolute.starts_with(&served) {
         bail!("the key, {}, must not be in the directory that is served", key.display());
     }
     Ok(())

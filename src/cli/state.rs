@@ -274,8 +274,8 @@ fn look_ahead(path: &Path, errand: Errand) -> Result<(), StateError> {
     }
 }
 
-/// Neither may be inside the other, nor both the same. Compared are directories, not their names:
-/// a bind mount is seen through as well.
+/// Neither may be inside the other, nor both the same. Compared are directories, not their names: a bind mount of the
+/// outer one itself is seen through as well. One of a directory in it is not: nothing there says what else is above it.
 fn keep_apart(state: &Path, served: &Path) -> Result<(), StateError> {
     let state = std::path::absolute(state).map_err(StateError::system("find", state))?;
     // What of it is there already; the rest is not made before this is sure.
@@ -293,7 +293,8 @@ fn keep_apart(state: &Path, served: &Path) -> Result<(), StateError> {
     }
 }
 
-fn is_inside(inner: &Path, outer: &Path) -> Result<bool, StateError> {
+/// Whether a directory is another one, or is below it.
+pub fn is_inside(inner: &Path, outer: &Path) -> Result<bool, StateError> {
     let look = |path: &Path| path.metadata().map_err(StateError::system("look at", path));
     let same =
         |one: &Metadata, other: &Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());

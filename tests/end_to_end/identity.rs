@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use ftx_channel::{Identity, Pin, Sight, Tls, Trust, client_config};
 use rcgen::{CertificateParams, KeyPair};
 
-use crate::harness::{PATIENCE, Server, World, not_tested, text, to_its_end, until};
+use crate::harness::{
+    PATIENCE, Server, World, not_tested, run_to_its_end, text, to_its_end, until,
+};
 
 /// The key that a server shows; to ask for it ends the connection.
 fn shown(server: SocketAddr) -> Pin {
@@ -354,6 +356,28 @@ fn a_key_in_the_served_directory_is_refused() {
         assert!(said.contains("inside"), "{said}");
         assert!(!identity.exists() && !state.exists());
     }
+}
+
+/// By what is mounted elsewhere, too.
+#[test]
+fn a_key_in_a_bind_mount_of_the_served_directory_is_refused() {
+    let world = World::new();
+    let mounted = world.home.path().join("mounted");
+    fs::create_dir(&mounted).unwrap();
+    let serve = "mount --bind \"$1\" \"$2\" || exit 77; \
+                 exec \"$0\" serve \"$1\" --listen 127.0.0.1:0 --identity \"$2/identity\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", serve, env!("CARGO_BIN_EXE_ftx")]);
+    command.arg(world.served()).arg(&mounted).stdin(Stdio::null());
+    command.env("XDG_STATE_HOME", world.home.path().join("elsewhere"));
+    let output = run_to_its_end(&mut command);
+    let said = text(&output.stderr);
+    if output.status.code() == Some(77) || said.starts_with("unshare") {
+        return not_tested("this needs root: a mount");
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("must not be in the directory that is served"), "{said}");
+    assert_eq!(fs::read_dir(world.served()).unwrap().count(), 0);
 }
 
 #[test]
