@@ -62,6 +62,18 @@ impl Driven {
         self.speak();
     }
 
+    /// All of it, of which the machine has a stretch at a time; returns how many lines it found.
+    fn hear_in_stretches(&mut self, input: &[u8], step: usize) -> usize {
+        let mut lines = 0;
+        for from in (0..input.len()).step_by(step) {
+            let to = input.len().min(from + step);
+            lines += self.machine.receive_behind(from, &input[..to], self.now);
+        }
+        self.storage.carry_out(&mut self.machine, input, self.now);
+        self.speak();
+        lines
+    }
+
     fn speak(&mut self) {
         loop {
             let count = match self.machine.output(self.now) {
@@ -157,14 +169,9 @@ fn session() -> String {
 fn a_session_is_the_same_however_its_bytes_are_cut() {
     let session = session();
     let bytes = session.as_bytes();
-    let run = |cuts: &mut dyn Iterator<Item = usize>| {
+    let run = |hear: &dyn Fn(&mut Driven)| {
         let mut driven = Driven::new();
-        let mut from = 0;
-        for to in cuts {
-            driven.hear(&bytes[from..to]);
-            from = to;
-        }
-        driven.hear(&bytes[from..]);
+        hear(&mut driven);
         driven.machine.receive_end(driven.now);
         driven.storage.carry_out(&mut driven.machine, b"", driven.now);
         driven.speak();
@@ -175,14 +182,27 @@ fn a_session_is_the_same_however_its_bytes_are_cut() {
         lines.sort();
         (lines, driven.storage.files)
     };
-    let whole = run(&mut std::iter::empty());
+    let whole = run(&|driven| driven.hear(bytes));
     assert_eq!(whole.1.len(), 2, "{whole:?}");
     assert_eq!(whole.0.iter().filter(|line| line.contains("\"done\"")).count(), 3, "{whole:?}");
     for cut in 0..=bytes.len() {
-        assert_eq!(run(&mut std::iter::once(cut)), whole, "cut at {cut}");
+        let hear = |driven: &mut Driven| {
+            driven.hear(&bytes[..cut]);
+            driven.hear(&bytes[cut..]);
+        };
+        assert_eq!(run(&hear), whole, "cut at {cut}");
     }
     for step in [1, 2, 3, 7] {
-        assert_eq!(run(&mut (0..bytes.len()).step_by(step)), whole, "in steps of {step}");
+        let hear = |driven: &mut Driven| bytes.chunks(step).for_each(|piece| driven.hear(piece));
+        assert_eq!(run(&hear), whole, "in steps of {step}");
+    }
+    let lines = session.matches('\n').count();
+    for step in [1, 2, 3, 7, 100, bytes.len()] {
+        let hear = |driven: &mut Driven| {
+            let heard = driven.hear_in_stretches(bytes, step);
+            assert!(heard == lines || (heard > lines && step < bytes.len()), "{heard}");
+        };
+        assert_eq!(run(&hear), whole, "in stretches of {step}");
     }
 }
 

@@ -92,11 +92,6 @@ impl Pool {
 }
 
 impl Buffer {
-    /// The first `count` bytes.
-    pub(super) fn filled(&self, count: usize) -> &[u8] {
-        self.bytes.get(..count).unwrap_or_default()
-    }
-
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }

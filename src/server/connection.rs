@@ -28,6 +28,12 @@ use super::stream::Stream;
 /// a buffer of its own.
 const LINES_BYTES: usize = 64 * 1024;
 
+/// What a line counts for in a turn: as many bytes of a body are moved while one is carried out that asks for nothing.
+const LINE_COST_BYTES: usize = 1024;
+
+/// After so many lines nothing more is read in the same go: they are a turn.
+const LINES_MAX: usize = 1024;
+
 /// Bytes of a TLS connection's records that are read in one step: they may hold a byte each, and then a
 /// buffer takes many times its size of them to fill. After so many the others have their turn.
 const RECORDS_BYTES: usize = 512 * 1024;
@@ -56,8 +62,23 @@ pub(super) enum TurnEnd {
     Close(Reason),
 }
 
+/// What came from the socket in one go.
+#[derive(Debug, Clone, Copy, Default)]
+struct Arrived {
+    bytes: usize,
+    lines: usize,
+}
+
+impl Arrived {
+    /// How much that is of a turn.
+    fn cost_bytes(self) -> usize {
+        self.bytes.max(self.lines.saturating_mul(LINE_COST_BYTES))
+    }
+}
+
 /// What a turn read.
 enum ReadEnd {
+    /// Or what took as long as to read so many.
     Bytes(usize),
     Nothing,
     WantBuffer,
@@ -333,18 +354,14 @@ impl Connection {
             self.machine.not_reading(now);
             return ReadEnd::WantBuffer;
         };
-        let filled = self.fill(buffer.bytes_mut(), limit);
+        let filled = self.fill(buffer.bytes_mut(), limit, now);
         let buffer = Arc::new(buffer);
         match &filled {
-            Ok(0) => {
+            Ok(Arrived { bytes: 0, .. }) => {
                 self.readable = false;
                 self.machine.receive_end(now);
             }
-            Ok(count) => {
-                self.moved(*count as u64);
-                let input = buffer.filled(*count);
-                self.machine.receive(input, now);
-            }
+            Ok(arrived) => self.moved(arrived.bytes as u64),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.machine.starving(now);
             }
@@ -363,10 +380,12 @@ impl Connection {
         }
         match filled {
             // Its records took all that there is in a turn.
-            Ok(count) if count < limit && self.readable && self.stream.plain().is_none() => {
+            Ok(arrived)
+                if arrived.bytes < limit && self.readable && self.stream.plain().is_none() =>
+            {
                 ReadEnd::Bytes(turn_bytes.max(1))
             }
-            Ok(count) => ReadEnd::Bytes(count.max(1)),
+            Ok(arrived) => ReadEnd::Bytes(arrived.cost_bytes().max(1)),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 ReadEnd::Bytes(turn_bytes.max(1))
             }
@@ -397,16 +416,45 @@ impl Connection {
         Some(limit)
     }
 
-    /// Reads until the buffer is full or the socket is empty: fewer, larger jobs.
-    fn fill(&mut self, buffer: &mut [u8], limit: usize) -> io::Result<usize> {
+    /// Reads until the buffer is full, the socket is empty or there were many lines: fewer, larger jobs. The machine
+    /// has what came after each stretch, because only it can tell how much of the next one may be lines.
+    fn fill(&mut self, buffer: &mut [u8], limit: usize, now: Time) -> io::Result<Arrived> {
         let limit = limit.min(buffer.len());
         let mut records_left = RECORDS_BYTES;
+        let mut arrived = Arrived::default();
+        while arrived.bytes < limit && arrived.lines < LINES_MAX {
+            let part_bytes = match self.machine.reads() {
+                Reads::Nothing => break,
+                Reads::Lines => 0,
+                Reads::Part { left_bytes } => usize::try_from(left_bytes).unwrap_or(usize::MAX),
+            };
+            let taken = arrived.bytes;
+            let end = taken.saturating_add(part_bytes).saturating_add(LINES_BYTES).min(limit);
+            let room = buffer.get_mut(taken..end).unwrap_or_default();
+            match self.fill_stretch(room, &mut records_left) {
+                // What came before it is good; an end or an error comes again.
+                Ok(0) | Err(_) if taken > 0 => break,
+                Ok(0) => return Ok(arrived),
+                Ok(count) => arrived.bytes = taken.saturating_add(count),
+                Err(error) => return Err(error),
+            }
+            let input = buffer.get(..arrived.bytes).unwrap_or_default();
+            let lines = self.machine.receive_behind(taken, input, now);
+            arrived.lines = arrived.lines.saturating_add(lines);
+            if !self.readable {
+                break;
+            }
+        }
+        if arrived.bytes == 0 { Err(ErrorKind::Interrupted.into()) } else { Ok(arrived) }
+    }
+
+    fn fill_stretch(&mut self, stretch: &mut [u8], records_left: &mut usize) -> io::Result<usize> {
         let mut filled: usize = 0;
-        while let Some(room) = buffer.get_mut(filled..limit)
+        while let Some(room) = stretch.get_mut(filled..)
             && !room.is_empty()
-            && records_left > 0
+            && *records_left > 0
         {
-            match self.stream.read(room, &mut records_left) {
+            match self.stream.read(room, records_left) {
                 Ok(0) if filled > 0 => break,
                 Ok(0) => return Ok(0),
                 Ok(count) => filled = filled.saturating_add(count),

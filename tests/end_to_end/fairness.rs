@@ -1,6 +1,9 @@
 //! What one client holds or keeps busy is not taken from the others.
 
 use std::ffi::OsStr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ftx_protocol::limits::NAME_PARTS;
@@ -123,6 +126,53 @@ fn stuck(server: &Server, clients: usize) -> Vec<Talk> {
         talk.patience(PATIENCE);
     }
     stuck
+}
+
+/// Sends that as long as there is a server, and counts it.
+fn flood(server: SocketAddr, bytes: &[u8], sent: &AtomicU64) {
+    let mut socket = TcpStream::connect(server).unwrap();
+    let mut pieces = std::iter::once(&b"{\"hello\":{\"ftx\":1}}\n"[..])
+        .chain(std::iter::repeat(bytes).flat_map(|bytes| bytes.chunks(16 * 1024)));
+    while let Some(piece) = pieces.next()
+        && socket.write_all(piece).is_ok()
+    {
+        sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// They ask for nothing, and are neither answered nor counted. So each costs little, and there may be as many as a
+/// connection can send.
+#[test]
+fn lines_that_ask_for_nothing_keep_the_others_from_their_turns_for_few_of_them() {
+    const FLOODS: u64 = 8;
+    const SIZE: usize = 64 * 1024;
+    /// Of each, while one line of another one waits: far less than what one may move in a turn.
+    const BYTES_MAX: u64 = 640 * 1024;
+    let line = "{\"more\":{\"id\":1}}\n";
+    let lines = line.repeat(SIZE / line.len());
+    // What is read ends inside a part as often as not, and then as much is read as of a large body.
+    let part = json!({"data": {"id": 1, "at": 0, "size": SIZE}}).to_string() + "\n";
+    for bytes in [lines.clone(), part + &"x".repeat(SIZE) + &lines] {
+        let world = World::new();
+        let sent = AtomicU64::new(0);
+        let most = std::thread::scope(|scope| {
+            let server = world.serve();
+            let mut other = Talk::with(server.address);
+            for _ in 0..FLOODS {
+                let (address, bytes, sent) = (server.address, bytes.as_bytes(), &sent);
+                scope.spawn(move || flood(address, bytes, sent));
+            }
+            let sent = || sent.load(Ordering::Relaxed);
+            until("all are at it", || sent() > FLOODS * 2 * MIB as u64);
+            let waits = (1..=5).map(|id| {
+                let before = sent();
+                assert!(other.is_answered(id));
+                sent() - before
+            });
+            waits.min().unwrap()
+        });
+        assert!(most < FLOODS * BYTES_MAX, "{most} bytes were taken while one line waited");
+    }
 }
 
 /// How often the server has a file open.

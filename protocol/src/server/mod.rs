@@ -4,7 +4,8 @@
 //! the socket come out; the time is passed in. The driver's contract:
 //!
 //! 1. After each call that changes anything, drain [`Server::poll_command`]. The ranges in
-//!    [`Work::Write`] refer to the input of the [`Server::receive`] just before.
+//!    [`Work::Write`] refer to the input of the [`Server::receive`] just before, and of each
+//!    [`Server::receive_behind`] that followed it.
 //! 2. Ask [`Server::output`] what to write until it says [`Output::Nothing`], and report what was
 //!    written with [`Server::wrote`].
 //! 3. Read when [`Server::reads`] says so. Say [`Server::starving`] when there was nothing to
@@ -209,22 +210,37 @@ impl Server {
 
     /// Takes bytes that arrived, all of them.
     pub fn receive(&mut self, input: &[u8], now: Time) {
+        self.receive_behind(0, input, now);
+    }
+
+    /// As [`Server::receive`], of input of which so many bytes were taken before, with nothing done since. Returns how
+    /// many lines there were: for each of them much more is done than for its bytes.
+    pub fn receive_behind(&mut self, taken: usize, input: &[u8], now: Time) -> usize {
         self.not_reading(now);
-        let mut used: usize = 0;
+        let mut used = taken;
+        let mut lines: usize = 0;
         while let Some(rest) = input.get(used..)
             && !rest.is_empty()
         {
             let taken = match (&self.stage, &self.inbound) {
-                (Stage::Closed(_), _) => return,
-                (Stage::Linger { .. }, _) => return self.throw_away(rest.len()),
-                (Stage::Greet, Inbound::Line { .. }) if self.is_foreign(rest) => {
-                    return self.refuse_foreign(rest, now);
+                (Stage::Closed(_), _) => break,
+                (Stage::Linger { .. }, _) => {
+                    self.throw_away(rest.len());
+                    break;
                 }
-                (_, Inbound::Line { .. }) => self.take_line(rest, now),
+                (Stage::Greet, Inbound::Line { .. }) if self.is_foreign(rest) => {
+                    self.refuse_foreign(rest, now);
+                    break;
+                }
+                (_, Inbound::Line { .. }) => {
+                    lines = lines.saturating_add(1);
+                    self.take_line(rest, now)
+                }
                 (_, Inbound::Part { .. }) => self.take_part(used, rest.len(), now),
             };
             used = used.saturating_add(taken);
         }
+        lines
     }
 
     /// What the driver should do next, until there is nothing.
