@@ -49,6 +49,15 @@ pub(super) enum BufferTurn {
     Others,
 }
 
+impl BufferTurn {
+    fn take(self, pool: &Pool, spare: &mut Option<Buffer>) -> Option<Buffer> {
+        match self {
+            Self::Ours => spare.take().or_else(|| pool.take()),
+            Self::Others => None,
+        }
+    }
+}
+
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TurnEnd {
@@ -345,12 +354,11 @@ impl Connection {
         turn_bytes: usize,
         now: Time,
     ) -> ReadEnd {
+        if self.has_begun() {
+            return self.hand_on(pool, spare, turn, now);
+        }
         let Some(limit) = self.wanted_bytes(pool, turn_bytes, now) else { return ReadEnd::Nothing };
-        let buffer = match turn {
-            BufferTurn::Ours => spare.take().or_else(|| pool.take()),
-            BufferTurn::Others => None,
-        };
-        let Some(mut buffer) = buffer else {
+        let Some(mut buffer) = turn.take(pool, spare) else {
             self.machine.not_reading(now);
             return ReadEnd::WantBuffer;
         };
@@ -372,12 +380,7 @@ impl Connection {
             }
         }
         self.carry_out(Some(&buffer), now);
-        // A buffer that no job took is as good as new for the next connection.
-        let lent = Arc::downgrade(&buffer);
-        match Arc::into_inner(buffer) {
-            Some(buffer) => *spare = Some(buffer),
-            None => self.lent.push(lent),
-        }
+        self.lend(buffer, spare);
         match filled {
             // Its records took all that there is in a turn.
             Ok(arrived)
@@ -393,14 +396,28 @@ impl Connection {
         }
     }
 
+    /// Counts a buffer that jobs have; one that none took is as good as new for the next connection.
+    fn lend(&mut self, buffer: Arc<Buffer>, spare: &mut Option<Buffer>) {
+        let lent = Arc::downgrade(&buffer);
+        match Arc::into_inner(buffer) {
+            Some(buffer) => *spare = Some(buffer),
+            None => self.lent.push(lent),
+        }
+    }
+
+    /// Whether storage has as many buffers of this connection as it may have.
+    fn has_its_share(&mut self, pool: &Pool) -> bool {
+        self.lent.retain(|buffer| buffer.strong_count() > 0);
+        self.lent.len() >= pool.share()
+    }
+
     /// How much is to be read now, if anything: the machine wants it, there is room for it with
     /// storage, and the socket has not said that it has none.
     fn wanted_bytes(&mut self, pool: &Pool, turn_bytes: usize, now: Time) -> Option<usize> {
         if self.face == Face::Unknown && self.meet(now) == Face::Unknown {
             return None;
         }
-        self.lent.retain(|buffer| buffer.strong_count() > 0);
-        if self.is_held_up() || self.lent.len() >= pool.share() {
+        if self.has_its_share(pool) || self.is_held_up() {
             self.machine.not_reading(now);
             return None;
         }

@@ -1,5 +1,7 @@
 //! A server that the system gives few descriptors, and more puts than that: they wait, and all are stored.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -184,6 +186,55 @@ fn who_keeps_places_by_a_list_that_does_not_go_on_keeps_nobody_from_putting() {
     drop((idle, busy));
     until("all files are closed", || server.descriptors() <= before);
     assert_eq!(world.staged(), 0);
+}
+
+/// Asks for a list that does not go on, and puts so much that has to wait; the server reads all of it.
+fn put_beside_a_list(server: &Server, transfer: u64, mebibytes: usize) -> Talk {
+    let mut talk = Talk::with(server.address);
+    talk.say(json!({"list": {"id": 1, "name": "many"}}));
+    talk.say(json!({"put": {
+        "id": 2, "name": "large", "digest": "sha256", "size": mebibytes * MIB, "transfer": format!("{transfer:032x}"),
+    }}));
+    (0..mebibytes).for_each(|part| talk.part(2, part * MIB, &vec![1; MIB]));
+    talk.say(json!({"ping": {"id": 3}}));
+    while talk.line()["pong"].is_null() {}
+    talk
+}
+
+/// All connections may hold 64 MiB together. What one has held counts as that until a buffer of the pool has it.
+#[test]
+fn what_waited_for_a_place_counts_until_storage_takes_it() {
+    /// What one address has of all places.
+    const PLACES: u64 = 12;
+    let world = World::new();
+    std::fs::create_dir(world.served().join("many")).unwrap();
+    for number in 0..2_500 {
+        let name = format!("many/{}-{number}", "x".repeat(240));
+        std::fs::write(world.served().join(name), "").unwrap();
+    }
+    let server = serve_with_few(&world);
+    let begin = |id: u64| {
+        let mut talk = Talk::with(server.address);
+        talk.say(json!({"put": {
+            "id": 1, "name": "open", "digest": "sha256", "size": MIB, "transfer": format!("{id:032x}"),
+        }}));
+        talk
+    };
+    let mut open: Vec<Talk> = (1..=PLACES).map(begin).collect();
+    until("all places are taken", || world.staged() as u64 == PLACES);
+    let mut first = put_beside_a_list(&server, 100, 40);
+    let staged = || -> HashSet<OsString> {
+        let entries = std::fs::read_dir(world.served().join(".ftx/staging")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    let before = staged();
+    let Some(_fault) = Injection::into(&server, "pwrite64", None, "delay_enter=100000000") else {
+        return;
+    };
+    drop(open.pop());
+    until("it has a place", || !staged().is_subset(&before));
+    let _second = put_beside_a_list(&server, 200, 40);
+    assert_eq!(first.error().as_deref(), Some("busy"));
 }
 
 #[test]

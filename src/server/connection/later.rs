@@ -2,15 +2,19 @@
 //!
 //! Bytes are kept in memory of their own and count as held by the connection: the buffers of the pool go on to
 //! serve the others. Nothing more is read meanwhile, except where a list goes on: what it waits for may be on its
-//! way, and puts that have a place may wait for it.
+//! way, and puts that have a place may wait for it. With the place they take the way of what is read: through buffers
+//! of the pool, as storage gives these back, and before anything more is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
 
-use ftx_protocol::message::{ClientMessage, Put};
+use ftx_protocol::message::{ClientMessage, End, Put};
 use ftx_protocol::server::{Event, Refused};
 use ftx_protocol::{Asked, Code, Refusal, RequestId, Time};
 
-use super::Connection;
+use super::{BufferTurn, Connection, ReadEnd};
+use crate::server::buffers::{Buffer, Piece, Pool};
 use crate::server::storage::{Granted, Job, Place, Standing, audit};
 
 /// How much is read in one go while anybody waits for a place: what of it has to wait too is held outside the pool, and
@@ -21,6 +25,8 @@ const FEW_BYTES: usize = 16 * 1024;
 #[derive(Default)]
 pub(super) struct Later {
     puts: BTreeMap<RequestId, Waiting>,
+    /// What came of puts that have their places since, in the order in which it came.
+    begun: VecDeque<Following>,
     held_bytes: usize,
     /// As what the connection stands in line for a place.
     in_line: Option<Standing>,
@@ -31,8 +37,34 @@ struct Waiting {
     granted: Granted,
     since: Time,
     /// What there is to do once it has begun.
-    rest: Vec<Job>,
+    rest: Vec<Following>,
     held_bytes: usize,
+}
+
+/// What came of a put behind its beginning.
+enum Following {
+    Bytes(RequestId, Piece),
+    End(End),
+}
+
+impl Following {
+    fn id(&self) -> RequestId {
+        match self {
+            Self::Bytes(id, _) => *id,
+            Self::End(end) => end.id,
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        let more = if let Self::Bytes(_, piece) = self { piece.len() } else { 0 };
+        size_of::<Self>().saturating_add(more)
+    }
+}
+
+/// The same, with its bytes in a buffer of the pool.
+enum Moved {
+    Bytes(RequestId, Range<usize>),
+    End(End),
 }
 
 impl Later {
@@ -45,19 +77,27 @@ impl Later {
         self.puts.contains_key(&id)
     }
 
+    /// Whether what comes of a put now has to wait behind what came before it.
+    fn holds_back(&self, id: RequestId) -> bool {
+        self.has(id) || !self.begun.is_empty()
+    }
+
     fn add(&mut self, put: Put, granted: Granted, since: Time) {
         let held_bytes = size_of::<Waiting>().saturating_add(put.name.as_bytes().len());
         self.held_bytes = self.held_bytes.saturating_add(held_bytes);
         self.puts.insert(put.id, Waiting { put, granted, since, rest: Vec::new(), held_bytes });
     }
 
-    fn push(&mut self, id: RequestId, job: Job) {
-        let Some(waiting) = self.puts.get_mut(&id) else { return };
-        let more = if let Job::Write { piece, .. } = &job { piece.len() } else { 0 };
-        let bytes = size_of::<Job>().saturating_add(more);
+    fn push(&mut self, came: Following) {
+        let bytes = came.held_bytes();
         self.held_bytes = self.held_bytes.saturating_add(bytes);
-        waiting.held_bytes = waiting.held_bytes.saturating_add(bytes);
-        waiting.rest.push(job);
+        match self.puts.get_mut(&came.id()) {
+            Some(waiting) => {
+                waiting.held_bytes = waiting.held_bytes.saturating_add(bytes);
+                waiting.rest.push(came);
+            }
+            None => self.begun.push_back(came),
+        }
     }
 
     fn remove(&mut self, id: RequestId) -> Option<Waiting> {
@@ -73,8 +113,47 @@ impl Later {
     fn begin_first(&mut self, place: Place, jobs: &mut Vec<Job>) {
         if let Some(waiting) = self.first().and_then(|id| self.remove(id)) {
             jobs.push(Job::Begin(waiting.put, waiting.granted, place));
-            jobs.extend(waiting.rest);
+            waiting.rest.into_iter().for_each(|came| self.push(came));
         }
+    }
+
+    /// Drops what came of puts that have begun, as far as nobody wants it any more.
+    fn forget_begun(&mut self, is_over: impl Fn(RequestId) -> bool) {
+        let Self { begun, held_bytes, .. } = self;
+        begun.retain(|came| {
+            let over = is_over(came.id());
+            if over {
+                *held_bytes = held_bytes.saturating_sub(came.held_bytes());
+            }
+            !over
+        });
+    }
+
+    /// Moves what came first of puts that have begun to a buffer, as far as there is room; returns how much that was.
+    fn fill(&mut self, buffer: &mut [u8]) -> (Vec<Moved>, usize) {
+        let (mut moved, mut filled): (Vec<Moved>, usize) = (Vec::new(), 0);
+        while let Some(came) = self.begun.pop_front() {
+            let bytes = came.held_bytes();
+            match came {
+                Following::Bytes(id, piece) => {
+                    let range = filled..filled.saturating_add(piece.len());
+                    let Some(room) = buffer.get_mut(range.clone()) else {
+                        self.begun.push_front(Following::Bytes(id, piece));
+                        break;
+                    };
+                    room.copy_from_slice(&piece);
+                    filled = range.end;
+                    match moved.last_mut() {
+                        // However small the parts were, it is one job.
+                        Some(Moved::Bytes(last, before)) if *last == id => before.end = filled,
+                        _ => moved.push(Moved::Bytes(id, range)),
+                    }
+                }
+                Following::End(end) => moved.push(Moved::End(end)),
+            }
+            self.held_bytes = self.held_bytes.saturating_sub(bytes);
+        }
+        (moved, filled)
     }
 }
 
@@ -96,14 +175,19 @@ impl Connection {
     pub(super) fn hold_back(&mut self, job: Job, now: Time) -> Option<Job> {
         let Some(later) = &mut self.later else { return Some(job) };
         match job {
-            Job::Write { id, piece } if later.has(id) => {
-                later.push(id, Job::Write { id, piece: piece.to_own_memory() });
+            Job::Write { id, piece } if later.holds_back(id) => {
+                later.push(Following::Bytes(id, piece.to_own_memory()));
             }
             // Beside what came of it: what came behind it may have to wait longer.
-            Job::Finish(end) if later.has(end.id) => later.push(end.id, Job::Finish(end)),
+            Job::Finish(end) if later.holds_back(end.id) => later.push(Following::End(end)),
             Job::Discard(id, refusal) if later.has(id) => self.end_unbegun(id, &refusal, now),
             Job::Suspend(id) if later.has(id) => self.end_unbegun(id, &Code::Aborted.into(), now),
+            Job::Discard(id, _) | Job::Suspend(id) => {
+                later.forget_begun(|begun| begun == id);
+                return Some(job);
+            }
             Job::HangUp => {
+                later.forget_begun(|_| true);
                 while let Some(id) = self.later.as_ref().and_then(|later| later.first()) {
                     self.end_unbegun(id, &Code::Aborted.into(), now);
                 }
@@ -163,7 +247,41 @@ impl Connection {
         }
         // All may have been given up while it stood in line.
         self.lane.need_no_place();
-        self.later = None;
+        if later.begun.is_empty() {
+            self.later = None;
+        }
+    }
+
+    /// Whether something that has come is to be handed on before anything more is read.
+    pub(super) fn has_begun(&self) -> bool {
+        self.later.as_ref().is_some_and(|later| !later.begun.is_empty())
+    }
+
+    /// Hands on what came of puts while they waited for the places that they have now, as if it had just been read.
+    pub(super) fn hand_on(
+        &mut self,
+        pool: &Pool,
+        spare: &mut Option<Buffer>,
+        turn: BufferTurn,
+        now: Time,
+    ) -> ReadEnd {
+        self.machine.not_reading(now);
+        if self.has_its_share(pool) {
+            return ReadEnd::Nothing;
+        }
+        let Some(later) = &mut self.later else { return ReadEnd::Nothing };
+        let Some(mut buffer) = turn.take(pool, spare) else { return ReadEnd::WantBuffer };
+        let (moved, filled) = later.fill(buffer.bytes_mut());
+        let buffer = Arc::new(buffer);
+        let mut jobs: Vec<Job> = Vec::with_capacity(moved.len());
+        jobs.extend(moved.into_iter().map(|moved| match moved {
+            Moved::Bytes(id, range) => Job::Write { id, piece: Piece::new(&buffer, range) },
+            Moved::End(end) => Job::Finish(end),
+        }));
+        self.begin_later(&mut jobs);
+        self.submit(jobs);
+        self.lend(buffer, spare);
+        ReadEnd::Bytes(filled.max(1))
     }
 
     /// How much may be read in one go, when so many bytes of a part are to come first.
@@ -176,6 +294,7 @@ impl Connection {
 
     /// Whether nothing more is to be read before there is a place.
     pub(super) fn is_held_up(&self) -> bool {
-        self.later.is_some() && !self.machine.has_list()
+        let waits = self.later.as_ref().is_some_and(|later| later.first().is_some());
+        waits && !self.machine.has_list()
     }
 }
