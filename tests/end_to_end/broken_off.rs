@@ -1,11 +1,13 @@
 //! Clients that break off, in every phase and many at once: what they cost is given back.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use serde_json::json;
 
 use crate::harness::{MIB, PATIENCE, Server, World, text, until};
+use crate::injection::Injection;
 use crate::talk::{HELLO_DIGEST, Talk};
 
 /// Clients that break off together.
@@ -148,4 +150,31 @@ fn changes_that_wait_for_a_round_are_not_made_for_who_is_gone() {
     assert!(server.child.wait().unwrap().success());
     let made = std::fs::read_dir(world.served()).unwrap().count() as u64;
     assert!(made < CHANGES / 2, "{made} were made");
+}
+
+/// Behind a file that the disk keeps. Kept until that is open, they would grow with each connection that comes and goes.
+#[test]
+fn gets_and_lists_that_wait_for_a_stuck_disk_are_not_kept_for_who_is_gone() {
+    const EACH: u64 = 100;
+    let world = World::new();
+    let server = world.serve();
+    let (calls, stuck) = ("openat2,openat", "delay_enter=100000000");
+    let Some(_fault) = Injection::into(&server, calls, Some(OsStr::new("stuck")), stuck) else {
+        return;
+    };
+    let mut talk = Talk::with(server.address);
+    talk.say(json!({"get": {"id": 1, "name": "stuck", "digest": "sha256"}}));
+    for id in (2..2 + 2 * EACH).step_by(2) {
+        talk.say(json!({"get": {"id": id, "name": "other", "digest": "sha256"}}));
+        talk.say(json!({"list": {"id": id + 1, "name": "others"}}));
+        for id in [id, id + 1] {
+            talk.say(json!({"abort": {"id": id, "code": "aborted"}}));
+            assert_eq!(talk.code(), "aborted");
+        }
+    }
+    let logged = |line: &str| server.log().matches(line).count() as u64;
+    let broken_off = || [logged("op=\"get\" name=other "), logged("op=\"list\" name=others ")];
+    assert_eq!(broken_off(), [0, 0], "they were not begun");
+    drop(talk);
+    until("all are given up", || broken_off() == [EACH, EACH]);
 }

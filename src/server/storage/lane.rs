@@ -2,13 +2,16 @@
 
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
+use std::time::Instant;
+
+use ftx_protocol::{Code, Verb};
 
 use super::directory::Shared;
 use super::download::Fetch;
 use super::places::{Place, Standing};
 use super::upload::Bring;
 use super::workers::{Hand, Line, Strand};
-use super::{ConnectionKey, Job, Origin};
+use super::{ConnectionKey, Job, Origin, audit};
 use crate::server::access::Who;
 use crate::server::network::Network;
 
@@ -115,12 +118,7 @@ impl Lane {
                 Side::Bring => brought.push(job),
                 Side::Fetch => fetched.push(job),
                 Side::Both => {
-                    for strand in [&self.bring, &self.fetch].into_iter().flatten() {
-                        strand.forget(Job::is_for_nobody);
-                    }
-                    for jobs in [&mut brought, &mut fetched] {
-                        jobs.retain(|job| !job.is_for_nobody());
-                    }
+                    self.forget_unbegun([&mut brought, &mut fetched], who);
                     if self.bring.is_some() || !brought.is_empty() {
                         brought.push(Job::HangUp);
                     }
@@ -141,6 +139,17 @@ impl Lane {
             let fetch = fetch.get_or_insert_with(|| strand(Fetch::new(shared(), origin())));
             entrance.line.submit(fetch, fetched);
         }
+    }
+
+    /// The connection is gone: what it only wanted to hear is not looked for, neither what waits nor what was to be
+    /// handed over. Kept, it would wait for a disk that hangs, beside that of all who come and go meanwhile.
+    fn forget_unbegun(&self, to_come: [&mut Vec<Job>; 2], who: &Who) {
+        let strands = [&self.bring, &self.fetch].into_iter().flatten();
+        let waiting = strands.flat_map(|strand| strand.take_out(Job::is_for_nobody));
+        let to_come = to_come.into_iter();
+        let to_come = to_come.flat_map(|jobs| jobs.extract_if(.., |job| job.is_for_nobody()));
+        let origin = Origin { key: self.key, peer: self.peer(), who: who.clone() };
+        waiting.chain(to_come).for_each(|job| log_unbegun(&job, &origin));
     }
 }
 
@@ -169,6 +178,18 @@ fn side(job: &Job) -> Side {
         | Job::More(_)
         | Job::Close(_) => Side::Fetch,
         Job::HangUp => Side::Both,
+    }
+}
+
+/// Whoever broke it off was told so.
+fn log_unbegun(job: &Job, origin: &Origin) {
+    let began = Instant::now();
+    match job {
+        Job::Open(get, _) => audit::broken_off(origin, Verb::Get, &get.name, 0, began),
+        Job::List(list, _) => {
+            audit::listed(origin, list.name.as_ref(), 0, Code::Aborted.as_str(), began);
+        }
+        _ => {}
     }
 }
 

@@ -95,26 +95,27 @@ pub(super) enum Job {
 }
 
 impl Job {
-    /// Whether nothing is missed if it is never begun, because its connection is gone and would hear of nothing.
+    /// Whether nothing but a line in the log is missed if it is never begun, because its connection is gone and would
+    /// hear of nothing.
     fn is_for_nobody(&self) -> bool {
         match self {
             Self::Resume(..)
             | Self::Stat(..)
             | Self::Change(..)
             | Self::Sum(..)
-            | Self::More(_)
-            | Self::Digest(_) => true,
-            // What has come of a body is worth keeping; what is opened may have been broken off already, which is
-            // logged when it is closed.
-            Self::Begin(..)
-            | Self::Open(..)
             | Self::List(..)
+            | Self::More(_)
+            | Self::Open(..)
+            | Self::Digest(_)
+            // The end closes all.
+            | Self::Close(_) => true,
+            // What has come of a body is worth keeping.
+            Self::Begin(..)
             | Self::Write { .. }
             | Self::Finish(_)
             | Self::Discard(..)
             | Self::Suspend(_)
             | Self::Send { .. }
-            | Self::Close(_)
             | Self::HangUp => false,
         }
     }

@@ -84,8 +84,11 @@ impl Strand {
     }
 
     /// Takes out jobs that wait and are like this.
-    pub(super) fn forget(&self, like_this: impl Fn(&Job) -> bool) {
-        lock(&self.queue).jobs.retain(|job| !like_this(job));
+    pub(super) fn take_out(&self, like_this: impl Fn(&Job) -> bool) -> VecDeque<Job> {
+        let mut queue = lock(&self.queue);
+        let (taken, left) = std::mem::take(&mut queue.jobs).into_iter().partition(like_this);
+        queue.jobs = left;
+        taken
     }
 
     fn next(&self) -> Option<Job> {
