@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use ftx_protocol::limits::RESUMABLE_BYTES;
 use serde_json::json;
 
 use super::house::{House, put, word};
@@ -107,6 +108,10 @@ fn drop_box_takes_a_tree_whose_directories_nobody_may_make() {
         assert_eq!(text(&output.stdout).lines().count(), 2);
         assert!(!text(&output.stderr).contains("denied"), "{}", text(&output.stderr));
         assert_eq!(house.names(), ["tree", "tree/a", "tree/a/b", "tree/a/b/one", "tree/a/two"]);
+        // One that goes its own way, alone in its directory.
+        fs::create_dir(house.world.here().join("film")).unwrap();
+        house.world.noise("film/large", RESUMABLE_BYTES as usize);
+        house.run(token, &["put", "-r", "film"], 0);
         // One with no file in it is not there, and is told once.
         fs::create_dir(house.world.here().join("tree/void")).unwrap();
         let said = text(&house.run(token, &["put", "-r", "tree"], 7).stderr);

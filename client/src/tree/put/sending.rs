@@ -214,8 +214,9 @@ impl Job<'_, '_> {
             Ok(done) => {
                 self.patience.progress();
                 self.done.spent.add_part(Spent { paced: Duration::ZERO, ..done.spent });
+                let heard = self.hear_of_directories();
                 self.succeed(&file, done.stored_as.as_ref(), done.size, done.digest);
-                Ok(())
+                heard
             }
             Err(failure) if ends_the_job(failure.class) => Err(Trouble::Final(failure)),
             Err(failure) => {
@@ -223,6 +224,15 @@ impl Job<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    /// Hears whether the directories were made that were asked for before a large file went its own way: what is in one
+    /// tells more of it than that it may not be made.
+    fn hear_of_directories(&mut self) -> Result<(), Trouble> {
+        while self.under_way.values().any(|work| matches!(work, Work::Mkdir(_))) {
+            self.wait()?;
+        }
+        Ok(())
     }
 }
 
