@@ -433,6 +433,8 @@ fn nothing_is_left_of_a_file_that_changed_after_a_get_that_was_cut() {
     let (line, get) = cut_get(&world, &server);
     let back = world.here().join("back");
     assert!(back.join(".ftx").exists(), "there is something to go on with");
+    world.run(line.address, &[&get[..], &["--exclude", "film"]].concat(), 0);
+    assert!(back.join(".ftx").exists(), "that was asked for everything else");
     fs::write(world.here().join("tree/film"), "short").unwrap();
     world.run(server.address, &["put", "-r", "tree"], 0);
     world.run(line.address, &get, 0);

@@ -20,6 +20,7 @@ pub(super) struct Ground {
     /// `None` where there is nothing yet and nothing is to be done.
     pub(super) store: Option<Arc<Store<Native>>>,
     pub(super) private: Private,
+    parts: Parts,
     pub(super) target: Target,
     /// Whether its disk takes `A` and `a` for one.
     pub(super) names: Names,
@@ -56,6 +57,14 @@ pub(crate) enum Private {
     Theirs,
 }
 
+/// Whose it may be what the store holds of files that have not come whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    OfThisJob,
+    /// It was interrupted, and comes back for them: another job in this directory, or this one with all files.
+    PerhapsOfAnother,
+}
+
 impl Ground {
     pub(super) fn prepare(client: &Client, tree: &GetTree<'_>) -> Result<Self, Failure> {
         let path = tree.target;
@@ -84,15 +93,27 @@ impl Ground {
             _ => Private::Ours,
         };
         let store = open_store(path, store::Access::ReadWrite)?;
+        let whose = marker(client, tree.name);
+        let is_of_another = std::fs::read(&mine).is_ok_and(|found| found != whose);
+        let parts = match is_of_another || !tree.options.rules.is_empty() {
+            true => Parts::PerhapsOfAnother,
+            false => Parts::OfThisJob,
+        };
         if private == Private::Ours {
-            let whose = marker(client, tree.name);
             std::fs::write(&mine, whose).map_err(|error| failed(&error))?;
         }
         let names = match folds_case(path, OsStr::from_bytes(PRIVATE)) {
             true => Names::Folded,
             false => Names::Distinct,
         };
-        Ok(Self { path: path.to_owned(), store: Some(Arc::new(store)), private, target, names })
+        Ok(Self {
+            path: path.to_owned(),
+            store: Some(Arc::new(store)),
+            private,
+            parts,
+            target,
+            names,
+        })
     }
 
     pub(super) fn look(path: &Path) -> Result<Self, Failure> {
@@ -100,8 +121,9 @@ impl Ground {
             true => Some(Arc::new(open_store(path, store::Access::ReadOnly)?)),
             false => None,
         };
-        let (private, target, names) = (Private::Theirs, Target::There, Names::Distinct);
-        Ok(Self { path: path.to_owned(), store, private, target, names })
+        let (private, parts) = (Private::Theirs, Parts::PerhapsOfAnother);
+        let (target, names) = (Target::There, Names::Distinct);
+        Ok(Self { path: path.to_owned(), store, private, parts, target, names })
     }
 
     /// Takes the store's own directory away again, unless something is left to go on with; and the
@@ -112,7 +134,7 @@ impl Ground {
             && let Some(store) = self.store
             && let Ok(store) = Arc::try_unwrap(store)
         {
-            if complete == Complete::Yes {
+            if complete == Complete::Yes && self.parts == Parts::OfThisJob {
                 // Nobody comes back for the first bytes of a file that has changed since, or that was asked for
                 // in another way.
                 store.forget_all();

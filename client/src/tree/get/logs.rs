@@ -28,7 +28,12 @@ impl Client {
             let log = log_path("get", &self.server, &key(name, target));
             let log = log.ok().filter(|log| log.exists());
             let noted = log.and_then(|log| about_of(&log)?.directory);
-            noted.is_some() && noted == directory_at(target)
+            match (noted, directory_at(target)) {
+                // Some file systems number their directories anew whenever they are mounted.
+                (Some((_, Some(then))), Some((_, Some(now)))) => then == now,
+                (Some((then, _)), Some((now, _))) => then == now,
+                (None, _) | (_, None) => false,
+            }
         };
         match goes_on || logged() {
             true => Interrupted::Yes,
