@@ -77,9 +77,14 @@ impl Later {
         self.puts.contains_key(&id)
     }
 
-    /// Whether what comes of a put now has to wait behind what came before it.
+    /// Whether bytes of a put that come now have to wait behind what came before them.
     fn holds_back(&self, id: RequestId) -> bool {
         self.has(id) || !self.begun.is_empty()
+    }
+
+    /// Whether bytes of a put wait that came before its end.
+    fn has_bytes_of(&self, id: RequestId) -> bool {
+        self.has(id) || self.begun.iter().any(|came| came.id() == id)
     }
 
     fn add(&mut self, put: Put, granted: Granted, since: Time) {
@@ -179,7 +184,7 @@ impl Connection {
                 later.push(Following::Bytes(id, piece.to_own_memory()));
             }
             // Beside what came of it: what came behind it may have to wait longer.
-            Job::Finish(end) if later.holds_back(end.id) => later.push(Following::End(end)),
+            Job::Finish(end) if later.has_bytes_of(end.id) => later.push(Following::End(end)),
             Job::Discard(id, refusal) if later.has(id) => self.end_unbegun(id, &refusal, now),
             Job::Suspend(id) if later.has(id) => self.end_unbegun(id, &Code::Aborted.into(), now),
             Job::Discard(id, _) | Job::Suspend(id) => {
