@@ -228,9 +228,10 @@ fn remove_stale<D: Disk>(
 ) -> io::Result<()> {
     match disk.stat_part(dir, new) {
         Ok(stale) => {
-            disk.remove(dir, new)?;
-            reserved.release(Inode::of(&stale));
-            Ok(())
+            // Before it is removed: its inode may be given to a new file at once.
+            let inode = Inode::of(&stale);
+            reserved.release(inode);
+            disk.remove(dir, new).inspect_err(|_| reserved.reserve(inode))
         }
         Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(()),
         Err(error) => Err(error),

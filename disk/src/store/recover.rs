@@ -363,7 +363,8 @@ impl<D: Disk> Store<D> {
         let renewed = lock(&private.journal).renew(&private.directory, kept);
         match renewed {
             Err(error)
-                if Errno::from_io_error(&error) == Some(Errno::NOSPC) && self.has_trash() =>
+                if matches!(Errno::from_io_error(&error), Some(Errno::NOSPC | Errno::DQUOT))
+                    && self.has_trash() =>
             {
                 self.sweep_trash(&|| true);
                 lock(&private.journal).mend(&private.directory)
