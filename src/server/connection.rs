@@ -354,7 +354,7 @@ impl Connection {
         turn_bytes: usize,
         now: Time,
     ) -> ReadEnd {
-        if self.has_begun() {
+        if self.has_to_hand_on() {
             return self.hand_on(pool, spare, turn, now);
         }
         let Some(limit) = self.wanted_bytes(pool, turn_bytes, now) else { return ReadEnd::Nothing };

@@ -234,6 +234,7 @@ fn what_waited_for_a_place_counts_until_storage_takes_it() {
     drop(open.pop());
     until("it has a place", || !staged().is_subset(&before));
     let _second = put_beside_a_list(&server, 200, 40);
+    until("one of them is ended", || server.log().contains("code=busy"));
     assert_eq!(first.error().as_deref(), Some("busy"));
 }
 

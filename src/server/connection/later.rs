@@ -258,7 +258,7 @@ impl Connection {
     }
 
     /// Whether something that has come is to be handed on before anything more is read.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(super) fn has_to_hand_on(&self) -> bool {
         self.later.as_ref().is_some_and(|later| !later.begun.is_empty())
     }
 
@@ -301,5 +301,51 @@ impl Connection {
     pub(super) fn is_held_up(&self) -> bool {
         let waits = self.later.as_ref().is_some_and(|later| later.first().is_some());
         waits && !self.machine.has_list()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ftx_protocol::{Algorithm, Digest};
+
+    use super::*;
+
+    fn bytes(id: u64, bytes: &[u8]) -> Following {
+        let mut buffer = Pool::of_one(1).take().unwrap();
+        buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        Following::Bytes(RequestId(id), Piece::new(&Arc::new(buffer), 0..bytes.len()))
+    }
+
+    fn end(id: u64) -> Following {
+        let digest = Digest { algorithm: Algorithm::Sha256, bytes: [0; 32] };
+        Following::End(End { id: RequestId(id), size: 5, digest, spent: None })
+    }
+
+    /// What goes on together, in a buffer of this size.
+    fn fill(later: &mut Later, room: usize) -> Vec<String> {
+        let mut buffer = vec![0; room];
+        let (moved, filled) = later.fill(&mut buffer);
+        assert!(filled <= room);
+        let text = |moved| match moved {
+            Moved::Bytes(id, range) => {
+                format!("{id} {}", String::from_utf8_lossy(&buffer[range]))
+            }
+            Moved::End(end) => format!("{} ends", end.id),
+        };
+        moved.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn what_has_waited_goes_on_in_its_order_as_far_as_there_is_room_and_counts_until_then() {
+        let mut later = Later::default();
+        let all = [bytes(1, b"abc"), bytes(1, b"de"), end(1), bytes(2, b"fgh"), bytes(3, b"xyz")];
+        all.into_iter().for_each(|came| later.push(came));
+        let held = later.held_bytes();
+        assert!(held > 14, "{held}");
+        assert_eq!(fill(&mut later, 7), ["1 abcde", "1 ends"]);
+        assert!((6..held - 5).contains(&later.held_bytes()));
+        later.forget_begun(|id| id == RequestId(2));
+        assert_eq!(fill(&mut later, 7), ["3 xyz"]);
+        assert_eq!((later.held_bytes(), later.begun.is_empty()), (0, true));
     }
 }

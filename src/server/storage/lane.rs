@@ -181,7 +181,7 @@ fn side(job: &Job) -> Side {
     }
 }
 
-/// Whoever broke it off was told so.
+/// What was broken off is in the log, begun or not: its client was told so, or is gone.
 fn log_unbegun(job: &Job, origin: &Origin) {
     let began = Instant::now();
     match job {
