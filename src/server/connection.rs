@@ -28,6 +28,9 @@ use super::stream::Stream;
 /// a buffer of its own.
 const LINES_BYTES: usize = 64 * 1024;
 
+/// How much is read in one go behind the rest of a part: small files, mostly, whose bodies would be cut at its end.
+const BEHIND_PART_BYTES: usize = 256 * 1024;
+
 /// What a line counts for in a turn: as many bytes of a body are moved while one is carried out that asks for nothing.
 const LINE_COST_BYTES: usize = 1024;
 
@@ -440,13 +443,15 @@ impl Connection {
         let mut records_left = RECORDS_BYTES;
         let mut arrived = Arrived::default();
         while arrived.bytes < limit && arrived.lines < LINES_MAX {
-            let part_bytes = match self.machine.reads() {
+            let stretch_bytes = match self.machine.reads() {
                 Reads::Nothing => break,
-                Reads::Lines => 0,
-                Reads::Part { left_bytes } => usize::try_from(left_bytes).unwrap_or(usize::MAX),
+                Reads::Lines => LINES_BYTES,
+                Reads::Part { left_bytes } => usize::try_from(left_bytes)
+                    .unwrap_or(usize::MAX)
+                    .saturating_add(BEHIND_PART_BYTES),
             };
             let taken = arrived.bytes;
-            let end = taken.saturating_add(part_bytes).saturating_add(LINES_BYTES).min(limit);
+            let end = taken.saturating_add(stretch_bytes).min(limit);
             let room = buffer.get_mut(taken..end).unwrap_or_default();
             match self.fill_stretch(room, &mut records_left) {
                 // What came before it is good; an end or an error comes again.
