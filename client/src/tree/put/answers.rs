@@ -204,22 +204,7 @@ impl Job<'_, '_> {
                     _ => self.refuse(&file.name, refusal),
                 }
             }
-            Work::Put(mut file) => {
-                self.forget_bytes(file.stat.size);
-                if refusal.code.retry() == Again::Fresh && file.tries_left > 0 {
-                    file.tries_left = 0;
-                    file.transfer = new_id()?;
-                    file.sent = Sent::Nothing;
-                    self.again.push_front(Work::Put(file));
-                } else if refusal.code == Code::Exists
-                    && self.log.as_ref().is_some_and(Log::goes_on)
-                    && let Sent::All(digest) = file.sent
-                {
-                    self.again.push_back(Work::Find(Taken { file, digest, refusal }));
-                } else {
-                    self.refuse(&file.name, refusal);
-                }
-            }
+            Work::Put(file) => self.refused_put(file, refusal)?,
             Work::Find(taken) => self.refuse(&taken.file.name, taken.refusal),
             Work::Resume(file) => {
                 self.asked.remove(&file.number);
@@ -247,6 +232,24 @@ impl Job<'_, '_> {
                 return Err(Trouble::Refused(refusal));
             }
             Work::Aborted => {}
+        }
+        Ok(())
+    }
+
+    fn refused_put(&mut self, mut file: File, refusal: Refusal) -> Result<(), Trouble> {
+        self.forget_bytes(file.stat.size);
+        if refusal.code.retry() == Again::Fresh && file.tries_left > 0 {
+            file.tries_left = 0;
+            file.transfer = new_id()?;
+            file.sent = Sent::Nothing;
+            self.again.push_front(Work::Put(file));
+        } else if refusal.code == Code::Exists
+            && self.log.as_ref().is_some_and(Log::goes_on)
+            && let Sent::All(digest) = file.sent
+        {
+            self.again.push_back(Work::Find(Taken { file, digest, refusal }));
+        } else {
+            self.refuse(&file.name, refusal);
         }
         Ok(())
     }
