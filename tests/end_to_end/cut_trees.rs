@@ -389,14 +389,19 @@ fn what_was_got_and_is_another_here_by_now_is_got_again_when_the_job_goes_on() {
     assert_same(seen(&back), seen(&world.here().join("tree")));
 }
 
+/// A get of a tree with one file, that is cut in the middle of it.
+fn cut_get_of_a_film(world: &World, server: &Server) -> (Line, [&'static str; 5]) {
+    fs::create_dir(world.here().join("tree")).unwrap();
+    world.noise("tree/film", 40 * MIB);
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    cut_get(world, server)
+}
+
 #[test]
 fn what_is_held_of_a_file_of_a_tree_and_cannot_be_gone_on_with_is_got_from_its_first_byte() {
     let world = World::new();
     let server = world.serve();
-    fs::create_dir(world.here().join("tree")).unwrap();
-    world.noise("tree/film", 40 * MIB);
-    world.run(server.address, &["put", "-r", "tree"], 0);
-    let (line, get) = cut_get(&world, &server);
+    let (line, get) = cut_get_of_a_film(&world, &server);
     let back = world.here().join("back");
     let staged: Vec<_> = fs::read_dir(back.join(".ftx/staging")).unwrap().flatten().collect();
     assert_eq!(staged.len(), 1);
@@ -427,10 +432,7 @@ fn a_directory_that_was_made_anew_where_a_get_was_interrupted_is_one_to_get_into
 fn nothing_is_left_of_a_file_that_changed_after_a_get_that_was_cut() {
     let world = World::new();
     let server = world.serve();
-    fs::create_dir(world.here().join("tree")).unwrap();
-    world.noise("tree/film", 40 * MIB);
-    world.run(server.address, &["put", "-r", "tree"], 0);
-    let (line, get) = cut_get(&world, &server);
+    let (line, get) = cut_get_of_a_film(&world, &server);
     let back = world.here().join("back");
     assert!(back.join(".ftx").exists(), "there is something to go on with");
     world.run(line.address, &[&get[..], &["--exclude", "film"]].concat(), 0);

@@ -697,6 +697,18 @@ pub fn liar_listing(entries: Vec<Value>) -> SocketAddr {
 
 /// A server that lists this for whatever it is asked for, and answers gets in this way.
 fn liar_giving(entries: Vec<Value>, give: impl Fn(&mut Talk, u64) + Send + 'static) -> SocketAddr {
+    let list = move |talk: &mut Talk, id| {
+        talk.say(json!({"entries": {"id": id, "entries": entries}}));
+        talk.say(json!({"ok": {"id": id}}));
+    };
+    liar_of_directories(list, give)
+}
+
+/// A server where everything is a directory, and that answers lists and gets in these ways.
+fn liar_of_directories(
+    list: impl Fn(&mut Talk, u64) + Send + 'static,
+    give: impl Fn(&mut Talk, u64) + Send + 'static,
+) -> SocketAddr {
     liar(move |talk: &mut Talk, request| {
         let mut request = request.clone();
         while !request.is_null() {
@@ -705,8 +717,7 @@ fn liar_giving(entries: Vec<Value>, give: impl Fn(&mut Talk, u64) + Send + 'stat
                     "id": id, "kind": "directory", "size": 0, "mtime": [0, 0], "mode": 493
                 }}));
             } else if let Some(id) = request["list"]["id"].as_u64() {
-                talk.say(json!({"entries": {"id": id, "entries": entries}}));
-                talk.say(json!({"ok": {"id": id}}));
+                list(talk, id);
             } else if let Some(id) = request["get"]["id"].as_u64() {
                 give(talk, id);
             }
@@ -1042,29 +1053,18 @@ fn a_server_on_a_disk_that_ignores_case_knows_its_own_directory_however_it_is_sp
 /// A server of `tree/a` that cannot list `tree/shut` at first, and breaks off; from then on it has none.
 fn opening_up() -> SocketAddr {
     let broke = AtomicBool::new(false);
-    liar(move |talk: &mut Talk, request| {
-        let mut request = request.clone();
-        while !request.is_null() {
-            if let Some(id) = request["stat"]["id"].as_u64() {
-                talk.say(json!({"info": {
-                    "id": id, "kind": "directory", "size": 0, "mtime": [0, 0], "mode": 493
-                }}));
-            } else if let Some(id) = request["list"]["id"].as_u64() {
-                let unread =
-                    json!({"name": "tree/shut", "code": "permission_denied", "message": "No."});
-                if !broke.swap(true, Ordering::SeqCst) {
-                    talk.say(json!({"entries": {"id": id, "unread": [unread]}}));
-                    let _ = talk.stream().shutdown(Shutdown::Both);
-                } else {
-                    talk.say(
-                        json!({"entries": {"id": id, "entries": [entry("tree/a", "directory")]}}),
-                    );
-                    talk.say(json!({"ok": {"id": id}}));
-                }
-            }
-            request = talk.line();
+    let list = move |talk: &mut Talk, id| {
+        if broke.swap(true, Ordering::SeqCst) {
+            talk.say(json!({"entries": {"id": id, "entries": [entry("tree/a", "directory")]}}));
+            talk.say(json!({"ok": {"id": id}}));
+        } else {
+            let unread =
+                json!({"name": "tree/shut", "code": "permission_denied", "message": "No."});
+            talk.say(json!({"entries": {"id": id, "unread": [unread]}}));
+            let _ = talk.stream().shutdown(Shutdown::Both);
         }
-    })
+    };
+    liar_of_directories(list, |_, _| {})
 }
 
 #[test]
