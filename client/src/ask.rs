@@ -186,7 +186,8 @@ impl Session {
                 Ok(()) => {}
                 // It may ask no more, or the server has too much to do.
                 Err(Trouble::Refused(refusal))
-                    if refusal.code == Code::Busy && asking.changed_nothing_more() =>
+                    if refusal.code == Code::Busy
+                        && (link.machine().was_turned_away() || asking.changed_nothing_more()) =>
                 {
                     asking.all_refused(&refusal);
                 }

@@ -14,6 +14,12 @@ use crate::talk::{HELLO_DIGEST, Talk};
 const OTHER_DIGEST: &str =
     "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
+fn welcome(talk: &mut Talk) {
+    talk.say(json!({"welcome": {"ftx": 1, "features": ["sha256"], "limits": {
+        "line": 32_768, "part": 1_048_576, "requests": 4_096, "grid": 8_388_608, "file": 1u64 << 40,
+    }}}));
+}
+
 /// Answers each connection after its hello and its request as `lie` does.
 pub fn liar(lie: impl Fn(&mut Talk, &Value) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -22,9 +28,7 @@ pub fn liar(lie: impl Fn(&mut Talk, &Value) + Send + 'static) -> SocketAddr {
         for socket in listener.incoming().flatten() {
             let mut talk = Talk::over(socket);
             talk.line();
-            talk.say(json!({"welcome": {"ftx": 1, "features": ["sha256"], "limits": {
-                "line": 32_768, "part": 1_048_576, "requests": 4_096, "grid": 8_388_608, "file": 1u64 << 40,
-            }}}));
+            welcome(&mut talk);
             let request = talk.line();
             lie(&mut talk, &request);
             // Until the client has gone, so that nothing that was said is lost.
@@ -357,6 +361,34 @@ fn a_change_that_may_have_been_made_is_not_made_again_because_a_server_is_busy()
     let output = world.run(server, &["rm", "a"], 4);
     let said = text(&output.stderr);
     assert!(said.contains("(busy)") && said.contains("it may have been done"), "{said}");
+}
+
+/// Rule 14.11: it was not even looked at.
+#[test]
+fn a_change_is_asked_for_again_of_a_server_that_was_too_busy_to_let_anybody_in() {
+    let world = World::new();
+    for (turned_away, code) in [(1, 0), (2, 4)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for (number, socket) in listener.incoming().flatten().enumerate() {
+                let mut talk = Talk::over(socket);
+                talk.line();
+                if number < turned_away {
+                    talk.say(json!({"error": {"code": "busy", "message": "Come again."}}));
+                } else {
+                    welcome(&mut talk);
+                    let request = talk.line();
+                    talk.say(json!({"ok": {"id": request["remove"]["id"], "durability": "full"}}));
+                }
+                while !talk.line().is_null() {}
+            }
+        });
+        let output = world.run(server, &["rm", "a"], code);
+        let said = text(&output.stderr);
+        assert!(!said.contains("may have been done"), "{said}");
+        assert_eq!(said.contains("(busy)"), code != 0, "{said}");
+    }
 }
 
 #[test]

@@ -40,6 +40,17 @@ enum Stage {
     Talk,
     /// The server said its last.
     Closed,
+    /// It did so in the place of `welcome`.
+    TurnedAway,
+}
+
+impl Stage {
+    fn is_over(self) -> bool {
+        match self {
+            Self::Greet | Self::Talk => false,
+            Self::Closed | Self::TurnedAway => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +164,7 @@ impl Client {
         let mut used: usize = 0;
         while let Some(rest) = input.get(used..)
             && !rest.is_empty()
-            && self.stage != Stage::Closed
+            && !self.stage.is_over()
         {
             let taken = match self.inbound {
                 Inbound::Part { .. } => self.take_part(used, rest.len()),
@@ -177,8 +188,10 @@ impl Client {
     /// [`Violation::Closed`] when it owed something, or had not said its last.
     pub fn receive_end(&mut self) -> Result<(), Violation> {
         let owed = !self.requests.is_empty() || self.stage == Stage::Greet;
-        let said = self.stage == Stage::Closed;
-        self.stage = Stage::Closed;
+        let said = self.stage.is_over();
+        if !said {
+            self.stage = Stage::Closed;
+        }
         if owed && !said { Err(Violation::Closed) } else { Ok(()) }
     }
 
@@ -190,7 +203,7 @@ impl Client {
     /// When the client's patience with a server that owes an answer ends.
     pub fn deadline(&self) -> Option<Time> {
         let owed = !self.requests.is_empty() || self.stage == Stage::Greet;
-        (owed && self.stage != Stage::Closed).then(|| self.heard.after(SILENCE))
+        (owed && !self.stage.is_over()).then(|| self.heard.after(SILENCE))
     }
 
     /// Looks at the time.
@@ -207,6 +220,11 @@ impl Client {
     /// The edges that were taken.
     pub fn edges_taken(&self) -> Edges {
         self.taken
+    }
+
+    /// Whether an error has come in the place of `welcome`: nothing that was asked has any effect (14.6).
+    pub fn was_turned_away(&self) -> bool {
+        self.stage == Stage::TurnedAway
     }
 
     /// Requests without their final reply.
@@ -234,7 +252,10 @@ impl Client {
         match (self.stage, message) {
             (Stage::Greet, ServerMessage::Welcome(welcome)) => self.welcome(welcome),
             (Stage::Greet | Stage::Talk, ServerMessage::Error(error)) if error.id.is_none() => {
-                self.stage = Stage::Closed;
+                self.stage = match self.stage {
+                    Stage::Greet => Stage::TurnedAway,
+                    _ => Stage::Closed,
+                };
                 self.events.push_back(Event::Failed(error.refusal()));
                 Ok(())
             }
