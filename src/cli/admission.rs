@@ -52,7 +52,7 @@ pub struct Admission {
     allow_plaintext: bool,
 
     /// What everybody may do without a token, on every address: read, or several of read, list,
-    /// write, replace and delete with commas between them
+    /// write, replace and delete with commas between them. What is read without a token is read with any
     #[arg(long, value_name = "RIGHTS", value_parser = rights, conflicts_with = "drop")]
     public: Option<Rights>,
 

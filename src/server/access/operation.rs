@@ -11,6 +11,7 @@ use ftx_protocol::{Code, Condition, Name, Refusal, Verb};
 use super::grant::{Grant, Lease};
 use super::principal::Principal;
 use super::rights::{Right, Rights};
+use super::tokens::Known;
 
 /// One for each request that can have an effect or tell something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,17 +106,18 @@ pub(in crate::server) fn authorize(
             )),
         },
         Principal::Token(member) => {
-            let known = member.renew(now)?;
-            let allowed = allow(known.rights, operation).map_err(|NotAllowed(what)| {
-                let rights = known.rights;
-                Refusal::new(Code::Denied, format!("the token may not {what}: it may {rights}"))
-            })?;
-            if let Some(scope) = &known.under {
-                hold_to(scope, operation)?;
-            }
+            member.renew(now)?;
+            let known = &member.known;
+            let (allowed, within) = match allow_by_token(known, operation) {
+                Ok(allowed) => (allowed, known.under.clone()),
+                Err(refusal) => match allow(member.seen_by_all, operation) {
+                    Ok(allowed) => (allowed, None),
+                    Err(_) => return Err(refusal),
+                },
+            };
             Ok(Grant {
                 condition: allowed.condition,
-                within: known.under.clone(),
+                within,
                 owner: Some(known.id),
                 naming: allowed.naming,
                 old_mode: allowed.old_mode,
@@ -142,6 +144,17 @@ impl Allowed {
     fn by(needs: Rights) -> Self {
         Self { needs, condition: None, naming: Naming::AsAsked, old_mode: OldMode::Replaced }
     }
+}
+
+fn allow_by_token(known: &Known, operation: &Operation<'_>) -> Result<Allowed, Refusal> {
+    let rights = known.rights;
+    let allowed = allow(rights, operation).map_err(|NotAllowed(what)| {
+        Refusal::new(Code::Denied, format!("the token may not {what}: it may {rights}"))
+    })?;
+    if let Some(scope) = &known.under {
+        hold_to(scope, operation)?;
+    }
+    Ok(allowed)
 }
 
 fn allow(rights: Rights, operation: &Operation<'_>) -> Result<Allowed, NotAllowed> {
@@ -244,6 +257,7 @@ fn hold_to(scope: &Name, operation: &Operation<'_>) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::access::WithoutToken;
     use crate::server::access::testing::{State, line, secret};
     use ftx_protocol::message::{End, Get, List, Mkdir, Move, Put, Remove, Resume, Stat};
     use ftx_protocol::{Algorithm, Digest, RequestId, Version};
@@ -335,6 +349,35 @@ mod tests {
                 }
             });
         }
+    }
+
+    /// What is read without a token is read with any, and nothing else is more allowed for it.
+    #[test]
+    fn who_has_a_token_may_see_what_everybody_may() {
+        let here = |rights, public, scope| {
+            let Principal::Token(member) = member(rights, scope) else { unreachable!() };
+            Principal::Token(member.where_allowed(public))
+        };
+        for public in each_set().chain([Rights::DROP]) {
+            for rights in each_set().chain([Rights::DROP]) {
+                for scope in [None, Some("elsewhere")] {
+                    let mut alone = member(rights, scope);
+                    let mut with = here(rights, WithoutToken::Public(public), scope);
+                    each_operation(|operation| {
+                        use Operation::{Get, List, Stat, Sum};
+                        let reads = matches!(operation, Get(_) | List(_) | Stat(_) | Sum(_));
+                        let mut expected = answer(&mut alone, operation);
+                        if reads && expected.is_err() {
+                            expected = answer(&mut Principal::Public(public), operation);
+                        }
+                        let context = format!("{public} {rights} {scope:?} {operation:?}");
+                        assert_eq!(answer(&mut with, operation), expected, "{context}");
+                    });
+                }
+            }
+        }
+        let mut local = here(Rights::of(Right::Write), WithoutToken::Local, None);
+        assert_eq!(answer(&mut local, &Operation::Get(&name("a"))), Err(Code::Denied));
     }
 
     #[test]

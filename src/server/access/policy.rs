@@ -144,7 +144,10 @@ impl Gate {
                  with ftx token rm",
             )),
             (Some(token), Channel::Tls, _) => match &self.tokens {
-                Some(tokens) => tokens.login(token, now).map(Principal::Token),
+                Some(tokens) => {
+                    let member = tokens.login(token, now)?;
+                    Ok(Principal::Token(member.where_allowed(policy.without_token)))
+                }
                 None => Err(Code::LoginFailed.into()),
             },
             (None, ..) => match policy.without_token {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use ftx_protocol::server::NoMore;
 use ftx_protocol::{Code, Owner, Refusal};
 
+use super::policy::WithoutToken;
 use super::rights::Rights;
 use super::tokens::{Known, Tokens};
 
@@ -30,9 +31,21 @@ pub(in crate::server) struct Member {
     pub(super) known: Arc<Known>,
     /// When that was what the file says.
     pub(super) generation: u64,
+    /// What whoever has no token may see here: who has one may, too.
+    pub(super) seen_by_all: Rights,
 }
 
 impl Member {
+    /// One that came where this is allowed without a token.
+    pub(super) fn where_allowed(self, without_token: WithoutToken) -> Self {
+        let seen_by_all = match without_token {
+            WithoutToken::Public(rights) => rights.reading(),
+            // What this machine may do without a token, a token may be used to do without.
+            WithoutToken::Local | WithoutToken::Nothing => Rights::NONE,
+        };
+        Self { seen_by_all, ..self }
+    }
+
     /// What the token allows now.
     pub(super) fn renew(&mut self, now: SystemTime) -> Result<&Known, Refusal> {
         let generation = self.tokens.generation();

@@ -127,6 +127,11 @@ impl Rights {
         self.0 & Self::DROP.0 != 0
     }
 
+    /// Those of them by which nothing is changed.
+    pub(super) const fn reading(self) -> Self {
+        Self(self.0 & Self::READING.0)
+    }
+
     pub(super) const fn of(right: Right) -> Self {
         Self(right.bit())
     }

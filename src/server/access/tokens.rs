@@ -212,7 +212,8 @@ impl Tokens {
         let found = usize::try_from(place).ok().and_then(|place| table.digests.get(place));
         let (_, known) = found.ok_or_else(|| table.not_found(|| Code::LoginFailed.into()))?;
         known.check_time(now)?;
-        Ok(Member { tokens: Arc::clone(self), known: Arc::clone(known), generation })
+        let (tokens, known) = (Arc::clone(self), Arc::clone(known));
+        Ok(Member { tokens, known, generation, seen_by_all: Rights::NONE })
     }
 
     /// Looks whether the file has changed, and goes by what it says.

@@ -187,7 +187,11 @@ fn what_is_public_is_for_everybody_and_to_write_takes_a_token() {
     }
     assert_eq!(fs::read(house.world.here().join("copy/file")).unwrap(), b"hello");
     house.run(Some(&token), &["put", "new"], 0);
-    // A token allows what it says, and not what everybody may besides.
-    house.run(Some(&token), &["get", "dir/file", "-o", "back"], 4);
+    // Who has a token is somebody, too.
+    house.run(Some(&token), &["get", "-r", "dir", "-o", "back"], 0);
+    let held = house.add_with("bob", "write", &["--under", "bobs"]);
+    house.run(Some(&held), &["get", "dir/file", "-o", "bobs"], 0);
+    house.run(Some(&held), &["put", "new", "--as", "dir/new"], 4);
+    house.run(Some(&token), &["rm", "new"], 4);
     assert_eq!(house.names(), ["dir", "dir/file", "new"]);
 }
