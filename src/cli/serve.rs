@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use ftx::server::{
     Access, Listen, MadeDirectory, OpenMax, Options, SELECTORS_MAX, Server, Stopper,
 };
 use ftx_client::DEFAULT_PORT;
+use ftx_protocol::Escaped;
 use ftx_protocol::limits::{
     INTEGER_MAX, PART_BYTES_PER_SECOND_MIN, READ_BYTES_PER_SECOND_MIN, REQUESTS, REQUESTS_TOTAL,
 };
@@ -196,7 +198,8 @@ impl Serve {
             tracing::info!(user = user.name(), "runs as this user");
         }
         if made == MadeDirectory::New {
-            tracing::info!(directory = %directory.display(), "made the directory");
+            let directory = Escaped(directory.as_os_str().as_bytes());
+            tracing::info!(%directory, "made the directory");
         }
         let server = prepared.open()?;
         // Before it says that it is ready: whoever has read that may send a signal.

@@ -31,6 +31,7 @@ mod listen;
 mod mailbox;
 mod network;
 mod rate;
+mod run_queue;
 mod selector;
 mod selectors;
 mod storage;

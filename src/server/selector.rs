@@ -27,7 +27,9 @@ use super::guest::{Guest, House};
 use super::held::Held;
 use super::key::{self, ConnectionKey, Source};
 use super::mailbox::Mailbox;
+use super::network::Network;
 use super::rate::Rate;
+use super::run_queue::RunQueue;
 use super::storage::{Directory, Outcomes};
 use super::stream::Stream;
 
@@ -87,7 +89,7 @@ pub(super) struct Selector {
     started: Instant,
     connections: Slab<Entry>,
     generation: usize,
-    run_queue: VecDeque<ConnectionKey>,
+    run_queue: RunQueue,
     /// Connections that could read, had they a buffer; served in the order in which they came.
     buffer_queue: VecDeque<ConnectionKey>,
     /// How many of these stand in the run queue for the buffer whose turn is theirs: nobody before them takes it.
@@ -142,7 +144,7 @@ impl Selector {
             started: Instant::now(),
             connections: Slab::new(),
             generation: 0,
-            run_queue: VecDeque::new(),
+            run_queue: RunQueue::default(),
             buffer_queue: VecDeque::new(),
             served: 0,
             deadlines: BTreeSet::new(),
@@ -404,7 +406,7 @@ impl Selector {
             && entry.queued == Queued::No
         {
             entry.queued = Queued::Run;
-            self.run_queue.push_back(key);
+            self.run_queue.push(Network::of(entry.connection.peer().ip()), key);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Whose turn it is: who stands in the run queue, who waits for a buffer, and how much one may move
 //! or hold before the others have their turn.
 
+use std::time::Duration;
+
 use ftx_protocol::{Code, Time};
 
 use super::Selector;
@@ -11,6 +13,10 @@ use crate::server::network::Network;
 
 /// Bytes that one connection may move in one turn before the others have theirs.
 const TURN_BYTES: usize = 1024 * 1024;
+
+/// How long turns are given before the sockets are looked at again: whoever has something to do since then may be
+/// next, and would wait for all that stand in the queue.
+const ROUND: Duration = Duration::from_millis(2);
 
 /// What a connection that is ended for that may leave to be written.
 const LAST_WORDS_BYTES: usize = 4 * 1024;
@@ -32,16 +38,20 @@ pub(super) enum Waits {
 }
 
 impl Selector {
-    /// Gives each connection that stands in the run queue now one turn, as far as the rate goes.
+    /// Gives connections that stand in the run queue now a turn: as many as have theirs within [`ROUND`], and as far as the
+    /// rate goes.
     pub(super) fn give_turns(&mut self, now: Time) {
         let connections = self.run_queue.len();
         let turn_bytes = self.rate.as_ref().map_or(TURN_BYTES, |rate| rate.turn_bytes(connections));
         let turn_bytes = turn_bytes.min(TURN_BYTES);
+        let until = now.after(ROUND);
         for _ in 0..connections {
-            if self.rate.as_ref().is_some_and(|rate| rate.free_at() > now) {
+            let time = self.now();
+            let is_held_up = self.rate.as_ref().is_some_and(|rate| rate.free_at() > now);
+            if is_held_up || time > until {
                 return;
             }
-            let Some(key) = self.run_queue.pop_front() else { break };
+            let Some(key) = self.run_queue.pop() else { break };
             let are_left =
                 self.buffer_queue.is_empty() && (self.served == 0 || self.buffers_to_give() > 0);
             let Some(entry) =

@@ -1,6 +1,7 @@
 //! The directory as storage: the store, the workers and the committer put together.
 
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use ftx_disk::store;
 use ftx_disk::sys::Native;
 use ftx_protocol::message::Info;
 use ftx_protocol::server::Event;
-use ftx_protocol::{Code, Kind, Name, Refusal, RequestId, Verb};
+use ftx_protocol::{Code, Escaped, Kind, Name, Refusal, RequestId, Verb};
 use tracing::{info, warn};
 
 use super::abandoned::Abandoned;
@@ -142,7 +143,7 @@ impl Directory {
         };
         let (store, recovery) = store::Store::open(Native, &options.directory, store_options)?;
         info!(
-            directory = %options.directory.display(),
+            directory = %Escaped(options.directory.as_os_str().as_bytes()),
             durability = %store.durability(),
             finished = recovery.finished,
             resumable = recovery.resumable,
