@@ -10,7 +10,7 @@ use ftx_protocol::client::Event;
 use ftx_protocol::message::{Change, Entries, Info, List, Stat};
 use ftx_protocol::{Code, Depth, Durability, Name, Refusal, RequestId};
 
-use crate::failure::{Class, Failure, Trouble};
+use crate::failure::{Failure, Trouble};
 use crate::link::{Link, READ_BYTES};
 use crate::{Client, ServerAddress};
 
@@ -194,14 +194,10 @@ impl Session {
                 // The end of such a connection.
                 Err(_) if asking.asked.is_empty() && !asking.busy.is_empty() => {}
                 Err(trouble) => {
-                    let first = asking.asked.values().next();
-                    let what = first.map_or_else(String::new, |(_, ask)| ask.what());
-                    let failure = trouble.into_failure(&what, &self.client.server);
-                    break Err(match failure.class {
-                        Class::Refused(Code::Busy) => {
-                            failure.with_hint("it may have been done all the same")
-                        }
-                        _ => failure,
+                    let failure = trouble.into_failure(&asking.what(), &self.client.server);
+                    break Err(match (link.machine().was_turned_away(), asking.doubt()) {
+                        (false, Some(doubt)) => failure.with_hint(&doubt),
+                        (true, _) | (_, None) => failure,
                     });
                 }
             }
@@ -337,6 +333,29 @@ impl<K> Asking<K> {
     /// what ran (rule 4.12), and another one may have begun with all.
     fn changed_nothing_more(&self) -> bool {
         !self.busy.is_empty() || self.asked.values().all(|(_, ask)| matches!(ask, Ask::Stat(_)))
+    }
+
+    /// Changes of which nobody knows whether they were made, if the connection ends now.
+    fn unanswered(&self) -> impl Iterator<Item = &Ask> {
+        let asked = self.asked.values().map(|(_, ask)| ask);
+        asked.filter(|ask| matches!(ask, Ask::Change(_)))
+    }
+
+    /// What the end of the connection is told of: the first of these, or else the first question.
+    fn what(&self) -> String {
+        let first = self.unanswered().chain(self.asked.values().map(|(_, ask)| ask)).next();
+        first.map_or_else(String::new, Ask::what)
+    }
+
+    fn doubt(&self) -> Option<String> {
+        match self.unanswered().count() {
+            0 => None,
+            1 => Some("it may have been done all the same".to_owned()),
+            more => Some(format!(
+                "it may have been done all the same, and so may {} more",
+                more.saturating_sub(1)
+            )),
+        }
     }
 
     /// The server has refused all that it has not answered.

@@ -18,7 +18,7 @@ use crate::Client;
 use crate::address::ServerAddress;
 use crate::failure::{Class, Failure, Trouble, plain};
 use crate::servers::{KnownServer, Servers, Trusted};
-use crate::stream::Stream;
+use crate::stream::{Stream, Unsent};
 
 /// How long one attempt to connect to one address may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -154,7 +154,7 @@ impl Client {
         // Whoever asks is of no matter yet.
         let wary = Self { plaintext: Plaintext::Never, login: Login::Nobody, ..self.clone() };
         let met = wary.known().and_then(|mut known| {
-            let _ = wary.reach(&mut known)?.stream.close();
+            let _ = wary.reach(&mut known)?.stream.close(Unsent::Leaves);
             Ok(known.trusted)
         });
         let trusted = match met {

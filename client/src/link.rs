@@ -16,7 +16,7 @@ use crate::connect::Connected;
 use crate::failure::Trouble;
 use crate::interrupt::Interrupt;
 use crate::pace::Pace;
-use crate::stream::Stream;
+use crate::stream::{Stream, Unsent};
 
 /// Read at once: a part and its line fit.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
@@ -276,10 +276,15 @@ impl Link {
         let _ = self.stream.finish_sending();
     }
 
-    /// Ends both directions, so that whoever reads or writes stops.
+    /// Ends both directions, so that whoever reads or writes stops. A change that was asked for and is not answered is
+    /// given up: one that has not left must not be made after others that were asked for since.
     pub(crate) fn close(&self) {
+        let unsent = match self.machine().awaits_a_change() {
+            true => Unsent::IsDropped,
+            false => Unsent::Leaves,
+        };
         // A socket that is gone already is what this would bring about.
-        let _ = self.stream.close();
+        let _ = self.stream.close(unsent);
     }
 }
 

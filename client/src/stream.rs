@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use ftx_channel::Tls;
 use ftx_protocol::limits::SILENCE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_linger;
 
 use crate::interrupt::Interrupt;
 
@@ -24,6 +25,15 @@ const HANDSHAKE: Duration = SILENCE;
 
 /// What a server may say in one breath with the end of its handshake: one line that refuses.
 const EARLY_BYTES: usize = 4 * 1024;
+
+/// What becomes of what was written and has not left, when a connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unsent {
+    /// The system goes on sending it: for minutes, where the line is dead for a while.
+    Leaves,
+    /// It is dropped. So it is from the beginning, for a process that is killed.
+    IsDropped,
+}
 
 pub(crate) enum Stream {
     /// The socket blocks, and has LOOK as its time.
@@ -39,12 +49,22 @@ pub(crate) struct Secured {
     early: Mutex<Vec<u8>>,
 }
 
+/// Says to the system what it does when the last of this socket is closed.
+fn set_unsent(socket: &TcpStream, unsent: Unsent) -> io::Result<()> {
+    let linger = match unsent {
+        Unsent::Leaves => None,
+        Unsent::IsDropped => Some(Duration::ZERO),
+    };
+    Ok(set_socket_linger(socket, linger)?)
+}
+
 impl Stream {
     /// As the bytes are.
     pub(crate) fn plain(socket: TcpStream) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(LOOK))?;
         socket.set_write_timeout(Some(LOOK))?;
+        set_unsent(&socket, Unsent::IsDropped)?;
         Ok(Self::Plain(socket))
     }
 
@@ -77,6 +97,7 @@ impl Stream {
             }
             secured.carry_on()?;
         }
+        set_unsent(&secured.socket, Unsent::IsDropped)?;
         Ok(Self::Tls(Box::new(secured)))
     }
 
@@ -133,11 +154,16 @@ impl Stream {
     }
 
     /// Ends both directions at once. A server is told that this is meant, if that is possible without
-    /// waiting.
-    pub(crate) fn close(&self) -> io::Result<()> {
-        if let Self::Tls(secured) = self {
-            // What cannot be said is then a cut, which is as good an end for whoever wants one now.
-            let _ = secured.tls.close(&mut &secured.socket);
+    /// waiting, and if what was written is to leave.
+    pub(crate) fn close(&self, unsent: Unsent) -> io::Result<()> {
+        match (unsent, self) {
+            (Unsent::IsDropped, _) => {}
+            (Unsent::Leaves, Self::Plain(socket)) => set_unsent(socket, unsent)?,
+            (Unsent::Leaves, Self::Tls(secured)) => {
+                set_unsent(&secured.socket, unsent)?;
+                // What cannot be said is then a cut, which is as good an end for whoever wants one now.
+                let _ = secured.tls.close(&mut &secured.socket);
+            }
         }
         self.socket().shutdown(Shutdown::Both)
     }
@@ -296,6 +322,36 @@ mod tests {
         let (bytes, end) = all(&cut.unwrap());
         assert_eq!(bytes, b"some of it");
         assert_eq!(end.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    }
+
+    /// A server that reads nothing until the other end is closed; returns how much of what was written came, and how it
+    /// ended.
+    fn came_of(close: impl FnOnce(Stream)) -> (usize, usize, io::Result<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let stream = Stream::plain(socket).unwrap();
+        let (piece, mut written) = ([0; 64 * 1024], 0);
+        while let Ok(count) = stream.write(&piece) {
+            written += count;
+        }
+        close(stream);
+        let mut came = Vec::new();
+        let end = server.read_to_end(&mut came);
+        (written, came.len(), end)
+    }
+
+    #[test]
+    fn what_has_not_left_goes_with_the_connection_unless_it_is_to_leave() {
+        let (written, came, end) = came_of(|stream| stream.close(Unsent::Leaves).unwrap());
+        assert_eq!((came, end.unwrap()), (written, written));
+        let given_up = |stream: Stream| stream.close(Unsent::IsDropped).unwrap();
+        // As when the process is killed.
+        let killed = |stream: Stream| drop(stream);
+        for (written, came, end) in [came_of(given_up), came_of(killed)] {
+            assert!(came < written, "{came} of {written}");
+            assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::{MIB, PATIENCE, World, text, to_its_end};
 use crate::talk::{HELLO_DIGEST, Talk};
@@ -361,6 +362,43 @@ fn a_change_that_may_have_been_made_is_not_made_again_because_a_server_is_busy()
     let output = world.run(server, &["rm", "a"], 4);
     let said = text(&output.stderr);
     assert!(said.contains("(busy)") && said.contains("it may have been done"), "{said}");
+}
+
+/// A line that is dead for a while brings later what a command has left behind, when it has been told to have failed, and
+/// others have asked for something since.
+#[test]
+fn a_change_that_was_given_up_is_not_asked_for_later() {
+    const NAMES: usize = 300;
+    let world = World::new();
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // Nothing but hello and a little more leaves the client, whose server reads nothing.
+    listener.set_recv_buffer_size(2 * 1024).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(1).unwrap();
+    let listener = TcpListener::from(listener);
+    let server = listener.local_addr().unwrap();
+    let (tell_end, end) = channel::<()>();
+    let server_side = std::thread::spawn(move || {
+        let mut talk = Talk::over(listener.accept().unwrap().0);
+        talk.line();
+        welcome(&mut talk);
+        assert!(!talk.line()["remove"].is_null());
+        talk.say(json!({"error": {"code": "internal", "message": "It broke."}}));
+        end.recv().unwrap_err();
+        let rest = std::iter::from_fn(|| Some(talk.line()).filter(|line| !line.is_null()));
+        rest.count()
+    });
+    let name = |number| format!("{number:0>200}");
+    let names: Vec<String> = (0..NAMES).map(name).collect();
+    let args: Vec<&str> = ["rm"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let output = world.run(server, &args, 4);
+    drop(tell_end);
+    let said = text(&output.stderr);
+    let (_, more) = said.split_once("it may have been done all the same, and so may ").unwrap();
+    let more: usize = more.strip_suffix(" more\n").unwrap().parse().unwrap();
+    // The first one was read.
+    let came = server_side.join().unwrap();
+    assert!(came < more, "{came} of {more} came after the command had failed");
 }
 
 /// Rule 14.11: it was not even looked at.

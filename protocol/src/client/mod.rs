@@ -227,6 +227,20 @@ impl Client {
         self.stage == Stage::TurnedAway
     }
 
+    /// Whether a change of names was asked for that is not answered: a put whose body is closed, a mkdir, a move or a remove.
+    pub fn awaits_a_change(&self) -> bool {
+        self.requests.values().any(|request| match request {
+            Request::Commit(_) | Request::Change(_) => true,
+            Request::Receive(_)
+            | Request::Open(_)
+            | Request::Send(_)
+            | Request::Resume
+            | Request::Stat(_)
+            | Request::List(_)
+            | Request::Ping => false,
+        })
+    }
+
     /// Requests without their final reply.
     pub fn requests(&self) -> usize {
         self.requests.len()
