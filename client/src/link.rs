@@ -29,6 +29,10 @@ pub(crate) const UNHEARD_MAX: usize = 4_096;
 /// interrupts waits for the server to be told.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How long a connection that nobody uses is good for: one that died on the way looks as one on which nothing happens, and
+/// whoever is the first to ask on it would be told that it broke.
+const KEPT_FOR: Duration = Duration::from_secs(30);
+
 /// What a listener has to say: what the server did, or why there is no more.
 pub(crate) type Heard = Result<Event, Trouble>;
 
@@ -52,6 +56,8 @@ pub struct Keeper(Arc<Mutex<Option<Kept>>>);
 struct Kept {
     server: ServerAddress,
     link: Arc<Link>,
+    /// When it was left.
+    since: Instant,
 }
 
 impl Keeper {
@@ -74,8 +80,11 @@ impl Client {
         let kept = self.keeper.as_ref().and_then(|keeper| keeper.place().take());
         let link = match kept {
             // One that is kept has the pace of whoever opened it.
-            Some(Kept { server, link })
-                if server == self.server && self.pace.is_none() && link.is_quiet() =>
+            Some(Kept { server, link, since })
+                if server == self.server
+                    && self.pace.is_none()
+                    && since.elapsed() < KEPT_FOR
+                    && link.is_quiet() =>
             {
                 link
             }
@@ -92,7 +101,7 @@ impl Client {
                 if link.pace.is_none() && link.machine().requests() == 0 && link.is_quiet() =>
             {
                 let (server, link) = (self.server.clone(), Arc::clone(link));
-                *keeper.place() = Some(Kept { server, link });
+                *keeper.place() = Some(Kept { server, link, since: Instant::now() });
             }
             _ => link.close(),
         }
@@ -314,4 +323,30 @@ pub(crate) fn last_words(
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::Retry;
+
+    #[test]
+    fn a_connection_that_was_left_is_used_again_unless_that_was_long_ago() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let keeper = Keeper::default();
+        let client = Client::new(address.parse().unwrap(), Retry::default());
+        let client = client.with_keeper(keeper.clone());
+        let first = client.link().unwrap();
+        client.leave(&first);
+        let again = client.link().unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        client.leave(&again);
+        let kept = keeper.place().take();
+        let long_ago = Instant::now().checked_sub(KEPT_FOR).unwrap();
+        *keeper.place() = kept.map(|kept| Kept { since: long_ago, ..kept });
+        assert!(!Arc::ptr_eq(&first, &client.link().unwrap()));
+    }
 }
