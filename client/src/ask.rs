@@ -163,6 +163,15 @@ impl Session {
         let mut asking = Asking::default();
         let mut buffer = std::mem::take(&mut self.buffer);
         let result = loop {
+            if self.link.is_over()
+                && asking.busy.is_empty()
+                && let Some(next) = asking.next(asks)
+            {
+                asking.again.push_front(next);
+                if let Err(failure) = self.connect_anew(&mut asking) {
+                    break Err(failure);
+                }
+            }
             let lines = asking.take_more(asks, &self.link);
             if asking.is_over() {
                 break Ok(());
@@ -215,10 +224,7 @@ impl Session {
         let busy = std::mem::take(&mut asking.busy);
         match asking.used {
             Use::Answered => {
-                let link = self.client.link();
-                self.link =
-                    link.map_err(|trouble| trouble.into_failure("connect", &self.client.server))?;
-                asking.used = Use::New;
+                self.connect_anew(asking)?;
                 asking.again.extend(busy.into_iter().map(|(key, ask, _)| (key, ask)));
             }
             Use::New => {
@@ -227,6 +233,13 @@ impl Session {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn connect_anew<K>(&mut self, asking: &mut Asking<K>) -> Result<(), Failure> {
+        let link = self.client.link();
+        self.link = link.map_err(|trouble| trouble.into_failure("connect", &self.client.server))?;
+        asking.used = Use::New;
         Ok(())
     }
 
@@ -310,13 +323,17 @@ impl<K> Default for Asking<K> {
 }
 
 impl<K> Asking<K> {
+    fn next(&mut self, asks: &mut dyn Iterator<Item = (K, Ask)>) -> Option<(K, Ask)> {
+        self.again.pop_front().or_else(|| asks.next())
+    }
+
     /// The lines of as many questions more as the server has room for.
     fn take_more(&mut self, asks: &mut dyn Iterator<Item = (K, Ask)>, link: &Link) -> Vec<u8> {
         let mut lines = Vec::new();
         while self.busy.is_empty()
             && self.asked.len() < ASKED_MAX
             && self.asked_bytes < ASKED_BYTES
-            && let Some((key, ask)) = self.again.pop_front().or_else(|| asks.next())
+            && let Some((key, ask)) = self.next(asks)
         {
             let now = link.now();
             let id = match ask.clone() {

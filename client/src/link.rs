@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ftx_protocol::Time;
 use ftx_protocol::client::{Client as Machine, Event};
+use ftx_protocol::{Refusal, Time};
 
 use crate::Client;
 use crate::address::ServerAddress;
@@ -45,6 +45,8 @@ pub(crate) struct Link {
     started: Instant,
     /// Reading has ended: nothing that is written can be answered.
     ended: AtomicBool,
+    /// What the server ended the connection with when it owed nothing: whoever asks more is told.
+    farewell: Mutex<Option<Refusal>>,
     interrupt: Interrupt,
     pace: Option<Pace>,
 }
@@ -118,7 +120,8 @@ impl Link {
         let machine = Machine::new(agent, token, &mut hello, Time::default());
         let ended = AtomicBool::new(false);
         let (interrupt, pace) = (client.interrupt.clone(), client.pace.clone());
-        let link = Self { stream, machine: Mutex::new(machine), started, ended, interrupt, pace };
+        let (machine, farewell) = (Mutex::new(machine), Mutex::default());
+        let link = Self { stream, machine, started, ended, farewell, interrupt, pace };
         link.write(&hello)?;
         Ok(link)
     }
@@ -208,7 +211,19 @@ impl Link {
         result
     }
 
+    fn farewell(&self) -> MutexGuard<'_, Option<Refusal>> {
+        self.farewell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the server has ended it, with nothing that it owed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.farewell().is_some()
+    }
+
     fn receive_once(&self, buffer: &mut [u8], each: &mut Hear<'_>) -> Result<(), Trouble> {
+        if let Some(refusal) = self.farewell().clone() {
+            return Err(Trouble::Refused(refusal));
+        }
         let piece = self.piece(buffer.len());
         match self.stream.read(buffer.get_mut(..piece).unwrap_or_default()) {
             Ok(0) => {
@@ -221,9 +236,15 @@ impl Link {
                 let mut machine = self.machine();
                 let violation = machine.receive(input, self.now());
                 let events: Vec<Event> = std::iter::from_fn(|| machine.poll_event()).collect();
+                let owes_nothing = machine.requests() == 0 && !machine.was_turned_away();
                 drop(machine);
                 for event in events {
                     match event {
+                        // It comes with the answer that somebody waits for, and is none to that.
+                        Event::Failed(refusal) if owes_nothing => {
+                            self.ended.store(true, Ordering::Release);
+                            *self.farewell() = Some(refusal);
+                        }
                         Event::Failed(refusal) => return Err(Trouble::Refused(refusal)),
                         event => each(event, input)?,
                     }

@@ -346,6 +346,64 @@ fn what_a_connection_may_not_ask_any_more_is_asked_on_another_one() {
     assert_eq!(text(&output.stdout).lines().count(), 3);
 }
 
+/// A server that stops answers what runs, and says then that it does: both may come at once.
+#[test]
+fn what_is_answered_with_a_servers_last_words_is_answered() {
+    let world = World::new();
+    let changes: [&[&str]; 3] = [&["rm", "a"], &["mv", "a", "b"], &["mkdir", "a"]];
+    let questions: [&[&str]; 3] = [&["stat", "a"], &["ls"], &["get", "a", "--retry-for", "0"]];
+    for args in changes.into_iter().chain(questions) {
+        let connections = AtomicUsize::new(0);
+        let server = liar(move |talk, request| {
+            let mut request = request.clone();
+            // What `mv` asks first: whether the new name is a directory.
+            if args[0] == "mv" && !request["stat"].is_null() {
+                let id = &request["stat"]["id"];
+                talk.say(json!({"error": {"id": id, "code": "not_found", "message": ""}}));
+                request = talk.line();
+            }
+            let (kind, fields) = request.as_object().unwrap().iter().next().unwrap();
+            let id = fields["id"].as_u64().unwrap();
+            let answer = match kind.as_str() {
+                "stat" => json!({"info": {"id": id, "kind": "file", "size": 5, "mtime": [0, 0],
+                    "mode": 420, "version": "v"}}),
+                "get" => {
+                    file(talk, &json!(id), 5);
+                    talk.part(id, 0, b"hello");
+                    json!({"end": {"id": id, "size": 5, "digest": HELLO_DIGEST}})
+                }
+                "list" => json!({"ok": {"id": id}}),
+                _ => json!({"ok": {"id": id, "durability": "full"}}),
+            };
+            let last = json!({"error": {"code": "shutting_down", "message": "It stops."}});
+            talk.send(format!("{answer}\n{last}\n").as_bytes());
+            assert_eq!(connections.fetch_add(1, Ordering::SeqCst), 0, "asked again: {args:?}");
+        });
+        world.run(server, args, 0);
+    }
+}
+
+#[test]
+fn what_was_not_asked_before_a_servers_last_words_is_asked_of_the_next_one() {
+    let world = World::new();
+    let connections = AtomicUsize::new(0);
+    let server = liar(move |talk, request| {
+        let number = connections.fetch_add(1, Ordering::SeqCst);
+        let more = if number == 0 { talk.line() } else { Value::Null };
+        let ids = [request, &more].map(|request| request["remove"]["id"].as_u64());
+        let answers = ids.into_iter().flatten();
+        let answers = answers.map(|id| json!({"ok": {"id": id, "durability": "full"}}));
+        let last = json!({"error": {"code": "shutting_down", "message": "It stops."}});
+        let said = answers.chain([last]).map(|line| line.to_string() + "\n");
+        talk.send(said.collect::<String>().as_bytes());
+    });
+    // The lines of two of these are more than a client asks at once.
+    let long = ["\u{1}".repeat(250).as_str(); 15].join("/");
+    let names = ["a", "b", "c"].map(|first| format!("{first}/{long}"));
+    let output = world.run(server, &["rm", &names[0], &names[1], &names[2]], 0);
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+}
+
 /// It would be told that there is nothing of that name, which it has just removed.
 #[test]
 fn a_change_that_may_have_been_made_is_not_made_again_because_a_server_is_busy() {
