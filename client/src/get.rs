@@ -235,7 +235,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn give_up(&mut self, trouble: Trouble) -> Failure {
         let may_go_on = match &trouble {
             Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => true,
-            Trouble::Refused(refusal) => Class::Refused(refusal.code).is_about_the_way(),
+            Trouble::Refused(refusal) => Class::Refused(refusal.code).leaves_what_was_done(),
             Trouble::Final(failure) => failure.class == Class::Untrusted,
             _ => false,
         };

@@ -231,7 +231,7 @@ impl JobReport {
             Err(failure) => {
                 let text = failure.to_string();
                 // What was refused for good, or is wrong here, the same command does not mend.
-                if failure.class.is_about_the_way() {
+                if failure.class.leaves_what_was_done() {
                     // A single file of the job may have said so already.
                     let text = text.strip_suffix(&format!("; {GOES_ON}")).unwrap_or(&text);
                     let done = match self.handled_files.saturating_sub(self.failed_files) {

@@ -93,6 +93,11 @@ impl World {
     pub fn part_bytes(&self) -> u64 {
         largest(&self.here())
     }
+
+    /// Bytes of the largest file of a tree that is on its way to the client.
+    pub fn part_bytes_in(&self, tree: &str) -> u64 {
+        largest(&self.here().join(tree).join(".ftx/staging"))
+    }
 }
 
 fn largest(directory: &Path) -> u64 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::house::{FTX, House, Inside, put, word};
-use crate::harness::{MIB, World, text, until};
+use crate::harness::{MIB, World, noise, text, until};
 use crate::injection::Injection;
 use crate::talk::HELLO_DIGEST;
 
@@ -163,6 +163,44 @@ fn right_lost_in_mid_body_of_a_get() {
     // What the sockets held, and one part.
     assert!(came < 64 * MIB, "{came} bytes came");
     is_over(&mut talk, "denied");
+}
+
+/// Whoever is given another token goes on with what has come, of a single file and of one in a tree.
+#[test]
+fn what_came_before_the_right_was_lost_is_kept() {
+    const SOME_BYTES: u64 = 16 * MIB as u64;
+    type Case = (&'static [&'static str], &'static str, fn(&World) -> u64, &'static str);
+    let file: Case = (
+        &["get", "tree/big"],
+        "big",
+        World::part_bytes,
+        ".part; the same command goes on where this one ended",
+    );
+    let tree: Case = (
+        &["get", "-r", "tree"],
+        "tree/big",
+        |world| world.part_bytes_in("tree"),
+        "; the same command goes on with the rest",
+    );
+    for (get, got, came, hint) in [file, tree] {
+        let house = House::locked();
+        let bytes = noise(64 * MIB, 1);
+        std::fs::create_dir(house.world.served().join("tree")).unwrap();
+        std::fs::write(house.world.served().join("tree/big"), &bytes).unwrap();
+        let token = house.add("alice", "read,list");
+        let slowly = [get, &["--limit-rate", "20M"]].concat();
+        let client = house.ftx(Some(&token), &slowly).spawn().unwrap();
+        until("some is here", || came(&house.world) > SOME_BYTES);
+        house.remove("alice");
+        let output = client.wait_with_output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains("(denied)") && said.trim_end().ends_with(hint), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        house.run(Some(&house.add("alice", "read,list")), get, 0);
+        house.until_logged(" at=");
+        assert!(std::fs::read(house.world.here().join(got)).unwrap() == bytes);
+    }
 }
 
 /// The sync of a put is held; meanwhile its token is taken back. The name is not taken.

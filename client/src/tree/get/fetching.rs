@@ -335,8 +335,12 @@ impl Job<'_, '_> {
     }
 
     fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
+        // So does a right that is lost in the middle of a file; who may not get one at all may get another.
+        let has_begun =
+            matches!(self.visit.under_way.get(&id), Some(Work::Get { upload: Some(_), .. }));
+        let class = Class::Refused(refusal.code);
         // What concerns all that is still to come ends the connection, or the job, and what has come is kept.
-        if Class::Refused(refusal.code).is_about_the_way() {
+        if class.is_about_the_way() || has_begun && class.leaves_what_was_done() {
             return Err(Trouble::Refused(refusal));
         }
         self.drop_upload(id);
