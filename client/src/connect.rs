@@ -280,7 +280,9 @@ impl Client {
             (ErrorKind::InvalidData, Some(found)) => {
                 Trouble::Final(self.not_the_one(trust, by, found, &error)).into()
             }
-            (ErrorKind::InvalidData, None) => Trouble::Final(self.speaks_no_tls(&error)).into(),
+            (ErrorKind::InvalidData, None) => {
+                Trouble::Final(self.speaks_no_tls(trust, by, &error)).into()
+            }
             (ErrorKind::TimedOut, _) => {
                 let why =
                     "it took the connection and says nothing: it may be full, or no ftx server";
@@ -384,11 +386,25 @@ impl Client {
         self.untrusted(why.to_owned())
     }
 
-    fn speaks_no_tls(&self, error: &io::Error) -> Failure {
+    fn speaks_no_tls(&self, trust: Trust, by: By, error: &io::Error) -> Failure {
+        let next = match (trust, by) {
+            // Without encryption it is never spoken to, whatever the options say.
+            (Trust::Pin(_) | Trust::Roots, By::List) => format!(
+                "The one that is known here does: another service may be at that address, or a server \
+                 without TLS. If you know why: ftx login --forget {}",
+                self.server
+            ),
+            (Trust::Pin(_) | Trust::Roots, By::Address) => "The one with the key of its address does: \
+                 another service may be at that address, or a server without TLS. Take the line from the \
+                 server once more"
+                .to_owned(),
+            (Trust::Ask, _) => "To one on this machine no token and no key is needed; to another: \
+                 restart it with what ftx serve --help says, or accept the danger with --plaintext"
+                .to_owned(),
+        };
         self.untrusted(format!(
             "cannot be spoken to inside TLS ({error}). Nothing was sent, and nothing is without \
-             encryption. To one on this machine no token and no key is needed; to another: restart it \
-             with what ftx serve --help says, or accept the danger with --plaintext"
+             encryption. {next}"
         ))
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::front::{Front, Tap, certificate_of_authority, is_only_a_greeting, own_certificate};
 use crate::harness::{Line, MIB, World, done_event, not_tested, text, until};
@@ -106,6 +106,14 @@ fn sends_nothing(tap: &Tap, command: &mut Command, code: i32) -> String {
 
 fn servers(world: &World) -> PathBuf {
     world.home.path().join("state/ftx/servers")
+}
+
+/// Has the client know this server, and no other.
+fn remember(world: &World, server: &Value) {
+    let list = servers(world);
+    fs::create_dir_all(list.parent().unwrap()).unwrap();
+    fs::write(&list, format!("{server}\n")).unwrap();
+    fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// An address of this machine that is not one of those that only it reaches.
@@ -276,12 +284,23 @@ fn a_server_in_plain_behind_a_client_that_wants_tls_gets_a_greeting_and_nothing_
     let pin = format!("sha256:{}", "0".repeat(64));
     let mut with_pin = world.ftx(tap.address, ["put", "a"]);
     let said = sends_nothing(&tap, with_pin.env("FTX_SERVER", format!("{}#{pin}", tap.address)), 3);
-    assert!(said.contains("Nothing was sent"), "{said}");
+    assert!(said.contains("Nothing was sent") && said.contains("once more"), "{said}");
+    assert!(!said.contains("--plaintext"), "that would not help: {said}");
     let mut with_token = world.ftx(tap.address, ["put", "a"]);
-    sends_nothing(&tap, with_token.env("FTX_TOKEN", TOKEN), 3);
+    let said = sends_nothing(&tap, with_token.env("FTX_TOKEN", TOKEN), 3);
+    assert!(said.contains("--plaintext"), "{said}");
     assert!(!world.served().join("a").exists());
     // One that knows nothing, and has nothing to hide, speaks to this machine as ever.
     world.run(tap.address, &["put", "a"], 0);
+    // In the place of one that is known there may be anything.
+    tap.take();
+    for trust in [&pin, "roots"] {
+        remember(&world, &json!({"server": tap.address.to_string(), "trust": trust}));
+        let said = sends_nothing(&tap, &mut world.ftx(tap.address, ["put", "a", "--plaintext"]), 3);
+        let forget = format!("ftx login --forget {}", tap.address);
+        assert!(said.contains("another service") && said.contains(&forget), "{said}");
+        assert!(!said.contains("accept the danger"), "that would not help: {said}");
+    }
 }
 
 #[test]
@@ -541,10 +560,7 @@ fn an_address_that_is_brought_along_gets_no_token_that_is_for_another() {
     let said = text(&said.env("FTX_TOKEN", TOKEN).output().unwrap().stderr);
     assert!(said.contains("not_found"), "{said}");
     // What is remembered is for the server that has the certificate.
-    fs::create_dir_all(servers(&world).parent().unwrap()).unwrap();
-    let known = json!({"server": at.to_string(), "trust": "roots", "token": TOKEN});
-    fs::write(servers(&world), format!("{known}\n")).unwrap();
-    fs::set_permissions(servers(&world), fs::Permissions::from_mode(0o600)).unwrap();
+    remember(&world, &json!({"server": at.to_string(), "trust": "roots", "token": TOKEN}));
     let output = world.ftx(elsewhere, ["get", &name]).output().unwrap();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
