@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ftx_channel::{
     ByRoots, Found, Pin, Sight, Tls, TlsError, Trust, client_config, is_about_what_is_spoken,
@@ -22,6 +22,10 @@ use crate::stream::{Stream, Unsent};
 
 /// How long one attempt to connect to one address may take.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Who turns a client away does so at once. A server that hangs up after more than this has waited for the rest of a
+/// handshake, for its `--header-timeout` of 10 s or what it was told.
+const TURNED_AWAY: Duration = Duration::from_secs(3);
 
 /// Where a server that is not known is spoken to without encryption. One that is known never is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -267,6 +271,7 @@ impl Client {
         let tls = client_config(trust, &sight)
             .and_then(|config| Tls::connect(&config, self.server.host()))
             .map_err(|error| Trouble::Final(self.no_tls(&error)))?;
+        let began = Instant::now();
         let error = match Stream::secured(socket, tls, &self.interrupt) {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
@@ -284,14 +289,12 @@ impl Client {
                 Trouble::Final(self.speaks_no_tls(trust, by, &error)).into()
             }
             (ErrorKind::TimedOut, _) => {
-                let why =
-                    "it took the connection and says nothing: it may be full, or no ftx server";
+                let why = "it took the connection and says nothing: it may be full, or no ftx server, or \
+                    the line loses packets, perhaps only large ones (MTU)";
                 Trouble::Unreachable(why.to_owned()).into()
             }
             (ErrorKind::UnexpectedEof, _) => {
-                let why = "it hung up before it said who it is: it may be full, or have this address \
-                    wait after failed logins; then it helps to try again in some minutes";
-                Trouble::Unreachable(why.to_owned()).into()
+                Trouble::Unreachable(hung_up_after(began.elapsed()).to_owned()).into()
             }
             _ => Trouble::Unreachable(plain(&error)).into(),
         })
@@ -417,6 +420,18 @@ impl Client {
     }
 }
 
+/// Why a server may have hung up so long after the handshake began.
+fn hung_up_after(time: Duration) -> &'static str {
+    if time < TURNED_AWAY {
+        "it hung up before it said who it is: it may be full, or have this address wait after failed \
+         logins; then it helps to try again in some minutes"
+    } else {
+        "it hung up after some seconds, before it said who it is: the line may lose packets, perhaps \
+         only large ones (MTU); or it is full, or has this address wait after failed logins; then it \
+         helps to try again in some minutes"
+    }
+}
+
 fn nowhere() -> Failure {
     let message = "cannot remember the server: neither XDG_STATE_HOME nor HOME is set";
     Failure::new(Class::Local, message)
@@ -425,6 +440,12 @@ fn nowhere() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_hangs_up_late_may_have_waited_for_what_was_lost() {
+        assert!(!hung_up_after(Duration::from_millis(200)).contains("MTU"));
+        assert!(hung_up_after(Duration::from_secs(10)).contains("MTU"));
+    }
 
     #[test]
     fn only_what_is_not_known_is_spoken_to_in_plain_and_only_where_that_is_said() {
