@@ -220,21 +220,35 @@ impl Client {
         Ok(Known { trusted, by, token })
     }
 
-    /// Tries the addresses of the server, one after the other.
     fn reach(&self, known: &mut Known) -> Result<Connected, Trouble> {
-        let unreachable = |error: &io::Error| Trouble::Unreachable(plain(error));
         let addresses = (self.server.host(), self.server.port())
             .to_socket_addrs()
             .map_err(|error| unreachable(&error))?;
-        let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
+        self.reach_one_of(addresses, known)
+    }
+
+    /// Tries the addresses of the server, one after the other, until one answers: whoever is there then is the server,
+    /// or is not.
+    fn reach_one_of(
+        &self,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+        known: &mut Known,
+    ) -> Result<Connected, Trouble> {
+        // Whoever took the connection tells more of it than those where nobody is.
+        let (mut nobody, mut mute) = (None, None);
         for address in addresses {
             self.interrupt.check()?;
             match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(socket) => return self.speak(&address, socket, known),
-                Err(error) => last = error,
+                Ok(socket) => match self.speak(&address, socket, known) {
+                    Err(trouble @ Trouble::Unreachable(_)) => mute = Some(trouble),
+                    answered => return answered,
+                },
+                Err(error) => nobody = Some(unreachable(&error)),
             }
         }
-        Err(unreachable(&last))
+        Err(mute
+            .or(nobody)
+            .unwrap_or_else(|| Trouble::Unreachable("the host has no address".to_owned())))
     }
 
     /// On a connection to an address: what is decided about it holds for that very address.
@@ -256,8 +270,8 @@ impl Client {
         };
         let trusted = self.get_to_know(found)?;
         known.trusted = Some(trusted);
-        let socket = TcpStream::connect_timeout(address, CONNECT)
-            .map_err(|error| Trouble::Unreachable(plain(&error)))?;
+        let socket =
+            TcpStream::connect_timeout(address, CONNECT).map_err(|error| unreachable(&error))?;
         match self.secure(socket, trusted.into(), By::List) {
             Ok(stream) => Ok(Connected { stream, token }),
             Err(Unproven::Trouble(trouble)) => Err(trouble),
@@ -296,7 +310,7 @@ impl Client {
             (ErrorKind::UnexpectedEof, _) => {
                 Trouble::Unreachable(hung_up_after(began.elapsed()).to_owned()).into()
             }
-            _ => Trouble::Unreachable(plain(&error)).into(),
+            _ => unreachable(&error).into(),
         })
     }
 
@@ -420,6 +434,10 @@ impl Client {
     }
 }
 
+fn unreachable(error: &io::Error) -> Trouble {
+    Trouble::Unreachable(plain(error))
+}
+
 /// Why a server may have hung up so long after the handshake began.
 fn hung_up_after(time: Duration) -> &'static str {
     if time < TURNED_AWAY {
@@ -439,12 +457,54 @@ fn nowhere() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener};
+
     use super::*;
+    use crate::Retry;
 
     #[test]
     fn a_server_that_hangs_up_late_may_have_waited_for_what_was_lost() {
         assert!(!hung_up_after(Duration::from_millis(200)).contains("MTU"));
         assert!(hung_up_after(Duration::from_secs(10)).contains("MTU"));
+    }
+
+    /// What is there says this to whoever comes, and hangs up when that one has.
+    fn says(listener: TcpListener, words: &'static [u8]) {
+        std::thread::spawn(move || {
+            for mut socket in listener.incoming().flatten() {
+                let _ = socket.write_all(words);
+                let _ = socket.shutdown(Shutdown::Write);
+                let _ = io::copy(&mut socket, &mut io::sink());
+            }
+        });
+    }
+
+    #[test]
+    fn the_next_address_is_tried_until_one_answers_and_none_after_that() {
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = |listener: &TcpListener| listener.local_addr().unwrap();
+        let (mute, other, last) = (listen(), listen(), listen());
+        let nobody_there = place(&listen());
+        let (mute_there, other_there, last_there) = (place(&mute), place(&other), place(&last));
+        says(mute, b"");
+        says(other, b"220 ready\r\n");
+        let client = Client::new("box:1".parse().unwrap(), Retry::default());
+        let trusted = Some(Trusted::Pin(format!("sha256:{}", "5a".repeat(32)).parse().unwrap()));
+        let mut known = Known { trusted, by: By::List, token: None };
+        let mut reach = |addresses: &[SocketAddr]| {
+            client.reach_one_of(addresses.iter().copied(), &mut known).err().unwrap()
+        };
+        for addresses in [[nobody_there, mute_there], [mute_there, nobody_there]] {
+            let trouble = reach(&addresses);
+            let Trouble::Unreachable(why) = &trouble else { panic!("{trouble:?}") };
+            assert!(why.contains("hung up"), "{why}");
+        }
+        let trouble = reach(&[nobody_there, mute_there, other_there, last_there]);
+        let Trouble::Final(failure) = &trouble else { panic!("{trouble:?}") };
+        assert_eq!(failure.class, Class::Untrusted, "{failure}");
+        last.set_nonblocking(true).unwrap();
+        assert_eq!(last.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 
     #[test]
