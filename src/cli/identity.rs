@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -151,12 +151,20 @@ impl Kept {
             },
         };
         let routed = routed.map(|ip| SocketAddr::new(ip, port).to_string());
-        let mut hosts: Vec<_> =
-            routed.into_iter().chain(name.map(|name| format!("{name}:{port}"))).collect();
-        if hosts.is_empty() {
-            hosts.push(address.to_string());
+        let hosts = routed.into_iter().chain(name.map(|name| format!("{name}:{port}")));
+        let told = |host: String| format!("ftx://{host}{pin}");
+        let hosts: Vec<_> = hosts.map(told).collect();
+        match address {
+            _ if !hosts.is_empty() => hosts,
+            // Which link that is each machine says in a word of its own. What is behind the # is a comment to a shell.
+            SocketAddr::V6(address) if address.ip().is_unicast_link_local() => {
+                let anywhere = SocketAddrV6::new(*address.ip(), port, 0, 0).to_string();
+                let remark =
+                    format!("behind {} comes % and that machine's link to here", address.ip());
+                vec![format!("{} # {remark}, such as %eth0", told(anywhere))]
+            }
+            address => vec![told(address.to_string())],
         }
-        hosts.into_iter().map(|host| format!("ftx://{host}{pin}")).collect()
     }
 
     pub fn directories(&self) -> Vec<PathBuf> {
@@ -393,6 +401,10 @@ mod tests {
             let told = format!("ftx://{address}#{pin}");
             assert_eq!(kept.addresses(address.parse().unwrap()), [told]);
         }
+        let told = kept.addresses("[fe80::1%7]:7389".parse().unwrap());
+        let (line, remark) = told[0].split_once(' ').unwrap();
+        assert_eq!(line, format!("ftx://[fe80::1]:7389#{pin}"), "the zone means nothing elsewhere");
+        assert!(remark.starts_with("# behind fe80::1 comes %"), "{remark}");
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         for address in ["0.0.0.0:7389", "[::]:7389"] {
             let address: SocketAddr = address.parse().unwrap();

@@ -1,7 +1,7 @@
 //! Sizes and other numbers as people type them.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
@@ -46,12 +46,22 @@ pub fn rate(text: &str) -> Result<NonZeroU64, String> {
     NonZeroU64::new(size.bytes()).ok_or_else(|| "a rate of 0 would move nothing".to_owned())
 }
 
-/// An address of this machine, and a port.
+/// An address of this machine, and a port. Of a link-local one also which link, by its number or its name.
 pub fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "it is an address of this machine and a port, such as 127.0.0.1:7389 or [::]:7389; no name of a host"
+    text.parse().ok().or_else(|| of_named_link(text)).ok_or_else(|| {
+        "it is an address of this machine and a port, such as 127.0.0.1:7389, [::]:7389 or \
+         [fe80::1%eth0]:7389; no name of a host"
             .to_owned()
     })
+}
+
+/// The system knows the numbers of links by their names, as it does for a client.
+fn of_named_link(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.strip_prefix('[')?.rsplit_once("]:")?;
+    // Anything else would be looked up as the name of a host.
+    let (address, _) = host.split_once('%')?;
+    address.parse::<Ipv6Addr>().ok()?;
+    (host, port.parse().ok()?).to_socket_addrs().ok()?.next()
 }
 
 /// A number of things that a server cannot do without.
@@ -94,6 +104,20 @@ mod tests {
             assert_eq!(read.clone().ok().map(Size::bytes), bytes, "{text}");
             let is_too_large = text.starts_with("99999999");
             assert_eq!(read == Err("it is too large".to_owned()), is_too_large, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_link_may_be_named() {
+        let links = || std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        for link in links().filter_map(|link| link.file_name().into_string().ok()) {
+            let number = std::fs::read_to_string(format!("/sys/class/net/{link}/ifindex")).unwrap();
+            let by_number = listen(&format!("[fe80::1%{}]:7389", number.trim()));
+            assert!(by_number.is_ok(), "{by_number:?}");
+            assert_eq!(listen(&format!("[fe80::1%{link}]:7389")), by_number);
+        }
+        for text in ["[fe80::1%no-such-link]:7389", "[fe80::1%lo]", "[box%lo]:7389", "box:7389"] {
+            assert!(listen(text).is_err(), "{text}");
         }
     }
 }
