@@ -49,6 +49,7 @@ impl Disk for Sim {
 
     fn open_parent(&self, dir: &SimHandle, want: Want) -> io::Result<SimHandle> {
         let mut world = self.call("open_parent", "")?;
+        world.check_searchable(dir.node)?;
         let parent = world.node(dir.node)?.parent;
         world.check_readable(parent, want)?;
         Ok(self.handle(world, parent, want))

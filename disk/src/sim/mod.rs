@@ -338,6 +338,12 @@ impl World {
         if want == Want::Way || bits & 0o400 == 0o400 { Ok(()) } else { Err(error(Errno::ACCESS)) }
     }
 
+    /// The same, for going on from it.
+    fn check_searchable(&mut self, directory: u64) -> io::Result<()> {
+        let bits = self.node(directory)?.mode.bits();
+        if bits & 0o100 == 0o100 { Ok(()) } else { Err(error(Errno::ACCESS)) }
+    }
+
     /// The same, for reading and writing.
     fn check_changeable(&mut self, number: u64) -> io::Result<()> {
         let bits = self.node(number)?.mode.bits();

@@ -14,12 +14,15 @@ use rustix::io::Errno;
 
 use super::Store;
 use super::commit::Committing;
-use super::naming::{DIRECTORY_MODE, check_absent};
+use super::naming::{DIRECTORY_MODE, Ground, check_absent};
 use super::private::Private;
 use super::scope::check_reach;
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::sys::{Disk, FileKind, Stat, Want};
+
+/// The bit of a directory's permissions by which its owner gets from it to any other.
+const OWNER_SEARCHES: u32 = 0o100;
 
 /// What becomes of the permissions of a directory that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +126,7 @@ impl<D: Disk> Store<D> {
         change: &Change,
         within: Option<&Name>,
         committing: &mut Committing<D>,
+        ground: &mut Ground<D>,
     ) -> Result<Changed<D>, Refusal> {
         let durability = self.given(change.durability())?;
         let directories = match change {
@@ -135,10 +139,10 @@ impl<D: Disk> Store<D> {
                     Parents::Require => self.parent(name, within)?,
                 };
                 let given = Given { modified: *modified, mode: *mode, old_mode: *old_mode };
-                vec![self.make_one(&directory, name, condition, &given, committing)?]
+                vec![self.make_one(&directory, name, condition, &given, committing, ground)?]
             }
             Change::Move { name, to, condition, .. } => {
-                self.move_one([name, to], within, condition, committing)?
+                self.move_one([name, to], within, condition, committing, ground)?
             }
             Change::Remove { name, depth, .. } => {
                 self.remove_one(private, name, within, *depth, committing)?
@@ -174,11 +178,12 @@ impl<D: Disk> Store<D> {
 
     fn make_one(
         &self,
-        parent: &D::Handle,
+        parent: &Arc<D::Handle>,
         name: &Name,
         condition: &Condition,
         given: &Given,
         committing: &mut Committing<D>,
+        ground: &mut Ground<D>,
     ) -> Result<Directory<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
         self.check_directory(parent)?;
@@ -188,7 +193,7 @@ impl<D: Disk> Store<D> {
         let part = name.last_part();
         match self.disk.make_directory(parent, part, DIRECTORY_MODE) {
             Ok(()) => {
-                let made = self.give(parent, part, given);
+                let made = self.give(parent, part, given, ground);
                 match &made {
                     Ok((inode, _)) => committing.forget(*inode),
                     Err(_) => {
@@ -203,7 +208,7 @@ impl<D: Disk> Store<D> {
                 let found = self.disk.stat_part(parent, part).map_err(|error| failed(&error))?;
                 match (condition, found.kind) {
                     (Condition::Absent, _) => Err(Code::Exists.into()),
-                    (_, FileKind::Directory) => self.give(parent, part, &given.for_old()),
+                    (_, FileKind::Directory) => self.give(parent, part, &given.for_old(), ground),
                     (_, _) => Err(Code::NotADirectory.into()),
                 }
             }
@@ -212,17 +217,23 @@ impl<D: Disk> Store<D> {
     }
 
     /// Opens a directory, and gives it its mode and time. One that has setuid, setgid or sticky
-    /// loses it with a new mode.
+    /// loses it with a new mode. Nobody but root gets up from one that its owner may not search, and its entry is
+    /// yet to be synced: what it is in is kept for that.
     fn give(
         &self,
-        parent: &D::Handle,
+        parent: &Arc<D::Handle>,
         part: &[u8],
         given: &Given,
+        ground: &mut Ground<D>,
     ) -> Result<Directory<D>, Refusal> {
         let opened = self.disk.open_part(parent, part, Want::Directory);
         let directory =
             opened.map_err(|error| refusal(Cause::Naming, "opening the directory", &error))?;
-        let inode = Inode::of(&self.check_directory(&directory)?);
+        let found = self.check_directory(&directory)?;
+        let inode = Inode::of(&found);
+        if given.mode.unwrap_or(found.mode).bits() & OWNER_SEARCHES == 0 {
+            ground.above.insert(inode, Arc::clone(parent));
+        }
         let failed =
             |error| refusal(Cause::Naming, "giving the directory its time and mode", &error);
         if let Some(mode) = given.mode {
@@ -262,6 +273,7 @@ impl<D: Disk> Store<D> {
         within: Option<&Name>,
         condition: &Condition,
         committing: &mut Committing<D>,
+        ground: &mut Ground<D>,
     ) -> Result<Vec<Directory<D>>, Refusal> {
         if to != name && to.is_or_is_below(name) {
             return Err(into_itself());
@@ -292,7 +304,10 @@ impl<D: Disk> Store<D> {
         }
         // Its entry in its new directory is not synced, and perhaps never will be; what is below it depends on that.
         match moved.kind {
-            FileKind::Directory => committing.forget_all(),
+            FileKind::Directory => {
+                committing.forget_all();
+                ground.above.insert(Inode::of(&moved), Arc::clone(&to_directory));
+            }
             FileKind::File | FileKind::Symlink | FileKind::Special => {
                 committing.forget(Inode::of(&moved));
             }

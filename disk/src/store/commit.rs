@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::change::{Change, Changed};
 use super::journal::Sync;
-use super::naming::{Ground, Origin};
+use super::naming::{Above, Ground, Origin};
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
 use super::upload::{Entry, Finished, FinishedBody, StagedFile, sync_for};
@@ -119,23 +119,25 @@ impl<D: Disk> Committing<D> {
     }
 
     /// Syncs a directory, and whatever leads to it from the root and was not synced since this
-    /// store began. A sync that failed is not tried again. `now` are those that were synced since
-    /// the last name was changed.
+    /// store began. A sync that failed is not tried again. `known`: see [`Ground`]. `now` are those that were
+    /// synced since the last name was changed.
     pub(super) fn sync_up(
         &mut self,
         directory: &D::Handle,
+        known: &Above<D>,
         now: &mut HashSet<Inode>,
     ) -> std::io::Result<()> {
         let mut here = self.sync_one(directory, now, |disk| disk.sync(directory))?;
         let mut entries = Vec::new();
-        let mut above: Option<D::Handle> = None;
+        let mut above: Option<Arc<D::Handle>> = None;
         while here != self.root {
-            let handle = above.as_ref().unwrap_or(directory);
+            let handle = above.as_deref().unwrap_or(directory);
             let born = self.disk.born(handle)?;
             if self.synced.get(&here) == Some(&born) {
                 break;
             }
-            let (parent, parent_inode) = self.sync_parent(handle, directory, now)?;
+            let (parent, parent_inode) =
+                self.sync_parent(handle, known.get(&here), directory, now)?;
             entries.push((here, born));
             if parent_inode == here {
                 // The top of the file system: the directory was moved out of the root meanwhile.
@@ -152,28 +154,34 @@ impl<D: Disk> Committing<D> {
     }
 
     /// Syncs the directory that a directory is in. One that may not be read cannot be opened for that, and is synced
-    /// with all of its file system, by the handle `below` it.
+    /// with all of its file system, by the handle `below` it. From one that may not be searched nothing leads up: its
+    /// parent has to be `known`.
     fn sync_parent(
         &mut self,
         directory: &D::Handle,
+        known: Option<&Arc<D::Handle>>,
         below: &D::Handle,
         now: &mut HashSet<Inode>,
-    ) -> std::io::Result<(D::Handle, Inode)> {
-        match self.disk.open_parent(directory, Want::Directory) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::ACCESS) => {
-                let parent = self.disk.open_parent(directory, Want::Way)?;
-                if self.inode(&parent)?.device != self.root.device {
-                    return Err(error);
+    ) -> std::io::Result<(Arc<D::Handle>, Inode)> {
+        let parent = match self.disk.open_parent(directory, Want::Directory) {
+            Err(error) if is_denied(&error) => {
+                match (self.disk.open_parent(directory, Want::Way), known) {
+                    (Err(error), Some(known)) if is_denied(&error) => Arc::clone(known),
+                    (way, _) => {
+                        let way = way?;
+                        if self.inode(&way)?.device != self.root.device {
+                            return Err(error);
+                        }
+                        let sync = |disk: &D| disk.sync_file_system(below);
+                        let inode = self.sync_one(&way, now, sync)?;
+                        return Ok((Arc::new(way), inode));
+                    }
                 }
-                let inode = self.sync_one(&parent, now, |disk| disk.sync_file_system(below))?;
-                Ok((parent, inode))
             }
-            opened => {
-                let parent = opened?;
-                let inode = self.sync_one(&parent, now, |disk| disk.sync(&parent))?;
-                Ok((parent, inode))
-            }
-        }
+            opened => Arc::new(opened?),
+        };
+        let inode = self.sync_one(&parent, now, |disk| disk.sync(&parent))?;
+        Ok((parent, inode))
     }
 
     fn sync_one(
@@ -285,7 +293,7 @@ impl<D: Disk> Store<D> {
         // Before what was changed is answered: no start may make one of these after that.
         self.abandon(private, refused);
         let mut now = HashSet::new();
-        let failed = sync_directories(&mut committing, &made, &ground.changed, &mut now);
+        let failed = sync_directories(&mut committing, &made, &ground, &mut now);
         // Where only what leads to a directory was not synced, it has its names.
         let lost = failed.difference(&now).copied().collect();
         let puts = self.judge_puts(private, &mut committing, &made, &lost);
@@ -366,7 +374,8 @@ impl<D: Disk> Store<D> {
             }
             Step::Change { change, within } => {
                 ground.last = None;
-                let change = |()| self.change(private, &change, within.as_ref(), committing);
+                let change =
+                    |()| self.change(private, &change, within.as_ref(), committing, ground);
                 match right.and_then(change) {
                     Ok(changed) => {
                         ground.changed.extend(changed.directories.iter().cloned());
@@ -505,7 +514,7 @@ impl<D: Disk> Store<D> {
 fn sync_directories<D: Disk>(
     committing: &mut Committing<D>,
     made: &[Made<D>],
-    directories: &HashMap<Inode, Arc<D::Handle>>,
+    ground: &Ground<D>,
     now: &mut HashSet<Inode>,
 ) -> HashSet<Inode> {
     let mut wanted = HashSet::new();
@@ -523,7 +532,11 @@ fn sync_directories<D: Disk>(
     wanted
         .into_iter()
         .filter(|inode| {
-            directories.get(inode).is_none_or(|handle| committing.sync_up(handle, now).is_err())
+            let synced = ground
+                .changed
+                .get(inode)
+                .map(|handle| committing.sync_up(handle, &ground.above, now));
+            !matches!(synced, Some(Ok(())))
         })
         .collect()
 }
@@ -533,6 +546,10 @@ fn sync_directories<D: Disk>(
 struct Learned {
     digests: Vec<(Identity, Digest, Durability)>,
     done: Vec<Record>,
+}
+
+fn is_denied(error: &std::io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::ACCESS)
 }
 
 fn acknowledge_change<D: Disk>(

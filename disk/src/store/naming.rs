@@ -25,10 +25,15 @@ const NAMING: &str = "giving the file its name";
 pub(super) struct Ground<D: Disk> {
     /// Those that it has changed.
     pub(super) changed: HashMap<Inode, Arc<D::Handle>>,
+    /// What those directories are in from which no `..` may lead up.
+    pub(super) above: Above<D>,
     /// That of the last put, resolved from the root and checked in this round: files come in the
     /// order of their directories. Given up when a name is changed.
     pub(super) last: Option<Known<D>>,
 }
+
+/// Directories by what is in them.
+pub(super) type Above<D> = HashMap<Inode, Arc<<D as Disk>::Handle>>;
 
 pub(super) struct Known<D: Disk> {
     name: Name,
@@ -56,7 +61,7 @@ enum Resolved {
 
 impl<D: Disk> Default for Ground<D> {
     fn default() -> Self {
-        Self { changed: HashMap::new(), last: None }
+        Self { changed: HashMap::new(), above: HashMap::new(), last: None }
     }
 }
 

@@ -485,7 +485,7 @@ impl<D: Disk> Store<D> {
         match committed.durability {
             Durability::None => Some(()),
             Durability::Memory | Durability::Full => {
-                committing.sync_up(directory, &mut HashSet::new()).ok()
+                committing.sync_up(directory, &HashMap::new(), &mut HashSet::new()).ok()
             }
         }
     }

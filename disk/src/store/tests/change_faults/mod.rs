@@ -392,6 +392,29 @@ fn what_is_below_a_directory_that_may_not_be_read_survives_by_a_sync_of_all() {
 }
 
 #[test]
+fn a_directory_that_its_owner_may_not_search_has_its_name_and_mode_for_good() {
+    for mode in [0, 0o200, 0o400, 0o600] {
+        let shut = |path| Make(path, Some(mode));
+        let rounds = [
+            vec![shut("z")],
+            vec![MakeAll("p/q")],
+            // In one round: with what is in it, and in one that is shut as well.
+            vec![Make("p/q/a", None), Ask::Put("p/q/f", b"f"), shut("p/q"), shut("p")],
+            vec![Loose(Box::new(MakeAll("o/n")))],
+            vec![shut("m"), Loose(Box::new(Move("m", "o/n/m")))],
+        ];
+        let told = scenario(&Sim::new(), &rounds, Fault::None);
+        let promised = told.iter().flatten().filter(|(ask, _)| !matches!(ask, Loose(_)));
+        for (ask, answer) in promised {
+            assert_eq!(*answer, Answer::Acknowledged, "{mode:o} {ask:?}");
+        }
+        run(&Sim::new(), &rounds, Fault::None, 40).unwrap();
+    }
+    let then = [vec![Make("home/z", Some(0))]];
+    assert!(is_found_out(&[vec![Make("home", None)]], &then, |label| label == "home"));
+}
+
+#[test]
 fn a_directory_that_cannot_be_synced_is_doubtful_and_nobody_elses_is() {
     let sim = Sim::new();
     sim.set_fault(Fault::None);

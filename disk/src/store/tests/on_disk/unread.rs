@@ -88,6 +88,18 @@ fn what_is_below_a_directory_that_may_not_be_read_is_reached_whatever_has_to_be_
 }
 
 #[test]
+fn a_directory_is_made_durable_with_a_mode_by_which_nobody_gets_up_from_it() {
+    as_nobody(|root| {
+        let store = open_native(root);
+        for mode in [0, 0o200, 0o400, 0o600] {
+            let path = mode.to_string();
+            change(&store, make(&path, Condition::Absent, Some(mode))).unwrap();
+            assert_eq!(root.join(path).metadata().unwrap().permissions().mode() & 0o777, mode);
+        }
+    });
+}
+
+#[test]
 fn a_removed_tree_with_directories_that_may_not_be_entered_is_swept() {
     as_nobody(|root| {
         let modes = [0, 0o100, 0o300, 0o400, 0o500];
