@@ -28,8 +28,8 @@ const SERVED: &str = "served";
 /// Which state a command is about.
 #[derive(Debug, Clone, Args)]
 pub struct StateOptions {
-    /// The served directory. Without it and --state: the only one that has been served, or has
-    /// tokens
+    /// The served directory. Without it and --state: the only one that has been served and wants
+    /// tokens, or has some
     #[arg(long, value_name = "DIR", global = true, conflicts_with = "state")]
     of: Option<PathBuf>,
 
@@ -81,8 +81,9 @@ pub enum StateError {
     System { step: &'static str, path: String, error: io::Error },
     /// Nothing was served yet.
     #[error(
-        "nothing has been served here yet that takes tokens, and none was made. To make the first: ftx token \
-         --of DIR add; if they are of another directory, say --of DIR or --state DIR"
+        "nothing has been served here yet that wants tokens, and none was made: a directory that only this machine \
+         reaches wants none as it stands. To make the first of a directory: ftx token --of DIR add NAME --can \
+         WORDS; if there are some, say where with --of DIR or --state DIR"
     )]
     None,
     /// Which one?
