@@ -79,6 +79,9 @@ pub enum StateError {
     /// The system refuses.
     #[error("cannot {step} {path}: {}", ftx_disk::failure::plain(error))]
     System { step: &'static str, path: String, error: io::Error },
+    /// Only directories are served.
+    #[error("{path} is not a directory, so it is not served, and has no tokens")]
+    NotADirectory { path: String },
     /// Nothing was served yet.
     #[error(
         "nothing has been served here yet that wants tokens, and none was made: a directory that only this machine \
@@ -105,7 +108,7 @@ impl State {
     /// # Errors
     /// When there is no place for it, or the place is not safe.
     pub fn of(served: &Path, asked: Option<&Path>, errand: Errand) -> Result<Self, StateError> {
-        let served = canonical(served)?;
+        let served = canonical_directory(served)?;
         let path = place(&served, asked)?;
         keep_apart(&path, &served)?;
         look_ahead(&path, errand)?;
@@ -124,7 +127,7 @@ impl State {
     /// # Errors
     /// When it is there, and is not safe.
     pub fn if_there(served: &Path, errand: Errand) -> Result<Option<Self>, StateError> {
-        match place(&canonical(served)?, None) {
+        match place(&canonical_directory(served)?, None) {
             Ok(path) if path.exists() => Self::of(served, None, errand).map(Some),
             Ok(_) | Err(StateError::Nowhere) => Ok(None),
             Err(error) => Err(error),
@@ -156,7 +159,9 @@ impl State {
         let path = options.state.clone().or_else(of_systemd);
         match (&options.of, path) {
             (_, Some(path)) => Self::there(&path),
-            (Some(served), None) => Self::there(&states()?.join(key(&canonical(served)?))),
+            (Some(served), None) => {
+                Self::there(&states()?.join(key(&canonical_directory(served)?)))
+            }
             (None, None) => Self::there(&the_only_one()?),
         }
     }
@@ -317,6 +322,15 @@ fn check(path: &Path, directory: &OwnDirectory, errand: Errand) -> Result<(), St
     match directory.mode() {
         mode if mode & 0o077 == 0 => Ok(()),
         mode => Err(StateError::Open { path: shown(path), mode }),
+    }
+}
+
+/// Where what is served is.
+fn canonical_directory(path: &Path) -> Result<PathBuf, StateError> {
+    let path = canonical(path)?;
+    match path.metadata().map_err(StateError::system("look at", &path))?.is_dir() {
+        true => Ok(path),
+        false => Err(StateError::NotADirectory { path: shown(&path) }),
     }
 }
 

@@ -15,6 +15,7 @@ use ftx::server::access::{
     system_time, token_digest,
 };
 use ftx_client::{Class, Failure, JsonName};
+use ftx_disk::store::PRIVATE;
 use ftx_protocol::{Escaped, Name, Owner, Token as Secret};
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -353,7 +354,13 @@ pub(super) fn rights(words: &str) -> Result<Rights, String> {
 
 fn scope(text: OsString) -> Result<Name, String> {
     let bytes = text.as_bytes();
-    Name::parse(bytes.strip_suffix(b"/").unwrap_or(bytes)).map_err(|error| error.to_string())
+    let name = Name::parse(bytes.strip_suffix(b"/").unwrap_or(bytes));
+    match name.map_err(|error| error.to_string())? {
+        name if name.parts().next() == Some(PRIVATE) => {
+            Err("that is the server's own directory: nobody gets at what is in it".to_owned())
+        }
+        name => Ok(name),
+    }
 }
 
 fn lifetime(text: &str) -> Result<Duration, String> {
@@ -380,9 +387,10 @@ fn local(message: &str) -> Failure {
 
 fn of_state(error: StateError) -> Failure {
     match error {
-        StateError::Nowhere | StateError::None | StateError::Several(_) => {
-            wrong(&error.to_string())
-        }
+        StateError::Nowhere
+        | StateError::NotADirectory { .. }
+        | StateError::None
+        | StateError::Several(_) => wrong(&error.to_string()),
         StateError::Nested { .. }
         | StateError::NotOurs { .. }
         | StateError::Open { .. }

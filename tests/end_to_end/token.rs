@@ -254,6 +254,8 @@ fn words_that_mean_nothing_are_refused() {
         (&["add", "alice", "--can", "read", "--under", "../x"], "\"..\""),
         (&["add", "alice", "--can", "read", "--under", "/etc"], "relative"),
         (&["add", "alice", "--can", "read", "--under", "/"], "empty"),
+        (&["add", "alice", "--can", "read", "--under", ".ftx/"], "the server's own"),
+        (&["add", "alice", "--can", "read", "--under", ".ftx/staging"], "the server's own"),
         (&["add", "alice", "--can", "read", "--expires", "0s"], "ended already"),
         (&["add", "alice", "--can", "read", "--expires", "yesterday"], "such as 12h or 7d"),
         (&["add", "alice", "--can", "read", "--max-bytes", "0"], "bring nothing"),
@@ -262,6 +264,14 @@ fn words_that_mean_nothing_are_refused() {
     ] {
         let said = text(&run(&world, args, 2).stderr);
         assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    let file = world.here().join("file");
+    fs::write(&file, "").unwrap();
+    for args in [&["add", "alice", "--can", "read"][..], &["ls"], &["rm", "alice"]] {
+        let output = token(&world, args.iter().chain(&["--of", "file"])).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(&format!("{} is not a directory", file.display())), "{said}");
     }
     assert!(!world.home.path().join("state/ftx").exists(), "nothing was made");
 }
