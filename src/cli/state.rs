@@ -38,6 +38,19 @@ pub struct StateOptions {
     state: Option<PathBuf>,
 }
 
+impl StateOptions {
+    /// `ftx token` about the same, for a person to type.
+    pub fn command(&self) -> String {
+        let said = [("--of", &self.of), ("--state", &self.state)];
+        let said = said.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?)));
+        said.fold("ftx token".to_owned(), |command, (option, path)| {
+            let bytes = path.as_os_str().as_bytes();
+            let quoted = shlex::bytes::try_quote(bytes).unwrap_or(bytes.into());
+            format!("{command} {option} {}", Escaped(&quoted))
+        })
+    }
+}
+
 /// The state of a served directory.
 #[derive(Debug)]
 pub struct State {

@@ -100,9 +100,9 @@ impl Token {
         run(|| {
             let options = &self.options;
             match self.act {
-                Act::Add(add) => add.run(&State::to_change(options).map_err(of_state)?),
+                Act::Add(add) => add.run(&State::to_change(options).map_err(of_state)?, options),
                 Act::Ls(ls) => ls.run(&State::to_look_at(options).map_err(of_state)?),
-                Act::Rm(rm) => rm.run(&State::to_look_at(options).map_err(of_state)?),
+                Act::Rm(rm) => rm.run(&State::to_look_at(options).map_err(of_state)?, options),
             }
         })
     }
@@ -130,7 +130,7 @@ impl From<Refused> for Failure {
 }
 
 impl Add {
-    fn run(self, state: &State) -> Result<Exit, Failure> {
+    fn run(self, state: &State, options: &StateOptions) -> Result<Exit, Failure> {
         check_stdout()?;
         let scope = match (&self.under, state.served()) {
             (Some(scope), Some(served)) => look_at(scope, &served)?,
@@ -142,9 +142,9 @@ impl Add {
         let ((), taken) = file.change(|lines| {
             if lines.iter().any(|other| other.name == line.name) {
                 let why = format!(
-                    "there is a token {} already: take it back with ftx token rm {0}, or choose \
-                     another name",
-                    line.name
+                    "there is a token {} already: take it back with {} rm {0}, or choose another name",
+                    line.name,
+                    options.command()
                 );
                 return Err(Refused::Failure(local(&why)));
             }
@@ -153,7 +153,7 @@ impl Add {
         })?;
         if let Err(error) = print(secret.text().as_bytes()) {
             // Nobody has it, and nobody ever will.
-            remove(&file, &line.name)?;
+            remove(&file, &line.name, options)?;
             return Err(local(&format!(
                 "cannot print the token, so it was taken back: {}",
                 ftx_disk::failure::plain(&error)
@@ -220,8 +220,8 @@ impl Ls {
 }
 
 impl Rm {
-    fn run(self, state: &State) -> Result<Exit, Failure> {
-        match remove(&TokensFile::of_state(state.path()), &self.name)? {
+    fn run(self, state: &State, options: &StateOptions) -> Result<Exit, Failure> {
+        match remove(&TokensFile::of_state(state.path()), &self.name, options)? {
             Taken::ByAll => Ok(Exit::Done),
             Taken::NotYet => Err(local(&format!(
                 "{} was taken back, but a server has not answered and may still let it in: it will \
@@ -232,14 +232,15 @@ impl Rm {
     }
 }
 
-fn remove(file: &TokensFile, name: &TokenName) -> Result<Taken, Failure> {
+fn remove(file: &TokensFile, name: &TokenName, options: &StateOptions) -> Result<Taken, Failure> {
     let ((), taken) = file.change(|lines| {
         let before = lines.len();
         lines.retain(|line| line.name != *name);
         match lines.len() < before {
             true => Ok(()),
             false => {
-                let why = format!("there is no token {name}; ftx token ls shows those there are");
+                let command = options.command();
+                let why = format!("there is no token {name}; {command} ls shows those there are");
                 Err(Refused::Failure(local(&why)))
             }
         }

@@ -97,7 +97,8 @@ fn a_token_is_made_shown_once_listed_and_taken_back() {
     let output = run(&world, &["rm", "alice"], 0);
     assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
     let said = text(&run(&world, &["rm", "alice"], 6).stderr);
-    assert!(said.contains("no token alice") && said.contains("ftx token ls"), "{said}");
+    let command = format!("; ftx token --of {} ls shows", world.served().display());
+    assert!(said.contains("no token alice") && said.contains(&command), "{said}");
     assert_eq!(text(&run(&world, &["ls"], 0).stdout).lines().count(), 1);
     assert_eq!(fs::read_dir(world.served()).unwrap().count(), 0, "nothing of it is served");
 }
@@ -159,14 +160,35 @@ fn removed_token_with_reused_name_is_another() {
     let id = |world: &World| listed(world)[0]["id"].as_str().unwrap().to_owned();
     let before = id(&world);
     let said = text(&run(&world, &["add", "alice", "--can", "write"], 6).stderr);
-    assert!(
-        said.contains("a token alice already") && said.contains("ftx token rm alice"),
-        "{said}"
-    );
+    let command = format!(" ftx token --of {} rm alice,", world.served().display());
+    assert!(said.contains("a token alice already") && said.contains(&command), "{said}");
     assert_eq!(id(&world), before);
     run(&world, &["rm", "alice"], 0);
     let second = add(&world, &["alice", "--can", "read"]);
     assert_ne!((first, before), (second, id(&world)));
+}
+
+#[test]
+fn the_command_to_type_next_says_where_as_it_was_said() {
+    let world = World::new();
+    for (state, typed) in [
+        ("kept", " kept "),
+        ("my state", " 'my state' "),
+        ("it's", r#" "it's" "#),
+        ("$HOME", " '$HOME' "),
+        ("red\x1b", r" 'red\x1b' "),
+        ("new\nline", r" 'new\nline' "),
+    ] {
+        let add = || token(&world, ["add", "a", "--can", "read", "--state", state]).output();
+        assert!(add().unwrap().status.success());
+        let again = text(&add().unwrap().stderr);
+        assert!(again.contains(&format!("ftx token --state{typed}rm a,")), "{again}");
+        let none = text(&token(&world, ["rm", "b", "--state", state]).output().unwrap().stderr);
+        assert!(none.contains(&format!("; ftx token --state{typed}ls shows")), "{none}");
+    }
+    run(&world, &["add", "a", "--can", "read"], 0);
+    let none = text(&token(&world, ["rm", "b"]).output().unwrap().stderr);
+    assert!(none.contains("; ftx token ls shows"), "nothing was said: {none}");
 }
 
 #[test]
