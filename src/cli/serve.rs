@@ -1,5 +1,6 @@
 //! `ftx serve`: the options of a server, its log, and its end.
 
+use std::env::VarError;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -22,6 +23,8 @@ use ftx_protocol::limits::{
 use rustix::fs::Mode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 use super::activation;
 use super::admission::{Admission, Settled, reach};
@@ -68,6 +71,12 @@ const DIRECTORIES_MAX: usize = 2_048;
 /// What may be open where the system does not say how many descriptors it gives: for puts an eighth of what most systems
 /// give at the least.
 const OPEN_ANYWHERE: OpenMax = OpenMax { puts: 128, files: 64, directories: 32 };
+
+/// Which lines the log has unless RUST_LOG says otherwise.
+const LOG_FILTER: &str = "info";
+
+/// What the targets of all lines begin with that are this program's own.
+const LOG_TARGETS: [&str; 2] = ["audit", "ftx"];
 
 /// Serve a directory: take files with `put`, hand them out with `get`.
 ///
@@ -190,9 +199,17 @@ impl Serve {
             true => GivenUp::Nothing,
             false => confine::give_up(prepared.root(), access, &settled.outside()),
         };
-        let _log = start_log(log_format)?;
-        descriptors.log();
+        let filter = log_filter(std::env::var("RUST_LOG"));
+        let (filter, misread) = match filter {
+            Ok(filter) => (filter, None),
+            Err(why) => (EnvFilter::new(LOG_FILTER), Some(why)),
+        };
+        let _log = start_log(log_format, filter)?;
         given_up.log();
+        if let Some(why) = misread {
+            tracing::warn!("RUST_LOG is not understood, and the log is as without it: {why}");
+        }
+        descriptors.log();
         settled.log();
         if let Some(user) = &user {
             tracing::info!(user = user.name(), "runs as this user");
@@ -356,16 +373,37 @@ fn patience(word: &str) -> Result<Duration, String> {
     }
 }
 
+/// Which lines the log has, by what RUST_LOG says; or why that means nothing. A word by itself that is no level is taken
+/// for a part of the program, of which all is logged then, and nothing of all others: a wrong letter would silence the
+/// log, and the audit with it.
+fn log_filter(said: Result<String, VarError>) -> Result<EnvFilter, String> {
+    let said = match said {
+        Ok(said) => said,
+        Err(VarError::NotPresent) => String::new(),
+        Err(VarError::NotUnicode(_)) => return Err("it is not UTF-8".to_owned()),
+    };
+    if said.trim().is_empty() {
+        return Ok(EnvFilter::new(LOG_FILTER));
+    }
+    for word in said.split(',').map(str::trim) {
+        let is_by_itself = !word.contains(['=', '[']);
+        let is_of_ours = LOG_TARGETS.iter().any(|target| word.starts_with(target));
+        if is_by_itself && !is_of_ours && word.parse::<LevelFilter>().is_err() {
+            let word = Escaped(word.as_bytes());
+            return Err(format!("{word} is no level: they are error, warn, info, debug and trace"));
+        }
+    }
+    EnvFilter::try_new(&said).map_err(|error| format!("{}: {error}", Escaped(said.as_bytes())))
+}
+
 /// Starts the log on stderr.
-fn start_log(format: LogFormat) -> Result<Guard> {
-    use tracing_subscriber::EnvFilter;
+fn start_log(format: LogFormat, filter: EnvFilter) -> Result<Guard> {
     let say_lost: fn(u64) -> String = match format {
         LogFormat::Text => lost_as_text,
         LogFormat::Json => lost_as_json,
     };
     let (log, guard) = Log::start(io::stderr(), say_lost).context("cannot start a thread")?;
     let writer = move || log.clone();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Text => {
@@ -478,6 +516,43 @@ fn reload(kept: Option<&Kept>) {
         }
         Some(Err(error)) => {
             tracing::error!("cannot read the certificate anew, the one before stays: {error:#}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(said: &str) -> Result<String, String> {
+        log_filter(Ok(said.to_owned())).map(|filter| filter.to_string())
+    }
+
+    #[test]
+    fn what_rust_log_says_is_understood_or_told() {
+        let plain = log_filter(Err(VarError::NotPresent)).unwrap().to_string();
+        assert_eq!(plain, LOG_FILTER);
+        for (said, expected) in [
+            ("", "info"),
+            ("debug", "debug"),
+            ("WARN", "warn"),
+            ("off", "off"),
+            ("audit=info", "audit=info"),
+            ("audit", "audit=trace"),
+            ("ftx::server,", "ftx::server=trace"),
+            ("mio=trace", "mio=trace"),
+        ] {
+            assert_eq!(filter(said).unwrap(), expected, "{said}");
+        }
+        for (said, expected) in [
+            ("infoo", "infoo is no level"),
+            ("audit=info, adebug", "adebug is no level"),
+            ("in\x1bfo", r"in\x1bfo is no level"),
+            ("audit=infoo", "audit=infoo: "),
+            ("\x1b=info", r"\x1b=info: "),
+        ] {
+            let why = filter(said).unwrap_err();
+            assert!(why.starts_with(expected), "{why}");
         }
     }
 }

@@ -280,6 +280,23 @@ fn a_server_that_only_reads_reads() {
 }
 
 #[test]
+fn the_first_line_of_the_log_says_what_holds_and_the_audit_is_in_it_whatever_else_there_is_to_say()
+{
+    let world = World::new();
+    let mut command = crate::places::few(&world);
+    command.env("RUST_LOG", "infoo");
+    let server = Server::spawn(command);
+    world.noise("file", 5);
+    world.run(server.address, &["put", "file"], 0);
+    until("the put is in the log", || server.log().contains("op=\"put\""));
+    let log = server.log();
+    assert!(log.lines().next().unwrap().contains("confined"), "{log}");
+    for said in ["fewer connections than asked for", "RUST_LOG is not understood"] {
+        assert!(log.contains(said), "{log}");
+    }
+}
+
+#[test]
 fn nothing_is_given_up_when_that_is_asked_for() {
     let world = World::new();
     let server = world.serve_with(&["--unconfined"]);

@@ -22,12 +22,17 @@ const DIRECTORIES: usize = 24;
 const PUTS: u64 = 100;
 
 fn serve_with_few(world: &World) -> Server {
+    Server::spawn(few(world))
+}
+
+/// A server that has so many.
+pub fn few(world: &World) -> Command {
     let mut command = Command::new("sh");
     let limited = format!("ulimit -n {DESCRIPTORS}; exec \"$0\" \"$@\"");
     command.args(["-c", &limited, env!("CARGO_BIN_EXE_ftx"), "serve"]).arg(world.served());
     command.args(["--listen", "127.0.0.1:0", "--min-free", "0"]);
     command.env("XDG_STATE_HOME", world.home.path().join("state-of-the-server"));
-    Server::spawn(command)
+    command
 }
 
 fn is_stored(line: &Value) -> bool {
