@@ -67,7 +67,8 @@ pub struct Admission {
           value_parser = super::size::count::<u32>)]
     max_connections_per_address: u32,
 
-    /// Logins of one address that may fail before it has to wait, longer each time
+    /// Logins of one address that may fail at no cost; after each further one it has to wait, longer
+    /// each time
     #[arg(long, value_name = "N", default_value_t = DoorOptions::default().failed_logins,
           value_parser = super::size::count::<u32>)]
     max_failed_logins: u32,

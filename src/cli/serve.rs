@@ -296,7 +296,7 @@ fn examples_and_fixed_limits() -> String {
 
 Limits that no option sets:
   Connections without a login: {} of one address; of all there may be 1 of {}, and {} at least
-  After the logins that may fail: {}, twice as long each time, {} at most; forgotten after {}
+  Wait after the first login that fails beyond --max-failed-logins: {}, twice as long each time, {} at most; forgotten after {}
   IPv6: a /64 is one address, and a /48 has {} times as much
   Slowest body, inside an announced part: {PART_BYTES_PER_SECOND_MIN} bytes/s; slowest reading: {READ_BYTES_PER_SECOND_MIN} bytes/s
   Unfinished uploads of those without a token: {}, and {} of one address",

@@ -57,7 +57,7 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 pub struct DoorOptions {
     /// Connections at once; three quarters of those that there may be in all, if that is less.
     pub connections_per_address: u32,
-    /// Logins that may fail before the address has to wait.
+    /// Logins that may fail at no cost: after each further one the address has to wait.
     pub failed_logins: u32,
     /// Whether addresses of this machine are held to that too.
     pub own_machine: OwnMachine,
