@@ -5,13 +5,26 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 use ftx_client::{
-    Ask, Change, Class, Code, Condition, Depth, Durability, Failure, Kind, Mkdir as MkdirRequest,
-    Move, Name, Parents, Remote, Remove, Stat,
+    Ask, Change, Class, Code, Condition, Depth, Failure, Kind, Mkdir as MkdirRequest, Move, Name,
+    Parents, Remote, Remove, Stat,
 };
 use ftx_protocol::RequestId;
 
 use super::exit::Exit;
 use super::remote::{At, Clients, Tally, each_server, run, without_slash, wrong};
+use super::transfer::Level;
+
+/// What the three have in common.
+#[derive(Debug, Args)]
+struct Common {
+    /// full: acknowledged when it survives a power cut of the server. none: when the server has
+    /// done it
+    #[arg(long, value_enum, default_value = "full")]
+    durability: Level,
+
+    #[command(flatten)]
+    at: At,
+}
 
 /// Make directories on a server.
 #[derive(Debug, Args)]
@@ -26,7 +39,7 @@ pub struct Mkdir {
     parents: bool,
 
     #[command(flatten)]
-    at: At,
+    common: Common,
 }
 
 /// Give a file or directory on a server another name.
@@ -48,7 +61,7 @@ pub struct Mv {
     force: bool,
 
     #[command(flatten)]
-    at: At,
+    common: Common,
 }
 
 /// Remove files and directories on a server.
@@ -67,7 +80,7 @@ pub struct Rm {
     recursive: bool,
 
     #[command(flatten)]
-    at: At,
+    common: Common,
 }
 
 impl Mkdir {
@@ -80,7 +93,7 @@ impl Mkdir {
             (Code::NotFound, "to make the directories above it too, say -p"),
             (Code::Exists, "to take one that is there already, say -p"),
         ];
-        change_all(&self.at, clients, &self.names, &hints, &|name| {
+        change_all(&self.common.at, clients, &self.names, &hints, &|name| {
             Change::Mkdir(MkdirRequest {
                 id: RequestId(0),
                 name,
@@ -88,7 +101,7 @@ impl Mkdir {
                 mtime: None,
                 mode: None,
                 condition: condition.clone(),
-                durability: Durability::Full,
+                durability: self.common.durability.durability(),
                 need: Vec::new(),
             })
         })
@@ -99,8 +112,9 @@ impl Rm {
     pub fn run(self, clients: &Clients) -> Exit {
         let depth = if self.recursive { Depth::All } else { Depth::One };
         let hints = [(Code::NotEmpty, "to remove what is in it too, say -r")];
-        change_all(&self.at, clients, &self.names, &hints, &|name| {
-            let (id, durability, need) = (RequestId(0), Durability::Full, Vec::new());
+        change_all(&self.common.at, clients, &self.names, &hints, &|name| {
+            let (id, need) = (RequestId(0), Vec::new());
+            let durability = self.common.durability.durability();
             Change::Remove(Remove { id, name, depth, durability, need })
         })
     }
@@ -110,7 +124,7 @@ impl Mv {
     pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
             let from = Remote::parse(without_slash(&self.from))?;
-            let client = self.at.client_to_ask(clients, from.server.clone());
+            let client = self.common.at.client_to_ask(clients, from.server.clone());
             let mut session = client.session()?;
             let into_top = matches!(self.to.as_bytes(), b"/" | b"." | b"./");
             let to = if into_top {
@@ -138,7 +152,7 @@ impl Mv {
                 name: from.name,
                 to,
                 condition,
-                durability: Durability::Full,
+                durability: self.common.durability.durability(),
                 need: Vec::new(),
             };
             let hints = [(Code::Exists, "to replace it, say -f")];

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::harness::{Server, World, text};
+use crate::shell::shell;
 
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -236,6 +237,26 @@ fn names_are_made_moved_and_removed() {
     crate::harness::until("the room is given back", || {
         fs::read_dir(served.join(".ftx/trash")).unwrap().count() == 0
     });
+}
+
+#[test]
+fn a_server_without_durability_makes_the_changes_that_ask_for_none() {
+    let world = World::new();
+    let server = world.serve_with(&["--durability", "none"]);
+    for (number, args) in
+        [&["mkdir", "-p", "a/b"][..], &["mv", "a/b", "c"], &["rm", "-r", "a", "c"]]
+            .iter()
+            .enumerate()
+    {
+        let refused = world.run(server.address, args, 4);
+        assert!(text(&refused.stderr).contains("durability_unavailable"), "{args:?}");
+        let asks_for_less = [args, &["--durability", "none"][..]].concat();
+        world.run(server.address, &asks_for_less, 0);
+        assert_eq!(world.served().join("c").exists(), number == 1, "{args:?}");
+    }
+    let lines = "mkdir a --durability none\nmv a b --durability none\nrm b --durability none\nls\n";
+    let said = shell(&world, &server, lines);
+    assert_eq!((said.status.code(), text(&said.stdout)), (Some(0), String::new()));
 }
 
 #[test]

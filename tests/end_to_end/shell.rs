@@ -10,7 +10,8 @@ use crate::harness::{MIB, Server, World, done_event, text, until};
 /// Larger than what is kept for resuming, several times over.
 const FILE_BYTES: usize = 96 * MIB;
 
-fn shell(world: &World, server: &Server, lines: &str) -> Output {
+/// What a shell makes of these lines, that come through a pipe.
+pub fn shell(world: &World, server: &Server, lines: &str) -> Output {
     let mut shell = world.ftx(server.address, ["shell"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut input = shell.stdin.take().unwrap();
     // A shell that ends at a failure reads no more.
