@@ -88,17 +88,18 @@ impl At {
     }
 }
 
-/// What FTX_SERVER says. Not by clap, which would show the option as one that has to be given.
+/// What FTX_SERVER says, if anything. Not by clap, which would show the option as one that has to be given.
 fn default_server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let server = std::env::var_os("FTX_SERVER").unwrap_or_default();
-        server.to_string_lossy().into_owned()
+        match std::env::var_os("FTX_SERVER").filter(|server| !server.is_empty()) {
+            Some(server) => server.to_string_lossy().into_owned(),
+            None => ServerAddress::default().to_string(),
+        }
     })
 }
 
-/// Reads the address of a server. An empty word, as of a variable that is set to nothing, is the default
-/// server. What is wrong is said by its own words: clap's would show what was given, which may be a token.
+/// Reads the address of a server. What is wrong is said by its own words: clap's would show what was given, which may be a token.
 #[derive(Debug, Clone)]
 struct AddressParser;
 
@@ -111,9 +112,6 @@ impl TypedValueParser for AddressParser {
         _: Option<&clap::Arg>,
         text: &OsStr,
     ) -> Result<ServerAddress, clap::Error> {
-        if text.is_empty() {
-            return Ok(ServerAddress::default());
-        }
         text.to_string_lossy().parse().map_err(|failure: Failure| {
             let message = format!("{failure}\n");
             clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)

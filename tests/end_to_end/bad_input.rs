@@ -475,6 +475,8 @@ fn a_word_that_is_wrong_is_answered_with_what_is_right() {
     let server = world.serve();
     for (args, words) in [
         (["get", "ftx://"].as_slice(), "\"\" is no server address; write host:port"),
+        (&["mkdir", "never", "-s", ""], "\"\" is no server address; write host:port"),
+        (&["ls", "--server="], "\"\" is no server address; write host:port"),
         (&["serve", "dir", "--listen", "localhost:0"], "such as 127.0.0.1:7389"),
         (&["serve", "dir", "--max-size", "99999999T"], "it is too large"),
     ] {

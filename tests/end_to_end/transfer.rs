@@ -210,6 +210,10 @@ fn an_address_may_come_with_the_name() {
     world.run(nowhere, &["get", &url, "-o", "b"], 0);
     world.run(nowhere, &["stat", &url], 0);
     world.run(nowhere, &["ping", "-s", &server.address.to_string()], 0);
+    // A variable that is set to nothing says no more than one that is not set.
+    let mut stat = world.ftx(nowhere, ["stat", &url]);
+    assert!(stat.env("FTX_SERVER", "").status().unwrap().success());
+    assert!(stat.env_remove("FTX_SERVER").status().unwrap().success());
 }
 
 #[test]
