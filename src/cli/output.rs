@@ -54,28 +54,38 @@ fn open_stdout(closed: &str) -> Result<File, Failure> {
     }
 }
 
-/// Looks whether standard input can have content.
+/// Standard input, for content: without the buffer that std puts before it.
 ///
 /// # Errors
 /// Of class `Local`, when it is closed: an empty file would take the place of whatever has the name.
-pub fn check_stdin() -> Result<(), Failure> {
+pub fn stdin() -> Result<File, Failure> {
     let failed =
         |error: std::io::Error| Failure::local("cannot read", Path::new("standard input"), &error);
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
-    if stands_for_a_closed_one(&stdin) {
-        return Err(Failure::new(
+    match stands_for_a_closed_one(&stdin) {
+        true => Err(Failure::new(
             Class::Local,
             "cannot read standard input: it is closed; to put an empty file, say < /dev/null",
-        ));
+        )),
+        false => Ok(stdin),
     }
-    Ok(())
 }
 
 /// Whether a path is another word for standard output, such as /dev/stdout.
 pub fn is_stdout(path: &Path) -> bool {
+    leads_to_the_system(path) && is_same_file(path, Path::new("/dev/fd/1"))
+}
+
+/// Whether a word for something to read is standard input: `-`, or a path such as /dev/stdin.
+pub fn is_stdin(path: &Path) -> bool {
+    let by_path = || leads_to_the_system(path) && is_same_file(path, Path::new("/dev/fd/0"));
+    path.as_os_str() == "-" || by_path()
+}
+
+fn is_same_file(path: &Path, other: &Path) -> bool {
     let file =
         |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    leads_to_the_system(path) && file(path).is_some() && file(path) == file(Path::new("/dev/fd/1"))
+    file(path).is_some() && file(path) == file(other)
 }
 
 pub fn is_directory(path: &Path) -> bool {

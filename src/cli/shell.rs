@@ -28,7 +28,8 @@ use super::{ask, change, list, sum, transfer};
 
 /// A prompt: look around on a server, and move files.
 ///
-/// Commands that are piped in are done one after the other, up to the first that fails.
+/// Commands that are piped in are done one after the other, up to the first that fails; none of
+/// them can read standard input, where the others are.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  ftx shell -s box:7389\n  echo 'get -r photos' | ftx shell")]
 pub struct Shell {
@@ -98,31 +99,50 @@ impl Shell {
         let client = self.at.client_to_ask(&clients, None);
         // Says at once when there is no server, or when it lets nobody in.
         client.greet()?;
-        let there = There { clients, client, words: self.at.words(), place: None };
+        let commands = Commands::of_stdin();
+        let there = There { clients, client, words: self.at.words(), commands, place: None };
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor: Editor<Names, DefaultHistory> =
             Editor::with_config(config).map_err(|error| terminal(&error))?;
         editor.set_helper(Some(Names { there, here: FilenameCompleter::new() }));
-        let history = if std::io::stdin().is_terminal() { history() } else { None };
+        let history = match commands {
+            Commands::Typed => history(),
+            Commands::Piped => None,
+        };
         if let Some(path) = &history {
             // The first time there is none.
             let _ = editor.load_history(path);
         }
-        let exit = converse(&mut editor, history.as_deref());
+        let exit = converse(&mut editor, commands, history.as_deref());
         exit.map_err(|error| terminal(&error))
+    }
+}
+
+/// How the commands come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commands {
+    /// Somebody types them at a terminal.
+    Typed,
+    /// Standard input has them, whole.
+    Piped,
+}
+
+impl Commands {
+    fn of_stdin() -> Self {
+        if std::io::stdin().is_terminal() { Self::Typed } else { Self::Piped }
     }
 }
 
 /// Reads lines and does what they say.
 fn converse(
     editor: &mut Editor<Names, DefaultHistory>,
+    commands: Commands,
     history: Option<&Path>,
 ) -> Result<Exit, ReadlineError> {
-    let by_hand = std::io::stdin().is_terminal();
     loop {
-        let prompt = match (by_hand, editor.helper()) {
-            (true, Some(Names { there, .. })) => there.prompt(),
-            _ => String::new(),
+        let prompt = match (commands, editor.helper()) {
+            (Commands::Typed, Some(Names { there, .. })) => there.prompt(),
+            (Commands::Typed, None) | (Commands::Piped, _) => String::new(),
         };
         let line = match editor.readline(&prompt) {
             Ok(line) => line,
@@ -136,10 +156,10 @@ fn converse(
             let _ = editor.append_history(path);
         }
         let Some(Names { there, .. }) = editor.helper_mut() else { return Ok(Exit::Done) };
-        match there.obey(&line) {
-            ControlFlow::Break(()) => return Ok(Exit::Done),
-            ControlFlow::Continue(exit) if exit != Exit::Done && !by_hand => return Ok(exit),
-            ControlFlow::Continue(_) => {}
+        match (there.obey(&line), commands) {
+            (ControlFlow::Break(()), _) => return Ok(Exit::Done),
+            (ControlFlow::Continue(Exit::Done), _) | (_, Commands::Typed) => {}
+            (ControlFlow::Continue(exit), Commands::Piped) => return Ok(exit),
         }
     }
 }
@@ -158,6 +178,7 @@ struct There {
     client: Client,
     /// What makes a command one for the same server.
     words: Vec<String>,
+    commands: Commands,
     /// `None` is the top.
     place: Option<Name>,
 }
@@ -255,6 +276,12 @@ impl There {
 
     /// Puts files where we are.
     fn put_here(&self, put: &mut transfer::Put) -> Result<(), Failure> {
+        if self.commands == Commands::Piped && put.reads_stdin() {
+            return Err(wrong(
+                "put: standard input has the commands of this shell, and cannot be put or be a list of files; \
+                 say ftx put outside of the shell",
+            ));
+        }
         if let Some(name) = put.name.as_mut().or(put.tree.to.as_mut()) {
             *name = self.absolute(name)?;
             return Ok(());

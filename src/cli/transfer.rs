@@ -16,7 +16,7 @@ use ftx_client::{
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{self, check_stdin, is_directory, is_stdout, stdout};
+use super::output::{self, is_directory, is_stdin, is_stdout, stdin, stdout};
 use super::remote::{At, Clients, run, without_slash, wrong};
 use super::report::{Cost, Form, Report, Results, say, told};
 
@@ -209,6 +209,12 @@ impl Put {
         first_failure(self.files.iter().map(|file| self.one(&client, file)))
     }
 
+    /// Whether it reads standard input, for content or for a list of files.
+    pub fn reads_stdin(&self) -> bool {
+        let list = self.tree.files_from.as_deref();
+        self.files.iter().map(Path::new).chain(list).any(is_stdin)
+    }
+
     fn one(&self, client: &ClientOf<'_>, file: &OsString) -> Exit {
         let (source, remote) = match self.source(file) {
             Ok(both) => both,
@@ -280,11 +286,7 @@ impl Put {
             }
         };
         let source = match file.as_bytes() {
-            b"-" => {
-                check_stdin()?;
-                // With what std has read of it already, as ftx shell has.
-                Source::stream(std::io::stdin())
-            }
+            b"-" => Source::stream(stdin()?),
             _ => Source::open(Path::new(file))?,
         };
         Ok((source, remote))

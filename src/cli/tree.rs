@@ -70,7 +70,7 @@ pub struct PutOptions {
     /// Put the files whose paths are in this file, one a line; - is standard input. Their names on
     /// the server are their paths
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
-    files_from: Option<PathBuf>,
+    pub(super) files_from: Option<PathBuf>,
 
     /// Paths in --files-from end with NUL, not with a line break
     #[arg(short = '0', long, requires = "files_from")]

@@ -67,23 +67,29 @@ fn commands_that_are_piped_in_end_at_the_first_that_fails() {
         assert!(!output.stderr.is_empty());
         assert!(!world.served().join("never").exists(), "{line}");
     }
-    let output = shell(&world, &server, "mkdir in\ncd in\nput -\n");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("put - needs --as NAME"), "{}", text(&output.stderr));
     let output = shell(&world, &server, "exit\nmkdir never\n");
     assert_eq!(output.status.code(), Some(0));
     assert!(!world.served().join("never").exists());
 }
 
-/// Also what the shell has read already.
+/// They would be its content, or its list, and not be done.
 #[test]
-fn what_comes_behind_a_put_of_standard_input_is_its_content() {
+fn what_comes_behind_a_put_of_standard_input_is_not_taken_for_its_content() {
     let world = World::new();
     let server = world.serve();
-    let output = shell(&world, &server, "put - --as notes\nhello\nmkdir never\n");
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(world.stored("notes"), b"hello\nmkdir never\n");
-    assert!(!world.served().join("never").exists());
+    for put in [
+        "put - --as notes",
+        "put - --as /notes --no-clobber",
+        "put /dev/stdin --as notes",
+        "put --files-from -",
+        "put --files-from /dev/stdin -0",
+    ] {
+        let output = shell(&world, &server, &format!("{put}\nmkdir never\n"));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{put}: {said}");
+        assert!(said.contains("standard input has the commands of this shell"), "{put}: {said}");
+        assert!(["notes", "never"].iter().all(|name| !world.served().join(name).exists()), "{put}");
+    }
 }
 
 #[test]
