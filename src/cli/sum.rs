@@ -176,7 +176,10 @@ impl Verify {
                 say(&format!("{} has no checksum lines: there was nothing to verify", self.list()));
                 return Ok(Exit::Usage);
             }
-            Ok(match (counts.end(), tally.exit()) {
+            if !(self.quiet && counts.exit() == Exit::Done) {
+                say(&counts.summary());
+            }
+            Ok(match (counts.exit(), tally.exit()) {
                 (Exit::Done, of_the_output) => of_the_output,
                 (exit, _) => exit,
             })
@@ -216,7 +219,7 @@ impl Counts {
         *count = count.saturating_add(1);
     }
 
-    fn end(&self) -> Exit {
+    fn summary(&self) -> String {
         let Self { ok, changed, missing, failed, unreadable } = self;
         let mut line = format!("{ok} ok, {changed} changed, {missing} missing");
         if *failed > 0 {
@@ -227,8 +230,11 @@ impl Counts {
                 counted(*unreadable, "line is no checksum line", "lines are no checksum lines");
             line.push_str(&format!("; {lines}"));
         }
-        say(&line);
-        match (changed.saturating_add(*missing), *failed, *unreadable) {
+        line
+    }
+
+    fn exit(&self) -> Exit {
+        match (self.changed.saturating_add(self.missing), self.failed, self.unreadable) {
             (1.., _, _) => Exit::Integrity,
             (0, 1.., _) => Exit::Refused,
             (0, 0, 1..) => Exit::Usage,

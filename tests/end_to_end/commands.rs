@@ -280,6 +280,12 @@ fn sums_are_of_the_bytes_and_verify_tells_what_became_of_them() {
     let hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
     let sum = world.run(server.address, &["sum", "docs/a.txt", "docs/sub/b"], 0).stdout;
     assert!(text(&sum).contains(&format!("{hello}  docs/a.txt\n")), "{}", text(&sum));
+    fs::write(world.here().join("SUMS"), &sum).unwrap();
+    let quiet = world.run(server.address, &["verify", "-q", "SUMS"], 0);
+    assert!(
+        quiet.stdout.is_empty() && quiet.stderr.is_empty(),
+        "no mail of cron says that all is well"
+    );
     fs::write(world.here().join("SUMS"), [&sum[..], b"no checksum line\n"].concat()).unwrap();
     fs::write(world.served().join("docs/sub/b"), vec![b'c'; 2048]).unwrap();
     let verified = world.run(server.address, &["verify", "SUMS"], 5);
@@ -289,6 +295,7 @@ fn sums_are_of_the_bytes_and_verify_tells_what_became_of_them() {
     fs::remove_file(world.served().join("docs/a.txt")).unwrap();
     let verified = world.run(server.address, &["verify", "-q", "SUMS"], 5);
     assert_eq!(sorted(&verified.stdout), ["docs/a.txt: missing", "docs/sub/b: changed"]);
+    assert!(text(&verified.stderr).contains("0 ok, 1 changed, 1 missing"));
     world.run(server.address, &["verify", "nothing"], 6);
     world.run(server.address, &["sum", "docs"], 4);
     let sum = world.run(server.address, &["sum", "--digest", "blake3", "docs/sub/b"], 0).stdout;
