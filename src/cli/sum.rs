@@ -1,6 +1,7 @@
 //! `ftx sum` and `ftx verify`: digests that the server computes.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
@@ -11,12 +12,22 @@ use ftx_client::{
     Algorithm, Answer, Ask, Cache, Class, Code, Digest, Failure, Kind, Name, Remote, Stat,
 };
 use ftx_protocol::Escaped;
+use ftx_protocol::limits::NAME_BYTES;
 use serde_json::json;
 
 use super::exit::Exit;
 use super::remote::{Clients, Tally, Where, each_server, run};
 use super::report::{counted, finished_line, name_in_line, say};
 use super::transfer::DigestKind;
+use super::tree::{inside, name_of_path};
+
+/// Of so many lines that are no checksum lines it is said which and why. A file that is no list may have
+/// any number of them; the others are counted.
+const UNREADABLE_TOLD_MAX: u64 = 10;
+
+/// No checksum line is longer: a name with each byte written as `%xx`, its server, and the digest. So the words
+/// about one are not, either.
+const LINE_BYTES_MAX: usize = 4 * NAME_BYTES;
 
 /// Print the checksum lines of files on a server, without fetching them.
 ///
@@ -42,7 +53,8 @@ pub struct Sum {
 
 /// Hold checksum lines against what a server has now.
 ///
-/// Reads what put printed (or sha256sum, with names on the server). The server reads every byte.
+/// Reads what put printed, or sha256sum, with names on the server or paths as put names them (./a is a).
+/// The server reads every byte.
 /// Exit code 5 says that something is changed or missing.
 #[derive(Debug, Args)]
 #[command(
@@ -129,23 +141,34 @@ impl Verify {
             let mut session = client.session()?;
             let mut counts = Counts::default();
             let mut unreadable: u64 = 0;
-            let mut lines = lines(&self.sums)?;
+            let mut lines = lines(&self.sums)?.zip(1u64..);
             let mut tally = Tally::default();
             let mut broken = None;
             let mut asks = std::iter::from_fn(|| {
                 loop {
-                    match lines.next()? {
-                        Ok(line) if line.is_empty() || line.starts_with(b"#") => {}
-                        Ok(line) => match parse(&line) {
-                            Some((name, digest)) => {
-                                let ask = ask(name.clone(), digest.algorithm, Cache::Bypass);
-                                return Some(((name, digest), ask));
-                            }
-                            None => unreadable = unreadable.saturating_add(1),
-                        },
+                    let (line, number) = lines.next()?;
+                    let line = match line {
+                        Ok(line) => line,
                         Err(error) => {
                             broken = Some(Failure::local("cannot read", &self.sums, &error));
                             return None;
+                        }
+                    };
+                    let line = line.strip_suffix(b"\r").unwrap_or(&line);
+                    if line.is_empty() || line.starts_with(b"#") {
+                        continue;
+                    }
+                    match parse(line) {
+                        Ok((name, digest)) => {
+                            let ask = ask(name.clone(), digest.algorithm, Cache::Bypass);
+                            return Some(((name, digest), ask));
+                        }
+                        Err(why) => {
+                            if unreadable < UNREADABLE_TOLD_MAX {
+                                let list = self.list();
+                                say(&format!("line {number} of {list} is no checksum line: {why}"));
+                            }
+                            unreadable = unreadable.saturating_add(1);
                         }
                     }
                 }
@@ -251,13 +274,57 @@ fn lines(path: &Path) -> Result<Box<dyn Iterator<Item = std::io::Result<Vec<u8>>
     Ok(Box::new(BufReader::new(file).split(b'\n')))
 }
 
-/// Reads a line of `sha256sum`, `b3sum`, or either with `--tag`. A name that the client printed
-/// with a server is taken without it.
-fn parse(line: &[u8]) -> Option<(Name, Digest)> {
+/// Why a line is no checksum line.
+#[derive(Debug, PartialEq, Eq)]
+enum NoSum {
+    Form,
+    Length,
+    Escape,
+    /// What it is the digest of cannot be on a server.
+    Name(Failure),
+}
+
+impl fmt::Display for NoSum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Form => f.write_str(
+                "it is neither 64 hexadecimal digits, two spaces and a name, nor SHA256 (name) = digits",
+            ),
+            Self::Length => write!(f, "it is longer than {LINE_BYTES_MAX} bytes"),
+            Self::Escape => {
+                f.write_str("it begins with a backslash, and has one before something else than n, r or \\")
+            }
+            Self::Name(failure) => failure.fmt(f),
+        }
+    }
+}
+
+/// Reads a line of `sha256sum`, `b3sum`, or either with `--tag`. A path is the name that put would
+/// give it, and a name that the client printed with a server is taken without it.
+fn parse(line: &[u8]) -> Result<(Name, Digest), NoSum> {
+    if line.len() > LINE_BYTES_MAX {
+        return Err(NoSum::Length);
+    }
     let (escaped, line) = match line.strip_prefix(b"\\") {
         Some(rest) => (true, rest),
         None => (false, line),
     };
+    let (name, digest) = parts(line).ok_or(NoSum::Form)?;
+    let name = match escaped {
+        true => unescaped(name).ok_or(NoSum::Escape)?,
+        false => name.to_vec(),
+    };
+    let name = match name.starts_with(b"ftx://") {
+        true => Remote::parse(&name).map(|remote| remote.name),
+        false => {
+            name_of_path(Path::new(OsStr::from_bytes(&name))).and_then(|name| inside(None, &name))
+        }
+    };
+    Ok((name.map_err(NoSum::Name)?, digest))
+}
+
+/// The name in a line as it stands there, and the digest.
+fn parts(line: &[u8]) -> Option<(&[u8], Digest)> {
     let tagged = [(&b"SHA256 ("[..], "sha256"), (b"BLAKE3 (", "blake3")]
         .into_iter()
         .find_map(|(tag, kind)| Some((line.strip_prefix(tag)?, kind)));
@@ -274,8 +341,6 @@ fn parse(line: &[u8]) -> Option<(Name, Digest)> {
     };
     let hex = std::str::from_utf8(hex).ok()?.to_ascii_lowercase();
     let digest = format!("{kind}:{hex}").parse().ok()?;
-    let name = if escaped { unescaped(name)? } else { name.to_vec() };
-    let name = Remote::parse(&name).ok()?.name;
     Some((name, digest))
 }
 
@@ -312,10 +377,24 @@ mod tests {
                 assert_eq!((read.as_bytes(), same), (name, digest));
             }
         }
-        let (name, _) = parse(format!("{hex} *binary").as_bytes()).unwrap();
-        assert_eq!(name.as_bytes(), b"binary");
-        for wrong in ["", "ab  x", &format!("{hex}x"), &format!("SHA256 (x) = {hex}0"), "\\x"] {
-            assert!(parse(wrong.as_bytes()).is_none(), "{wrong}");
+        let name = |line: String| parse(line.as_bytes()).map(|(name, _)| name.to_string());
+        for (line, as_put) in [
+            (format!("{hex} *binary"), "binary"),
+            (format!("{hex}  ./a/b"), "a/b"),
+            (format!("\\{hex}  ./a\\\\b"), "a\\\\b"),
+            (format!("SHA256 (./a) = {hex}"), "a"),
+            (format!("{hex}  /var/./log//a"), "var/log/a"),
+            (format!("{hex}  ftx://box:1/a"), "a"),
+        ] {
+            assert_eq!(name(line.clone()).as_deref(), Ok(as_put), "{line}");
+        }
+        let form = ["", "ab  x", &format!("{hex}x"), &format!("SHA256 (x) = {hex}0"), "\\x"];
+        assert!(form.iter().all(|line| parse(line.as_bytes()) == Err(NoSum::Form)));
+        assert_eq!(name(format!("\\{hex}  a\\b")), Err(NoSum::Escape));
+        assert_eq!(name(format!("{hex}  {}", "a/".repeat(LINE_BYTES_MAX))), Err(NoSum::Length));
+        for no_name in ["../a", ".", "ftx://box:1/a/../b", "a\0"] {
+            let why = name(format!("{hex}  {no_name}"));
+            assert!(matches!(why, Err(NoSum::Name(_))), "{no_name}: {why:?}");
         }
     }
 }

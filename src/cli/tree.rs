@@ -466,7 +466,7 @@ fn is_below(path: &Path, other: &Path) -> bool {
 }
 
 /// A path as it was given, as a name has it: without what leads to the root or stays where it is.
-fn name_of_path(path: &Path) -> Result<Vec<u8>, Failure> {
+pub fn name_of_path(path: &Path) -> Result<Vec<u8>, Failure> {
     use std::path::Component;
     let mut parts = Vec::new();
     for component in path.components() {
@@ -482,7 +482,8 @@ fn name_of_path(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(parts.join(&b'/'))
 }
 
-fn inside(directory: Option<&Name>, part: &[u8]) -> Result<Name, Failure> {
+/// A name in a directory; `None` is the top.
+pub fn inside(directory: Option<&Name>, part: &[u8]) -> Result<Name, Failure> {
     Name::inside(directory, part).map_err(|error| {
         wrong(&format!("\"{}\" cannot be a name on the server: {error}", Escaped(part)))
     })
