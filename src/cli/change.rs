@@ -146,7 +146,10 @@ impl Mv {
                     Ok(_) | Err(_) => to.name,
                 }
             };
-            let condition = if self.force { Condition::Always } else { Condition::Absent };
+            let (condition, hints) = match self.force {
+                true => (Condition::Always, [].as_slice()),
+                false => (Condition::Absent, [(Code::Exists, "to replace it, say -f")].as_slice()),
+            };
             let moving = Move {
                 id: RequestId(0),
                 name: from.name,
@@ -155,8 +158,7 @@ impl Mv {
                 durability: self.common.durability.durability(),
                 need: Vec::new(),
             };
-            let hints = [(Code::Exists, "to replace it, say -f")];
-            session.change(Change::Move(moving)).map_err(|failure| hinted(failure, &hints))?;
+            session.change(Change::Move(moving)).map_err(|failure| hinted(failure, hints))?;
             Ok(Exit::Done)
         })
     }

@@ -42,6 +42,24 @@ impl Grant {
             lease: Lease::Always,
         }
     }
+
+    /// What somebody is told of a refusal: where a name had to be free because of what they may do, and not because
+    /// they said so, that is the reason. In a drop box it is not: names have numbers there.
+    pub(in crate::server) fn in_words(&self, refusal: Refusal) -> Refusal {
+        let by_right = self.condition.is_some() && self.naming == Naming::AsAsked;
+        if refusal.code != Code::Exists || !by_right {
+            return refusal;
+        }
+        let why = match &self.lease {
+            Lease::Always => {
+                "without a token nobody may replace files here: log in with ftx login".to_owned()
+            }
+            Lease::Token { known, .. } => {
+                format!("the token may not replace files: it may {}", known.rights)
+            }
+        };
+        Refusal::new(Code::Exists, format!("something has the name already, and {why}"))
+    }
 }
 
 /// Whether what was granted still holds: a token may be taken back while a body is under way.

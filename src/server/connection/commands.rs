@@ -93,7 +93,7 @@ impl Connection {
     fn job(
         &mut self,
         work: Work,
-        mut granted: Granted,
+        granted: Granted,
         input: Option<&Arc<Buffer>>,
         now: Time,
     ) -> Option<Job> {

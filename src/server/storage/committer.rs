@@ -323,6 +323,7 @@ impl Bench {
         told: &Asker,
         result: Result<Settled, Refusal>,
     ) -> Option<(ConnectionKey, Outcome)> {
+        let result = result.map_err(|refusal| told.granted().in_words(refusal));
         Some(match (told, result) {
             (Asker::Put { slot, name, course }, Ok(Settled::Stored(stored))) => {
                 self.end(slot, name, *course, Ok(stored))

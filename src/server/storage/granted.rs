@@ -22,8 +22,16 @@ impl Granted {
     }
 
     /// When a name may be taken, in place of what the request says.
-    pub(in crate::server) fn condition(&mut self) -> Option<Condition> {
-        self.0.as_mut()?.condition.take()
+    pub(in crate::server) fn condition(&self) -> Option<Condition> {
+        self.0.as_ref()?.condition.clone()
+    }
+
+    /// See [`Grant::in_words`].
+    pub(super) fn in_words(&self, refusal: Refusal) -> Refusal {
+        match &self.0 {
+            Some(grant) => grant.in_words(refusal),
+            None => refusal,
+        }
     }
 
     pub(super) fn within(&self) -> Option<&Name> {

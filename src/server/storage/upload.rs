@@ -56,7 +56,7 @@ impl Bring {
             }
             Err(refusal) => {
                 self.shared.transfers.release(&slot);
-                self.refuse(id, &name, Came::Nowhere, refusal, began);
+                self.refuse(id, &name, Came::Nowhere, slot.granted.in_words(refusal), began);
             }
         }
     }

@@ -9,7 +9,7 @@ use ftx_protocol::message::ClientMessage;
 use serde_json::{Value, json};
 
 use super::house::{House, Inside, put, word};
-use crate::harness::MIB;
+use crate::harness::{MIB, text};
 use crate::talk::HELLO_DIGEST;
 
 /// What is asked in a directory in which there are `file`, `other` and `full/x`.
@@ -167,6 +167,29 @@ fn every_operation_needs_its_right() {
             assert_eq!(content, b"as it was", "{set} has replaced something");
         }
     }
+}
+
+/// Nobody has said that it was not to be replaced.
+#[test]
+fn who_may_not_replace_is_told_that_it_is_for_that_and_not_as_it_was_asked() {
+    let house = House::with(&["--public", "write"]);
+    furnish(&house, ".");
+    fs::write(house.world.here().join("file"), "new").unwrap();
+    let token = house.add("alice", "write,delete");
+    let said = |token: Option<&str>, args: &[&str]| text(&house.run(token, args, 4).stderr);
+    let of_the_token = "already, and the token may not replace files: it may write,delete\n";
+    for args in [&["put", "file"][..], &["put", "-r", "file"], &["mv", "-f", "other", "file"]] {
+        let said = said(Some(&token), args);
+        assert!(said.contains("(exists)") && said.contains(of_the_token), "{args:?}: {said}");
+    }
+    let of_everybody = "without a token nobody may replace files here";
+    assert!(said(None, &["put", "file"]).contains(of_everybody));
+    for args in [&["put", "file", "--no-clobber"][..], &["mv", "other", "file"]] {
+        let said = said(Some(&token), args);
+        assert!(said.contains("already, and was not to be replaced"), "{args:?}: {said}");
+    }
+    let content = fs::read(house.world.served().join("file")).unwrap();
+    assert_eq!(content, b"as it was");
 }
 
 #[test]
