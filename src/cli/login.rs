@@ -103,20 +103,22 @@ impl Login {
     /// The token, from wherever it is.
     fn token(&self, clients: &Clients, client: &Client) -> Result<Token, Failure> {
         if let Some(path) = &self.token_file {
-            return token_in(path);
+            return token_in(path)?.ok_or_else(|| missing(&in_file(path)));
         }
         if !io::stdin().is_terminal() {
             let line = first_line_of_stdin()?;
+            let place = "on standard input";
             // Nothing there is no answer: a script has its token elsewhere.
-            return match token_of_environment()? {
-                Some(token) if line.trim().is_empty() => Ok(token),
-                _ => token(&line, "on standard input"),
+            return match token(&line, place)? {
+                Some(token) => Ok(token),
+                None => token_of_environment()?.ok_or_else(|| missing(place)),
             };
         }
-        let terminal = clients.person().terminal().ok_or_else(|| missing("at the terminal"))?;
+        let place = "at the terminal";
+        let terminal = clients.person().terminal().ok_or_else(|| missing(place))?;
         let question = format!("Token for {} (it is not shown): ", client.server());
         match terminal.ask_secretly(&question) {
-            Ok(line) => token(&line, "at the terminal"),
+            Ok(line) => token(&line, place)?.ok_or_else(|| missing(place)),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 Err(Failure::new(Class::Interrupted, "log in: interrupted"))
             }
@@ -139,19 +141,28 @@ fn forget(server: &ServerAddress) -> Result<Exit, Failure> {
 
 fn token_of_environment() -> Result<Option<Token>, Failure> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(text) = set(TOKEN) {
-        return token(&text.to_string_lossy(), "in FTX_TOKEN").map(Some);
-    }
-    set(TOKEN_FILE).map(|path| token_in(Path::new(&path))).transpose()
+    let (found, place) = if let Some(text) = set(TOKEN) {
+        let place = "in FTX_TOKEN".to_owned();
+        (token(&text.to_string_lossy(), &place)?, place)
+    } else if let Some(path) = set(TOKEN_FILE) {
+        let path = PathBuf::from(path);
+        (token_in(&path)?, format!("{}, where FTX_TOKEN_FILE says that it is", in_file(&path)))
+    } else {
+        return Ok(None);
+    };
+    found.map(Some).ok_or_else(|| nothing(&place))
 }
 
-fn token_in(path: &Path) -> Result<Token, Failure> {
+fn token_in(path: &Path) -> Result<Option<Token>, Failure> {
     let failed = |error: &io::Error| Failure::local("cannot read", path, error);
     let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
     let mut bytes = Vec::new();
     file.take(TOKEN_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-    let shown = ftx_protocol::Escaped(path.as_os_str().as_encoded_bytes());
-    token(&String::from_utf8_lossy(&bytes), &format!("in {shown}"))
+    token(&String::from_utf8_lossy(&bytes), &in_file(path))
+}
+
+fn in_file(path: &Path) -> String {
+    format!("in {}", ftx_protocol::Escaped(path.as_os_str().as_encoded_bytes()))
 }
 
 fn first_line_of_stdin() -> Result<String, Failure> {
@@ -164,18 +175,24 @@ fn first_line_of_stdin() -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&line).into_owned())
 }
 
-/// Reads a token, and shows nothing of what is none: it may be one with a letter too many.
-fn token(text: &str, place: &str) -> Result<Token, Failure> {
+/// Reads a token, if there is anything, and shows nothing of what is none: it may be one with a letter too many.
+fn token(text: &str, place: &str) -> Result<Option<Token>, Failure> {
     match text.trim() {
-        "" => Err(missing(place)),
-        text => {
-            text.parse().map_err(|error| wrong(&format!("what is {place} is no token: {error}")))
-        }
+        "" => Ok(None),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|error| wrong(&format!("what is {place} is no token: {error}"))),
     }
 }
 
+fn nothing(place: &str) -> Failure {
+    wrong(&format!("there is no token {place}"))
+}
+
+/// The same for a login, which can do without.
 fn missing(place: &str) -> Failure {
-    wrong(&format!("there is no token {place}; to remember the server without one, say --no-token"))
+    nothing(place).with_hint("to remember the server without one, say --no-token")
 }
 
 /// Whoever runs this program.
@@ -249,14 +266,14 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_not_shown() {
-        assert_eq!(token(&format!(" {TEXT}\r\n"), "here").unwrap().text(), TEXT);
+        assert_eq!(token(&format!(" {TEXT}\r\n"), "here").unwrap().unwrap().text(), TEXT);
         for bad in [&TEXT[1..], &format!("{TEXT}{TEXT}"), "AAECAwQ"] {
             let failure = token(bad, "in FTX_TOKEN").unwrap_err();
             assert_eq!(failure.class, Class::Usage);
             let said = failure.to_string();
             assert!(said.contains("in FTX_TOKEN") && !said.contains("AAEC"), "{said}");
         }
-        assert!(token(" \n", "on standard input").unwrap_err().to_string().contains("--no-token"));
+        assert!(token(" \n", "on standard input").unwrap().is_none());
     }
 
     #[test]
@@ -264,7 +281,7 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         let path = here.path().join("token");
         std::fs::write(&path, format!("{TEXT}\n")).unwrap();
-        assert_eq!(token_in(&path).unwrap().text(), TEXT);
+        assert_eq!(token_in(&path).unwrap().unwrap().text(), TEXT);
         std::fs::write(&path, format!("{TEXT}\nmore\n")).unwrap();
         token_in(&path).unwrap_err();
         assert_eq!(token_in(&here.path().join("none")).unwrap_err().class, Class::Local);

@@ -442,6 +442,22 @@ fn a_login_that_fails_leaves_what_was_known_as_it_was() {
         assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
         assert!(!text(&output.stderr).contains("secret"), "{}", text(&output.stderr));
     }
+    // Only a login can do without.
+    fs::write(&file, "\n").unwrap();
+    for (name, value, words) in [
+        ("FTX_TOKEN", " ", "there is no token in FTX_TOKEN\n"),
+        (
+            "FTX_TOKEN_FILE",
+            "token",
+            "there is no token in token, where FTX_TOKEN_FILE says that it is\n",
+        ),
+    ] {
+        let output = ping(name, value);
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.ends_with(words), "{name}: {said}");
+    }
+    let output = login(&["--token-file", "token", &place], "");
+    assert!(text(&output.stderr).contains("there is no token in token; to remember"));
     assert_eq!(front.take_tokens(), []);
 }
 
