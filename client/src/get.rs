@@ -34,6 +34,8 @@ pub struct GetOptions {
     /// [`Durability::None`] gives that up; a file that is not whole and verified takes no name all
     /// the same.
     pub durability: Durability,
+    /// What messages call it: the word by which whoever reads them has asked for it.
+    pub called: &'static str,
 }
 
 impl Default for GetOptions {
@@ -42,6 +44,7 @@ impl Default for GetOptions {
             algorithm: Algorithm::default(),
             replace: Replace::Yes,
             durability: Durability::Full,
+            called: "get",
         }
     }
 }
@@ -224,7 +227,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
     }
 
     fn what(&self) -> String {
-        format!("get {}", self.name)
+        format!("{} {}", self.options.called, self.name)
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {

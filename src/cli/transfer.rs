@@ -150,6 +150,10 @@ pub struct Get {
 
     #[command(flatten)]
     common: Common,
+
+    /// The word for it in messages: cat is another one.
+    #[arg(skip = "get")]
+    called: &'static str,
 }
 
 /// Print files of a server.
@@ -180,7 +184,8 @@ impl Cat {
         };
         let output = Some(PathBuf::from("-"));
         let (no_clobber, durability, tree) = (false, Level::Full, Default::default());
-        Get { names, output, no_clobber, durability, tree, common }.run(clients)
+        let called = "cat";
+        Get { names, output, no_clobber, durability, tree, common, called }.run(clients)
     }
 }
 
@@ -347,7 +352,7 @@ impl Get {
         match self.get(client, name) {
             Ok(exit) => exit,
             Err(failure) => {
-                Report::new(self.common.form(), self.results(), "get", name.as_bytes())
+                Report::new(self.common.form(), self.results(), self.called, name.as_bytes())
                     .failed(&failure);
                 failure.class.into()
             }
@@ -357,11 +362,12 @@ impl Get {
     fn get(&self, client: &ClientOf<'_>, name: &OsString) -> Result<Exit, Failure> {
         let remote = Remote::parse(without_slash(name))?;
         let (sink, shown) = self.sink(&remote.name)?;
-        let mut report = Report::new(self.common.form(), self.results(), "get", &shown);
+        let mut report = Report::new(self.common.form(), self.results(), self.called, &shown);
         let options = GetOptions {
             algorithm: self.common.algorithm(),
             replace: if self.no_clobber { Replace::No } else { Replace::Yes },
             durability: self.durability.durability(),
+            called: self.called,
         };
         let client = client(remote.server);
         let got = client.get(&remote.name, sink, &options, &mut |notice| report.notice(notice));

@@ -370,6 +370,8 @@ fn cat_prints_files_one_after_another() {
     let cat = world.run(server.address, &["cat", "docs/a.txt", "docs/link"], 0);
     assert_eq!(text(&cat.stdout), "hellohello");
     world.run(server.address, &["cat", "docs"], 4);
+    let said = text(&world.run(server.address, &["cat", "nothing"], 4).stderr);
+    assert!(said.starts_with("ftx: cat nothing: "), "{said}");
 }
 
 #[test]
