@@ -33,7 +33,7 @@ const LINE_BYTES_MAX: usize = 4 * NAME_BYTES;
 ///
 /// The server reads the bytes.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  ftx sum backup/db.sql iso/*.iso >> SUMS")]
+#[command(after_help = "Example:\n  ftx sum backup/db.sql backup/users.sql >> SUMS")]
 pub struct Sum {
     /// Files on the server
     #[arg(required = true, value_name = "NAME")]
