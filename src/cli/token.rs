@@ -76,7 +76,7 @@ struct Add {
     max_bytes: Option<NonZeroU64>,
 
     /// Let it have no more unfinished uploads than this at once [default: 64]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = partials)]
     max_partials: Option<NonZeroU32>,
 }
 
@@ -380,6 +380,11 @@ fn year_10_000() -> SystemTime {
 fn bytes(text: &str) -> Result<NonZeroU64, String> {
     let size: Size = text.parse()?;
     NonZeroU64::new(size.bytes()).ok_or_else(|| "it could bring nothing".to_owned())
+}
+
+fn partials(text: &str) -> Result<NonZeroU32, String> {
+    let max = NonZeroU32::MAX;
+    text.parse().map_err(|_| format!("write a number from 1 to {max}, such as 8"))
 }
 
 fn local(message: &str) -> Failure {

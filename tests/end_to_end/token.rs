@@ -281,7 +281,7 @@ fn words_that_mean_nothing_are_refused() {
         (&["add", "alice", "--can", "read", "--expires", "0s"], "ended already"),
         (&["add", "alice", "--can", "read", "--expires", "yesterday"], "such as 12h or 7d"),
         (&["add", "alice", "--can", "read", "--max-bytes", "0"], "bring nothing"),
-        (&["add", "alice", "--can", "read", "--max-partials", "0"], "--max-partials"),
+        (&["add", "alice", "--can", "read", "--max-partials", "0"], "a number from 1 to"),
         (&["ls", "--state", "x"], "--state"),
     ] {
         let said = text(&run(&world, args, 2).stderr);
