@@ -73,7 +73,8 @@ pub struct PutOptions {
     pub(super) files_from: Option<PathBuf>,
 
     /// Paths in --files-from end with NUL, not with a line break
-    #[arg(short = '0', long, requires = "files_from")]
+    // A file conflicts with the list, and with that the list would not be asked for.
+    #[arg(short = '0', long, requires = "files_from", conflicts_with = "files")]
     null: bool,
 }
 

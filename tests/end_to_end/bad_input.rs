@@ -476,6 +476,8 @@ fn a_word_that_is_wrong_is_answered_with_what_is_right() {
     for (args, words) in [
         (["get", "ftx://"].as_slice(), "\"\" is no server address; write host:port"),
         (&["mkdir", "never", "-s", ""], "\"\" is no server address; write host:port"),
+        (&["put", "-0", "a"], "'--null' cannot be used with '[FILE]...'"),
+        (&["put", "-0"], "--files-from <FILE>"),
         (&["ls", "--server="], "\"\" is no server address; write host:port"),
         (&["serve", "dir", "--listen", "localhost:0"], "such as 127.0.0.1:7389"),
         (&["serve", "dir", "--max-size", "99999999T"], "it is too large"),
