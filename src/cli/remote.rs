@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use clap::Args;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use ftx_client::{
     Class, Client, Failure, Interrupt, Keeper, Name, Plaintext, Remote, Retry, ServerAddress,
     Session,
@@ -78,13 +79,52 @@ impl At {
         Ok(groups)
     }
 
-    /// The words that say the same.
-    pub fn words(&self) -> Vec<String> {
-        let mut words = vec!["--server".to_owned(), self.server.whole()];
-        if self.plaintext {
-            words.push("--plaintext".to_owned());
+    /// The commands of a shell at this server: theirs is the same, unless a name brings another one.
+    pub fn of_shell(&self, shell: clap::Command) -> clap::Command {
+        let plaintext = if self.plaintext { "true" } else { "false" };
+        shell.mut_subcommands(|command| {
+            if !command.get_arguments().any(|argument| argument.get_id() == "server") {
+                return command;
+            }
+            let server = OfShell(self.server.clone());
+            command
+                .mut_arg("server", |argument| argument.hide(true).value_parser(server))
+                .mut_arg("plaintext", |argument| argument.default_value(plaintext))
+        })
+    }
+}
+
+/// Gives a command of a shell the server that the shell has, and takes no other word for one.
+#[derive(Debug, Clone)]
+struct OfShell(ServerAddress);
+
+impl TypedValueParser for OfShell {
+    type Value = ServerAddress;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&clap::Arg>,
+        _: &OsStr,
+    ) -> Result<ServerAddress, clap::Error> {
+        let message = format!(
+            "a shell has one server, and this one has {}; for another one, start another shell\n",
+            self.0
+        );
+        Err(clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command))
+    }
+
+    fn parse_ref_(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        word: &OsStr,
+        source: ValueSource,
+    ) -> Result<ServerAddress, clap::Error> {
+        match source {
+            ValueSource::DefaultValue => Ok(self.0.clone()),
+            _ => self.parse_ref(command, argument, word),
         }
-        words
     }
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use completion::Names;
 use ftx_client::{Client, Failure, Kind, Name};
 use ftx_protocol::Escaped;
@@ -82,8 +82,7 @@ enum Line {
     Exit,
 }
 
-/// Commands that ask no server, and those that take files here.
-const LOCAL: [&str; 9] = ["cd", "pwd", "lls", "lcd", "lpwd", "help", "?", "exit", "quit"];
+/// Commands that take files here, and all there are.
 const TAKES_PATHS: [&str; 3] = ["put", "lls", "lcd"];
 const COMMANDS: [&str; 17] = [
     "cat", "cd", "du", "exit", "get", "help", "lcd", "lls", "lpwd", "ls", "mkdir", "mv", "put",
@@ -100,7 +99,8 @@ impl Shell {
         // Says at once when there is no server, or when it lets nobody in.
         client.greet()?;
         let commands = Commands::of_stdin();
-        let there = There { clients, client, words: self.at.words(), commands, place: None };
+        let grammar = self.at.of_shell(Line::command());
+        let there = There { clients, client, grammar, commands, place: None };
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor: Editor<Names, DefaultHistory> =
             Editor::with_config(config).map_err(|error| terminal(&error))?;
@@ -176,8 +176,8 @@ fn history() -> Option<PathBuf> {
 struct There {
     clients: Clients,
     client: Client,
-    /// What makes a command one for the same server.
-    words: Vec<String>,
+    /// What can be typed, as [`Line`] has it, for the same server.
+    grammar: clap::Command,
     commands: Commands,
     /// `None` is the top.
     place: Option<Name>,
@@ -214,13 +214,12 @@ impl There {
 
     fn parse(&self, line: &str) -> Result<Option<Line>, Unclear> {
         let words = shlex::split(line).ok_or(Unclear::Quote)?;
-        let Some((command, rest)) = words.split_first() else { return Ok(None) };
-        let mut whole = vec![command.clone()];
-        if COMMANDS.contains(&command.as_str()) && !LOCAL.contains(&command.as_str()) {
-            whole.extend(self.words.iter().cloned());
+        if words.is_empty() {
+            return Ok(None);
         }
-        whole.extend(rest.iter().cloned());
-        Line::try_parse_from(whole).map(Some).map_err(Unclear::Words)
+        let matches = self.grammar.clone().try_get_matches_from(words);
+        let line = matches.and_then(|mut matches| Line::from_arg_matches_mut(&mut matches));
+        line.map(Some).map_err(Unclear::Words)
     }
 
     fn run(&mut self, mut line: Line) -> Result<Exit, Failure> {
@@ -262,7 +261,7 @@ impl There {
                 let here = std::env::current_dir().unwrap_or_default();
                 printed(&super::remote::shown(here.as_os_str().as_bytes()))
             }
-            Line::Help | Line::Exit => told(<Line as clap::CommandFactory>::command().print_help()),
+            Line::Help | Line::Exit => told(Line::command().print_help()),
         })
     }
 
@@ -403,13 +402,11 @@ mod tests {
 
     #[test]
     fn every_command_that_is_offered_is_one() {
-        use clap::CommandFactory;
         let line = Line::command();
         let mut known: Vec<&str> = line.get_subcommands().map(clap::Command::get_name).collect();
         known.sort_unstable();
         assert_eq!(known, COMMANDS);
-        let local = LOCAL.iter().filter(|word| COMMANDS.contains(word));
-        assert!(local.chain(&TAKES_PATHS).all(|word| known.contains(word)));
+        assert!(TAKES_PATHS.iter().all(|word| known.contains(word)));
         line.debug_assert();
     }
 }

@@ -120,6 +120,14 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Runs the client with something on its stdin.
+pub fn fed(command: &mut Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    // One that has enough before reads no more.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
 /// What a program that is to end by itself says. One that does not end is killed, and is a failure.
 pub fn to_its_end(mut child: Child) -> Output {
     let end = Instant::now() + PATIENCE;

@@ -6,12 +6,12 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::front::{Front, Tap, certificate_of_authority, is_only_a_greeting, own_certificate};
-use crate::harness::{Line, MIB, World, done_event, not_tested, text, until};
+use crate::harness::{Line, MIB, World, done_event, fed, not_tested, text, until};
 use crate::liars::liar;
 use crate::talk::HELLO_DIGEST;
 
@@ -30,14 +30,6 @@ fn wants_the_token(token: Option<&str>) -> Option<&'static str> {
 
 fn wants_nothing(_: Option<&str>) -> Option<&'static str> {
     None
-}
-
-/// Runs the client with something on its stdin.
-fn fed(command: &mut Command, input: &str) -> Output {
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    // One that has enough before reads no more.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
 }
 
 fn log_in(world: &World, front: &Front) {

@@ -5,19 +5,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Output, Stdio};
 
-use crate::harness::{MIB, Server, World, done_event, text, until};
+use crate::harness::{MIB, Server, World, done_event, fed, text, until};
 
 /// Larger than what is kept for resuming, several times over.
 const FILE_BYTES: usize = 96 * MIB;
 
 /// What a shell makes of these lines, that come through a pipe.
 pub fn shell(world: &World, server: &Server, lines: &str) -> Output {
-    let mut shell = world.ftx(server.address, ["shell"]).stdin(Stdio::piped()).spawn().unwrap();
-    let mut input = shell.stdin.take().unwrap();
-    // A shell that ends at a failure reads no more.
-    let _ = input.write_all(lines.as_bytes());
-    drop(input);
-    shell.wait_with_output().unwrap()
+    fed(&mut world.ftx(server.address, ["shell"]), lines)
 }
 
 #[test]
@@ -70,6 +65,33 @@ fn commands_that_are_piped_in_end_at_the_first_that_fails() {
     let output = shell(&world, &server, "exit\nmkdir never\n");
     assert_eq!(output.status.code(), Some(0));
     assert!(!world.served().join("never").exists());
+}
+
+#[test]
+fn a_shell_has_one_server_for_all_of_its_commands() {
+    let world = World::new();
+    let server = world.serve();
+    for line in
+        ["ls -s 127.0.0.1:1", "put a --server=127.0.0.1:1", &format!("rm x -s {}", server.address)]
+    {
+        let output = shell(&world, &server, line);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}: {said}");
+        assert!(said.contains("a shell has one server"), "{line}: {said}");
+    }
+    for command in ["ls", "get", "mkdir", "stat"] {
+        let help = shell(&world, &server, &format!("{command} --help"));
+        assert_eq!(help.status.code(), Some(0), "{}", text(&help.stderr));
+        let help = text(&help.stdout);
+        assert!(help.contains("--plaintext") && !help.contains("--server"), "{help}");
+        assert!(!help.contains("default: false"), "{help}");
+    }
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let place = server.address.to_string();
+    let mut said_by_word = world.ftx(nowhere, ["shell", "-s", &place, "--plaintext"]);
+    let output = fed(&mut said_by_word, "mkdir made\nls\nls --plaintext\n");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "made/\nmade/\n");
 }
 
 /// They would be its content, or its list, and not be done.
