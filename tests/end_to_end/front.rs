@@ -4,14 +4,14 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ftx_channel::{Identity, ServerConfig, Tls, server_config};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
-use crate::harness::PATIENCE;
+use crate::harness::{PATIENCE, until};
 
 /// A certificate that vouches for itself, and its key, both as PEM.
 pub fn own_certificate() -> [String; 2] {
@@ -183,10 +183,13 @@ impl Near {
     }
 }
 
+/// What came on a connection. Whoever relays it has a hand on it, until it has ended.
+type Heard = Arc<Mutex<Vec<u8>>>;
+
 /// Writes down what clients send on their way to a server.
 pub struct Tap {
     pub address: SocketAddr,
-    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
 }
 
 impl Tap {
@@ -198,26 +201,25 @@ impl Tap {
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 let Ok(far) = TcpStream::connect(behind) else { continue };
-                let number = {
-                    let mut heard = writing.lock().unwrap();
-                    heard.push(Vec::new());
-                    heard.len() - 1
-                };
+                let heard = Heard::default();
+                writing.lock().unwrap().push(Arc::clone(&heard));
                 let (back, to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
                 std::thread::spawn(move || relay(to, back, |_| {}));
-                let writing = Arc::clone(&writing);
                 std::thread::spawn(move || {
-                    relay(near, far, |bytes| writing.lock().unwrap()[number].extend(bytes));
+                    relay(near, far, |bytes| heard.lock().unwrap().extend(bytes));
                 });
             }
         });
         Self { address, heard }
     }
 
-    /// What came on each connection since this was asked; a moment later, so that all has come.
+    /// What came on each connection since this was asked, once all of them have ended.
     pub fn take(&self) -> Vec<Vec<u8>> {
-        std::thread::sleep(Duration::from_millis(50));
-        std::mem::take(&mut *self.heard.lock().unwrap())
+        let heard = std::mem::take(&mut *self.heard.lock().unwrap());
+        until("all connections have ended", || {
+            heard.iter().all(|bytes| Arc::strong_count(bytes) == 1)
+        });
+        heard.iter().map(|bytes| bytes.lock().unwrap().clone()).collect()
     }
 }
 
