@@ -103,6 +103,11 @@ fn a_directory_that_cannot_be_synced_after_the_rename_is_told_as_unknown_durabil
     talk.put_hello(3, "c", "full");
     let line = talk.line();
     assert!(line["done"].is_null(), "{line}");
+    // What is removed gives its room back all the same.
+    talk.say(json!({"remove": {"id": 4, "name": "a", "durability": "full"}}));
+    assert_eq!(talk.code(), "durability_unknown");
+    let trash = world.served().join(".ftx/trash");
+    until("the trash is swept", || std::fs::read_dir(&trash).unwrap().next().is_none());
     drop(talk);
     server.kill_and_restart(&world.served(), &[]);
     let mut talk = Talk::with(server.address);

@@ -323,7 +323,7 @@ impl<D: Disk> Store<D> {
             committing.puts = Puts::MayBeRepeated;
         }
         let changes = made.iter().any(|made| matches!(made, Made::Change(_)));
-        if changes && lock(&private.journal).mend(&private.directory).is_err() {
+        if changes && self.mend_journal(private).is_err() {
             return Puts::MayBeRepeated;
         }
         committing.puts

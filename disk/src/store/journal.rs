@@ -126,27 +126,29 @@ impl<D: Disk> Journal<D> {
         taken_back.iter().for_each(|record| self.image.apply(record));
         match self.write(private, taken_back, sync) {
             Ok(()) => Ok(()),
-            Err(_) => self.renew(private, self.image.clone()),
+            Err(_) => {
+                self.log = None;
+                self.mend(private)
+            }
         }
     }
 
     /// Writes it anew if what is on the disk may say more: a transfer that was taken back, and
-    /// that the next start would finish.
+    /// that the next start would finish. Never again once its directory could not be synced.
     ///
     /// # Errors
     /// When it may still say more.
     pub(super) fn mend(&mut self, private: &D::Handle) -> io::Result<()> {
         match self.log {
             Some(_) => Ok(()),
-            None => self.renew(private, self.image.clone()),
+            None => Ok(self.replace(private)?),
         }
     }
 
-    /// Writes it anew, to say just this. Never again once its directory could not be synced.
-    pub(super) fn renew(&mut self, private: &D::Handle, image: Image) -> io::Result<()> {
+    /// It is to say just this, and is written anew for that by [`Journal::mend`].
+    pub(super) fn say_only(&mut self, image: Image) {
         self.log = None;
         self.image = image;
-        Ok(self.replace(private)?)
     }
 
     /// Writes it anew because it has grown.

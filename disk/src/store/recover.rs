@@ -346,7 +346,8 @@ impl<D: Disk> Store<D> {
             self.transfers.insert(transfer, partial);
             recovery.resumable = recovery.resumable.saturating_add(1);
         }
-        self.renew_journal(private, kept)
+        lock(&private.journal).say_only(kept);
+        self.mend_journal(private)
             .map_err(|error| OpenError::Private { step: "write the journal", error })?;
         // After the journal: until it was written anew, it may need what is staged.
         for (part, inode) in staged.iter().filter(|(part, _)| !live.contains(*part)) {
@@ -358,10 +359,10 @@ impl<D: Disk> Store<D> {
         Ok(recovery)
     }
 
-    /// On a full disk the journal has no room to be written anew, but what was removed may hold some.
-    fn renew_journal(&self, private: &Private<D>, kept: Image) -> io::Result<()> {
-        let renewed = lock(&private.journal).renew(&private.directory, kept);
-        match renewed {
+    /// See [`Journal::mend`]. On a full disk it has no room to be written anew, but what was removed may hold some.
+    pub(super) fn mend_journal(&self, private: &Private<D>) -> io::Result<()> {
+        let mended = lock(&private.journal).mend(&private.directory);
+        match mended {
             Err(error)
                 if matches!(Errno::from_io_error(&error), Some(Errno::NOSPC | Errno::DQUOT))
                     && self.has_trash() =>
@@ -369,7 +370,7 @@ impl<D: Disk> Store<D> {
                 self.sweep_trash(&|| true);
                 lock(&private.journal).mend(&private.directory)
             }
-            renewed => renewed,
+            mended => mended,
         }
     }
 

@@ -7,13 +7,13 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ftx_protocol::Mode;
 use rustix::io::Errno;
 
-use super::Store;
+use super::{Store, lock};
 use crate::identity::Inode;
 use crate::sys::{Disk, FileKind, Stat, Want};
 use crate::walk::{Step, Walk};
@@ -34,6 +34,8 @@ pub(super) struct Trash<D: Disk> {
     /// A sync of it failed: what was moved into it may be back after a power cut, and has to be
     /// whole then. It is not tried again.
     doubtful: AtomicBool,
+    /// One sweep at a time: of a sync that fails only one would be told.
+    sweeping: Mutex<()>,
 }
 
 /// What a sweep left.
@@ -58,7 +60,7 @@ impl<D: Disk> Trash<D> {
         let left = u64::from(disk.names(&directory)?.next().is_some());
         let (expected, arrived) = (AtomicU64::new(left), AtomicU64::new(left));
         let (empty, doubtful) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Self { directory, expected, arrived, empty, doubtful })
+        Ok(Self { directory, expected, arrived, empty, doubtful, sweeping: Mutex::default() })
     }
 
     /// Whether there is anything in it.
@@ -86,11 +88,12 @@ impl<D: Disk> Store<D> {
     }
 
     /// Gives back the room of what was removed; what cannot be removed stays, and is tried again
-    /// by the next sweep. Waits for the disk; one thread at a time. Asks between any two entries
-    /// whether to go on.
+    /// by the next sweep. Waits for the disk, and for a sweep that is under way. Asks between any two
+    /// entries whether to go on.
     pub fn sweep_trash(&self, go_on: &dyn Fn() -> bool) -> Swept {
         let Some(private) = &self.private else { return Swept::Clean };
         let trash = &private.trash;
+        let _sweeping = lock(&trash.sweeping);
         while trash.is_used() {
             let arrived = trash.arrived.load(Ordering::Acquire);
             let removed = Cell::new(0);

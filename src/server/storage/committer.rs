@@ -349,12 +349,13 @@ impl Bench {
         let Changing { origin, change, began, .. } = changing;
         let (name, to) = change.names();
         let id = change.id();
+        if let message::Change::Remove(_) = change {
+            // Whatever is known of whether it lasts, what was removed is in the trash.
+            self.sweeper.sweep();
+        }
         let event = match result {
             Ok(durability) => {
                 audit::changed(origin, change, durability, *began);
-                if let message::Change::Remove(_) = change {
-                    self.sweeper.sweep();
-                }
                 Event::Ok(message::Okay { id, durability: Some(durability) })
             }
             Err(refusal) => {

@@ -301,6 +301,27 @@ fn a_put_that_was_refused_does_not_come_back_over_a_change_that_was_answered() {
     assert!(answered > 3);
 }
 
+/// Nobody knows what the journal says, and it is written anew with the room of what is removed.
+#[test]
+fn what_is_removed_makes_the_room_that_its_acknowledgement_needs() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let ready = |ask, number| step(&store, &ask, number, Durability::Full).unwrap();
+    store.commit(vec![ready(Ask::Put("f", b"one"), 1)]).remove(0).unwrap();
+    let refused = ready(Ask::Put("g", b"two"), 2);
+    sim.before("sync journal", |sim| {
+        sim.set_fault(Fault::Once(0, Errno::IO));
+        sim.before("create journal.new", |sim| sim.set_fault(Fault::Full));
+    });
+    assert!(store.commit(vec![refused]).remove(0).is_err());
+    let remove = ready(Remove("f", Depth::One), 3);
+    sim.before("remove 00000001-00000002", |sim| sim.set_fault(Fault::None));
+    assert_eq!(store.commit(vec![remove]).remove(0), Ok(Settled::Changed(Durability::Full)));
+    assert!(!store.has_trash());
+    drop(store);
+    check_left(&sim, Fault::None, 8, |sim| check(sim, &BTreeSet::from([Tree::new()]))).unwrap();
+}
+
 /// Whether the checks find out that these syncs are left out in the last rounds.
 fn is_found_out(first: &[Vec<Ask>], then: &[Vec<Ask>], ignored: fn(&str) -> bool) -> bool {
     let all: Vec<Vec<Ask>> = first.iter().chain(then).cloned().collect();
