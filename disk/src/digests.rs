@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::hash::{Running, Saved};
 use crate::identity::Identity;
 use crate::lock::lock;
-use crate::log::Log;
+use crate::log::{Log, Sync};
 use crate::reserved::Reserved;
 use crate::syncs::Syncs;
 use crate::sys::Disk;
@@ -265,7 +265,7 @@ impl<D: Disk> DigestCache<D> {
         let worn = entries.records > STALE_RECORDS.saturating_add(entries.by_key.len());
         // Never synced: what is lost is computed again. An error ends the file, not the cache.
         let written = match &mut entries.log {
-            Some(log) if !records.is_empty() => log.append(records.iter()),
+            Some(log) if !records.is_empty() => log.append(records.iter(), Sync::Never),
             _ => Ok(()),
         };
         for record in records {

@@ -36,17 +36,26 @@ pub(crate) struct Log<D: Disk, R> {
     records: PhantomData<fn(R)>,
 }
 
-/// A log that another one could not take the place of.
-pub(crate) enum NotReplaced {
+/// Whether records have to be on the disk before the next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sync {
+    Now,
+    /// They only have to survive a crash of this program.
+    Never,
+}
+
+/// Records that a log could not be given, or a log that another one could not take the place of.
+#[derive(Debug)]
+pub(crate) enum NotWritten {
     /// It is as it was.
     Stands(io::Error),
-    /// Nobody knows which of both is on the disk.
+    /// Nobody knows what of them, or which of both logs, is on the disk.
     Doubtful(io::Error),
 }
 
-impl From<NotReplaced> for io::Error {
-    fn from(not_replaced: NotReplaced) -> Self {
-        let (NotReplaced::Stands(error) | NotReplaced::Doubtful(error)) = not_replaced;
+impl From<NotWritten> for io::Error {
+    fn from(not_written: NotWritten) -> Self {
+        let (NotWritten::Stands(error) | NotWritten::Doubtful(error)) = not_written;
         error
     }
 }
@@ -85,13 +94,13 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         part: &[u8],
         reserved: &Reserved,
         records: impl Iterator<Item = B>,
-    ) -> Result<Self, NotReplaced> {
-        syncs.check().map_err(NotReplaced::Stands)?;
+    ) -> Result<Self, NotWritten> {
+        syncs.check().map_err(NotWritten::Stands)?;
         let new: Vec<u8> = [part, b".new"].concat();
         let log = Self::write_new(disk, dir, &new, reserved, records).map_err(|error| {
             // Where there is no room it would keep what there is from others.
             let _ = remove_stale(disk, dir, &new, reserved);
-            NotReplaced::Stands(error)
+            NotWritten::Stands(error)
         })?;
         // Its inode may be given to a new file the moment it is replaced.
         if let Ok(old) = disk.stat_part(dir, part) {
@@ -99,7 +108,7 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         }
         disk.rename(dir, &new, dir, part)
             .and_then(|()| syncs.sync(disk, dir))
-            .map_err(NotReplaced::Doubtful)?;
+            .map_err(NotWritten::Doubtful)?;
         Ok(log)
     }
 
@@ -115,17 +124,30 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         let file = disk.create(dir, new, Mode::new(0o600))?;
         reserved.reserve(Inode::of(&disk.stat(&file)?));
         let mut log = Self { disk: disk.clone(), file, size: 0, records: PhantomData };
-        log.append(records)?;
-        log.sync()?;
+        log.write(records)?;
+        log.sync(Sync::Now)?;
         Ok(log)
     }
 
-    /// Appends records. They survive a crash of this program, and a power cut after
-    /// [`Log::sync`]. After an error the log ends in a torn record at worst.
+    /// Appends records, all of them or none. What could not be written whole is cut off again: that needs no room on a
+    /// full disk.
     pub(crate) fn append<B: Borrow<R>>(
         &mut self,
         records: impl Iterator<Item = B>,
-    ) -> io::Result<()> {
+        sync: Sync,
+    ) -> Result<(), NotWritten> {
+        let before = self.size;
+        match self.write(records) {
+            Ok(()) => self.sync(sync).map_err(NotWritten::Doubtful),
+            // A power cut must not bring back what was cut off of records that would have survived it.
+            Err(error) => match self.cut_off(before).and_then(|()| self.sync(sync)) {
+                Ok(()) => Err(NotWritten::Stands(error)),
+                Err(_) => Err(NotWritten::Doubtful(error)),
+            },
+        }
+    }
+
+    fn write<B: Borrow<R>>(&mut self, records: impl Iterator<Item = B>) -> io::Result<()> {
         let mut bytes = Vec::new();
         for record in records {
             encode(record.borrow(), &mut bytes)?;
@@ -143,9 +165,17 @@ impl<D: Disk, R: Serialize + DeserializeOwned> Log<D, R> {
         Ok(())
     }
 
-    /// Makes what was appended survive a power cut.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.disk.sync(&self.file)
+    fn cut_off(&mut self, size: u64) -> io::Result<()> {
+        self.disk.truncate(&self.file, size)?;
+        self.size = size;
+        Ok(())
+    }
+
+    fn sync(&self, sync: Sync) -> io::Result<()> {
+        match sync {
+            Sync::Now => self.disk.sync(&self.file),
+            Sync::Never => Ok(()),
+        }
     }
 
     /// Bytes in the log.
@@ -261,7 +291,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::sim::Sim;
+    use crate::sim::{Fault, Sim};
 
     #[test]
     fn a_checksum_that_is_written_in_another_way_is_none() {
@@ -280,6 +310,49 @@ mod tests {
     }
 
     #[test]
+    fn records_that_cannot_be_written_whole_are_cut_off_again_and_else_the_log_is_doubtful() {
+        // Several writes, with many records in each.
+        let long: Vec<u32> = (0..200_000).collect();
+        let append = |fault| {
+            let sim = Sim::new();
+            let root = sim.open_root(Path::new("/")).unwrap();
+            let open = |replay: &mut dyn FnMut(u32)| {
+                Log::open(&sim, &root, b"log", &Reserved::default(), replay).unwrap().0
+            };
+            let mut log = open(&mut |_| {});
+            log.append([1_u32].iter(), Sync::Now).unwrap();
+            sim.set_fault(fault);
+            let appended = log.append(long.iter(), Sync::Now);
+            let calls = sim.log();
+            sim.set_fault(Fault::None);
+            if let Err(NotWritten::Stands(_)) = appended {
+                log.append([2].iter(), Sync::Now).unwrap();
+                let mut records = Vec::new();
+                open(&mut |record| records.push(record));
+                assert_eq!(records, [1, 2], "{fault:?}");
+            }
+            (appended, calls)
+        };
+        let (appended, calls) = append(Fault::None);
+        appended.unwrap();
+        assert!(calls.len() > 3, "{calls:?}");
+        for (nth, call) in (0..).zip(&calls) {
+            let (appended, then) = append(Fault::Once(nth, Errno::NOSPC));
+            let then: Vec<_> = then
+                .iter()
+                .skip(nth as usize + 1)
+                .map(|call| call.split_once(' ').unwrap().1)
+                .collect();
+            match appended {
+                Err(NotWritten::Stands(_)) => assert_eq!(then, ["truncate ", "sync log"]),
+                appended => assert!(appended.is_err() && call.ends_with("sync log"), "{call}"),
+            }
+            let (appended, _) = append(Fault::FromThenOn(nth, Errno::IO));
+            assert!(matches!(appended, Err(NotWritten::Doubtful(_))), "{call}");
+        }
+    }
+
+    #[test]
     fn what_is_longer_than_one_read_is_replayed_and_what_is_no_record_is_cut_off() {
         let sim = Sim::new();
         let root = sim.open_root(Path::new("/")).unwrap();
@@ -292,7 +365,7 @@ mod tests {
         let written: Vec<_> =
             (0..300).map(|number| number.to_string().repeat(number * 10)).collect();
         let (mut log, ..) = open();
-        log.append(written.iter()).unwrap();
+        log.append(written.iter(), Sync::Never).unwrap();
         let whole = log.size();
         assert!(whole > READ_BYTES as u64 * 2, "{whole}");
         for torn in [&b"0a6216d9 3"[..], b"no record\n", &[b'x'; 3 * READ_BYTES]] {

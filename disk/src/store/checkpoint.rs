@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ftx_protocol::{Code, Durability, Refusal};
 
+use super::journal::not_journalled;
 use super::record::Record;
 use super::transfers::{Kept, Partial};
 use super::upload::{StagedFile, sync_for};
@@ -117,7 +118,7 @@ impl<D: Disk> Store<D> {
             .and_then(|()| {
                 lock(&private.journal)
                     .write(&private.directory, &records, sync)
-                    .map_err(|error| refusal(Cause::Sync, "writing the journal", &error))
+                    .map_err(not_journalled)
             });
         match kept {
             Ok(()) => {

@@ -11,7 +11,7 @@ use ftx_protocol::{Code, Digest, Durability, FileTime, Name, Refusal, Replay};
 use rustix::io::Errno;
 
 use super::change::{Change, Changed};
-use super::journal::Sync;
+use super::journal::not_journalled;
 use super::naming::{Above, Ground, Origin};
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
@@ -19,6 +19,7 @@ use super::upload::{Entry, Finished, FinishedBody, StagedFile, sync_for};
 use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
+use crate::log::{NotWritten, Sync};
 use crate::sys::{Disk, FileKind, Stat, Want};
 
 /// Directories remembered as synced into their parents. Past it all are forgotten, which costs a
@@ -81,6 +82,25 @@ pub enum Settled {
     Stored(Stored),
     /// Names were changed, and survive this.
     Changed(Durability),
+}
+
+/// What the journal says of the puts of a round.
+enum Journalled {
+    /// That they are about to take their names, where it has to say that.
+    Said,
+    /// Nothing.
+    Not(Refusal),
+    /// Nobody knows.
+    Perhaps(Refusal),
+}
+
+impl Journalled {
+    fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Said => Ok(()),
+            Self::Not(refusal) | Self::Perhaps(refusal) => Err(refusal.clone()),
+        }
+    }
 }
 
 /// What a step has come to before the syncs at the end of the round.
@@ -235,7 +255,7 @@ impl<D: Disk> Store<D> {
             })
             .map_err(|error| refusal(Cause::Sync, "syncing the file", &error));
         if result.is_err() {
-            self.abandon(private, std::iter::once(committed));
+            self.abandon(committed);
         }
         result
     }
@@ -290,8 +310,11 @@ impl<D: Disk> Store<D> {
             Made::Refused(committed, _) => Some(committed),
             Made::File(_) | Made::Change(_) | Made::Answered(_) => None,
         });
-        // Before what was changed is answered: no start may make one of these after that.
-        self.abandon(private, refused);
+        match journalled {
+            Journalled::Not(_) => refused.for_each(|committed| self.abandon(committed)),
+            // Before what was changed is answered: no start may make one of these after that.
+            Journalled::Said | Journalled::Perhaps(_) => self.take_back(private, refused),
+        }
         let mut now = HashSet::new();
         let failed = sync_directories(&mut committing, &made, &ground, &mut now);
         // Where only what leads to a directory was not synced, it has its names.
@@ -358,7 +381,7 @@ impl<D: Disk> Store<D> {
         private: &Private<D>,
         step: Step<D>,
         right: Result<(), Refusal>,
-        journalled: &Result<(), Refusal>,
+        journalled: &Journalled,
         committing: &mut Committing<D>,
         ground: &mut Ground<D>,
     ) -> Made<D> {
@@ -367,7 +390,7 @@ impl<D: Disk> Store<D> {
                 Made::Answered(right.map(|()| Settled::Stored(self.replay(&complete))))
             }
             Step::Put(Finished { body: FinishedBody::Staged { file, committed }, .. }) => {
-                match right.and_then(|()| journalled.clone()) {
+                match right.and_then(|()| journalled.check()) {
                     Ok(()) => self.give_name(private, file, committed, committing, ground),
                     Err(refusal) => Made::Refused(committed, refusal),
                 }
@@ -387,7 +410,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn journal_round(&self, private: &Private<D>, round: &[Step<D>]) -> Result<(), Refusal> {
+    fn journal_round(&self, private: &Private<D>, round: &[Step<D>]) -> Journalled {
         let mut best = Durability::None;
         let records: Vec<Record> = round
             .iter()
@@ -402,13 +425,16 @@ impl<D: Disk> Store<D> {
             })
             .collect();
         if records.is_empty() {
-            return Ok(());
+            return Journalled::Said;
         }
-        self.sync_staging(private, best)
-            .and_then(|()| {
-                lock(&private.journal).write(&private.directory, &records, sync_for(best))
-            })
-            .map_err(|error| refusal(Cause::Sync, "writing the journal", &error))
+        if let Err(error) = self.sync_staging(private, best) {
+            return Journalled::Not(refusal(Cause::Sync, "syncing staging", &error));
+        }
+        match lock(&private.journal).write(&private.directory, &records, sync_for(best)) {
+            Ok(()) => Journalled::Said,
+            Err(error @ NotWritten::Stands(_)) => Journalled::Not(not_journalled(error)),
+            Err(error @ NotWritten::Doubtful(_)) => Journalled::Perhaps(not_journalled(error)),
+        }
     }
 
     /// Whether the next start has to do with a put that was about to take its name.
@@ -471,22 +497,26 @@ impl<D: Disk> Store<D> {
         stored(committed, found.as_ref(), Some(replay))
     }
 
-    /// Ends puts that are whole and are not to have their names. Waits for the disk, once, if any of
-    /// them was promised anything.
+    /// Ends puts that are whole and are not to have their names.
     pub fn give_up(&self, finished: Vec<Finished<D>>) {
-        let Ok(private) = self.writable() else { return };
-        let staged = finished.into_iter().filter_map(|finished| match finished.body {
-            FinishedBody::Staged { committed, .. } => Some(committed),
-            FinishedBody::Complete(_) => None,
-        });
-        let staged: Vec<Committed> = staged.collect();
-        self.abandon(private, staged.iter());
+        for finished in finished {
+            match finished.body {
+                FinishedBody::Staged { committed, .. } => self.abandon(&committed),
+                FinishedBody::Complete(_) => {}
+            }
+        }
     }
 
-    /// Ends puts that are whole and cannot have their names: their records are taken back, durably,
-    /// before their staged files go, so that no restart takes the absence from staging for success.
-    /// If that cannot be done the files stay, for the next start to decide.
-    fn abandon<'a>(
+    /// Ends a put that is whole, and of which the journal does not say that it is about to take its name.
+    fn abandon(&self, committed: &Committed) {
+        self.transfers.remove(&committed.transfer);
+        self.remove_begun(committed.transfer, &committed.staged, committed.inode);
+    }
+
+    /// Ends puts that are whole and cannot have their names, though the journal may say that they are about to take
+    /// them: their records are taken back, durably, before their staged files go, so that no restart takes the
+    /// absence from staging for success. If that cannot be done the files stay, for the next start to decide.
+    fn take_back<'a>(
         &self,
         private: &Private<D>,
         refused: impl Iterator<Item = &'a Committed> + Clone,

@@ -7,12 +7,13 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use ftx_protocol::TransferId;
+use ftx_protocol::{Refusal, TransferId};
 
 use super::record::{Begun, Complete, Outcome, Record};
 use super::transfers::Count;
+use crate::failure::{Cause, refusal};
 use crate::hash::Saved;
-use crate::log::{self, Log, NotReplaced};
+use crate::log::{self, Log, NotWritten, Sync};
 use crate::reserved::Reserved;
 use crate::syncs::Syncs;
 use crate::sys::Disk;
@@ -22,14 +23,6 @@ pub(super) const JOURNAL: &[u8] = b"journal";
 
 /// A journal below this is not worth writing anew.
 const COMPACT_BYTES: u64 = 8 * 1024 * 1024;
-
-/// Whether records have to be on the disk before the next step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sync {
-    Now,
-    /// They only have to survive a crash of this program.
-    Never,
-}
 
 /// What a journal says.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +70,7 @@ pub(super) struct Journal<D: Disk> {
     /// Those of the private directory.
     syncs: Arc<Syncs>,
     reserved: Arc<Reserved>,
-    /// `None` after a failed append or sync: nobody knows what of it is on the disk.
+    /// `None` where nobody knows what of it is on the disk, or it says more than it should.
     log: Option<Log<D, Record>>,
     image: Image,
     compact_above_bytes: u64,
@@ -133,6 +126,16 @@ impl<D: Disk> Journal<D> {
         }
     }
 
+    /// The same for a transfer that is on its way, if it says anything of that. Not synced, and an error has no
+    /// consequence: one whose staged file is gone is forgotten at the next start all the same.
+    pub(super) fn forget(&mut self, private: &D::Handle, transfer: TransferId, staged: &str) {
+        if self.image.says(&transfer, staged) {
+            let dropped = Record::Drop { transfer, staged: staged.to_owned() };
+            self.image.apply(&dropped);
+            let _ = self.write(private, &[dropped], Sync::Never);
+        }
+    }
+
     /// Writes it anew if what is on the disk may say more: a transfer that was taken back, and
     /// that the next start would finish. Never again once its directory could not be synced.
     ///
@@ -156,18 +159,18 @@ impl<D: Disk> Journal<D> {
         match self.replace(private) {
             Ok(()) => Ok(()),
             // One that is only long is good enough.
-            Err(NotReplaced::Stands(_)) => {
+            Err(NotWritten::Stands(_)) => {
                 self.compact_above_bytes = self.compact_above_bytes.saturating_add(COMPACT_BYTES);
                 Ok(())
             }
-            Err(NotReplaced::Doubtful(error)) => {
+            Err(NotWritten::Doubtful(error)) => {
                 self.log = None;
                 Err(error)
             }
         }
     }
 
-    fn replace(&mut self, private: &D::Handle) -> Result<(), NotReplaced> {
+    fn replace(&mut self, private: &D::Handle) -> Result<(), NotWritten> {
         let directory = (private, &*self.syncs);
         let records = self.image.records();
         let log = Log::replace(&self.disk, directory, JOURNAL, &self.reserved, records)?;
@@ -176,43 +179,51 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// Appends records. When this fails, nothing that depends on them may be acknowledged, and
-    /// the journal is written anew before anything else is recorded.
+    /// Appends records. When this fails, nothing that depends on them may be acknowledged; and where it is doubtful
+    /// whether it says them, it is written anew before anything else is recorded.
     pub(super) fn write(
         &mut self,
         private: &D::Handle,
         records: &[Record],
         sync: Sync,
-    ) -> io::Result<()> {
+    ) -> Result<(), NotWritten> {
+        // Whichever is on the disk when this fails: it says nothing of these.
         match &self.log {
-            None => self.replace(private)?,
-            Some(log) if log.size() > self.compact_above_bytes => self.compact(private)?,
+            None => self.replace(private).map_err(|error| NotWritten::Stands(error.into()))?,
+            Some(log) if log.size() > self.compact_above_bytes => {
+                self.compact(private).map_err(NotWritten::Stands)?;
+            }
             Some(_) => {}
         }
         let Some(log) = &mut self.log else { return Ok(()) };
-        let written = log.append(records.iter()).and_then(|()| match sync {
-            Sync::Now => log.sync(),
-            Sync::Never => Ok(()),
-        });
-        match written {
-            Ok(()) => {
-                for record in records {
-                    self.image.apply(record);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.log = None;
-                Err(error)
-            }
+        let written = log.append(records.iter(), sync);
+        match &written {
+            Ok(()) => records.iter().for_each(|record| self.image.apply(record)),
+            Err(NotWritten::Stands(_)) => {}
+            Err(NotWritten::Doubtful(_)) => self.log = None,
         }
+        written
     }
+}
+
+/// Why a put ends whose records could not be written.
+pub(super) fn not_journalled(error: NotWritten) -> Refusal {
+    let cause = match error {
+        NotWritten::Stands(_) => Cause::Store,
+        NotWritten::Doubtful(_) => Cause::Sync,
+    };
+    refusal(cause, "writing the journal", &error.into())
 }
 
 impl Image {
     /// One that says nothing but which run it is of.
     pub(super) fn of_run(run: u64) -> Self {
         Self { run, ..Self::default() }
+    }
+
+    /// Whether it says that the transfer which has this file in staging is on its way.
+    fn says(&self, transfer: &TransferId, staged: &str) -> bool {
+        self.partial.get(transfer).is_some_and(|(begun, _)| begun.staged == staged)
     }
 
     fn apply(&mut self, record: &Record) {
@@ -240,7 +251,7 @@ impl Image {
                 }
             }
             Record::Drop { transfer, staged } => {
-                if self.partial.get(transfer).is_some_and(|(begun, _)| begun.staged == *staged) {
+                if self.says(transfer, staged) {
                     self.partial.remove(transfer);
                 }
                 let is_dropped = |complete: &Complete| {

@@ -4,18 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ftx_protocol::limits::GRID_BYTES;
-use ftx_protocol::{Code, Digest, Durability, Mode, Name, Refusal};
+use ftx_protocol::{Code, Digest, Durability, Mode, Name, Refusal, TransferId};
 
 use super::checkpoint::{Checkpoint, Keeping};
-use super::journal::Sync;
-use super::record::{Begun, Committed, Complete, Record, Survival};
+use super::record::{Begun, Committed, Complete, Survival};
 use super::room::ASKING;
 use super::transfers::{Kept, Partial, Use};
 use super::{Put, Shared, Store, lock, room};
 use crate::failure::{Cause, refusal};
 use crate::hash::Running;
 use crate::identity::Inode;
-use crate::log::write_all;
+use crate::log::{Sync, write_all};
 use crate::syncs::Syncs;
 use crate::sys::Disk;
 
@@ -343,24 +342,21 @@ impl<D: Disk> Store<D> {
         partial.epoch = partial.epoch.saturating_add(1);
         let begun = partial.begun.clone();
         drop(partial);
-        self.remove_begun(&begun);
+        self.remove_begun(begun.transfer, &begun.staged, begun.inode);
     }
 
     /// Takes a transfer out of the table, the journal and staging.
     pub(super) fn forget(&self, begun: &Begun) {
         self.transfers.remove(&begun.transfer);
-        self.remove_begun(begun);
+        self.remove_begun(begun.transfer, &begun.staged, begun.inode);
     }
 
-    fn remove_begun(&self, begun: &Begun) {
+    /// Takes a transfer that is on its way out of the journal and staging.
+    pub(super) fn remove_begun(&self, transfer: TransferId, staged: &str, inode: Inode) {
         if let Some(private) = &self.private {
-            // Not synced, and an error has no consequence: a transfer whose staged file is gone is
-            // forgotten at the next start all the same.
-            let (transfer, staged) = (begun.transfer, begun.staged.clone());
-            let taken_back = [Record::Drop { transfer, staged }];
-            let _ = lock(&private.journal).retract(&private.directory, &taken_back, Sync::Never);
+            lock(&private.journal).forget(&private.directory, transfer, staged);
         }
-        self.remove_staged(&begun.staged, begun.inode);
+        self.remove_staged(staged, inode);
     }
 
     /// What the journal will say of a put that is whole.

@@ -10,7 +10,7 @@ use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Code, Digest, Durability, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::{Counts, Trial, commit, id, options, try_open};
+use super::{Counts, Trial, check_left, commit, id, options, try_open};
 use crate::sim::{Fault, Sim};
 use crate::store::{Completeness, Finished, Put, Store, Stored, Upload};
 
@@ -423,9 +423,9 @@ fn a_directory_of_the_stores_own_that_could_not_be_synced_is_not_believed_until_
         assert_eq!(keep(store, 1), Err(Code::StorageFailed));
     };
     let fail_own = |store: &Store<Sim>, sim: &Sim| {
-        // The journal is written anew after a write to it has failed.
+        // The journal is written anew after a sync of it has failed.
         let ready = super::whole(store, put("a", id(1), 1, 0), b"a").unwrap();
-        sim.before("write_at ", |sim| {
+        sim.before("sync journal", |sim| {
             sim.set_fault(Fault::Once(0, Errno::IO));
             sim.before("sync .ftx", |sim| sim.set_fault(Fault::Once(0, Errno::IO)));
         });
@@ -446,4 +446,41 @@ fn a_directory_of_the_stores_own_that_could_not_be_synced_is_not_believed_until_
             assert_eq!(try_open(&sim.crash(seed)).unwrap().held(&id(4), None).at, GRID_BYTES);
         }
     }
+}
+
+/// Of each of them the journal said at most that it was on its way.
+#[test]
+fn puts_that_the_journal_has_no_room_for_are_refused_for_that_and_their_own_room_is_given_back() {
+    let big = vec![7; BIG_BYTES];
+    let sim = Sim::new();
+    let store = try_open(&sim).unwrap();
+    let kept = |number| {
+        let mut upload = store.begin(put("big", id(number), BIG_BYTES, 0)).unwrap();
+        let checkpoint = upload.write(&big).unwrap().unwrap();
+        let _ = store.make_durable(checkpoint).unwrap();
+        super::finish(&store, upload, &big).unwrap()
+    };
+    let round = vec![kept(1), super::whole(&store, put("small", id(2), 5, 0), b"small").unwrap()];
+    let given_up = kept(3);
+    let mut upload = store.begin(put("later", id(4), BIG_BYTES, 0)).unwrap();
+    let checkpoint = upload.write(&big).unwrap().unwrap();
+    sim.set_fault(Fault::Full);
+    let answers = commit(&store, round).into_iter();
+    let codes: Vec<_> = answers.map(|answer| answer.unwrap_err().code).collect();
+    assert_eq!(codes, [Code::NoSpace; 2]);
+    store.give_up(vec![given_up]);
+    assert_eq!(store.make_durable(checkpoint).err().unwrap().code, Code::NoSpace);
+    drop(upload);
+    assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
+    drop(store);
+    let check = |sim: &Sim| {
+        sim.set_fault(Fault::None);
+        try_open(sim).ok_or("it does not open again")?;
+        if sim.tree().is_empty() {
+            Ok(())
+        } else {
+            Err("a put that was refused has its name".into())
+        }
+    };
+    check_left(&sim, Fault::Full, 20, check).unwrap();
 }

@@ -8,6 +8,7 @@ mod outcomes;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Code, Condition, Depth, Durability, Mode, Parents, Refusal};
 use outcomes::{Tree, allowed};
 use rustix::io::Errno;
@@ -299,6 +300,24 @@ fn a_put_that_was_refused_does_not_come_back_over_a_change_that_was_answered() {
         check(&sim, &gone).unwrap_or_else(failed);
     }
     assert!(answered > 3);
+}
+
+/// Whatever was refused for want of room before.
+#[test]
+fn what_is_removed_from_a_full_disk_is_acknowledged() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let ready = |ask, number| step(&store, &ask, number, Durability::Full).unwrap();
+    store.commit(vec![ready(Ask::Put("f", b"one"), 1)]).remove(0).unwrap();
+    let refused = ready(Ask::Put("g", b"two"), 2);
+    let mut broken_off = store.begin(super::put("h", id(3), None)).unwrap();
+    let checkpoint = broken_off.write(&[7; GRID_BYTES as usize]).unwrap().unwrap();
+    let _ = store.make_durable(checkpoint).unwrap();
+    sim.set_fault(Fault::Full);
+    assert!(store.commit(vec![refused]).remove(0).is_err());
+    store.discard(broken_off);
+    let remove = ready(Remove("f", Depth::One), 4);
+    assert_eq!(store.commit(vec![remove]).remove(0), Ok(Settled::Changed(Durability::Full)));
 }
 
 /// Nobody knows what the journal says, and it is written anew with the room of what is removed.
