@@ -172,11 +172,9 @@ impl<D: Disk> Store<D> {
         let (file, mode) = match self.reopen_staged(private, &part, inode, put.at) {
             Ok(reopened) => reopened,
             Err(error) => {
-                let gone =
-                    matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::STALE));
                 drop(partial);
                 // Anything else (no descriptor left, say) passes, and what was promised stays.
-                if gone {
+                if is_gone(&error) {
                     self.transfers.remove(&put.transfer);
                     self.drop_partial(shared);
                 }
@@ -207,7 +205,7 @@ impl<D: Disk> Store<D> {
 
     /// Opens a staged file to go on at an offset, and says its permissions. `STALE` when it is not
     /// what it was.
-    fn reopen_staged(
+    pub(super) fn reopen_staged(
         &self,
         private: &Private<D>,
         part: &str,
@@ -297,6 +295,11 @@ impl<D: Disk> Store<D> {
         }
         check_absent(&put.condition)
     }
+}
+
+/// Whether a staged file that could not be opened again is not what it was, or not there.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::STALE))
 }
 
 /// The running digest to go on with, if the put is the one that was begun.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use ftx_protocol::{Durability, Mode, Name};
 use rustix::io::Errno;
 
+use super::begin::is_gone;
 use super::commit::Committing;
 use super::journal::{Image, Journal};
 use super::naming::{Ground, Origin};
@@ -336,6 +337,12 @@ impl<D: Disk> Store<D> {
             let Some(inode) = staged_as(staged, &begun.staged, begun.inode) else { continue };
             if !begun.survival.reaches(boot_id) {
                 continue;
+            }
+            // Gives back the room of what is past the promise, and of what was reserved.
+            match self.reopen_staged(private, &begun.staged, inode, saved.offset()) {
+                Err(error) if is_gone(&error) => continue,
+                // If it failed otherwise, whoever goes on does it; the promise stands.
+                _ => {}
             }
             let begun = Begun { inode, ..begun };
             live.insert(begun.staged.clone());

@@ -4,12 +4,13 @@
 
 use std::path::Path;
 
+use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Condition, Depth, Durability, Mode, Refusal, Replay, TransferId};
 use rustix::io::Errno;
 
-use super::{check_left, commit, finish, id, name, open, try_open, whole};
+use super::{Counts, check_left, commit, directory, finish, id, name, open, try_open, whole};
 use crate::log::write_all;
-use crate::sim::{Fault, Sim};
+use crate::sim::{Fault, Sim, SimHandle};
 use crate::store::{Change, Completeness, Memory, Options, Put, Step, Store, Stored};
 use crate::sys::{Disk, Want};
 
@@ -339,4 +340,37 @@ fn a_start_without_room_for_the_journal_takes_what_was_removed_away_first() {
     let store = open(&sim);
     assert!(!store.has_trash());
     assert!(is_complete(&store, 0));
+}
+
+/// A file of a put that can be gone on with, which the server was killed in the middle of: what is promised of it,
+/// and something that is not.
+fn killed() -> (Sim, SimHandle) {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let mut upload = store.begin(super::put("n", transfer(0), None)).unwrap();
+    let checkpoint = upload.write(&[7; GRID_BYTES as usize]).unwrap().unwrap();
+    let _ = store.make_durable(checkpoint).unwrap();
+    upload.write(b"more").unwrap();
+    drop((upload, store));
+    let staged = directory(&sim, ".ftx/staging");
+    let file = sim.open_part(&staged, b"00000001-00000000", Want::File).unwrap();
+    assert_eq!(sim.stat(&file).unwrap().size, GRID_BYTES + 4);
+    (sim, file)
+}
+
+#[test]
+fn a_start_gives_back_the_room_of_what_was_not_promised() {
+    let (sim, file) = killed();
+    let store = open(&sim);
+    assert_eq!(sim.stat(&file).unwrap().size, GRID_BYTES);
+    assert_eq!(store.held(&transfer(0), None).at, GRID_BYTES);
+}
+
+#[test]
+fn what_has_lost_a_part_of_what_was_promised_is_not_gone_on_with() {
+    let (sim, file) = killed();
+    sim.truncate(&file, GRID_BYTES - 1).unwrap();
+    let store = open(&sim);
+    assert_eq!(store.held(&transfer(0), None).at, 0);
+    assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
 }
