@@ -269,6 +269,12 @@ impl Image {
         }
     }
 
+    /// The files in staging that it speaks of.
+    pub(super) fn staged(&self) -> impl Iterator<Item = &String> {
+        let complete = self.complete.iter().map(|complete| &complete.committed.staged);
+        complete.chain(self.partial.values().map(|(begun, _)| &begun.staged))
+    }
+
     /// Those that are complete, or are about to be, oldest first.
     pub(super) fn complete(&self) -> &VecDeque<Complete> {
         &self.complete

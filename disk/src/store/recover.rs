@@ -319,7 +319,7 @@ fn probe_nameless<D: Disk>(disk: &D, staging: &D::Handle) -> Nameless {
 }
 
 impl<D: Disk> Store<D> {
-    /// Finishes or forgets what the journal says, writes it anew, and sweeps staging.
+    /// Finishes or forgets what the journal says, sweeps staging, and writes the journal anew.
     fn recover(
         &self,
         staged: &HashMap<String, Inode>,
@@ -331,6 +331,10 @@ impl<D: Disk> Store<D> {
         let mut kept = Image::of_run(self.run);
         let boot_id = self.boot_id.as_ref();
         self.settle_all(private, image.complete(), staged, &mut kept, &mut recovery);
+        let said: HashSet<String> = image.staged().cloned().collect();
+        // What the journal does not speak of may hold the room to write it anew.
+        let unsaid = staged.iter().filter(|(part, _)| !said.contains(*part));
+        self.sweep_staging(private, unsaid, &mut recovery);
         let mut live = HashSet::new();
         for (transfer, (begun, saved)) in image.partial {
             let Some(saved) = saved else { continue };
@@ -356,14 +360,25 @@ impl<D: Disk> Store<D> {
         lock(&private.journal).say_only(kept);
         self.mend_journal(private)
             .map_err(|error| OpenError::Private { step: "write the journal", error })?;
-        // After the journal: until it was written anew, it may need what is staged.
-        for (part, inode) in staged.iter().filter(|(part, _)| !live.contains(*part)) {
+        // After the journal: until it was written anew, it may need these.
+        let over = staged.iter().filter(|(part, _)| said.contains(*part) && !live.contains(*part));
+        self.sweep_staging(private, over, &mut recovery);
+        Ok(recovery)
+    }
+
+    /// Removes what is still in staging of these.
+    fn sweep_staging<'a>(
+        &self,
+        private: &Private<D>,
+        parts: impl Iterator<Item = (&'a String, &'a Inode)>,
+        recovery: &mut Recovery,
+    ) {
+        for (part, inode) in parts {
             if self.disk.stat_part(&private.staging, part.as_bytes()).is_ok() {
                 self.remove_staged(part, *inode);
                 recovery.swept = recovery.swept.saturating_add(1);
             }
         }
-        Ok(recovery)
     }
 
     /// See [`Journal::mend`]. On a full disk it has no room to be written anew, but what was removed may hold some.

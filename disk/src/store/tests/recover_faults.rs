@@ -374,3 +374,24 @@ fn what_has_lost_a_part_of_what_was_promised_is_not_gone_on_with() {
     assert_eq!(store.held(&transfer(0), None).at, 0);
     assert_eq!(store.counts().unwrap(), Counts { partial: 0, staged: 0 });
 }
+
+#[test]
+fn a_start_has_the_room_of_what_nobody_can_go_on_with_for_the_journal() {
+    const ORPHAN: &str = ".ftx/staging/00000002-00000000";
+    let (sim, file) = killed();
+    let store = open(&sim);
+    let mut orphan = store.begin(super::put("m", transfer(1), None)).unwrap();
+    orphan.write(b"no promise").unwrap();
+    drop((orphan, store));
+    assert!(sim.content(ORPHAN).is_some());
+    write_all(&sim, &file, b"more", GRID_BYTES).unwrap();
+    sim.before("create journal.new", |sim| {
+        let promised = sim.content(".ftx/staging/00000001-00000000");
+        if sim.content(ORPHAN).is_some() || promised.is_none_or(|it| it.len() as u64 > GRID_BYTES) {
+            sim.set_fault(Fault::Full);
+        }
+    });
+    let store = open(&sim);
+    assert_eq!(store.held(&transfer(0), None).at, GRID_BYTES);
+    assert_eq!(store.counts().unwrap(), Counts { partial: 1, staged: 1 });
+}
