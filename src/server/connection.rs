@@ -34,7 +34,8 @@ const BEHIND_PART_BYTES: usize = 256 * 1024;
 /// What a line counts for in a turn: as many bytes of a body are moved while one is carried out that asks for nothing.
 const LINE_COST_BYTES: usize = 1024;
 
-/// After so many lines nothing more is read in the same go: they are a turn.
+/// After so many lines nothing more is read in the same go: they are a turn. They are counted when a stretch was read, and
+/// so there may be as many more as the last stretch has.
 const LINES_MAX: usize = 1024;
 
 /// Bytes of a TLS connection's records that are read in one step: they may hold a byte each, and then a
@@ -436,8 +437,8 @@ impl Connection {
         Some(limit)
     }
 
-    /// Reads until the buffer is full, the socket is empty or there were many lines: fewer, larger jobs. The machine
-    /// has what came after each stretch, because only it can tell how much of the next one may be lines.
+    /// Reads until the buffer is full, the socket is empty or a stretch has come to many lines: fewer, larger jobs. The
+    /// machine has what came after each stretch, because only it can tell how much of the next one may be lines.
     fn fill(&mut self, buffer: &mut [u8], limit: usize, now: Time) -> io::Result<Arrived> {
         let limit = limit.min(buffer.len());
         let mut records_left = RECORDS_BYTES;
