@@ -5,6 +5,12 @@ use std::io;
 
 use ftx_protocol::{Code, Refusal};
 use rustix::io::Errno;
+use thiserror::Error;
+
+/// Others changed a directory while its names were read, so that some may be missing.
+#[derive(Debug, Error)]
+#[error("it was changed meanwhile, so that names of it may be missing")]
+pub(crate) struct ChangedMeanwhile;
 
 /// What the failed call was for. The same error number means different things for a name that a
 /// peer asked for and for the store's own files.
@@ -32,7 +38,12 @@ pub(crate) fn refusal(cause: Cause, step: &str, error: &io::Error) -> Refusal {
 }
 
 fn code(cause: Cause, error: &io::Error) -> Code {
-    let Some(errno) = Errno::from_io_error(error) else { return Code::StorageFailed };
+    let Some(errno) = Errno::from_io_error(error) else {
+        return match error.get_ref() {
+            Some(error) if error.is::<ChangedMeanwhile>() => Code::Changed,
+            _ => Code::StorageFailed,
+        };
+    };
     match errno {
         _ if cause == Cause::Sync => Code::StorageFailed,
         Errno::NOSPC | Errno::DQUOT => Code::NoSpace,
@@ -80,5 +91,11 @@ mod tests {
             let own = [Cause::Bytes, Cause::Store, Cause::Sync];
             assert_eq!(own.map(code), [Code::StorageFailed; 3]);
         }
+    }
+
+    #[test]
+    fn a_directory_that_others_change_is_no_fault_of_the_disk() {
+        let refusal = refusal(Cause::Name, "reading", &io::Error::other(ChangedMeanwhile));
+        assert_eq!(refusal.code, Code::Changed);
     }
 }

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod landing;
 pub mod lock;
 mod log;
+mod open_limit;
 mod reserved;
 #[cfg(test)]
 mod sim;

@@ -8,18 +8,41 @@
 use std::io;
 use std::sync::Arc;
 
+use ftx_protocol::FileTime;
 use ftx_protocol::limits::NAME_PARTS;
 use rustix::io::Errno;
 
+use crate::failure::ChangedMeanwhile;
 use crate::identity::Inode;
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::open_limit::{OpenLimit, Opened};
+use crate::sys::{Disk, FileKind, KnownNames, Stat, Want};
 
 /// Directories that may be open, one in the other: as deep as a legal name goes.
 const DEPTH_MAX: usize = NAME_PARTS;
 
+/// What the names of a directory are read in, if it is enough: most directories are no larger. It is not counted,
+/// for it is no more than other things cost that are open.
+const PIECE_BYTES: usize = 32 * 1024;
+
+/// And at most. A quarter of a million short names; their directory is not to be held up for longer than such a
+/// reading takes.
+const PIECE_MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// By how much the next piece is larger: what was read in vain is a third more.
+const PIECE_GROWTH: usize = 4;
+
+/// What walks that share a room may take for names: a few of the largest pieces.
+const NAMES_ROOM_BYTES: usize = 32 * 1024 * 1024;
+
+/// Room for the names of directories that are walked through whole.
+pub fn names_room() -> Arc<OpenLimit> {
+    OpenLimit::at_most(NAMES_ROOM_BYTES)
+}
+
 /// A walk. After a [`Step::Seen`] of a directory, [`Walk::enter`] goes into it.
 pub struct Walk<D: Disk> {
     disk: D,
+    reading: Reading,
     levels: Vec<Level<D>>,
     /// What was seen last.
     seen: Option<(Vec<u8>, Stat)>,
@@ -27,11 +50,73 @@ pub struct Walk<D: Disk> {
 
 struct Level<D: Disk> {
     handle: Arc<D::Handle>,
-    /// `None` when no more of them can be read.
-    names: Option<D::Names>,
+    names: Names<D>,
     /// What the directory is called in the one above it; nothing where the walk began.
     part: Vec<u8>,
     stat: Stat,
+}
+
+/// How the names of a directory are read.
+enum Reading {
+    /// As they are come to.
+    Piecewise,
+    /// As they were at one moment, where they have room.
+    Whole(Arc<OpenLimit>),
+}
+
+/// Names to come.
+enum Names<D: Disk> {
+    /// All that there were when the directory was opened.
+    Known { names: KnownNames, _room: Opened },
+    /// What has not been come to, whatever happens to it.
+    Piecewise(D::Names),
+    /// The same, where none may be missed. On some file systems an entry that is replaced is in another place by
+    /// that, so nobody knows if the directory is not what it was then.
+    Unchanged { names: D::Names, since: FileTime },
+    /// No more of them can be read.
+    Over,
+}
+
+impl Reading {
+    fn begin<D: Disk>(&self, disk: &D, directory: &D::Handle) -> io::Result<Names<D>> {
+        let Self::Whole(room) = self else { return Ok(Names::Piecewise(disk.names(directory)?)) };
+        let mut room = Opened::under(Arc::clone(room));
+        let mut piece_bytes = PIECE_BYTES;
+        while piece_bytes <= PIECE_MAX_BYTES
+            && (piece_bytes == PIECE_BYTES || room.take_up_to(piece_bytes))
+            // Why it failed is told by the other way, if that fails too.
+            && let Ok(names) = disk.names_at_once(directory, piece_bytes)
+        {
+            if let Some(names) = names {
+                room.keep(names.bytes());
+                return Ok(Names::Known { names, _room: room });
+            }
+            piece_bytes = piece_bytes.saturating_mul(PIECE_GROWTH);
+        }
+        let since = disk.stat(directory)?.changed;
+        Ok(Names::Unchanged { names: disk.names(directory)?, since })
+    }
+}
+
+impl<D: Disk> Level<D> {
+    fn next(&mut self, disk: &D) -> Option<io::Result<Vec<u8>>> {
+        let next = match &mut self.names {
+            Names::Known { names, .. } => return names.next().map(Ok),
+            Names::Piecewise(names) => names.next(),
+            Names::Unchanged { names, since } => {
+                names.next().or_else(|| match disk.stat(&self.handle) {
+                    Ok(now) if now.changed == *since => None,
+                    Ok(_) => Some(Err(io::Error::other(ChangedMeanwhile))),
+                    Err(error) => Some(Err(error)),
+                })
+            }
+            Names::Over => None,
+        };
+        if let Some(Err(_)) = next {
+            self.names = Names::Over;
+        }
+        next
+    }
 }
 
 /// What a walk comes upon.
@@ -62,15 +147,29 @@ pub enum Step {
 }
 
 impl<D: Disk> Walk<D> {
-    /// A walk through a directory that is open.
+    /// A walk through a directory that is open. What others replace meanwhile may be missed: it is for whoever
+    /// removes what is come upon.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn new(disk: D, directory: Arc<D::Handle>) -> io::Result<Self> {
+        Self::reading(disk, directory, Reading::Piecewise)
+    }
+
+    /// A walk that comes upon every name that is there all the time, whatever others do meanwhile, or says of the
+    /// directory that it does not know. Names that wait take of `room`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn whole(disk: D, directory: Arc<D::Handle>, room: Arc<OpenLimit>) -> io::Result<Self> {
+        Self::reading(disk, directory, Reading::Whole(room))
+    }
+
+    fn reading(disk: D, directory: Arc<D::Handle>, reading: Reading) -> io::Result<Self> {
         let stat = disk.stat(&directory)?;
-        let names = Some(disk.names(&directory)?);
+        let names = reading.begin(&disk, &directory)?;
         let level = Level { handle: directory, names, part: Vec::new(), stat };
-        Ok(Self { disk, levels: vec![level], seen: None })
+        Ok(Self { disk, reading, levels: vec![level], seen: None })
     }
 
     /// The directory that the walk is in.
@@ -114,7 +213,7 @@ impl<D: Disk> Walk<D> {
         if Inode::of(&self.disk.stat(&handle)?) != Inode::of(&stat) {
             return Err(Errno::STALE.into());
         }
-        let names = Some(self.disk.names(&handle)?);
+        let names = self.reading.begin(&self.disk, &handle)?;
         self.levels.push(Level { handle: Arc::new(handle), names, part, stat });
         Ok(())
     }
@@ -128,7 +227,7 @@ impl<D: Disk> Iterator for Walk<D> {
         self.seen = None;
         loop {
             let level = self.levels.last_mut()?;
-            match level.names.as_mut().and_then(Iterator::next) {
+            match level.next(&self.disk) {
                 Some(Ok(part)) => match self.disk.stat_part(&level.handle, &part) {
                     Ok(stat) => {
                         if stat.kind == FileKind::Directory {
@@ -140,10 +239,7 @@ impl<D: Disk> Iterator for Walk<D> {
                     Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
                     Err(error) => return Some(Step::Unread { part: Some(part), error }),
                 },
-                Some(Err(error)) => {
-                    level.names = None;
-                    return Some(Step::Unread { part: None, error });
-                }
+                Some(Err(error)) => return Some(Step::Unread { part: None, error }),
                 None => {
                     let Level { part, stat, .. } = self.levels.pop()?;
                     self.levels.last()?;
@@ -156,6 +252,7 @@ impl<D: Disk> Iterator for Walk<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -232,5 +329,66 @@ mod tests {
         fs::rename(dir.path().join("b"), outside.path().join("b")).unwrap();
         fs::create_dir(dir.path().join("b")).unwrap();
         assert!(walk.enter().is_err());
+    }
+
+    /// A directory of files, whose names take more than one piece, and what they are; in memory, if there is such a
+    /// file system: there an entry that is replaced is in another place.
+    fn many() -> (tempfile::TempDir, BTreeSet<Vec<u8>>) {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        fs::create_dir(dir.path().join("walked")).unwrap();
+        let names = (0..2_000).map(|number| format!("name-{number}")).collect::<Vec<_>>();
+        for name in &names {
+            fs::write(dir.path().join("walked").join(name), "").unwrap();
+        }
+        (dir, names.into_iter().map(String::into_bytes).collect())
+    }
+
+    fn whole(path: &std::path::Path, room: Arc<OpenLimit>) -> Walk<Native> {
+        Walk::whole(Native, Native.open_root(&path.join("walked")).unwrap().into(), room).unwrap()
+    }
+
+    /// Where the system can tell all names at once: elsewhere the directory is unread.
+    #[cfg(all(target_os = "linux", not(ftx_portable)))]
+    #[test]
+    fn a_name_that_is_there_all_the_time_is_come_upon_though_others_replace_it() {
+        let (dir, names) = many();
+        let room = names_room();
+        let mut walk = whole(dir.path(), Arc::clone(&room));
+        let mut seen = BTreeSet::new();
+        for step in std::iter::from_fn(|| walk.next()) {
+            let Step::Seen { part, .. } = step else { panic!("{step:?}") };
+            seen.insert(part);
+            if seen.len() > 1 {
+                continue;
+            }
+            for name in names.iter().filter(|name| !seen.contains(*name)) {
+                fs::write(dir.path().join("new"), "new").unwrap();
+                let name = std::str::from_utf8(name).unwrap();
+                fs::rename(dir.path().join("new"), dir.path().join("walked").join(name)).unwrap();
+            }
+        }
+        assert_eq!(names.difference(&seen).count(), 0, "were left out");
+        drop(walk);
+        assert!(Opened::under(room).take_up_to(NAMES_ROOM_BYTES), "all of it is given back");
+    }
+
+    #[test]
+    fn a_directory_whose_names_have_no_room_is_unread_if_others_change_it_meanwhile() {
+        let (dir, names) = many();
+        let is_unread = |step: &Step| matches!(step, Step::Unread { part: None, .. });
+        let undisturbed: Vec<_> = whole(dir.path(), OpenLimit::at_most(0)).collect();
+        assert_eq!(undisturbed.len(), names.len());
+        assert!(!undisturbed.iter().any(is_unread));
+        let mut walk = whole(dir.path(), OpenLimit::at_most(0));
+        assert!(matches!(walk.next(), Some(Step::Seen { .. })));
+        let walked = walk.directory().map(Arc::clone).unwrap();
+        let opened = Native.stat(&walked).unwrap().changed;
+        while Native.stat(&walked).unwrap().changed == opened {
+            fs::write(dir.path().join("walked/new"), "").unwrap();
+            fs::remove_file(dir.path().join("walked/new")).unwrap();
+        }
+        let rest: Vec<_> = walk.collect();
+        assert!(rest.last().is_some_and(is_unread));
+        assert_eq!(rest.iter().filter(|step| is_unread(step)).count(), 1);
     }
 }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::crash::{Change, with_what_came_before};
 use super::{Lock, Node, Sim, SimHandle, error, shown};
-use crate::sys::{Disk, FileKind, Medium, MediumKind, Stat, Want};
+use crate::sys::{Disk, FileKind, KnownNames, Medium, MediumKind, Stat, Want};
 
 impl Disk for Sim {
     type Handle = SimHandle;
@@ -182,6 +182,12 @@ impl Disk for Sim {
         let mut world = self.call("names", "")?;
         let names: Vec<_> = world.node(dir.node)?.entries.keys().cloned().map(Ok).collect();
         Ok(names.into_iter())
+    }
+
+    fn names_at_once(&self, dir: &SimHandle, _: usize) -> io::Result<Option<KnownNames>> {
+        dir.check_open()?;
+        let mut world = self.call("names_at_once", "")?;
+        Ok(Some(world.node(dir.node)?.entries.keys().collect()))
     }
 
     fn read_at(&self, file: &SimHandle, buffer: &mut [u8], at: u64) -> io::Result<usize> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ftx_protocol::{Code, Depth, Name, Refusal};
 
 use super::Store;
-use super::open_limit::{OpenLimit, Opened};
 use super::private::PRIVATE;
 use super::scope::check_reach;
+use super::{OpenLimit, Opened};
 use crate::failure::{Cause, refusal};
 use crate::identity::Inode;
 use crate::sys::{Disk, FileKind, Stat, Want};
@@ -76,7 +76,8 @@ impl<D: Disk> Store<D> {
             &directory,
             &self.disk.stat(&directory).map_err(|error| failed(&error))?,
         )?;
-        let walk = Walk::new(self.disk.clone(), directory).map_err(|error| failed(&error))?;
+        let walk = Walk::whole(self.disk.clone(), directory, Arc::clone(&self.names_room));
+        let walk = walk.map_err(|error| failed(&error))?;
         let private = self.disk.stat_part(&self.root, PRIVATE).ok();
         let private = private.map(|stat| Inode::of(&stat));
         let name = name.cloned();

@@ -17,7 +17,6 @@ mod journal;
 mod list;
 mod naming;
 mod numbering;
-mod open_limit;
 mod private;
 mod read;
 mod record;
@@ -57,13 +56,13 @@ use room::Room;
 use transfers::Transfers;
 
 pub use crate::digests::{Remembered, Seen};
+pub use crate::open_limit::{OpenLimit, Opened};
 pub use change::{Change, OldMode};
 pub use checkpoint::{Checkpoint, Durable};
 pub use commit::{Settled, Step, Turn};
 #[doc(hidden)]
 pub use journal::JournalText;
 pub use list::{Listed, Listing};
-pub use open_limit::{OpenLimit, Opened};
 pub use private::{LOCK, PRIVATE};
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;
@@ -268,6 +267,8 @@ pub struct Store<D: Disk> {
     /// What an acknowledgement says when everything was synced.
     best: Durability,
     room: Room,
+    /// For the names in directories that are listed.
+    names_room: Arc<OpenLimit>,
     boot_id: Option<String>,
     /// `None` when the store only reads.
     private: Option<Private<D>>,

@@ -9,7 +9,7 @@ use rustix::fs::{self, AtFlags, FallocateFlags, OFlags, ResolveFlags, StatxFlags
 use rustix::io::{Errno, retry_on_intr};
 
 use super::native::look_and_rename;
-use super::{MediumKind, Want, walk};
+use super::{KnownNames, MediumKind, Want, walk};
 
 /// openat2 says EAGAIN when a rename raced a `..` in a symlink. Each try is a fresh race; losing
 /// so many in a row is somebody's purpose.
@@ -31,6 +31,25 @@ pub(super) const WAY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 
 /// openat2 is not there: an old kernel, or a sandbox that does not know it.
 static WITHOUT_OPENAT2: AtomicBool = AtomicBool::new(false);
+
+/// getdents64 has the directory to itself as long as it runs, so what one call tells is of one moment.
+pub(super) fn names_at_once(dir: &OwnedFd, piece_bytes: usize) -> io::Result<Option<KnownNames>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let own = retry_on_intr(|| fs::openat(dir, ".", flags, fs::Mode::empty()))?;
+    let mut buffer = Vec::with_capacity(piece_bytes);
+    let mut piece = fs::RawDir::new(&own, buffer.spare_capacity_mut());
+    let mut names = KnownNames::default();
+    while let Some(entry) = piece.next() {
+        match entry?.file_name().to_bytes() {
+            b"." | b".." => {}
+            name => names.push(name),
+        }
+        if piece.is_buffer_empty() {
+            break;
+        }
+    }
+    Ok(piece.next().transpose()?.is_none().then_some(names))
+}
 
 pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Result<OwnedFd> {
     if WITHOUT_OPENAT2.load(Ordering::Relaxed) {

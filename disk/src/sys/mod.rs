@@ -19,9 +19,11 @@ mod platform;
 #[path = "portable.rs"]
 mod platform;
 
+mod known;
 mod native;
 mod walk;
 
+pub use known::KnownNames;
 pub use native::{Native, make_durably, raise_descriptor_limit, sync_above};
 pub use platform::{READ_OUTSIDE, send_file};
 
@@ -113,6 +115,14 @@ pub trait Disk: Clone + Send + Sync + 'static {
 
     /// Begins to read the names in a directory.
     fn names(&self, dir: &Self::Handle) -> io::Result<Self::Names>;
+
+    /// All names in a directory as they were at one moment, without `.` and `..`. `None` where the system
+    /// cannot, or where it takes more than `piece_bytes` to be told.
+    fn names_at_once(
+        &self,
+        dir: &Self::Handle,
+        piece_bytes: usize,
+    ) -> io::Result<Option<KnownNames>>;
 
     /// Reads at an offset; 0 is the end of the file.
     fn read_at(&self, file: &Self::Handle, buffer: &mut [u8], at: u64) -> io::Result<usize>;

@@ -10,7 +10,7 @@ use ftx_protocol::{FileTime, Mode, Name};
 use rustix::fs::{self, AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
-use super::{Disk, FileKind, Medium, MediumKind, Stat, Want, platform};
+use super::{Disk, FileKind, KnownNames, Medium, MediumKind, Stat, Want, platform};
 
 /// The disk of this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -126,6 +126,10 @@ impl Disk for Native {
 
     fn names(&self, dir: &OwnedFd) -> io::Result<Names> {
         Ok(Names(fs::Dir::read_from(dir)?))
+    }
+
+    fn names_at_once(&self, dir: &OwnedFd, piece_bytes: usize) -> io::Result<Option<KnownNames>> {
+        platform::names_at_once(dir, piece_bytes)
     }
 
     fn read_at(&self, file: &OwnedFd, buffer: &mut [u8], at: u64) -> io::Result<usize> {

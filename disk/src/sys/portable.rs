@@ -7,7 +7,7 @@ use ftx_protocol::FileTime;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, pread, retry_on_intr, write};
 
-use super::MediumKind;
+use super::{KnownNames, MediumKind};
 use crate::aligned::PageAligned;
 
 pub(super) use super::native::look_and_rename as rename_new;
@@ -25,6 +25,10 @@ pub(super) fn create_nameless(_: &OwnedFd, _: rustix::fs::Mode) -> io::Result<Ow
 
 pub(super) fn link_nameless(_: &OwnedFd, _: &OwnedFd, _: &[u8]) -> io::Result<()> {
     Err(Errno::OPNOTSUPP.into())
+}
+
+pub(super) fn names_at_once(_: &OwnedFd, _: usize) -> io::Result<Option<KnownNames>> {
+    Ok(None)
 }
 
 pub(super) fn born(_: &OwnedFd) -> io::Result<Option<FileTime>> {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ftx_disk::identity::Inode;
 use ftx_disk::store::PRIVATE;
 use ftx_disk::sys::{Disk, FileKind, Native, Stat};
-use ftx_disk::walk::{Step, Walk};
+use ftx_disk::walk::{Step, Walk, names_room};
 use ftx_protocol::message::Mkdir;
 use ftx_protocol::{Condition, Mode, Name, Parents, RequestId};
 
@@ -72,7 +72,8 @@ impl Job<'_, '_> {
                 self.fail_path(&path, &Failure::new(Class::Usage, message));
             }
             Ok(Opened::Directory(handle, stat)) => {
-                match Native.open_root(&path).and_then(|shared| Walk::new(Native, shared.into())) {
+                let shared = Native.open_root(&path);
+                match shared.and_then(|shared| Walk::whole(Native, shared.into(), names_room())) {
                     Ok(walk) => {
                         let root = self.root(path, name.clone(), handle);
                         self.walk = Some((root, walk));

@@ -30,17 +30,17 @@ impl OpenLimit {
         Arc::new(Self { max, open: AtomicUsize::new(0), wider })
     }
 
-    /// Takes one, here and in all wider limits; or nothing, where one of them has no room.
-    fn take(&self) -> bool {
-        let more = |open: usize| open.checked_add(1).filter(|more| *more <= self.max);
+    /// Takes so many, here and in all wider limits; or nothing, where one of them has no room.
+    fn take(&self, count: usize) -> bool {
+        let more = |open: usize| open.checked_add(count).filter(|more| *more <= self.max);
         if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
             return false;
         }
-        let taken = self.wider.iter().take_while(|wider| wider.take()).count();
+        let taken = self.wider.iter().take_while(|wider| wider.take(count)).count();
         let has_all = taken == self.wider.len();
         if !has_all {
-            self.wider.iter().take(taken).for_each(|wider| wider.give_back(1));
-            self.open.fetch_sub(1, Ordering::Relaxed);
+            self.wider.iter().take(taken).for_each(|wider| wider.give_back(count));
+            self.open.fetch_sub(count, Ordering::Relaxed);
         }
         has_all
     }
@@ -60,8 +60,17 @@ impl Opened {
     /// Counts one that is about to be opened. Without room for it, nothing is to be opened.
     #[must_use]
     pub fn take(&mut self) -> bool {
-        let taken = self.limit.take();
-        self.count = self.count.saturating_add(usize::from(taken));
+        self.take_up_to(self.count.saturating_add(1))
+    }
+
+    /// Counts as many more as it takes to have `count`; or none, where there is no room for all.
+    #[must_use]
+    pub fn take_up_to(&mut self, count: usize) -> bool {
+        let more = count.saturating_sub(self.count);
+        let taken = self.limit.take(more);
+        if taken {
+            self.count = self.count.saturating_add(more);
+        }
         taken
     }
 
