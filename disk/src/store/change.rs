@@ -135,7 +135,7 @@ impl<D: Disk> Store<D> {
             } => {
                 check_reach(within, name)?;
                 let directory = match parents {
-                    Parents::Make => self.parent_made(name, within, committing)?,
+                    Parents::Make => self.parent_made(name, within, condition, committing)?,
                     Parents::Require => self.parent(name, within)?,
                 };
                 let given = Given { modified: *modified, mode: *mode, old_mode: *old_mode };
@@ -168,10 +168,14 @@ impl<D: Disk> Store<D> {
         &self,
         name: &Name,
         within: Option<&Name>,
+        condition: &Condition,
         committing: &mut Committing<D>,
     ) -> Result<Arc<D::Handle>, Refusal> {
         match name.parent() {
-            Some(parent) => Ok(Arc::new(self.make_directories(within, &parent, committing)?)),
+            Some(parent) => {
+                let made = self.make_directories(within, &parent, condition, committing);
+                Ok(Arc::new(made?))
+            }
             None => Ok(Arc::clone(&self.root)),
         }
     }

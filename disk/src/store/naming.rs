@@ -168,24 +168,30 @@ impl<D: Disk> Store<D> {
         ground.last = None;
         let Some(name) = committed.name.parent() else { return Err(Code::BadName.into()) };
         let within = committed.within.clone();
-        let handle = Arc::new(self.make_directories(within.as_ref(), &name, committing)?);
+        let condition = &committed.condition;
+        let made = self.make_directories(within.as_ref(), &name, condition, committing);
+        let handle = Arc::new(made?);
         let inode = Inode::of(&self.check_directory(&handle)?);
         ground.last = Some(Known { name, within, handle: Arc::clone(&handle), inode });
         Ok((handle, inode, Resolved::Now))
     }
 
     /// Opens the directory, making what is missing of it, one after another from the root: the
-    /// scope, too, if it is not there yet.
+    /// scope, too, if it is not there yet. Nothing is made for what is to be in it, if the condition wants
+    /// that to be there.
     pub(super) fn make_directories(
         &self,
         within: Option<&Name>,
         name: &Name,
+        condition: &Condition,
         committing: &mut Committing<D>,
     ) -> Result<D::Handle, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Naming, "making the directory", error);
         let open = || self.look(within, name, Want::Directory);
         match open() {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+                check_absent(condition)?;
+            }
             result => {
                 return result.map_err(|error| self.not_opened(name, within, failed(&error)));
             }
@@ -193,7 +199,7 @@ impl<D: Disk> Store<D> {
         let part = name.last_part();
         let made = match name.parent() {
             Some(parent) => {
-                let parent = self.make_directories(within, &parent, committing)?;
+                let parent = self.make_directories(within, &parent, condition, committing)?;
                 self.check_directory(&parent)?;
                 self.disk.make_directory(&parent, part, DIRECTORY_MODE)
             }

@@ -1,13 +1,14 @@
 //! What another process does to a name or its directory in the middle of a put or a round.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
-use ftx_protocol::{Code, Condition, Depth, Mode, TransferId, Version};
+use ftx_protocol::{Code, Condition, Depth, Durability, Mode, Parents, TransferId, Version};
 
 use super::{directory, id, name, open, options, root, share, write};
 use crate::identity::{Identity, Inode};
 use crate::sim::{Sim, SimHandle};
-use crate::store::{Finished, Listed, OpenError, Put, Store};
+use crate::store::{Change, Finished, Listed, OldMode, OpenError, Put, Step, Store};
 use crate::sys::{Disk, Want};
 
 type Answers = Vec<Result<(), Code>>;
@@ -168,6 +169,31 @@ fn a_version_that_is_gone_when_the_name_is_taken_is_told() {
     sim.remove(&root(&sim), b"f").unwrap();
     assert_eq!(commit(&store, round), [Err(Code::VersionMismatch)]);
     assert_eq!((sim.content("f"), staged(&sim)), (None, 0));
+}
+
+#[test]
+fn a_tree_that_was_removed_does_not_come_back_for_what_is_refused() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    sim.make_directory(&root(&sim), b"d", Mode::new(0o755)).unwrap();
+    write(&sim, &directory(&sim, "d"), "f", b"old");
+    let condition = Condition::Version(version(&sim, "d/f"));
+    let finished = whole(&store, put("d/f", condition.clone()));
+    sim.remove(&directory(&sim, "d"), b"f").unwrap();
+    sim.remove_directory(&root(&sim), b"d").unwrap();
+    assert_eq!(commit(&store, vec![finished]), [Err(Code::VersionMismatch)]);
+    let change = Change::MakeDirectory {
+        name: name("d/e/f"),
+        parents: Parents::Make,
+        condition,
+        modified: None,
+        mode: None,
+        old_mode: OldMode::Replaced,
+        durability: Durability::Full,
+    };
+    let made = store.commit(vec![Step::Change { change, within: None }]).remove(0);
+    assert_eq!(made.err().map(|refusal| refusal.code), Some(Code::VersionMismatch));
+    assert_eq!(sim.stat_part(&root(&sim), b"d").err().unwrap().kind(), ErrorKind::NotFound);
 }
 
 #[test]
