@@ -119,12 +119,7 @@ impl Lane {
                 Side::Fetch => fetched.push(job),
                 Side::Both => {
                     self.forget_unbegun([&mut brought, &mut fetched], who);
-                    if self.bring.is_some() || !brought.is_empty() {
-                        brought.push(Job::HangUp);
-                    }
-                    if self.fetch.is_some() || !fetched.is_empty() {
-                        fetched.push(Job::HangUp);
-                    }
+                    self.hang_up([&mut brought, &mut fetched]);
                 }
             }
         }
@@ -138,6 +133,22 @@ impl Lane {
         if !fetched.is_empty() {
             let fetch = fetch.get_or_insert_with(|| strand(Fetch::new(shared(), origin())));
             entrance.line.submit(fetch, fetched);
+        }
+    }
+
+    /// The connection is gone. A strand that has nothing to end need not hear of it, and does not wait for a worker
+    /// any more: they would be as many as come and go behind a disk that hangs.
+    fn hang_up(&mut self, to_come: [&mut Vec<Job>; 2]) {
+        let Entrance { shared, line } = &*self.entrance;
+        if self.bring.is_some() {
+            shared.committer.forget_changes(self.key);
+        }
+        for (strand, to_come) in [&mut self.bring, &mut self.fetch].into_iter().zip(to_come) {
+            let lets_go = |strand: &Arc<Strand>| line.lets_go(strand);
+            match to_come.is_empty() && strand.as_ref().is_none_or(lets_go) {
+                true => *strand = None,
+                false => to_come.push(Job::HangUp),
+            }
         }
     }
 
@@ -195,4 +206,47 @@ fn log_unbegun(job: &Job, origin: &Origin) {
 
 fn strand(hand: impl Hand + 'static) -> Arc<Strand> {
     Arc::new(Strand::new(Box::new(hand)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ftx_protocol::message::{Cache, Get, Stat};
+    use ftx_protocol::{Algorithm, Name, RequestId};
+
+    use super::super::Granted;
+    use super::super::upload::tests::{put, shared};
+    use super::*;
+
+    /// With no worker, as behind a disk that has all of them.
+    #[test]
+    fn who_is_gone_stands_in_no_line_unless_there_is_something_to_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = shared(directory.path());
+        let line = Arc::<Line>::default();
+        let entrance = Arc::new(Entrance { shared: Arc::clone(&shared), line: Arc::clone(&line) });
+        let lane = |number| {
+            let key = ConnectionKey::new(0, number, 1);
+            Lane::new(Arc::clone(&entrance), key, ([127, 0, 0, 1], 1).into())
+        };
+        let (id, name) = (RequestId(1), Name::parse(b"file").unwrap());
+        let mut stays = lane(0);
+        let stat = || Job::Stat(Stat::of(name.clone()), Granted::default());
+        stays.submit(vec![stat()], &Who::Nobody);
+        for number in 1..100 {
+            let mut lane = lane(number);
+            let (name, digest, cache) = (name.clone(), Algorithm::Sha256, Cache::Use);
+            let get = Get { id, name, digest, at: 0, version: None, cache, need: Vec::new() };
+            let get = Job::Open(get, Granted::default());
+            lane.submit(vec![stat(), get], &Who::Nobody);
+            assert_eq!(line.standing(), 3);
+            lane.submit(vec![Job::HangUp], &Who::Nobody);
+            assert_eq!(line.standing(), 1, "who is there stays");
+        }
+        let mut brings = lane(100);
+        let place = brings.take_place().unwrap();
+        brings.submit(vec![Job::Begin(put(1), Granted::default(), place)], &Who::Nobody);
+        brings.submit(vec![Job::HangUp], &Who::Nobody);
+        assert_eq!(line.standing(), 2, "what has come of a body is worth keeping");
+        shared.committer.finish();
+    }
 }

@@ -306,7 +306,7 @@ fn beginning(put: Put, granted: &Granted, unfinished_max: Option<usize>) -> stor
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use ftx_disk::store::{Access, Memory, Options, Store};
     use ftx_disk::sys::Native;
     use ftx_protocol::message::Resume;
@@ -323,7 +323,7 @@ mod tests {
     use crate::server::OpenMax;
     use crate::server::network::Network;
 
-    fn shared(directory: &std::path::Path) -> Arc<Shared> {
+    pub(in super::super) fn shared(directory: &std::path::Path) -> Arc<Shared> {
         let options = Options {
             access: Access::ReadWrite,
             durability: Durability::None,
@@ -347,7 +347,7 @@ mod tests {
         })
     }
 
-    fn put(id: u64) -> Put {
+    pub(in super::super) fn put(id: u64) -> Put {
         Put {
             id: RequestId(id),
             name: Name::parse(b"file").unwrap(),

@@ -4,7 +4,7 @@
 //! hold two workers and no more, whatever its disk does. Knows nothing of what a job does.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{JoinHandle, Thread};
 
 use ftx_disk::aligned::PageAligned;
@@ -182,6 +182,26 @@ impl Line {
         }
     }
 
+    /// Takes a strand out of the line, if nothing of it would be missed and no worker has it in hand. Its last job
+    /// was submitted.
+    pub(super) fn lets_go(&self, strand: &Arc<Strand>) -> bool {
+        // A worker that has it in hand may be waiting for its disk.
+        let hand = match strand.hand.try_lock() {
+            Ok(hand) => hand,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if !hand.is_empty() || strand.ahead() == Ahead::Jobs {
+            return false;
+        }
+        let mut ready = lock(&self.ready);
+        // Most of those that go came last.
+        if let Some(at) = ready.strands.iter().rposition(|other| Arc::ptr_eq(other, strand)) {
+            ready.strands.remove(at);
+        }
+        true
+    }
+
     fn close(&self) {
         let mut ready = lock(&self.ready);
         ready.closed = true;
@@ -231,5 +251,47 @@ impl Line {
             drop(ready);
             std::thread::park();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hand that has so much open.
+    struct Has(usize);
+
+    impl Hand for Has {
+        fn work(&mut self, _: Job, _: &mut [u8]) -> Worked {
+            Worked::Done
+        }
+
+        fn pause(&mut self, _: Ahead) {}
+
+        fn is_empty(&self) -> bool {
+            self.0 == 0
+        }
+    }
+
+    impl Line {
+        pub(in super::super) fn standing(&self) -> usize {
+            lock(&self.ready).strands.len()
+        }
+    }
+
+    #[test]
+    fn a_strand_that_a_worker_has_in_hand_or_that_has_something_open_is_not_let_go() {
+        let line = Line::default();
+        let strand = Arc::new(Strand::new(Box::new(Has(0))));
+        line.submit(&strand, vec![Job::HangUp]);
+        assert!(!line.lets_go(&strand), "it has a job");
+        drop(strand.next());
+        let hand = lock(&strand.hand);
+        assert!(!line.lets_go(&strand), "it is in hand");
+        drop(hand);
+        assert_eq!(line.standing(), 1);
+        assert!(line.lets_go(&strand));
+        assert_eq!(line.standing(), 0);
+        assert!(!line.lets_go(&Arc::new(Strand::new(Box::new(Has(1))))), "it has something open");
     }
 }
