@@ -164,7 +164,9 @@ fn gets_and_lists_that_wait_for_a_stuck_disk_are_not_kept_for_who_is_gone() {
     };
     let mut talk = Talk::with(server.address);
     talk.say(json!({"get": {"id": 1, "name": "stuck", "digest": "sha256"}}));
-    for id in (2..2 + 2 * EACH).step_by(2) {
+    talk.say(json!({"get": {"id": 2, "name": "waits", "digest": "sha256"}}));
+    talk.say(json!({"list": {"id": 3, "name": "waits"}}));
+    for id in (4..4 + 2 * EACH).step_by(2) {
         talk.say(json!({"get": {"id": id, "name": "other", "digest": "sha256"}}));
         talk.say(json!({"list": {"id": id + 1, "name": "others"}}));
         for id in [id, id + 1] {
@@ -177,4 +179,5 @@ fn gets_and_lists_that_wait_for_a_stuck_disk_are_not_kept_for_who_is_gone() {
     assert_eq!(broken_off(), [0, 0], "they were not begun");
     drop(talk);
     until("all are given up", || broken_off() == [EACH, EACH]);
+    assert_eq!(logged("name=waits "), 0, "of what still waited nothing was told");
 }

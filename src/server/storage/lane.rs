@@ -1,10 +1,11 @@
 //! One connection's way into storage.
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ftx_protocol::{Code, Verb};
+use ftx_protocol::{Code, RequestId, Verb};
 
 use super::directory::Shared;
 use super::download::Fetch;
@@ -159,8 +160,14 @@ impl Lane {
         let waiting = strands.flat_map(|strand| strand.take_out(Job::is_for_nobody));
         let to_come = to_come.into_iter();
         let to_come = to_come.flat_map(|jobs| jobs.extract_if(.., |job| job.is_for_nobody()));
+        let forgotten: Vec<Job> = waiting.chain(to_come).collect();
+        let closed = |job: &Job| match job {
+            Job::Close(id) => Some(*id),
+            _ => None,
+        };
+        let broken_off: HashSet<RequestId> = forgotten.iter().filter_map(closed).collect();
         let origin = Origin { key: self.key, peer: self.peer(), who: who.clone() };
-        waiting.chain(to_come).for_each(|job| log_unbegun(&job, &origin));
+        forgotten.iter().for_each(|job| log_unbegun(job, &broken_off, &origin));
     }
 }
 
@@ -192,12 +199,15 @@ fn side(job: &Job) -> Side {
     }
 }
 
-/// What was broken off is in the log, begun or not: its client was told so, or is gone.
-fn log_unbegun(job: &Job, origin: &Origin) {
+/// What was broken off is in the log, begun or not: its client was told so. Of what still waited when the connection
+/// ended nothing was done, and nothing told.
+fn log_unbegun(job: &Job, broken_off: &HashSet<RequestId>, origin: &Origin) {
     let began = Instant::now();
     match job {
-        Job::Open(get, _) => audit::broken_off(origin, Verb::Get, &get.name, 0, began),
-        Job::List(list, _) => {
+        Job::Open(get, _) if broken_off.contains(&get.id) => {
+            audit::broken_off(origin, Verb::Get, &get.name, 0, began)
+        }
+        Job::List(list, _) if broken_off.contains(&list.id) => {
             audit::listed(origin, list.name.as_ref(), 0, Code::Aborted.as_str(), began);
         }
         _ => {}
@@ -211,7 +221,7 @@ fn strand(hand: impl Hand + 'static) -> Arc<Strand> {
 #[cfg(test)]
 mod tests {
     use ftx_protocol::message::{Cache, Get, Stat};
-    use ftx_protocol::{Algorithm, Name, RequestId};
+    use ftx_protocol::{Algorithm, Name};
 
     use super::super::Granted;
     use super::super::upload::tests::{put, shared};
