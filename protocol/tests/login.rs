@@ -143,7 +143,7 @@ fn login_is_the_first_command_and_what_is_behind_it_is_carried_out() {
         assert!(matches!(
             asked[1..],
             [
-                Command::Work(Work::Begin(_)),
+                Command::Work(Work::Begin(..)),
                 Command::Work(Work::Write { .. }),
                 Command::Work(Work::Finish(_))
             ]

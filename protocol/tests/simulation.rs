@@ -82,7 +82,7 @@ impl Storage {
     fn carry_out(&mut self, line: usize, command: Command, input: &[u8], random: &mut Random) {
         let Command::Work(work) = command else { return };
         match work {
-            Work::Begin(put) => self.begin(line, put, random),
+            Work::Begin(put, _) => self.begin(line, put, random),
             Work::Write { id, bytes } => {
                 let Some(transfer) = self.puts.get(&(line, id)) else { return };
                 let partial = self.partial.get_mut(transfer).unwrap();

@@ -169,6 +169,56 @@ fn a_put_and_a_get_of_one_name_sent_together_take_effect_in_that_order() {
 }
 
 #[test]
+fn a_put_is_judged_by_what_the_requests_before_it_leave_and_not_by_what_is_there_when_it_comes() {
+    let world = World::new();
+    let server = world.serve();
+    let mut peer = Talk::with(server.address);
+    let mut id = 0;
+    let mut take_effect = |requests: &[Value]| {
+        let (first, mut sent) = (id + 1, Vec::new());
+        for request in requests {
+            id += 1;
+            let mut request = request.clone();
+            let (kind, fields) = request.as_object_mut().unwrap().iter_mut().next().unwrap();
+            fields["id"] = json!(id);
+            let is_put = kind == "put";
+            if is_put {
+                // Of unknown size: one that comes whole is looked at when it is whole.
+                fields["digest"] = json!("sha256");
+                fields["transfer"] = json!(format!("{id:032x}"));
+            }
+            sent.extend(format!("{request}\n").into_bytes());
+            if is_put {
+                let data = json!({"data": {"id": id, "at": 0, "size": 5}});
+                let end = json!({"end": {"id": id, "size": 5, "digest": HELLO_DIGEST}});
+                sent.extend(format!("{data}\nhello{end}\n").into_bytes());
+            }
+        }
+        // In one write: all are there before the first has taken effect.
+        peer.send(&sent);
+        for _ in first..=id {
+            let line = peer.line();
+            assert!(line["error"].is_null(), "{requests:?}: {line}");
+        }
+    };
+    for _ in 0..10 {
+        take_effect(&[json!({"put": {"name": "a"}})]);
+        take_effect(&[
+            json!({"remove": {"name": "a"}}),
+            json!({"put": {"name": "a", "if": "absent"}}),
+        ]);
+        take_effect(&[
+            json!({"move": {"name": "a", "to": "b"}}),
+            json!({"put": {"name": "a/below"}}),
+        ]);
+        take_effect(&[
+            json!({"remove": {"name": "a", "depth": "all"}}),
+            json!({"put": {"name": "a"}}),
+        ]);
+    }
+}
+
+#[test]
 fn who_sends_what_was_refused_without_end_is_told_so_and_hung_up_on() {
     let world = World::new();
     let server = world.serve();

@@ -40,6 +40,23 @@ impl<D: Disk> Store<D> {
     /// What can be known before the bytes come, where that spares them; nothing is left of a put that
     /// is refused here, and one that was held is held as before.
     pub fn begin(&self, put: Put) -> Result<Upload<D>, Refusal> {
+        self.begin_at(put, |put| self.check_target(put))
+    }
+
+    /// As [`Store::begin`], for a put behind changes of its name that are to come: what has the name is looked at when
+    /// they are made, which is when the put takes it.
+    ///
+    /// # Errors
+    /// What does not depend on what has the name.
+    pub fn begin_behind_others(&self, put: Put) -> Result<Upload<D>, Refusal> {
+        self.begin_at(put, |_| Ok(()))
+    }
+
+    fn begin_at(
+        &self,
+        put: Put,
+        check_target: impl FnOnce(&Put) -> Result<(), Refusal>,
+    ) -> Result<Upload<D>, Refusal> {
         let private = self.writable()?;
         let put = self.take_on(put)?;
         if let Some(complete) = self.transfers.complete(&put.transfer) {
@@ -47,7 +64,7 @@ impl<D: Disk> Store<D> {
         }
         let comes_whole = put.size.is_some_and(|size| size <= COMES_WHOLE_BYTES);
         if !comes_whole || (put.condition != Condition::Always && put.naming == Naming::AsAsked) {
-            self.check_target(&put)?;
+            check_target(&put)?;
         }
         match self.transfers.partial(&put.transfer) {
             Some(partial) => self.begin_again(private, put, &partial),

@@ -109,7 +109,7 @@ impl Storage {
         assert!(is_last || self.connection == Connection::Open, "for nobody: {command:?}");
         let Command::Work(work) = command else { return };
         let question = match work {
-            Work::Begin(put) => {
+            Work::Begin(put, _) => {
                 assert!(asked.knows(put.id));
                 self.check_token(put.id);
                 self.order.open(put.id, put.name);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::busy::Busy;
 use super::requests::{
-    Committing, Listing, Opening, Outcome, Progress, Receiving, Refused, Request,
+    Behind, Committing, Listing, Opening, Outcome, Progress, Receiving, Refused, Request,
 };
 use super::{Command, DrainCause, Inbound, NoMore, Server, Stage, Work};
 use crate::asked::{Asked, Verb};
@@ -200,7 +200,11 @@ impl Server {
             kept: put.at,
         };
         self.start(put.id, Request::Receive(receiving));
-        self.busy.ask(Work::Begin(put));
+        let behind = match self.busy.order.holds_back(put.id) {
+            true => Behind::Others,
+            false => Behind::Nothing,
+        };
+        self.busy.ask(Work::Begin(put, behind));
     }
 
     /// Answers a request that never came to life.

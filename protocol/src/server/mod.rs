@@ -42,7 +42,7 @@ use clocks::Reading;
 use requests::{Body, Request};
 
 pub use outbound::Output;
-pub use requests::{Command, Event, Refused, Work};
+pub use requests::{Behind, Command, Event, Refused, Work};
 
 /// What a server is set up to do; the same for all its connections.
 #[derive(Debug, Clone)]

@@ -184,11 +184,21 @@ pub enum Command {
     Refused(Box<Refused>),
 }
 
+/// What a put comes behind when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// Nothing that has to do with its name.
+    Nothing,
+    /// Requests that have not taken effect, and come first (rule 4.6): what has the name now tells nothing of what it
+    /// will find there.
+    Others,
+}
+
 /// What storage is asked to do. Ids are those of the requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
     /// Begin, or go on with, a put.
-    Begin(crate::message::Put),
+    Begin(crate::message::Put, Behind),
     /// Take bytes of the body of a put, in order.
     Write {
         /// The put.
@@ -241,7 +251,7 @@ impl Work {
     pub fn id(&self) -> Option<RequestId> {
         match self {
             Self::HangUp => None,
-            Self::Begin(put) => Some(put.id),
+            Self::Begin(put, _) => Some(put.id),
             Self::Write { id, .. }
             | Self::Discard(id, _)
             | Self::Suspend(id)

@@ -54,7 +54,7 @@ impl Storage {
 
     fn one(&mut self, work: Work, input: &[u8]) -> Option<Event> {
         match work {
-            Work::Begin(put) => {
+            Work::Begin(put, _) => {
                 assert!(self.puts.insert(put.id, (put, Vec::new())).is_none());
                 None
             }

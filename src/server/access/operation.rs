@@ -44,7 +44,7 @@ impl<'a> Operation<'a> {
     /// What the machine asks for. No `_` here: a new kind of work has to be thought about.
     pub(in crate::server) fn of(work: &'a Work) -> Self {
         match work {
-            Work::Begin(put) => Self::Put { name: &put.name, condition: &put.condition },
+            Work::Begin(put, _) => Self::Put { name: &put.name, condition: &put.condition },
             Work::Resume(_) => Self::Resume,
             Work::Write { .. } | Work::Finish(_) | Work::More(_) | Work::Digest(_) => {
                 Self::Continue
@@ -260,6 +260,7 @@ mod tests {
     use crate::server::access::WithoutToken;
     use crate::server::access::testing::{State, line, secret};
     use ftx_protocol::message::{End, Get, List, Mkdir, Move, Put, Remove, Resume, Stat};
+    use ftx_protocol::server::Behind;
     use ftx_protocol::{Algorithm, Digest, RequestId, Version};
 
     fn name(text: &str) -> Name {
@@ -611,7 +612,7 @@ mod tests {
         let end = End { id, size: 0, digest, spent: None };
         let (absent, always) = (&Condition::Absent, &Condition::Always);
         for (work, operation) in [
-            (Work::Begin(put), Operation::Put { name: &one, condition: absent }),
+            (Work::Begin(put, Behind::Nothing), Operation::Put { name: &one, condition: absent }),
             (Work::Write { id, bytes: 0..1 }, Operation::Continue),
             (Work::Finish(end), Operation::Continue),
             (Work::Discard(id, Code::Changed.into()), Operation::End),

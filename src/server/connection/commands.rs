@@ -98,11 +98,11 @@ impl Connection {
         now: Time,
     ) -> Option<Job> {
         Some(match work {
-            Work::Begin(mut put) => {
+            Work::Begin(mut put, behind) => {
                 if let Some(condition) = granted.condition() {
                     put.condition = condition;
                 }
-                self.begin(put, granted, now)?
+                self.begin(put, behind, granted, now)?
             }
             Work::Write { id, bytes } => Job::Write { id, piece: Piece::new(input?, bytes) },
             Work::Finish(end) => Job::Finish(end),

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ftx_protocol::message::{ClientMessage, End, Put};
-use ftx_protocol::server::{Event, Refused};
+use ftx_protocol::server::{Behind, Event, Refused};
 use ftx_protocol::{Asked, Code, Refusal, RequestId, Time};
 
 use super::{BufferTurn, Connection, ReadEnd};
@@ -34,6 +34,7 @@ pub(super) struct Later {
 
 struct Waiting {
     put: Put,
+    behind: Behind,
     granted: Granted,
     since: Time,
     /// What there is to do once it has begun.
@@ -87,10 +88,11 @@ impl Later {
         self.has(id) || self.begun.iter().any(|came| came.id() == id)
     }
 
-    fn add(&mut self, put: Put, granted: Granted, since: Time) {
+    fn add(&mut self, put: Put, behind: Behind, granted: Granted, since: Time) {
         let held_bytes = size_of::<Waiting>().saturating_add(put.name.as_bytes().len());
         self.held_bytes = self.held_bytes.saturating_add(held_bytes);
-        self.puts.insert(put.id, Waiting { put, granted, since, rest: Vec::new(), held_bytes });
+        self.puts
+            .insert(put.id, Waiting { put, behind, granted, since, rest: Vec::new(), held_bytes });
     }
 
     fn push(&mut self, came: Following) {
@@ -117,7 +119,7 @@ impl Later {
 
     fn begin_first(&mut self, place: Place, jobs: &mut Vec<Job>) {
         if let Some(waiting) = self.first().and_then(|id| self.remove(id)) {
-            jobs.push(Job::Begin(waiting.put, waiting.granted, place));
+            jobs.push(Job::Begin(waiting.put, waiting.behind, waiting.granted, place));
             waiting.rest.into_iter().for_each(|came| self.push(came));
         }
     }
@@ -164,13 +166,19 @@ impl Later {
 
 impl Connection {
     /// The job that begins a put, if there is a place for it; else it waits for one.
-    pub(super) fn begin(&mut self, put: Put, granted: Granted, now: Time) -> Option<Job> {
+    pub(super) fn begin(
+        &mut self,
+        put: Put,
+        behind: Behind,
+        granted: Granted,
+        now: Time,
+    ) -> Option<Job> {
         // Not past those that wait.
         let place = if self.later.is_none() { self.lane.take_place() } else { None };
         match place {
-            Some(place) => Some(Job::Begin(put, granted, place)),
+            Some(place) => Some(Job::Begin(put, behind, granted, place)),
             None => {
-                self.later.get_or_insert_default().add(put, granted, now);
+                self.later.get_or_insert_default().add(put, behind, granted, now);
                 None
             }
         }

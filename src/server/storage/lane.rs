@@ -223,8 +223,8 @@ mod tests {
     use ftx_protocol::message::{Cache, Get, Stat};
     use ftx_protocol::{Algorithm, Name};
 
-    use super::super::Granted;
     use super::super::upload::tests::{put, shared};
+    use super::super::{Behind, Granted};
     use super::*;
 
     /// With no worker, as behind a disk that has all of them.
@@ -254,7 +254,10 @@ mod tests {
         }
         let mut brings = lane(100);
         let place = brings.take_place().unwrap();
-        brings.submit(vec![Job::Begin(put(1), Granted::default(), place)], &Who::Nobody);
+        brings.submit(
+            vec![Job::Begin(put(1), Behind::Nothing, Granted::default(), place)],
+            &Who::Nobody,
+        );
         brings.submit(vec![Job::HangUp], &Who::Nobody);
         assert_eq!(line.standing(), 2, "what has come of a body is worth keeping");
         shared.committer.finish();

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use ftx_disk::sys::Native;
 use ftx_protocol::message::{Change, End, Get, List, Put, Resume, Stat};
-use ftx_protocol::server::Event;
+use ftx_protocol::server::{Behind, Event};
 use ftx_protocol::{Refusal, RequestId};
 
 use super::access::Who;
@@ -60,7 +60,7 @@ type Turn<'a> = ftx_disk::store::Turn<'a, Native>;
 #[derive(Debug)]
 pub(super) enum Job {
     /// Begin, or go on with, a put, in this place.
-    Begin(Put, Granted, Place),
+    Begin(Put, Behind, Granted, Place),
     /// Take the next bytes of a put.
     Write { id: RequestId, piece: Piece },
     /// Check, make durable and name a put.

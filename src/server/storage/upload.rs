@@ -7,7 +7,7 @@ use std::time::Instant;
 use ftx_disk::store;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{End, Put};
-use ftx_protocol::server::Event;
+use ftx_protocol::server::{Behind, Event};
 use ftx_protocol::{Code, Name, Refusal, RequestId, Verb};
 
 use super::audit::Came;
@@ -41,14 +41,14 @@ impl Bring {
         Self { shared, origin, puts: HashMap::new(), taken_bytes: 0, whole: Vec::new() }
     }
 
-    fn begin(&mut self, put: Put, granted: Granted, place: Place) {
+    fn begin(&mut self, put: Put, behind: Behind, granted: Granted, place: Place) {
         let (id, name, began) = (put.id, put.name.clone(), Instant::now());
         let transfers = &self.shared.transfers;
         let slot = match transfers.claim(&put, &self.origin, granted, place, began) {
             Ok(slot) => slot,
             Err(refusal) => return self.refuse(id, &name, Came::Nowhere, refusal, began),
         };
-        match self.try_begin(put, &slot) {
+        match self.try_begin(put, behind, &slot) {
             Ok(upload) => {
                 self.make_room();
                 self.puts.insert(id, Arc::clone(&slot));
@@ -70,10 +70,14 @@ impl Bring {
         }
     }
 
-    fn try_begin(&self, put: Put, slot: &Slot) -> Result<Upload, Refusal> {
+    fn try_begin(&self, put: Put, behind: Behind, slot: &Slot) -> Result<Upload, Refusal> {
         slot.reserve(put.at, put.size)?;
         let unfinished_max = self.unfinished_max(&put, &slot.granted)?;
-        self.shared.store.begin(beginning(put, &slot.granted, unfinished_max))
+        let (store, put) = (&self.shared.store, beginning(put, &slot.granted, unfinished_max));
+        match behind {
+            Behind::Nothing => store.begin(put),
+            Behind::Others => store.begin_behind_others(put),
+        }
     }
 
     /// How many unfinished uploads there may be with this one, of whoever brings it.
@@ -236,7 +240,7 @@ impl Bring {
 impl Hand for Bring {
     fn work(&mut self, job: Job, _scratch: &mut [u8]) -> Worked {
         match job {
-            Job::Begin(put, granted, place) => self.begin(put, granted, place),
+            Job::Begin(put, behind, granted, place) => self.begin(put, behind, granted, place),
             Job::Write { id, piece } => {
                 self.write(id, &piece);
                 self.taken_bytes = self.taken_bytes.saturating_add(piece.len());
@@ -373,7 +377,7 @@ pub(super) mod tests {
         let mut bring = Bring::new(Arc::clone(&shared), origin);
         let begin = |bring: &mut Bring, put: Put| {
             let place = shared.places.take(Network::OwnMachine).unwrap();
-            bring.work(Job::Begin(put, Granted::default(), place), &mut []);
+            bring.work(Job::Begin(put, Behind::Nothing, Granted::default(), place), &mut []);
         };
         begin(&mut bring, Put { transfer: TransferId([1; 16]), ..put(0) });
         let mut most = 0;
