@@ -5,11 +5,12 @@
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ftx_disk::sys::Native;
+use ftx_disk::sys::{Native, sync_above};
+use ftx_protocol::Durability;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Failure, shown};
@@ -37,7 +38,7 @@ pub struct About {
     /// The hidden file or directory here that has what has arrived.
     pub part: Option<OsString>,
     /// Which directory it is that a tree comes into: its number, and when it was made, because the next one often
-    /// gets the number.
+    /// gets the number. `None` until it is made.
     pub directory: Option<(u64, Option<SystemTime>)>,
 }
 
@@ -183,9 +184,17 @@ impl Leftover {
     }
 }
 
-/// Notes what a state is the state of.
-pub(crate) fn note(state: &Path, about: &About) -> io::Result<()> {
-    std::fs::write(note_of(state), serde_json::to_vec(about)?)
+/// Notes what a state is the state of. What was noted before is there until this is.
+pub(crate) fn note(state: &Path, about: &About, durability: Durability) -> io::Result<()> {
+    let (note, new) = (note_of(state), new_note_of(state));
+    let mut file = File::create(&new)?;
+    let lasts = durability > Durability::None;
+    file.write_all(&serde_json::to_vec(about)?)?;
+    if lasts {
+        file.sync_all()?;
+    }
+    std::fs::rename(&new, &note)?;
+    if lasts { sync_above(&note) } else { Ok(()) }
 }
 
 /// Whether the hidden file that a state is about is there. One whose name is not known is not.
@@ -206,7 +215,8 @@ pub(crate) fn about_of(state: &Path) -> Option<About> {
 
 /// The state is about to go: once it has no name, another run can make and note one of the same name.
 pub(crate) fn forget(state: &Path) {
-    // A note without its state is removed when it is come upon.
+    // A note without its state is removed when it is come upon. One that was not finished says nothing.
+    let _ = std::fs::remove_file(new_note_of(state));
     let _ = std::fs::remove_file(note_of(state));
 }
 
@@ -214,6 +224,13 @@ fn note_of(state: &Path) -> PathBuf {
     let mut name = state.as_os_str().to_owned();
     name.push(".");
     name.push(ABOUT);
+    PathBuf::from(name)
+}
+
+/// A note that is being written.
+fn new_note_of(state: &Path) -> PathBuf {
+    let mut name = note_of(state).into_os_string();
+    name.push(".new");
     PathBuf::from(name)
 }
 
@@ -234,7 +251,7 @@ pub(crate) mod tests {
             part: Some(part.clone().into()),
             directory: None,
         };
-        note(&state, &about).unwrap();
+        note(&state, &about, Durability::None).unwrap();
         (state, part)
     }
 
@@ -284,7 +301,7 @@ pub(crate) mod tests {
             part: Some(private.clone().into()),
             directory: None,
         };
-        note(&state, &about).unwrap();
+        note(&state, &about, Durability::None).unwrap();
         let leftover = look(&note_of(&state)).unwrap();
         assert_eq!(leftover.about.part, None);
         let seen_before = Leftover { about, ..leftover.clone() };

@@ -175,7 +175,7 @@ impl State {
             let target = Path::new(&self.about.path);
             self.about.part = Some(target.with_file_name(part).into_os_string());
         }
-        partials::note(&self.path, &self.about)
+        partials::note(&self.path, &self.about, Durability::None)
     }
 
     /// Adds a point to go on from.
@@ -564,7 +564,7 @@ mod tests {
             part: None,
             directory: None,
         };
-        partials::note(&log, &about).unwrap();
+        partials::note(&log, &about, Durability::None).unwrap();
         let later = SystemTime::now() + STALE + Duration::from_secs(60);
         prune(home.path(), later);
         assert!(log.exists());
@@ -606,7 +606,7 @@ mod tests {
                 part: Some(part.into()),
                 directory: None,
             };
-            partials::note(state, &about).unwrap();
+            partials::note(state, &about, Durability::None).unwrap();
         }
         std::fs::remove_file(gone.with_extension("part")).unwrap();
         let now = SystemTime::now();

@@ -181,6 +181,11 @@ impl<D: Disk> DigestCache<D> {
         }
     }
 
+    /// Whether nothing is known of any file.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries().by_key.is_empty()
+    }
+
     /// The digest of a file, if it is known.
     pub fn digest(&self, file: Identity, algorithm: Algorithm) -> Option<Digest> {
         match &self.entries().by_key.get(&(file, algorithm))?.known {

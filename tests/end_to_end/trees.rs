@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Line, MIB, World, noise, not_tested, text, until};
+use crate::harness::{Line, MIB, Server, World, noise, not_tested, text, until};
 use crate::liars::liar;
 use crate::talk::Talk;
 
@@ -576,21 +576,91 @@ fn what_failed_of_a_tree_shows_in_the_exit_code_though_a_file_beside_it_came() {
     assert!(!world.here().join("new").exists());
 }
 
-/// What the command syncs, as strace shows it. `None`, and said loudly, without strace.
-fn synced(world: &World, server: std::net::SocketAddr, args: &[&str]) -> Option<String> {
+/// Runs the command behind these words for strace; what it says, and what strace shows. `None`, and said loudly, without
+/// strace.
+fn traced(
+    world: &World,
+    server: std::net::SocketAddr,
+    strace: &[&str],
+    args: &[&str],
+) -> Option<(Output, String)> {
     let trace = world.home.path().join("trace");
     let ftx = world.ftx(server, args);
     let mut command = Command::new("strace");
-    command.args(["-f", "-y", "-e", "trace=fsync,fdatasync", "-o"]).arg(&trace);
+    command.args(["-f", "-y"]).args(strace).arg("-o").arg(&trace);
     command.arg(ftx.get_program()).args(ftx.get_args()).current_dir(world.here());
     command.envs(ftx.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = command.output();
     if output.as_ref().map_or(true, |output| text(&output.stderr).contains("not permitted")) {
-        not_tested("this needs the program strace, and that it may trace: what a get syncs");
+        not_tested("this needs the program strace, and that it may trace: the steps of a get");
         return None;
     }
-    assert!(output.as_ref().unwrap().status.success(), "{output:?}");
-    Some(fs::read_to_string(trace).unwrap())
+    Some((output.unwrap(), fs::read_to_string(trace).unwrap()))
+}
+
+/// What the command syncs. `None` as [`traced`].
+fn synced(world: &World, server: std::net::SocketAddr, args: &[&str]) -> Option<String> {
+    let (output, trace) = traced(world, server, &["-e", "trace=fsync,fdatasync"], args)?;
+    assert!(output.status.success(), "{output:?}");
+    Some(trace)
+}
+
+/// What a get makes, changes and takes away, in the words of strace.
+const STEPS: &str = "?mkdir,mkdirat,?rename,renameat,renameat2,?unlink,unlinkat,?rmdir,write,fsync";
+
+/// Stops the `number`th of these calls of a get, and says the same again where it was not complete. Whether the get had so
+/// many.
+fn is_finished_after_a_stop(
+    world: &World,
+    server: &Server,
+    (calls, how): (&str, &str),
+    number: usize,
+) -> bool {
+    let get = ["get", "-r", "tree", "-o", "back"];
+    let back = world.here().join("back");
+    for left in [&back, &world.home.path().join("state/ftx")] {
+        let _ = fs::remove_dir_all(left);
+    }
+    let trace = format!("trace={calls}");
+    let inject = format!("inject={calls}:{how}:when={number}");
+    let strace = ["-e", &trace, "-e", &inject];
+    let Some((first, trace)) = traced(world, server.address, &strace, &get) else { return false };
+    let last = trace.lines().find(|line| line.contains("INJECTED") || line.ends_with("= ?"));
+    let last = format!("{how} at {number}: {last:?}: {}", text(&first.stderr));
+    let states = fs::read_dir(world.home.path().join("state/ftx"));
+    let is_noted = states
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|state| state.path().extension().is_some_and(|extension| extension == "about"));
+    // All of it is there by the time that its note goes.
+    let is_over = !is_noted && back.join("a").exists();
+    if !first.status.success() && !is_over {
+        let again = world.ftx(server.address, get).output().unwrap();
+        assert!(again.status.success(), "{last}: {}", text(&again.stderr));
+    }
+    assert_same(seen(&back), seen(&world.served().join("tree")));
+    assert!(!back.join(".ftx").exists(), "{last}");
+    let left = world.run(server.address, &["partials"], 0);
+    assert!(left.stdout.is_empty(), "{last}: {}", text(&left.stdout));
+    trace.contains("INJECTED") || trace.contains("killed by SIGKILL")
+}
+
+#[test]
+fn a_get_that_is_killed_or_fails_at_any_step_is_finished_by_the_same_command() {
+    let world = World::new();
+    let tree = world.served().join("tree");
+    fs::create_dir_all(tree.join("d")).unwrap();
+    for name in ["a", "d/b"] {
+        fs::write(tree.join(name), name).unwrap();
+    }
+    let server = world.serve();
+    for stop in [(STEPS, "signal=KILL"), ("fsync", "error=EIO")] {
+        let mut number = 1;
+        while is_finished_after_a_stop(&world, &server, stop, number) {
+            number += 1;
+        }
+    }
 }
 
 #[test]

@@ -62,9 +62,13 @@ impl Log {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let Some(file) = locked::open(path, &options)? else { return Ok(None) };
+        Self::of(file, path.to_owned()).map(Some)
+    }
+
+    fn of(file: File, path: PathBuf) -> io::Result<Self> {
         let room = file.metadata()?.len() / MARK_BYTES;
         let was_there = room.is_power_of_two() && room >= FIRST_ROOM;
-        let mut log = Self { file, path: path.to_owned(), room, used: 0, was_there, copy: None };
+        let mut log = Self { file, path, room, used: 0, was_there, copy: None };
         if !was_there {
             // New, or not ours.
             log.file.set_len(0)?;
@@ -75,7 +79,13 @@ impl Log {
             log.copy = Some(log.read()?);
         }
         log.used = log.marks()?.count() as u64;
-        Ok(Some(log))
+        Ok(log)
+    }
+
+    /// The same table, with no entry.
+    pub(super) fn cleared(self) -> io::Result<Self> {
+        self.file.set_len(0)?;
+        Self::of(self.file, self.path)
     }
 
     /// Whether it has an entry.

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
 use ftx_protocol::client::Violation;
-use ftx_protocol::{Algorithm, Digest, FileTime};
+use ftx_protocol::{Algorithm, Digest, Durability, FileTime};
 use sha2::{Digest as _, Sha256};
 
 use crate::Spent;
@@ -81,7 +81,7 @@ pub struct TreeOptions {
     /// How digests are computed.
     pub algorithm: Algorithm,
     /// What it has to mean that a file is done, at whichever side it is written.
-    pub durability: ftx_protocol::Durability,
+    pub durability: Durability,
     /// Which files are moved.
     pub update: Update,
     /// What becomes of files that the source does not have.
@@ -223,7 +223,7 @@ fn open_log(
     let path = log_path(direction, server, job)?;
     let log = Log::open(&path)?;
     if let (Some(_), Some(about)) = (&log, about) {
-        partials::note(&path, &about)?;
+        partials::note(&path, &about, Durability::None)?;
     }
     Ok(log)
 }

@@ -358,6 +358,16 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// Whether its own directory has nothing that anybody would miss: as it is when a store has just been made, or was
+    /// killed while it was being made or taken away.
+    pub fn is_blank(&self) -> bool {
+        let Some(private) = &self.private else { return true };
+        self.transfers.partials() == 0
+            && !self.has_trash()
+            && lock(&private.journal).image().complete().is_empty()
+            && self.digests.is_empty()
+    }
+
     /// Ends the store and takes its own directory out of the root, with these further files in it,
     /// unless there is something in it to go on with.
     ///

@@ -167,7 +167,7 @@ mod tests {
             interrupt.flag().store(true, std::sync::atomic::Ordering::Release);
         };
         let patience = Patience::new(Retry::default());
-        let mut job = Job::new(&client, &tree, &ground, patience, &mut observer);
+        let mut job = Job::new(&client, &tree, &ground, None, patience, &mut observer);
         let walk = Walk::new(Native, Native.open_root(&target).unwrap().into()).unwrap();
         let seen = Log::open(&here.path().join("seen")).unwrap().unwrap();
         let end = job.remove_unseen(walk, &seen);

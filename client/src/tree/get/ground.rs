@@ -1,6 +1,7 @@
 //! The target: a store for it, what it was before, and what is left of the job when it ends.
 
 use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use ftx_disk::store::{self, PRIVATE, Store};
 use ftx_disk::sys::{Native, sync_above};
 use ftx_protocol::{Durability, Name};
 
-use super::GetTree;
+use super::{GetTree, left};
 use crate::Client;
 use crate::failure::{Class, Failure};
 use crate::tree::folds::folds_case;
@@ -66,42 +67,61 @@ enum Parts {
 }
 
 impl Ground {
-    pub(super) fn prepare(client: &Client, tree: &GetTree<'_>) -> Result<Self, Failure> {
+    pub(super) fn prepare(
+        client: &Client,
+        tree: &GetTree<'_>,
+        before: Target,
+    ) -> Result<Self, Failure> {
         let path = tree.target;
-        let failed = |error: &std::io::Error| Failure::local("cannot write", path, error);
         let target = match std::fs::create_dir(path) {
-            Ok(()) => {
-                if tree.options.durability > Durability::None {
-                    sync_above(path).map_err(|error| failed(&error))?;
-                }
-                Target::Gone
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Ok(()) => Target::Gone,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 if !path.is_dir() {
                     let shown = crate::failure::shown(path);
                     let message =
                         format!("{shown} is no directory; a tree comes under another name with -o");
                     return Err(Failure::new(Class::Local, message));
                 }
-                Target::There
+                before
             }
-            Err(error) => return Err(failed(&error)),
+            Err(error) => return Err(Failure::local("cannot write", path, &error)),
         };
-        let mine = private_in(path).join(OURS);
         let private = match private_in(path).symlink_metadata() {
-            Ok(_) if !mine.exists() => Private::Theirs,
-            _ => Private::Ours,
+            Ok(_) => Target::There,
+            Err(_) => Target::Gone,
         };
-        let store = open_store(path, store::Access::ReadWrite)?;
-        let whose = marker(client, tree.name);
-        let is_of_another = std::fs::read(&mine).is_ok_and(|found| found != whose);
-        let parts = match is_of_another || !tree.options.rules.is_empty() {
-            true => Parts::PerhapsOfAnother,
-            false => Parts::OfThisJob,
-        };
-        if private == Private::Ours {
-            std::fs::write(&mine, whose).map_err(|error| failed(&error))?;
+        Self::settle_on(client, tree, target).inspect_err(|_| {
+            if private == Target::Gone {
+                left::take_back(&private_in(path));
+            }
+            if target == Target::Gone {
+                // One that is not empty is somebody else's by now.
+                let _ = std::fs::remove_dir(path);
+            }
+        })
+    }
+
+    fn settle_on(client: &Client, tree: &GetTree<'_>, target: Target) -> Result<Self, Failure> {
+        let path = tree.target;
+        let failed = |error: &io::Error| Failure::local("cannot write", path, error);
+        if target == Target::Gone && tree.options.durability > Durability::None {
+            sync_above(path).map_err(|error| failed(&error))?;
         }
+        let store = open_store(path, store::Access::ReadWrite)?;
+        let mine = private_in(path).join(OURS);
+        let (found, whose) = (std::fs::read(&mine).ok(), marker(client, tree.name));
+        let is_blank = store.is_blank();
+        if is_blank {
+            std::fs::write(&mine, &whose).map_err(|error| failed(&error))?;
+        }
+        let private = match (is_blank, &found) {
+            (true, _) | (_, Some(_)) => Private::Ours,
+            (false, None) => Private::Theirs,
+        };
+        let parts = match is_blank || found.is_some_and(|found| found == whose) {
+            true if tree.options.rules.is_empty() => Parts::OfThisJob,
+            _ => Parts::PerhapsOfAnother,
+        };
         let names = match folds_case(path, OsStr::from_bytes(PRIVATE)) {
             true => Names::Folded,
             false => Names::Distinct,

@@ -61,6 +61,21 @@ pub(crate) fn remove(about: &About, private: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Removes what was made for a job that cannot begin, unless another store has begun there meanwhile. What stays is
+/// taken up by the next job there.
+pub(super) fn take_back(private: &Path) {
+    match store::keep_out(&Native, private.parent().unwrap_or(Path::new("/"))) {
+        Err(OpenError::Locked) => return,
+        Ok(held) => {
+            let _ = empty(private);
+            drop(held);
+        }
+        // Not even the lock could be made.
+        Err(_) => {}
+    }
+    let _ = std::fs::remove_dir(private);
+}
+
 /// What says whose it is goes after all that is in it, and the lock that keeps others away goes last.
 fn empty(private: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(private)? {
@@ -73,7 +88,10 @@ fn empty(private: &Path) -> io::Result<()> {
         }
     }
     for part in [OURS.as_bytes(), LOCK] {
-        std::fs::remove_file(private.join(std::ffi::OsStr::from_bytes(part)))?;
+        match std::fs::remove_file(private.join(std::ffi::OsStr::from_bytes(part))) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
     }
     Ok(())
 }

@@ -262,7 +262,7 @@ mod tests {
         let ground = Ground::look(&target).unwrap();
         let mut observer = |_: TreeNotice<'_>| {};
         let patience = Patience::new(Retry::default());
-        let mut job = Job::new(&client, &tree, &ground, patience, &mut observer);
+        let mut job = Job::new(&client, &tree, &ground, None, patience, &mut observer);
         let mut lengths = Vec::new();
         for name in ["tree/a", "tree/a", "tree/a/b", "tree/a/b", "tree/a"] {
             job.seen(Entry {

@@ -30,7 +30,7 @@ use ftx_protocol::{
 };
 pub(crate) use ground::Private;
 use ground::{Complete, Ground, Target};
-use logs::Logs;
+use logs::{Logs, Noted};
 use settling::UNSETTLED_MAX;
 use versions::Versions;
 
@@ -81,39 +81,46 @@ impl Client {
         }
         match tree.options.mood {
             Mood::Do => {
-                let ground = Ground::prepare(self, tree)?;
+                let noted = Noted::begin(self, tree, observer);
+                let (ground, log) = match Ground::prepare(self, tree, noted.target()) {
+                    Ok(ground) => (ground, noted.made(observer)),
+                    Err(failure) => {
+                        noted.take_back(observer);
+                        return Err(failure);
+                    }
+                };
                 let paced = self.paced();
-                let mut job = Job::new(self, tree, &ground, patience, observer);
+                let mut job = Job::new(self, tree, &ground, log, patience, observer);
                 let result = job.run();
                 job.done.spent.wall = began.elapsed();
                 job.done.spent.paced = self.paced().saturating_sub(paced);
-                let (done, log) = (job.done, job.close(&result));
-                let target = ground.leave(match &result {
-                    Ok(()) if done.failed == 0 => Complete::Yes,
-                    _ => Complete::No,
-                });
-                if let Some(log) = log
-                    && target == Target::Gone
-                {
-                    forget_beside(log.path());
-                    log.remove();
-                }
-                let mut done = result.map(|()| done)?;
-                if target == Target::There
+                let mut done = job.done;
+                let complete = is_complete(&result, &done);
+                let log = job.close(complete);
+                let target = ground.leave(complete);
+                if result.is_ok()
+                    && target == Target::There
                     && let Err(error) = give_times(tree.target, &info, tree.options.durability)
                 {
                     let failure = Failure::local("cannot set the time of", tree.target, &error);
                     done.count_failure(&failure);
                     observer(TreeNotice::Failed { name: b"", failure: &failure });
                 }
-                Ok(done)
+                // Last: until then the same command finds what is left as its own.
+                if let Some(log) = log
+                    && (target == Target::Gone || is_complete(&result, &done) == Complete::Yes)
+                {
+                    forget_beside(log.path());
+                    log.remove();
+                }
+                result.map(|()| done)
             }
             Mood::Tell => {
                 let ground = Ground::look(tree.target)?;
-                let mut job = Job::new(self, tree, &ground, patience, observer);
+                let mut job = Job::new(self, tree, &ground, None, patience, observer);
                 let result = job.run();
                 let done = job.done;
-                job.close(&result);
+                job.close(is_complete(&result, &done));
                 result.map(|()| done)
             }
         }
@@ -149,6 +156,13 @@ impl Client {
                 .again(trouble, &what, self, tell)
                 .map_err(|trouble| trouble.into_failure(&what, &self.server))?;
         }
+    }
+}
+
+fn is_complete(result: &Result<(), Failure>, done: &TreeDone) -> Complete {
+    match result {
+        Ok(()) if done.failed == 0 => Complete::Yes,
+        Ok(()) | Err(_) => Complete::No,
     }
 }
 
@@ -293,10 +307,11 @@ impl<'a, 'o> Job<'a, 'o> {
         client: &'a Client,
         tree: &'a GetTree<'a>,
         ground: &'a Ground,
+        log: Option<Log>,
         patience: Patience,
         observer: &'a mut TreeObserver<'o>,
     ) -> Self {
-        let Logs { log, seen, folds, versions } = Logs::open(client, tree, ground, observer);
+        let Logs { log, seen, folds, versions } = Logs::open(client, tree, ground, log, observer);
         let settler = match tree.options.mood {
             Mood::Do => ground.store.clone().map(Settler::start),
             Mood::Tell => None,
