@@ -685,6 +685,24 @@ fn directories_that_are_made_for_what_is_got_last_as_it_does() {
     assert!(!synced.contains(&format!("<{}>", here.display())), "{synced}");
 }
 
+/// A sync that failed is not done again: the system would say that all is well.
+#[test]
+fn a_directory_that_may_not_last_is_taken_away_and_made_anew() {
+    let world = World::new();
+    fs::create_dir(world.served().join("tree")).unwrap();
+    let server = world.serve();
+    let here = world.here().canonicalize().unwrap();
+    let strace = ["-P", here.to_str().unwrap(), "-e", "inject=fsync:error=EIO"];
+    for (to, made) in [("new/deep/", "new"), ("back", "back")] {
+        let args = ["get", "-r", "tree", "-o", to];
+        let Some((output, _)) = traced(&world, server.address, &strace, &args) else { return };
+        assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
+        assert!(!here.join(made).exists(), "{to}");
+        let Some(synced) = synced(&world, server.address, &args) else { return };
+        assert!(synced.contains(&format!("<{}>", here.display())), "{to}: {synced}");
+    }
+}
+
 #[test]
 fn two_trees_that_would_be_one_here_are_refused() {
     let world = World::new();

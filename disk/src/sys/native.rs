@@ -239,14 +239,21 @@ pub fn sync_above(path: &Path) -> io::Result<()> {
     std::fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Makes a directory with these permissions, and those above it that are not there, so that they last.
+/// Makes a directory with these permissions, and those above it that are not there, so that they last. None of them is
+/// there when that fails: whoever tries again would take it for one that lasts.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn make_durably(path: &Path, mode: u32) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
-    DirBuilder::new().recursive(true).mode(mode).create(path)?;
-    missing.into_iter().try_for_each(sync_above)
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    let lasts = made.and_then(|()| missing.iter().copied().try_for_each(sync_above));
+    lasts.inspect_err(|_| {
+        for path in missing {
+            // One that was not made, or that somebody else has put something in.
+            let _ = std::fs::remove_dir(path);
+        }
+    })
 }
 
 /// [`Disk::rename_new`] in two steps.
