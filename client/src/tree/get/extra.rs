@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use ftx_disk::store::{Change, PRIVATE};
 use ftx_disk::sys::{Disk, FileKind, Native};
@@ -18,6 +20,20 @@ use crate::tree::log::Log;
 use crate::tree::rules::{PathKind, TakesPart};
 use crate::tree::settle::Item;
 use crate::tree::{Extra, Mood, TreeNotice};
+
+/// What is gone through for. What is to go takes no memory, however much it is.
+#[derive(Clone, Copy)]
+enum Pass {
+    /// To see whether all can be looked at.
+    Look,
+    Remove,
+}
+
+/// For each pass one.
+fn walks(path: &Path) -> io::Result<[Walk<Native>; 2]> {
+    let root = Arc::new(Native.open_root(path)?);
+    Ok([Walk::new(Native, Arc::clone(&root))?, Walk::new(Native, root)?])
+}
 
 impl Job<'_, '_> {
     /// Removes what the server does not have.
@@ -41,24 +57,43 @@ impl Job<'_, '_> {
             return Ok(());
         }
         let failed = |error: &io::Error| Failure::local("cannot read", &self.ground.path, error);
-        let opened = Native.open_root(&self.ground.path);
-        let walk = match opened.and_then(|root| Walk::new(Native, root.into())) {
-            Ok(walk) => walk,
+        let walks = match walks(&self.ground.path) {
+            Ok(walks) => walks,
             Err(error) => {
                 seen.remove();
                 let is_gone = error.kind() == io::ErrorKind::NotFound;
                 return if is_gone { Ok(()) } else { Err(failed(&error)) };
             }
         };
-        let removed = self.remove_unseen(walk, &seen);
+        let removed = self.remove_unseen(walks, &seen);
         seen.remove();
         let what = format!("get {}", self.tree.name);
         removed.map_err(|trouble| trouble.into_failure(&what, &self.client.server))
     }
 
-    /// Removes what was not seen at the server; of a directory what was not, and then itself, if rules may have
+    /// Removes what was not seen at the server, if all can be looked at.
+    fn remove_unseen(
+        &mut self,
+        [look, remove]: [Walk<Native>; 2],
+        seen: &Log,
+    ) -> Result<(), Trouble> {
+        self.go_through(look, seen, Pass::Look)?;
+        if self.done.failed > 0 {
+            let message = "nothing was removed, because not everything here could be looked at";
+            (self.observer)(TreeNotice::Warning(message.to_owned()));
+            return Ok(());
+        }
+        self.go_through(remove, seen, Pass::Remove)
+    }
+
+    /// Comes to what was not seen at the server; of a directory to what was not, and then to itself, if rules may have
     /// kept something in it.
-    fn remove_unseen(&mut self, mut walk: Walk<Native>, seen: &Log) -> Result<(), Trouble> {
+    fn go_through(
+        &mut self,
+        mut walk: Walk<Native>,
+        seen: &Log,
+        pass: Pass,
+    ) -> Result<(), Trouble> {
         let mut emptied: BTreeSet<Vec<u8>> = BTreeSet::new();
         while let Some(step) = walk.next() {
             self.client.interrupt.check()?;
@@ -110,7 +145,10 @@ impl Job<'_, '_> {
                 }
             }
             let Ok(name) = Name::parse(&path) else { continue };
-            self.remove(name, depth);
+            match pass {
+                Pass::Look => {}
+                Pass::Remove => self.remove(name, depth),
+            }
         }
         Ok(())
     }
@@ -168,9 +206,8 @@ mod tests {
         };
         let patience = Patience::new(Retry::default());
         let mut job = Job::new(&client, &tree, &ground, None, patience, &mut observer);
-        let walk = Walk::new(Native, Native.open_root(&target).unwrap().into()).unwrap();
         let seen = Log::open(&here.path().join("seen")).unwrap().unwrap();
-        let end = job.remove_unseen(walk, &seen);
+        let end = job.remove_unseen(walks(&target).unwrap(), &seen);
         assert!(matches!(end, Err(Trouble::Interrupted)));
         drop(job);
         assert_eq!(removed, 1);
