@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -93,8 +94,8 @@ fn hostile_tree(world: &World) -> std::path::PathBuf {
     fs::create_dir(tree.join("read-only")).unwrap();
     fs::write(tree.join("read-only/file"), "r").unwrap();
     set_mode(&tree.join("read-only"), 0o555);
-    let old = fs::FileTimes::new()
-        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123_456_789));
+    let old =
+        fs::FileTimes::new().set_modified(UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789));
     fs::File::open(tree.join("a/b")).unwrap().set_times(old).unwrap();
     fs::File::open(tree.join("a/b/deep")).unwrap().set_times(old).unwrap();
     tree
@@ -315,6 +316,32 @@ fn what_the_source_does_not_have_goes_and_never_what_is_excluded_or_was_skipped(
     world.run(server.address, &["get", "-r", "-u", "--delete", "tree"], 0);
     assert!(tree.join("link/inside").exists() && tree.join("link/file").exists());
     assert!(!tree.join("gone").exists());
+}
+
+#[test]
+fn a_directory_in_which_something_was_removed_has_the_time_that_the_server_says() {
+    let world = World::new();
+    let server = world.serve();
+    let (there, here) = (world.served().join("tree"), world.here().join("tree"));
+    for name in ["sub/deep/a", "sub/b", "other/c"] {
+        fs::create_dir_all(there.join(name).parent().unwrap()).unwrap();
+        fs::write(there.join(name), name).unwrap();
+    }
+    for (number, name) in ["sub/deep", "sub", "other", ""].into_iter().enumerate() {
+        let time = UNIX_EPOCH + Duration::from_secs(1_000_000_000 + number as u64);
+        fs::File::open(there.join(name)).unwrap().set_modified(time).unwrap();
+    }
+    world.run(server.address, &["get", "-r", "tree"], 0);
+    for more in [&[][..], &["-u"], &["--durability", "none"], &["--exclude", "*.keep"]] {
+        for name in ["sub/deep/extra/a", "sub/extra", "extra"] {
+            fs::create_dir_all(here.join(name).parent().unwrap()).unwrap();
+            fs::write(here.join(name), "x").unwrap();
+        }
+        world.run(server.address, &[&["get", "-r", "--delete", "tree"], more].concat(), 0);
+        assert_same(seen(&here), seen(&there));
+        let times = [&here, &there].map(|tree| fs::metadata(tree).unwrap().modified().unwrap());
+        assert_eq!(times[0], times[1]);
+    }
 }
 
 #[test]

@@ -95,14 +95,21 @@ impl Job<'_, '_> {
         pass: Pass,
     ) -> Result<(), Trouble> {
         let mut emptied: BTreeSet<Vec<u8>> = BTreeSet::new();
+        // Directories that were entered and in which something goes: they have their time already, and get it again.
+        let mut changed: BTreeSet<Name> = BTreeSet::new();
         while let Some(step) = walk.next() {
             self.client.interrupt.check()?;
             let (path, kind, depth) = match step {
                 Step::Seen { part, .. } if part == PRIVATE && walk.depth() == 0 => continue,
                 Step::Seen { part, stat } => (walk.path_of(&part), stat.kind, Depth::All),
-                Step::Left { part, .. } => {
+                Step::Left { part, stat } => {
                     let path = walk.path_of(&part);
                     if !emptied.remove(&path) {
+                        if let Ok(name) = Name::parse(&path)
+                            && changed.remove(&name)
+                        {
+                            self.change(self.make_directory(name, Some(stat.modified), stat.mode));
+                        }
                         continue;
                     }
                     (path, FileKind::Symlink, Depth::One)
@@ -147,7 +154,10 @@ impl Job<'_, '_> {
             let Ok(name) = Name::parse(&path) else { continue };
             match pass {
                 Pass::Look => {}
-                Pass::Remove => self.remove(name, depth),
+                Pass::Remove => {
+                    changed.extend(name.parent());
+                    self.remove(name, depth);
+                }
             }
         }
         Ok(())

@@ -87,7 +87,12 @@ impl Job<'_, '_> {
         self.visit.way.push(Open { path, mtime: entry.mtime, mode: entry.mode });
     }
 
-    fn make_directory(&self, name: Name, modified: Option<FileTime>, mode: Mode) -> Change {
+    pub(super) fn make_directory(
+        &self,
+        name: Name,
+        modified: Option<FileTime>,
+        mode: Mode,
+    ) -> Change {
         Change::MakeDirectory {
             name,
             parents: Parents::Make,
@@ -136,7 +141,7 @@ impl Job<'_, '_> {
         numbers.chain(listed).chain(unsettled).min().unwrap_or(self.next_number)
     }
 
-    fn change(&mut self, change: Change) {
+    pub(super) fn change(&mut self, change: Change) {
         if self.tree.options.mood == Mood::Do {
             self.group.push(Item::Change(change));
         }
