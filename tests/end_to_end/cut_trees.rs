@@ -443,3 +443,25 @@ fn nothing_is_left_of_a_file_that_changed_after_a_get_that_was_cut() {
     assert_eq!(fs::read(back.join("film")).unwrap(), b"short");
     assert!(!back.join(".ftx").exists());
 }
+
+#[test]
+fn what_a_get_that_was_cut_holds_is_not_dropped_by_another_one_in_its_directory() {
+    let world = World::new();
+    let server = world.serve();
+    let (line, get) = cut_get_of_a_film(&world, &server);
+    let back = world.here().join("back");
+    fs::create_dir_all(world.served().join("other/back")).unwrap();
+    fs::write(world.served().join("other/back/file"), "x").unwrap();
+    let staged = || fs::read_dir(back.join(".ftx/staging")).unwrap().count();
+    assert_eq!(staged(), 1);
+    // The second time it finds what the first one has left.
+    for _ in 0..2 {
+        world.run(line.address, &["get", "-r", "other/back"], 0);
+        assert_eq!(staged(), 1);
+    }
+    let left = text(&world.run(line.address, &["partials"], 0).stdout);
+    assert!(left.contains(".ftx"), "it is known whose it is: {left}");
+    world.run(line.address, &get, 0);
+    assert!(back.join("file").exists() && !back.join(".ftx").exists());
+    assert_eq!(fs::read(back.join("film")).unwrap(), world.stored("tree/film"));
+}
