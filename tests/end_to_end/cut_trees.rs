@@ -289,6 +289,40 @@ fn a_tree_that_is_cut_after_any_message_goes_on_by_itself_and_counts_everything_
     }
 }
 
+#[test]
+fn a_removal_that_is_cut_after_any_message_goes_on_by_itself() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("kept"), "x").unwrap();
+    let run = |address, place: &str| {
+        let copy = world.served().join(place);
+        fs::create_dir_all(copy.join("directory/deeper")).unwrap();
+        for name in ["directory/deeper/one", "directory/two", "three"] {
+            fs::write(copy.join(name), "x").unwrap();
+        }
+        // With a rule, whose directories go one by one.
+        let put = ["put", "-r", "--delete", "--exclude", "*.tmp", "tree", "--as", place];
+        let output = world.ftx(address, put).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let recorder = Recorder::new(server.address);
+    run(recorder.address, "whole");
+    let up = cuts(&recorder.up).into_iter().map(|at| (at, 0));
+    let down = cuts(&recorder.down).into_iter().map(|at| (0, at));
+    for (up, down) in up.chain(down) {
+        let place = format!("cut-{up}-{down}");
+        let (code, said) = run(Line::cut_after(server.address, up, down).address, &place);
+        if up + down == 1 || code == Some(3) {
+            // Nothing was heard of a server before: it is not waited for.
+            continue;
+        }
+        assert_eq!(code, Some(0), "{place}: {said}");
+        assert_same(seen(&world.served().join(place)), seen(&tree));
+    }
+}
+
 /// What it has staged by now is in the same place as what the get had left.
 #[test]
 fn what_is_left_of_a_get_is_not_removed_under_a_server_that_has_the_directory_by_now() {

@@ -155,6 +155,46 @@ fn what_is_acknowledged_to_a_put_that_is_interrupted_meanwhile_is_told() {
     assert_eq!(text(&output.stdout), format!("{hex}  a\n"));
 }
 
+#[test]
+fn what_is_removed_for_a_put_that_is_interrupted_meanwhile_is_told() {
+    let world = World::new();
+    std::fs::create_dir(world.here().join("tree")).unwrap();
+    let (tell, told) = channel();
+    let server = liar(move |talk, request| {
+        let mut request = request.clone();
+        while !request.is_null() {
+            let (kind, id) = request
+                .as_object()
+                .and_then(|request| request.iter().next())
+                .map(|(kind, fields)| (kind.as_str(), fields["id"].clone()))
+                .unwrap();
+            match kind {
+                "list" => talk.say(json!({"entries": {"id": id, "entries": [
+                    {"name": "tree/extra", "kind": "file", "size": 5, "mtime": [0, 0], "mode": 420}
+                ]}})),
+                "remove" => {
+                    tell.send(()).unwrap();
+                    // Until the client has no more to say.
+                    while !talk.line().is_null() {}
+                }
+                _ => {}
+            }
+            if kind != "more" {
+                talk.say(json!({"ok": {"id": id, "durability": "full"}}));
+            }
+            request = talk.line();
+        }
+        talk.stream().shutdown(Shutdown::Both).unwrap();
+    });
+    let put = world.ftx(server, ["put", "-r", "--delete", "tree"]).spawn().unwrap();
+    told.recv_timeout(PATIENCE).unwrap();
+    let id = put.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = to_its_end(put);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("tree/extra"), "{}", text(&output.stdout));
+}
+
 /// What has happened to it since an earlier run put it is asked, and whoever has no time has not answered.
 #[test]
 fn an_acknowledgement_of_the_past_does_not_hold_because_a_server_is_busy() {

@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use ftx_protocol::RequestId;
 use ftx_protocol::Time;
 use ftx_protocol::client::{Client as Machine, Event};
-use ftx_protocol::message::Done;
 
 use crate::Client;
 use crate::failure::Trouble;
@@ -26,8 +25,8 @@ pub(super) struct Pipe {
     heard: Receiver<Heard>,
     listener: Option<JoinHandle<()>>,
     out: Vec<u8>,
-    /// What was heard while the reason of a failure was looked for.
-    acknowledged: Vec<Done>,
+    /// What was heard to be done while the reason of a failure was looked for.
+    acknowledged: Vec<Event>,
 }
 
 impl Pipe {
@@ -69,7 +68,8 @@ impl Pipe {
         let written = self.link.write(&self.out);
         self.out.clear();
         let acknowledged = &mut self.acknowledged;
-        let mut explains = |said: Heard| said.map(|event| acknowledged.extend(done(event))).err();
+        let mut explains =
+            |said: Heard| said.map(|event| acknowledged.extend(acknowledges(event))).err();
         written
             .map_err(|error| last_words(&self.heard, &mut explains).unwrap_or_else(|| error.into()))
     }
@@ -91,15 +91,15 @@ impl Pipe {
 
     /// Ends the connection. Returns what the server has acknowledged by then and nobody has heard; to who is
     /// interrupted it acknowledges all that was sent, if that does not take long.
-    pub(super) fn end(mut self, interrupt: &Interrupt) -> Vec<Done> {
+    pub(super) fn end(mut self, interrupt: &Interrupt) -> Vec<Event> {
         let mut acknowledged = std::mem::take(&mut self.acknowledged);
         if !interrupt.is_set() {
             self.link.close();
         }
         // It ends now, by the one or the other.
-        acknowledged.extend(self.heard.iter().flatten().filter_map(done));
+        acknowledged.extend(self.heard.iter().flatten().filter_map(acknowledges));
         if interrupt.is_set() {
-            self.link.hear_out(&mut |event| acknowledged.extend(done(event)));
+            self.link.hear_out(&mut |event| acknowledged.extend(acknowledges(event)));
         }
         acknowledged
     }
@@ -117,11 +117,8 @@ impl Drop for Pipe {
     }
 }
 
-fn done(event: Event) -> Option<Done> {
-    match event {
-        Event::Done(done) => Some(done),
-        _ => None,
-    }
+fn acknowledges(event: Event) -> Option<Event> {
+    matches!(event, Event::Done(_) | Event::Ok(_)).then_some(event)
 }
 
 fn gone() -> Trouble {

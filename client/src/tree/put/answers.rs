@@ -18,11 +18,10 @@ impl Job<'_, '_> {
             Event::Info(info) => self.compared(&info)?,
             Event::Held(held) => self.held(&held)?,
             Event::Ok(okay) => {
-                self.patience.progress();
-                match self.under_way.remove(&okay.id) {
-                    Some(Work::Remove(remove)) => self.removed(&remove.name),
-                    Some(Work::List) => self.end_removal(),
-                    _ => {}
+                let is_listed = matches!(self.under_way.get(&okay.id), Some(Work::List));
+                self.okayed(okay.id);
+                if is_listed {
+                    self.end_removal();
                 }
             }
             Event::Entries(entries) => self.compare_listed(&entries)?,
@@ -37,6 +36,14 @@ impl Job<'_, '_> {
         if let Some(Work::Put(file)) = self.under_way.remove(&done.id) {
             self.forget_bytes(file.stat.size);
             self.succeed(&file, done.name.as_ref(), done.size, done.digest);
+        }
+    }
+
+    /// What was asked for is done. What a list had may not have been heard all the same.
+    pub(super) fn okayed(&mut self, id: RequestId) {
+        self.patience.progress();
+        if let Some(Work::Remove(remove)) = self.under_way.remove(&id) {
+            self.removed(&remove.name);
         }
     }
 

@@ -298,8 +298,12 @@ impl<'a, 'o> Job<'a, 'o> {
     fn hear_last(&mut self) {
         let Some(pipe) = self.pipe.take() else { return };
         // All else is asked again, if there is another connection.
-        for done in pipe.end(&self.client.interrupt) {
-            self.acknowledged(&done);
+        for event in pipe.end(&self.client.interrupt) {
+            match event {
+                Event::Done(done) => self.acknowledged(&done),
+                Event::Ok(okay) => self.okayed(okay.id),
+                _ => {}
+            }
         }
     }
 
@@ -317,8 +321,8 @@ impl<'a, 'o> Job<'a, 'o> {
                     self.left.push_back(Left { barrier: self.next_number, mkdir });
                     continue;
                 }
-                // Its listing begins again; what was to be removed is found again.
-                Work::Aborted | Work::List | Work::Remove(_) => continue,
+                // The listing begins again.
+                Work::Aborted | Work::List => continue,
                 other => other,
             });
         }
