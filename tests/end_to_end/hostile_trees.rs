@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -520,6 +521,48 @@ fn what_was_put_where_nobody_may_ask_is_not_put_again() {
     assert_eq!((&first["files"], &first["failed"]), (&json!(2), &json!(1)), "{first}");
     let again = summary(&world.run(server, &args, 0));
     assert_eq!((&again["files"], &again["done_before"]), (&json!(1), &json!(2)), "{again}");
+}
+
+/// It says of one file in each connection what becomes of it, and ends.
+fn saying_one_thing_at_a_time() -> SocketAddr {
+    liar(|talk: &mut Talk, request| {
+        let mut request = request.clone();
+        while let Some(id) = request["resume"]["id"].as_u64() {
+            talk.say(json!({"held": {"id": id, "state": "nothing", "ranges": []}}));
+            request = talk.line();
+        }
+        if let Some(id) = request["stat"]["id"].as_u64() {
+            talk.say(json!({"info": {
+                "id": id, "kind": "file", "size": 1, "mtime": [1, 0], "mode": 420
+            }}));
+        } else {
+            talk.past_parts();
+            let id = &request["put"]["id"];
+            talk.say(json!({"error": {"id": id, "code": "exists", "message": "It is there."}}));
+        }
+        talk.stream().shutdown(Shutdown::Write).unwrap();
+        talk.rest();
+    })
+}
+
+#[test]
+fn a_file_that_is_refused_or_there_already_is_progress() {
+    let world = World::new();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for name in names {
+        let file = fs::File::create(world.here().join(name)).unwrap();
+        (&file).write_all(name.as_bytes()).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+    }
+    for (word, count) in [("--no-clobber", "failed"), ("-u", "unchanged")] {
+        let put = [&["put", word, "--json", "--to", "in"], &names[..]].concat();
+        let output = world.ftx(saying_one_thing_at_a_time(), put).output().unwrap();
+        assert_eq!(summary(&output)[count], names.len(), "{}", text(&output.stderr));
+        let pauses = events(&output).into_iter().filter_map(|event| event["pause_ms"].as_u64());
+        let pauses: Vec<u64> = pauses.collect();
+        // Where there was none, each is longer than the one before.
+        assert!(pauses.len() >= 2 && pauses.iter().all(|pause| *pause <= 200), "{pauses:?}");
+    }
 }
 
 /// Swaps a directory with a symlink to another place, again and again.

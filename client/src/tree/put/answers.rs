@@ -145,6 +145,7 @@ impl Job<'_, '_> {
 
     /// A file is at the server already.
     fn unchanged(&mut self, file: &File) {
+        self.patience.progress();
         self.is_there(&file.name);
         let count = match file.earlier {
             Earlier::Nothing => &mut self.done.unchanged,
@@ -261,7 +262,10 @@ impl Job<'_, '_> {
         Ok(())
     }
 
+    /// What became of a file is settled, though it is no success: a server that ends each connection after so much of
+    /// what it refuses gets to the end of it.
     pub(super) fn refuse(&mut self, name: &Name, refusal: Refusal) {
+        self.patience.progress();
         let what = format!("put {name}");
         let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
         self.fail(name.as_bytes(), &failure);
