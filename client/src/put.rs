@@ -72,6 +72,21 @@ impl Client {
         options: &PutOptions,
         observer: &mut Observer<'_>,
     ) -> Result<PutDone, Failure> {
+        let (done, state) = self.put_noted(source, name, options, observer)?;
+        if let Some(state) = state {
+            state.remove();
+        }
+        Ok(done)
+    }
+
+    /// The same, for who has to note first that it is done: until then its state says so.
+    pub(crate) fn put_noted(
+        &self,
+        source: Source,
+        name: &Name,
+        options: &PutOptions,
+        observer: &mut Observer<'_>,
+    ) -> Result<(PutDone, Option<State>), Failure> {
         Transfer::new(self, source, name, options, observer)?.run()
     }
 }
@@ -164,7 +179,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
         Ok(transfer)
     }
 
-    fn run(mut self) -> Result<PutDone, Failure> {
+    fn run(mut self) -> Result<(PutDone, Option<State>), Failure> {
         let mut fresh_tries_left: u32 = 1;
         loop {
             let trouble = match self.attempt().and_then(|done| self.judge(done)) {
@@ -174,12 +189,7 @@ impl<'a, 'o> Transfer<'a, 'o> {
                     self.start_over()?;
                     continue;
                 }
-                Ok(Standing::Holds(done)) => {
-                    if let Some(state) = self.state.take() {
-                        state.remove();
-                    }
-                    return Ok(self.done(&done));
-                }
+                Ok(Standing::Holds(done)) => return Ok((self.done(&done), self.state)),
                 Err(trouble) => trouble,
             };
             match trouble.retry(self.client.reached()) {

@@ -211,6 +211,25 @@ fn a_put_that_replaces_nothing_and_is_cut_is_finished_by_the_same_command() {
 }
 
 #[test]
+fn a_small_file_whose_acknowledgement_was_cut_off_is_not_taken_for_that_of_somebody_else() {
+    let world = World::new();
+    let server = world.serve();
+    fs::write(world.here().join("a"), "hello").unwrap();
+    let recorder = Recorder::new(server.address);
+    world.run(recorder.address, &["put", "a", "--as", "whole"], 0);
+    let welcome = Recorder::ends(&recorder.down)[0];
+    let line = Line::cut_after(server.address, 0, welcome + 5);
+    let put = ["put", "a", "--no-clobber", "--retry-for", "0"];
+    let said = text(&world.run(line.address, &put, 3).stderr);
+    assert!(said.contains("the same command finds out"), "{said}");
+    assert_eq!(world.stored("a"), b"hello");
+    world.run(line.address, &put, 0);
+    world.run(line.address, &put, 4);
+    let left = world.run(line.address, &["partials"], 0);
+    assert!(left.stdout.is_empty(), "{}", text(&left.stdout));
+}
+
+#[test]
 fn a_get_that_is_cut_after_any_message_is_finished_by_the_same_command() {
     let world = World::new();
     let server = world.serve();

@@ -523,6 +523,69 @@ fn what_was_put_where_nobody_may_ask_is_not_put_again() {
     assert_eq!((&again["files"], &again["done_before"]), (&json!(1), &json!(2)), "{again}");
 }
 
+/// It has `in/a` and breaks off before it says so; for `in/b` it has room the second time.
+fn losing_an_acknowledgement() -> SocketAddr {
+    let (has_a, has_room) = (AtomicBool::new(false), AtomicBool::new(false));
+    let digest = Mutex::new(Value::Null);
+    liar(move |talk: &mut Talk, request| {
+        let mut request = request.clone();
+        while !request.is_null() {
+            if let Some(id) = request["stat"]["id"].as_u64() {
+                let mut info =
+                    json!({"id": id, "kind": "file", "size": 1, "mtime": [1, 0], "mode": 420});
+                if request["stat"]["digest"].is_string() {
+                    info["digest"] = digest.lock().unwrap().clone();
+                }
+                talk.say(json!({"info": info}));
+            } else {
+                let (id, end) = (request["put"]["id"].clone(), talk.past_parts().0["end"].clone());
+                let refuse = |talk: &mut Talk, code: &str| {
+                    talk.say(json!({"error": {"id": id, "code": code, "message": "No."}}));
+                };
+                if request["put"]["name"] == "in/a" {
+                    if !has_a.swap(true, Ordering::SeqCst) {
+                        *digest.lock().unwrap() = end["digest"].clone();
+                        talk.stream().shutdown(Shutdown::Write).unwrap();
+                        talk.rest();
+                        return;
+                    }
+                    refuse(talk, "exists");
+                } else if !has_room.swap(true, Ordering::SeqCst) {
+                    refuse(talk, "no_space");
+                } else {
+                    talk.say(json!({"done": {
+                        "id": id, "size": 1, "digest": end["digest"], "durability": "full"
+                    }}));
+                }
+            }
+            request = talk.line();
+        }
+    })
+}
+
+#[test]
+fn what_was_found_to_be_put_is_known_to_all_later_runs() {
+    let world = World::new();
+    for name in ["a", "b"] {
+        file_of_1970(&world, name);
+    }
+    let server = losing_an_acknowledgement();
+    let put = ["put", "a", "b", "--to", "in", "--no-clobber", "--json", "--retry-for", "0"];
+    world.run(server, &put, 3);
+    for (code, files) in [(7, 0), (0, 1)] {
+        let done = summary(&world.run(server, &put, code));
+        assert_eq!((&done["done_before"], &done["files"]), (&json!(1), &json!(files)), "{done}");
+    }
+}
+
+/// A file whose name it holds.
+fn file_of_1970(world: &World, name: &str) {
+    let path = world.here().join(name);
+    fs::write(&path, name).unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+}
+
 /// It says of one file in each connection what becomes of it, and ends.
 fn saying_one_thing_at_a_time() -> SocketAddr {
     liar(|talk: &mut Talk, request| {
@@ -550,9 +613,7 @@ fn a_file_that_is_refused_or_there_already_is_progress() {
     let world = World::new();
     let names = ["a", "b", "c", "d", "e", "f"];
     for name in names {
-        let file = fs::File::create(world.here().join(name)).unwrap();
-        (&file).write_all(name.as_bytes()).unwrap();
-        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+        file_of_1970(&world, name);
     }
     for (word, count) in [("--no-clobber", "failed"), ("-u", "unchanged")] {
         let put = [&["put", word, "--json", "--to", "in"], &names[..]].concat();

@@ -619,15 +619,20 @@ fn traced(
     command.envs(ftx.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = command.output();
     if output.as_ref().map_or(true, |output| text(&output.stderr).contains("not permitted")) {
-        not_tested("this needs the program strace, and that it may trace: the steps of a get");
+        not_tested("this needs the program strace, and that it may trace: what a transfer calls");
         return None;
     }
     Some((output.unwrap(), fs::read_to_string(trace).unwrap()))
 }
 
-/// What the command syncs. `None` as [`traced`].
-fn synced(world: &World, server: std::net::SocketAddr, args: &[&str]) -> Option<String> {
-    let (output, trace) = traced(world, server, &["-e", "trace=fsync,fdatasync"], args)?;
+/// What a command that succeeds calls of these. `None` as [`traced`].
+fn called(
+    world: &World,
+    server: std::net::SocketAddr,
+    calls: &str,
+    args: &[&str],
+) -> Option<String> {
+    let (output, trace) = traced(world, server, &["-e", &format!("trace={calls}")], args)?;
     assert!(output.status.success(), "{output:?}");
     Some(trace)
 }
@@ -690,6 +695,8 @@ fn a_get_that_is_killed_or_fails_at_any_step_is_finished_by_the_same_command() {
     }
 }
 
+const SYNCS: &str = "fsync,fdatasync";
+
 #[test]
 fn directories_that_are_made_for_what_is_got_last_as_it_does() {
     let world = World::new();
@@ -701,14 +708,14 @@ fn directories_that_are_made_for_what_is_got_last_as_it_does() {
         (["get", "-r", "tree", "-o", "new/deep/"], ["", "/new", "/new/deep"]),
         (["get", "-u", "tree/a", "-o", "one/deep/"], ["", "/one", "/one/deep"]),
     ] {
-        let Some(synced) = synced(&world, server.address, &args) else { return };
+        let Some(synced) = called(&world, server.address, SYNCS, &args) else { return };
         for name in names {
             let path = format!("<{}{name}>", here.display());
             assert!(synced.contains(&path), "{path}: {synced}");
         }
     }
     let args = ["get", "-r", "tree", "-o", "other/", "--durability", "none"];
-    let Some(synced) = synced(&world, server.address, &args) else { return };
+    let Some(synced) = called(&world, server.address, SYNCS, &args) else { return };
     assert!(!synced.contains(&format!("<{}>", here.display())), "{synced}");
 }
 
@@ -725,7 +732,7 @@ fn a_directory_that_may_not_last_is_taken_away_and_made_anew() {
         let Some((output, _)) = traced(&world, server.address, &strace, &args) else { return };
         assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
         assert!(!here.join(made).exists(), "{to}");
-        let Some(synced) = synced(&world, server.address, &args) else { return };
+        let Some(synced) = called(&world, server.address, SYNCS, &args) else { return };
         assert!(synced.contains(&format!("<{}>", here.display())), "{to}: {synced}");
     }
 }
@@ -879,6 +886,69 @@ fn a_tree_that_was_interrupted_by_a_kill_goes_on_and_sends_only_the_rest() {
     assert!(!back.join(".ftx").exists());
     let left = world.run(server.address, &["partials"], 0);
     assert!(left.stdout.is_empty(), "{}", text(&left.stdout));
+}
+
+/// Who is killed in between knows of it by the one or the other.
+#[test]
+fn the_log_of_a_tree_has_a_large_file_before_its_own_state_goes() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    world.noise("tree/film", 8 * MIB);
+    let calls = "pwrite64,unlink,unlinkat";
+    let Some(calls) = called(&world, server.address, calls, &["put", "-r", "tree"]) else { return };
+    let lines: Vec<&str> = calls.lines().collect();
+    let is_of_tree = |line: &str| line.contains("/put-tree-");
+    let noted = lines.iter().rposition(|line| line.contains("pwrite64") && is_of_tree(line));
+    let removed = lines
+        .iter()
+        .position(|line| line.contains("unlink") && line.contains("/put-") && !is_of_tree(line));
+    assert!(noted.unwrap() < removed.unwrap(), "{calls}");
+}
+
+#[test]
+fn what_an_earlier_run_put_and_did_not_note_is_found_if_it_lasts_as_long_as_is_asked_for() {
+    let world = World::new();
+    let server = world.serve();
+    let (tree, small) = (world.here().join("tree"), "tree/small");
+    for (place, before, now, code) in [
+        ("full", "full", "full", 0),
+        ("none", "none", "none", 0),
+        ("more", "full", "none", 0),
+        ("less", "none", "full", 7),
+        ("other", "full", "full", 7),
+    ] {
+        fs::create_dir(&tree).unwrap();
+        for name in ["noted", "blocked"] {
+            fs::write(tree.join(name), name).unwrap();
+        }
+        let copy = world.served().join(place);
+        fs::create_dir_all(copy.join("blocked")).unwrap();
+        let put = |durability, code| {
+            let args = ["put", "-r", "tree", "--as", place, "--no-clobber", "--json"];
+            let args = [&args[..], &["--durability", durability]].concat();
+            let output = world.run(server.address, &args, code);
+            (summary(&output), text(&output.stderr))
+        };
+        put(before, 7);
+        fs::remove_dir(copy.join("blocked")).unwrap();
+        fs::write(world.here().join(small), "small").unwrap();
+        world.noise("tree/film", 8 * MIB);
+        for name in ["small", "film"] {
+            fs::copy(tree.join(name), copy.join(name)).unwrap();
+        }
+        if place == "other" {
+            fs::write(copy.join("small"), "other").unwrap();
+            fs::write(copy.join("film"), noise(8 * MIB, 5)).unwrap();
+        }
+        let (done, said) = put(now, code);
+        for name in ["small", "film"] {
+            let refused = format!("{place}/{name}: the server refused (exists)");
+            assert_eq!(said.contains(&refused), code != 0, "{name}: {said}");
+        }
+        assert!(code != 0 || done["done_before"] == 3, "{place}: {done}");
+        fs::remove_dir_all(&tree).unwrap();
+    }
 }
 
 #[test]

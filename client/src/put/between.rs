@@ -6,7 +6,7 @@ use ftx_disk::hash::Saved;
 use ftx_disk::identity::Identity;
 use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{HeldState, Put};
-use ftx_protocol::{Code, Durability, TransferId};
+use ftx_protocol::{Code, Condition, Durability, TransferId};
 
 use super::{Begun, Held, Known, Transfer, held_of};
 use crate::Client;
@@ -71,7 +71,8 @@ impl Transfer<'_, '_> {
     pub(super) fn take_up_state(&mut self) {
         let Kind::File { identity, .. } = &self.reading.source.kind else { return };
         let identity = *identity;
-        if identity.size < RESUMABLE_BYTES {
+        // Of a small one the server holds no part; but whether it was put tells nothing else where it may not be put again.
+        if identity.size < RESUMABLE_BYTES && self.options.condition != Condition::Absent {
             return;
         }
         let key = Key {
@@ -158,6 +159,8 @@ impl Transfer<'_, '_> {
             failure
         } else if still_held {
             failure.with_hint("the same command goes on with what the server still has")
+        } else if self.reading.source.size().is_some_and(|size| size < RESUMABLE_BYTES) {
+            failure.with_hint("it may have been put; the same command finds out")
         } else {
             failure.with_hint(&format!("the server keeps what it has; {GOES_ON}"))
         }

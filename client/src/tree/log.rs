@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use ftx_protocol::Durability;
+use ftx_protocol::{Durability, FileTime};
 use sha2::{Digest as _, Sha256};
 
 use crate::locked;
@@ -54,6 +54,11 @@ fn passing(mark: &Mark) -> Option<Mark> {
     hash.update(mark);
     hash.update(boot);
     Some(shortened(hash))
+}
+
+/// What stands for a run that asks for this. No file has an empty name.
+fn asked(durability: Durability) -> Mark {
+    super::mark(b"", 0, FileTime::nearest(0, 0), durability.as_str().as_bytes())
 }
 
 impl Log {
@@ -115,9 +120,28 @@ impl Log {
         self.was_there
     }
 
-    /// Whether it has no entry at all.
+    /// Notes what a run of the job asks for. Of a log of an earlier version nobody knows what its runs asked for.
+    pub(super) fn note_asked(&mut self, durability: Durability) -> io::Result<()> {
+        match self.was_there && self.asked().next().is_none() {
+            true => Ok(()),
+            false => self.add(&asked(durability)),
+        }
+    }
+
+    /// Whether an earlier run may have done something that it did not come to note, and that is so durable.
+    pub(super) fn may_have_done(&self, durability: Durability) -> bool {
+        self.was_there && self.asked().next().is_some_and(|least| least >= durability)
+    }
+
+    /// What its runs have asked for, the least first.
+    fn asked(&self) -> impl Iterator<Item = Durability> {
+        let levels = [Durability::None, Durability::Memory, Durability::Full];
+        levels.into_iter().filter(|level| self.has(&asked(*level)).unwrap_or(false))
+    }
+
+    /// Whether nothing is noted that is done.
     pub(super) fn is_empty(&self) -> bool {
-        self.used == 0
+        self.used == self.asked().count() as u64
     }
 
     /// Adds an entry.

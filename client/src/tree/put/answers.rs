@@ -6,9 +6,8 @@ use ftx_protocol::message::{Done, Held, HeldState, Info};
 use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again};
 
 use super::{Earlier, File, Job, Sent, Taken, Work};
-use crate::failure::{Class, Trouble};
+use crate::failure::{Class, Failure, Trouble};
 use crate::ids::new_id;
-use crate::tree::log::Log;
 use crate::tree::{Mood, TreeNotice, Update};
 
 impl Job<'_, '_> {
@@ -59,6 +58,11 @@ impl Job<'_, '_> {
         bytes: u64,
         digest: Digest,
     ) {
+        self.note_done(file);
+        self.count(&file.name, stored_as, bytes, Some(digest));
+    }
+
+    fn note_done(&mut self, file: &File) {
         if let Some(log) = &mut self.log
             && let Err(error) = log.add_done(&file.mark(), self.options.durability)
         {
@@ -66,7 +70,6 @@ impl Job<'_, '_> {
             let message = format!("cannot keep the log for going on later: {error}");
             (self.observer)(TreeNotice::Warning(message));
         }
-        self.count(&file.name, stored_as, bytes, Some(digest));
     }
 
     pub(super) fn count(
@@ -85,10 +88,12 @@ impl Job<'_, '_> {
 
     /// The server has said what it has under the name of a file.
     fn compared(&mut self, info: &Info) -> Result<(), Trouble> {
-        let is_large =
-            |work: &Work| matches!(work, Work::Ask(file) if file.stat.size >= RESUMABLE_BYTES);
-        if self.options.update == Update::Digest
-            && self.under_way.get(&info.id).is_some_and(is_large)
+        let file = match self.under_way.get(&info.id) {
+            Some(Work::Ask(file)) if self.options.update == Update::Digest => Some(file),
+            Some(Work::Find(taken)) => Some(&taken.file),
+            _ => None,
+        };
+        if file.is_some_and(|file| file.stat.size >= RESUMABLE_BYTES)
             && let Some(pipe) = &mut self.pipe
         {
             // It takes its time to read; the server answers the others meanwhile.
@@ -96,27 +101,17 @@ impl Job<'_, '_> {
         }
         let file = match self.under_way.remove(&info.id) {
             Some(Work::Ask(file)) => file,
-            Some(Work::Find(taken)) => {
-                self.found_taken(taken, info);
-                return Ok(());
-            }
+            Some(Work::Find(taken)) => return self.found_taken(taken, info),
             _ => return Ok(()),
         };
         self.asked.remove(&file.number);
         let same = info.kind == Kind::File
             && info.size == file.stat.size
             && match self.options.update {
-                Update::Digest => {
-                    let (algorithm, interrupt) = (self.options.algorithm, &self.client.interrupt);
-                    match file.digest(algorithm, &mut self.buffer, interrupt) {
-                        Ok(ours) => info.digest == Some(ours),
-                        Err(Trouble::Final(failure)) => {
-                            self.fail(file.name.as_bytes(), &failure);
-                            return Ok(());
-                        }
-                        Err(trouble) => return Err(trouble),
-                    }
-                }
+                Update::Digest => match self.digest_here(&file)? {
+                    Some(ours) => info.digest == Some(ours),
+                    None => return Ok(()),
+                },
                 Update::SizeAndTime | Update::All => {
                     let is_same = match file.earlier {
                         Earlier::Nothing => crate::tree::same_time,
@@ -133,14 +128,40 @@ impl Job<'_, '_> {
         Ok(())
     }
 
+    /// `None` where the file cannot be read, which is told.
+    fn digest_here(&mut self, file: &File) -> Result<Option<Digest>, Trouble> {
+        let (algorithm, interrupt) = (self.options.algorithm, &self.client.interrupt);
+        match file.digest(algorithm, &mut self.buffer, interrupt) {
+            Ok(digest) => Ok(Some(digest)),
+            Err(Trouble::Final(failure)) => {
+                self.fail(file.name.as_bytes(), &failure);
+                Ok(None)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
     /// The server has said what has the name that a file was to have.
-    fn found_taken(&mut self, taken: Taken, info: &Info) {
-        let Taken { file, digest, refusal } = taken;
-        if info.kind == Kind::File && info.digest == Some(digest) {
+    fn found_taken(&mut self, taken: Taken, info: &Info) -> Result<(), Trouble> {
+        let Taken { file, failure } = taken;
+        if info.kind != Kind::File || info.size != file.stat.size {
+            self.refuse_for(&file.name, &failure);
+            return Ok(());
+        }
+        let ours = match file.sent {
+            Sent::All(digest) => digest,
+            Sent::Nothing | Sent::Some => match self.digest_here(&file)? {
+                Some(digest) => digest,
+                None => return Ok(()),
+            },
+        };
+        if info.digest == Some(ours) {
+            self.note_done(&file);
             self.unchanged(&File { earlier: Earlier::Done, ..file });
         } else {
-            self.refuse(&file.name, refusal);
+            self.refuse_for(&file.name, &failure);
         }
+        Ok(())
     }
 
     /// A file is at the server already.
@@ -213,7 +234,7 @@ impl Job<'_, '_> {
                 }
             }
             Work::Put(file) => self.refused_put(file, refusal)?,
-            Work::Find(taken) => self.refuse(&taken.file.name, taken.refusal),
+            Work::Find(Taken { file, failure }) => self.refuse_for(&file.name, &failure),
             Work::Resume(file) => {
                 self.asked.remove(&file.number);
                 self.refuse(&file.name, refusal);
@@ -251,23 +272,38 @@ impl Job<'_, '_> {
             file.transfer = new_id()?;
             file.sent = Sent::Nothing;
             self.again.push_front(Work::Put(file));
-        } else if refusal.code == Code::Exists
-            && self.log.as_ref().is_some_and(Log::goes_on)
-            && let Sent::All(digest) = file.sent
-        {
-            self.again.push_back(Work::Find(Taken { file, digest, refusal }));
+        } else if refusal.code == Code::Exists {
+            let failure = self.failure_of(&file.name, refusal);
+            self.refused_as_taken(file, failure);
         } else {
             self.refuse(&file.name, refusal);
         }
         Ok(())
     }
 
+    /// Where an earlier run may have put it and not have come to note it, it is found out what has the name.
+    pub(super) fn refused_as_taken(&mut self, file: File, failure: Failure) {
+        let durability = self.options.durability;
+        if self.log.as_ref().is_some_and(|log| log.may_have_done(durability)) {
+            self.again.push_back(Work::Find(Taken { file, failure }));
+        } else {
+            self.refuse_for(&file.name, &failure);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, name: &Name, refusal: Refusal) {
+        let failure = self.failure_of(name, refusal);
+        self.refuse_for(name, &failure);
+    }
+
     /// What became of a file is settled, though it is no success: a server that ends each connection after so much of
     /// what it refuses gets to the end of it.
-    pub(super) fn refuse(&mut self, name: &Name, refusal: Refusal) {
+    fn refuse_for(&mut self, name: &Name, failure: &Failure) {
         self.patience.progress();
-        let what = format!("put {name}");
-        let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
-        self.fail(name.as_bytes(), &failure);
+        self.fail(name.as_bytes(), failure);
+    }
+
+    fn failure_of(&self, name: &Name, refusal: Refusal) -> Failure {
+        Trouble::Refused(refusal).into_failure(&format!("put {name}"), &self.client.server)
     }
 }

@@ -134,8 +134,7 @@ enum Work {
 /// A file whose name is taken, perhaps by an earlier run that did not hear so.
 struct Taken {
     file: File,
-    digest: Digest,
-    refusal: Refusal,
+    failure: Failure,
 }
 
 /// A directory that was left: its time is set when everything asked before `barrier` is answered.
@@ -227,7 +226,12 @@ impl<'a, 'o> Job<'a, 'o> {
         let about = About { action, server, name, path, part, directory };
         let log = match tree.options.mood {
             Mood::Do => {
-                open_log("put", &client.server, tree.job, Some(about)).unwrap_or_else(|error| {
+                let opened = open_log("put", &client.server, tree.job, Some(about));
+                let noted = opened.and_then(|mut log| {
+                    log.as_mut().map_or(Ok(()), |log| log.note_asked(tree.options.durability))?;
+                    Ok(log)
+                });
+                noted.unwrap_or_else(|error| {
                     let message =
                         format!("cannot keep a log for going on later: {}", plain(&error));
                     observer(TreeNotice::Warning(message));
@@ -264,11 +268,13 @@ impl<'a, 'o> Job<'a, 'o> {
         }
     }
 
-    /// A job of which something is left keeps its log, or of which the server may have what it has not acknowledged.
+    /// A job of which something is left keeps its log, or of which the server may have what it has not acknowledged: to
+    /// this run, or to an earlier one.
     fn close_log(&mut self, result: &Result<(), Failure>) {
         let is_owed = self.again.iter().any(|work| matches!(work, Work::Resume(_)));
+        let is_complete = result.is_ok() && self.done.failed == 0;
         if let Some(log) = self.log.take()
-            && ((log.is_empty() && !is_owed) || (result.is_ok() && self.done.failed == 0))
+            && (is_complete || (log.is_empty() && !log.goes_on() && !is_owed))
         {
             log.remove();
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ftx_disk::hash::Running;
 use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{self, Cache, Change, Put, Resume};
-use ftx_protocol::{Algorithm, Digest, Name, RequestId};
+use ftx_protocol::{Algorithm, Code, Digest, Name, RequestId};
 
 use super::{File, Job, Sent, Work};
 use crate::Notice;
@@ -200,23 +200,33 @@ impl Job<'_, '_> {
         observer(TreeNotice::Waiting);
         let name = file.name.as_bytes();
         let mut moved_to = 0;
-        let result = self.client.put(source, &file.name, &options, &mut |notice| match notice {
-            Notice::Began { at, .. } => moved_to = at,
-            Notice::Moved { at } => {
-                let bytes = at.saturating_sub(moved_to);
-                moved_to = moved_to.max(at);
-                observer(TreeNotice::Moved { bytes, name });
-            }
-            Notice::Retrying { cause, pause } => observer(TreeNotice::Retrying { cause, pause }),
-            Notice::Warning(text) => observer(TreeNotice::Warning(text)),
-        });
+        let result =
+            self.client.put_noted(source, &file.name, &options, &mut |notice| match notice {
+                Notice::Began { at, .. } => moved_to = at,
+                Notice::Moved { at } => {
+                    let bytes = at.saturating_sub(moved_to);
+                    moved_to = moved_to.max(at);
+                    observer(TreeNotice::Moved { bytes, name });
+                }
+                Notice::Retrying { cause, pause } => {
+                    observer(TreeNotice::Retrying { cause, pause })
+                }
+                Notice::Warning(text) => observer(TreeNotice::Warning(text)),
+            });
         match result {
-            Ok(done) => {
+            Ok((done, state)) => {
                 self.patience.progress();
                 self.done.spent.add_part(Spent { paced: Duration::ZERO, ..done.spent });
                 let heard = self.hear_of_directories();
                 self.succeed(&file, done.stored_as.as_ref(), done.size, done.digest);
+                if let Some(state) = state {
+                    state.remove();
+                }
                 heard
+            }
+            Err(failure) if failure.class == Class::Refused(Code::Exists) => {
+                self.refused_as_taken(file, failure);
+                Ok(())
             }
             Err(failure) if ends_the_job(failure.class) => Err(Trouble::Final(failure)),
             Err(failure) => {
