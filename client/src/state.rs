@@ -158,6 +158,19 @@ impl State {
         )))
     }
 
+    /// Forgets what an earlier process left of a transfer that turns out to be over, unless another one works on it.
+    pub(crate) fn forget(key: &Key<'_>) {
+        let Some(directory) = directory() else { return };
+        // One that cannot be removed is found out when it is used.
+        if let Ok(name) = key.file_name()
+            && let path = directory.join(name)
+            && let Ok(Some(_held)) = locked::open(&path, File::options().read(true))
+        {
+            partials::forget(&path);
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+
     /// A number that is the same for the same transfer, whatever process works on it.
     pub(crate) fn number(&self) -> Option<u64> {
         let name = self.path.file_name()?.to_str()?;

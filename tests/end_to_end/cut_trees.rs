@@ -413,6 +413,31 @@ fn a_large_file_of_a_tree_that_is_cut_goes_on_in_its_middle() {
     assert_same(seen(&world.here().join("back")), seen(&world.here().join("tree")));
 }
 
+/// Its acknowledgement was lost, say, or somebody else has brought it.
+#[test]
+fn nothing_is_left_of_a_large_file_that_turns_out_to_be_there() {
+    let world = World::new();
+    let server = world.serve();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    world.noise("tree/film", 8 * MIB);
+    for (word, place) in [("-u", "time"), ("--checksum", "bytes")] {
+        let line = Line::cut_after(server.address, 4 * MIB as u64, 0);
+        world.run(line.address, &["put", "-r", "tree", "--as", place, "--retry-for", "0"], 3);
+        let (film, copy) =
+            (world.here().join("tree/film"), world.served().join(place).join("film"));
+        fs::copy(&film, &copy).unwrap();
+        let modified = film.metadata().unwrap().modified().unwrap();
+        fs::File::options().write(true).open(copy).unwrap().set_modified(modified).unwrap();
+        let left = || text(&world.run(line.address, &["partials"], 0).stdout);
+        let put = ["put", "-r", word, "tree", "--as", place, "--json"];
+        for (more, is_left) in [(&["-n"][..], true), (&[], false)] {
+            let done = summary(&world.run(line.address, &[&put[..], more].concat(), 0));
+            assert_eq!(done["unchanged"], 1, "{done}");
+            assert_eq!(!left().is_empty(), is_left, "{word} {more:?}: {}", left());
+        }
+    }
+}
+
 /// A get of `tree` to `back` that was cut after 30 MiB; its line goes on, and this is the command.
 fn cut_get(world: &World, server: &Server) -> (Line, [&'static str; 5]) {
     let get = ["get", "-r", "tree", "-o", "back"];

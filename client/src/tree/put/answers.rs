@@ -8,6 +8,7 @@ use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again}
 use super::{Earlier, File, Job, Sent, Taken, Work};
 use crate::failure::{Class, Failure, Trouble};
 use crate::ids::new_id;
+use crate::state::{Direction, Key, State};
 use crate::tree::{Mood, TreeNotice, Update};
 
 impl Job<'_, '_> {
@@ -168,6 +169,15 @@ impl Job<'_, '_> {
     fn unchanged(&mut self, file: &File) {
         self.patience.progress();
         self.is_there(&file.name);
+        if file.stat.size >= RESUMABLE_BYTES && self.options.mood == Mood::Do {
+            State::forget(&Key {
+                direction: Direction::Put,
+                server: &self.client.server,
+                name: &file.name,
+                path: &file.shown_path(),
+                algorithm: self.options.algorithm,
+            });
+        }
         let count = match file.earlier {
             Earlier::Nothing => &mut self.done.unchanged,
             Earlier::Done => &mut self.done.done_before,

@@ -182,7 +182,7 @@ pub(super) struct Job<'a, 'o> {
 impl File {
     /// Opens the file that was seen, and no other one.
     fn open(&self, near: Option<&OwnedFd>) -> Result<Source, Failure> {
-        let path = self.root.path.join(path_of(self.path.as_bytes()));
+        let path = self.shown_path();
         let opened = match near {
             Some(directory) => Native.open_seen(directory, self.path.last_part()),
             None => Native.open_beneath(&self.root.handle, &self.path, Want::File),
@@ -197,6 +197,10 @@ impl File {
             return Err(source.changed());
         }
         Ok(source)
+    }
+
+    fn shown_path(&self) -> PathBuf {
+        self.root.path.join(path_of(self.path.as_bytes()))
     }
 
     fn digest(
