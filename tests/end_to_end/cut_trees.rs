@@ -206,7 +206,9 @@ fn a_put_that_replaces_nothing_and_is_cut_is_finished_by_the_same_command() {
             fs::write(there, "theirs").unwrap();
         }
     }
-    let output = world.run(line, &put("other"), 7);
+    // The same cut may have come before the first acknowledgement this time: then there is nothing of its own.
+    let code = if said.contains("\"done\"") { 7 } else { 4 };
+    let output = world.run(line, &put("other"), code);
     assert!(text(&output.stderr).contains("(exists)"), "{}", text(&output.stderr));
 }
 
