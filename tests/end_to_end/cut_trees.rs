@@ -315,12 +315,13 @@ fn a_removal_that_is_cut_after_any_message_goes_on_by_itself() {
     let world = World::new();
     let server = world.serve();
     let tree = world.here().join("tree");
-    fs::create_dir(&tree).unwrap();
-    fs::write(tree.join("kept"), "x").unwrap();
+    fs::create_dir_all(tree.join("below")).unwrap();
+    fs::write(tree.join("below/kept"), "x").unwrap();
     let run = |address, place: &str| {
         let copy = world.served().join(place);
         fs::create_dir_all(copy.join("directory/deeper")).unwrap();
-        for name in ["directory/deeper/one", "directory/two", "three"] {
+        fs::create_dir(copy.join("below")).unwrap();
+        for name in ["directory/deeper/one", "directory/two", "three", "below/four"] {
             fs::write(copy.join(name), "x").unwrap();
         }
         // With a rule, whose directories go one by one.
@@ -340,7 +341,10 @@ fn a_removal_that_is_cut_after_any_message_goes_on_by_itself() {
             continue;
         }
         assert_eq!(code, Some(0), "{place}: {said}");
-        assert_same(seen(&world.served().join(place)), seen(&tree));
+        let copy = world.served().join(&place);
+        assert_same(seen(&copy), seen(&tree));
+        let [there, here] = [&copy, &tree].map(|path| path.metadata().unwrap().modified().unwrap());
+        assert_eq!(there, here, "{place}");
     }
 }
 

@@ -44,6 +44,10 @@ impl Removal {
         Self { id, root, owed: 0, gone: None, emptied: VecDeque::new(), looked: None }
     }
 
+    pub(super) fn root(&self) -> &Rc<Root> {
+        &self.root
+    }
+
     pub(super) fn id(&self) -> RequestId {
         self.id
     }

@@ -2,9 +2,11 @@
 
 use std::rc::Rc;
 
-use ftx_protocol::{Code, Name, Refusal, RequestId, message};
+use ftx_disk::sys::{Disk, Native, Want};
+use ftx_protocol::message::{self, Remove};
+use ftx_protocol::{Code, Name, Refusal, RequestId};
 
-use super::{Job, Work};
+use super::{Job, Root, Work};
 use crate::failure::Trouble;
 use crate::tree::remove::Removal;
 use crate::tree::{Extra, TreeNotice};
@@ -22,7 +24,14 @@ impl Job<'_, '_> {
             return Ok(true);
         }
         // Nothing is removed while something may still come.
-        if !self.under_way.is_empty() || !self.left.is_empty() || self.whole.is_empty() {
+        if !self.under_way.is_empty() || !self.left.is_empty() {
+            return Ok(false);
+        }
+        if !self.emptied.is_empty() {
+            self.leave_emptied();
+            return Ok(true);
+        }
+        if self.whole.is_empty() {
             return Ok(false);
         }
         if self.done.failed > 0 || !self.denied.is_empty() {
@@ -54,7 +63,8 @@ impl Job<'_, '_> {
         let Some(go) = removal.compare(&listed.entries, rules, durability) else {
             return Err(crate::tree::listed_too_much());
         };
-        self.again.extend(go.into_iter().map(Work::Remove));
+        let root = Rc::clone(removal.root());
+        self.remove_from(&root, go);
         for unread in &listed.unread {
             let Some(name) = &unread.name else { continue };
             let refusal = Refusal::new(unread.code, unread.message.clone());
@@ -68,8 +78,35 @@ impl Job<'_, '_> {
     pub(super) fn end_removal(&mut self) {
         self.whole.pop();
         if let Some(removal) = self.removal.take() {
-            for remove in removal.end(self.options.durability) {
-                self.again.push_back(Work::Remove(remove));
+            let root = Rc::clone(removal.root());
+            self.remove_from(&root, removal.end(self.options.durability));
+        }
+    }
+
+    fn remove_from(&mut self, root: &Rc<Root>, go: Vec<Remove>) {
+        for remove in go {
+            if let Some(parent) = remove.name.parent() {
+                self.emptied.insert(parent, Rc::clone(root));
+            }
+            self.again.push_back(Work::Remove(remove));
+        }
+    }
+
+    /// A directory from which something was removed has the time of that, and gets its own again.
+    fn leave_emptied(&mut self) {
+        for (name, root) in std::mem::take(&mut self.emptied) {
+            let path = name.as_bytes().strip_prefix(root.name.as_bytes());
+            let path = path.and_then(|path| path.strip_prefix(b"/"));
+            let stat = match path.map(Name::parse) {
+                None => Native.stat(&root.handle),
+                Some(Ok(path)) => Native
+                    .open_beneath(&root.handle, &path, Want::Way)
+                    .and_then(|directory| Native.stat(&directory)),
+                Some(Err(_)) => continue,
+            };
+            // What is not here has gone there too.
+            if let Ok(stat) = stat {
+                self.mkdir(self.mkdir_with_time(name, &stat));
             }
         }
     }

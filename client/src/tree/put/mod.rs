@@ -159,6 +159,8 @@ pub(super) struct Job<'a, 'o> {
     /// The same, open, for the removal of what they do not have.
     whole: Vec<Rc<Root>>,
     removal: Option<Removal>,
+    /// Directories from which something is removed.
+    emptied: BTreeMap<Name, Rc<Root>>,
     pipe: Option<Pipe>,
     under_way: BTreeMap<RequestId, Work>,
     unacknowledged_bytes: u64,
@@ -255,6 +257,7 @@ impl<'a, 'o> Job<'a, 'o> {
             walked: Vec::new(),
             whole: Vec::new(),
             removal: None,
+            emptied: BTreeMap::new(),
             pipe: None,
             under_way: BTreeMap::new(),
             unacknowledged_bytes: 0,

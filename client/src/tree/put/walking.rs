@@ -177,9 +177,12 @@ impl Job<'_, '_> {
 
     /// And when all that is in it is there, it gets its time.
     pub(super) fn leave(&mut self, name: Name, stat: &Stat) {
-        let mkdir =
-            Mkdir { mode: Some(stat.mode), mtime: Some(stat.modified), ..self.mkdir_of(name) };
+        let mkdir = self.mkdir_with_time(name, stat);
         self.left.push_back(Left { barrier: self.next_number, mkdir });
+    }
+
+    pub(super) fn mkdir_with_time(&self, name: Name, stat: &Stat) -> Mkdir {
+        Mkdir { mode: Some(stat.mode), mtime: Some(stat.modified), ..self.mkdir_of(name) }
     }
 
     fn mkdir_of(&self, name: Name) -> Mkdir {
@@ -195,7 +198,7 @@ impl Job<'_, '_> {
         }
     }
 
-    fn mkdir(&mut self, mkdir: Mkdir) {
+    pub(super) fn mkdir(&mut self, mkdir: Mkdir) {
         if self.options.mood == Mood::Do {
             self.again.push_back(Work::Mkdir(mkdir));
         }
