@@ -93,7 +93,7 @@ pub enum StateError {
     #[error("cannot {step} {path}: {}", ftx_disk::failure::plain(error))]
     System { step: &'static str, path: String, error: io::Error },
     /// Only directories are served.
-    #[error("{path} is not a directory, so it is not served, and has no tokens")]
+    #[error("{path} is not a directory, and only directories are served")]
     NotADirectory { path: String },
     /// Nothing was served yet.
     #[error(

@@ -445,7 +445,7 @@ fn what_the_system_refuses_is_told_once_and_without_its_numbers() {
     let served = served.to_str().unwrap();
     let locked = ["serve", "dir", "--require-token", "--cert", "no.pem", "--key", "no.pem"];
     for (args, code, words) in [
-        (&["serve", "file"][..], 1, "Not a directory"),
+        (&["serve", "file"][..], 1, "file is not a directory"),
         (&["serve", served], 1, "another ftx server is serving this directory"),
         (&["serve", "no/such/place"], 1, "No such file or directory"),
         (&["serve", "dir", "--require-token", "--state", "file"], 1, "File exists"),

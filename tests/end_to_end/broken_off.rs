@@ -105,8 +105,9 @@ fn clients_that_break_off_in_any_phase_leave_no_descriptor_no_staged_file_and_no
     let world = World::new();
     let server = world.serve();
     let bytes = world.noise("big", 8 * MIB);
-    world.run(server.address, &["put", "big"], 0);
+    // Before anybody comes: who has just gone may not have been seen off yet.
     let descriptors = server.descriptors();
+    world.run(server.address, &["put", "big"], 0);
     let over = |what: &str| {
         until(&format!("the descriptors are back, {what}"), || server.descriptors() == descriptors);
         until(&format!("staging is empty, {what}"), || world.staged() == 0);
