@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::harness::{Line, MIB, Server, World, noise, text, until};
+use crate::harness::{Line, MIB, Server, World, noise, relay_both, text, until};
 use crate::trees::{assert_same, seen, summary};
 
 /// What went over a line, which may break once.
@@ -346,6 +346,57 @@ fn a_removal_that_is_cut_after_any_message_goes_on_by_itself() {
         let [there, here] = [&copy, &tree].map(|path| path.metadata().unwrap().modified().unwrap());
         assert_eq!(there, here, "{place}");
     }
+}
+
+/// A connection breaks at the first removal, and before the next one something else happens.
+fn cut_at_a_removal(server: SocketAddr, meanwhile: impl FnOnce() + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut near, _) = listener.accept().unwrap();
+        let mut far = TcpStream::connect(server).unwrap();
+        let (mut near_back, mut far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        std::thread::spawn(move || io::copy(&mut far_back, &mut near_back));
+        let mut buffer = [0; 64 * 1024];
+        loop {
+            let count = near.read(&mut buffer).unwrap();
+            if text(&buffer[..count]).contains("{\"remove\"") {
+                break;
+            }
+            far.write_all(&buffer[..count]).unwrap();
+        }
+        meanwhile();
+        for end in [near, far] {
+            end.shutdown(Shutdown::Both).unwrap();
+        }
+        for near in listener.incoming().flatten() {
+            relay_both(near, server);
+        }
+    });
+    address
+}
+
+#[test]
+fn what_has_come_here_since_a_removal_was_asked_for_is_not_removed_after_a_break() {
+    let world = World::new();
+    let server = world.serve();
+    let tree = world.here().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("a"), "x").unwrap();
+    world.run(server.address, &["put", "-r", "tree"], 0);
+    for extra in ["b", "c"] {
+        fs::write(world.served().join("tree").join(extra), "theirs").unwrap();
+    }
+    // As another put of it would.
+    let (here, there) = (tree.join("b"), world.served().join("tree/b"));
+    let line = cut_at_a_removal(server.address, move || {
+        for path in [here, there] {
+            fs::write(path, "new").unwrap();
+        }
+    });
+    world.run(line, &["put", "-r", "-u", "--delete", "--exclude", "*.tmp", "tree"], 0);
+    assert_eq!(world.stored("tree/b"), b"new");
+    assert!(!world.served().join("tree/c").exists());
 }
 
 /// What it has staged by now is in the same place as what the get had left.

@@ -27,6 +27,7 @@ impl Job<'_, '_> {
         if !self.under_way.is_empty() || !self.left.is_empty() {
             return Ok(false);
         }
+        self.listed = None;
         if !self.emptied.is_empty() {
             self.leave_emptied();
             return Ok(true);
@@ -76,11 +77,19 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn end_removal(&mut self) {
-        self.whole.pop();
+        self.listed = self.whole.pop();
         if let Some(removal) = self.removal.take() {
             let root = Rc::clone(removal.root());
             self.remove_from(&root, removal.end(self.options.durability));
         }
+    }
+
+    /// Asks for nothing to be removed that was to be when the connection broke: the tree is listed once more, and looked at
+    /// once more here. What it did not have may be there and be put by now.
+    pub(super) fn remove_anew(&mut self) {
+        self.removal = None;
+        self.whole.extend(self.listed.take());
+        self.again.retain(|work| !matches!(work, Work::Remove(_)));
     }
 
     fn remove_from(&mut self, root: &Rc<Root>, go: Vec<Remove>) {

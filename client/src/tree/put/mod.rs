@@ -161,6 +161,8 @@ pub(super) struct Job<'a, 'o> {
     removal: Option<Removal>,
     /// Directories from which something is removed.
     emptied: BTreeMap<Name, Rc<Root>>,
+    /// That of which all was listed, until all that it did not have is removed.
+    listed: Option<Rc<Root>>,
     pipe: Option<Pipe>,
     under_way: BTreeMap<RequestId, Work>,
     unacknowledged_bytes: u64,
@@ -258,6 +260,7 @@ impl<'a, 'o> Job<'a, 'o> {
             whole: Vec::new(),
             removal: None,
             emptied: BTreeMap::new(),
+            listed: None,
             pipe: None,
             under_way: BTreeMap::new(),
             unacknowledged_bytes: 0,
@@ -335,14 +338,14 @@ impl<'a, 'o> Job<'a, 'o> {
                     continue;
                 }
                 // The listing begins again.
-                Work::Aborted | Work::List => continue,
+                Work::Aborted | Work::List | Work::Remove(_) => continue,
                 other => other,
             });
         }
         again.append(&mut self.again);
         self.again = again;
         self.unacknowledged_bytes = 0;
-        self.removal = None;
+        self.remove_anew();
     }
 
     /// One connection, or what is left of one.
