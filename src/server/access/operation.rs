@@ -108,12 +108,9 @@ pub(in crate::server) fn authorize(
         Principal::Token(member) => {
             member.renew(now)?;
             let known = &member.known;
-            let (allowed, within) = match allow_by_token(known, operation) {
-                Ok(allowed) => (allowed, known.under.clone()),
-                Err(refusal) => match allow(member.seen_by_all, operation) {
-                    Ok(allowed) => (allowed, None),
-                    Err(_) => return Err(refusal),
-                },
+            let (allowed, within) = match allow_to_all(member.seen_by_all, operation) {
+                Some(allowed) => (allowed, None),
+                None => (allow_by_token(known, operation)?, known.under.clone()),
             };
             Ok(Grant {
                 condition: allowed.condition,
@@ -143,6 +140,22 @@ struct NotAllowed(&'static str);
 impl Allowed {
     fn by(needs: Rights) -> Self {
         Self { needs, condition: None, naming: Naming::AsAsked, old_mode: OldMode::Replaced }
+    }
+}
+
+/// What whoever has no token may see, so that it takes no right of a token.
+fn allow_to_all(rights: Rights, operation: &Operation<'_>) -> Option<Allowed> {
+    match operation {
+        Operation::Stat(_) | Operation::Sum(_) | Operation::Get(_) | Operation::List(_) => {
+            allow(rights, operation).ok().map(|_| Allowed::by(Rights::NONE))
+        }
+        Operation::Put { .. }
+        | Operation::Resume
+        | Operation::Continue
+        | Operation::Mkdir(_)
+        | Operation::Move { .. }
+        | Operation::Remove(_)
+        | Operation::End => None,
     }
 }
 
@@ -379,6 +392,31 @@ mod tests {
         }
         let mut local = here(Rights::of(Right::Write), WithoutToken::Local, None);
         assert_eq!(answer(&mut local, &Operation::Get(&name("a"))), Err(Code::Denied));
+    }
+
+    #[test]
+    fn what_everybody_may_see_ends_with_a_token_and_not_with_its_rights() {
+        let state = State::new();
+        let writing = Rights::of(Right::Write).with(Rights::of(Right::Read));
+        state.add(line(1, writing, Some("elsewhere")));
+        let tokens = state.tokens();
+        let _watch = tokens.watch(|| {}).unwrap();
+        let member = tokens.login(&secret(1), SystemTime::now()).unwrap();
+        let public = WithoutToken::Public(Rights::READING);
+        let mut principal = Principal::Token(member.where_allowed(public));
+        let (there, elsewhere) = (name("a"), name("elsewhere/a"));
+        let grants = [&there, &elsewhere].map(|name| {
+            authorize(&mut principal, &Operation::Get(name), SystemTime::now()).unwrap()
+        });
+        state.change(|lines| lines.iter_mut().for_each(|line| line.can = Rights::of(Right::Write)));
+        for grant in &grants {
+            assert_eq!(grant.within, None, "no symlink is followed less than without a token");
+            assert_eq!(grant.lease.check(), Ok(()));
+        }
+        state.change(|lines| lines.clear());
+        for grant in &grants {
+            assert_eq!(grant.lease.check().map_err(|refusal| refusal.code), Err(Code::Denied));
+        }
     }
 
     #[test]
