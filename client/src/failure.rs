@@ -36,12 +36,6 @@ impl Class {
             Self::Usage | Self::Integrity | Self::Local => false,
         }
     }
-
-    /// Whether what was done until then counts, and the same command goes on from there: once the way is free, or
-    /// somebody has given back the right that was taken away in between.
-    pub fn leaves_what_was_done(self) -> bool {
-        self.is_about_the_way() || self == Self::Refused(Code::Denied)
-    }
 }
 
 /// Whether a refusal is about who is asking, whatever it is that was asked.

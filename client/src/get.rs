@@ -9,7 +9,7 @@ use ftx_disk::sys::Native;
 use ftx_protocol::client::Event;
 use ftx_protocol::limits::{GRID_BYTES, RESUMABLE_BYTES};
 use ftx_protocol::message::{Cache, End, File, Get};
-use ftx_protocol::{Algorithm, Digest, Durability, Name, RequestId, Retry as Again};
+use ftx_protocol::{Algorithm, Code, Digest, Durability, Name, RequestId, Retry as Again};
 
 use crate::failure::{Class, Failure, GOES_ON, Trouble, shown};
 use crate::hashing::{Hashing, Piece};
@@ -238,7 +238,9 @@ impl<'a, 'o> Transfer<'a, 'o> {
     fn give_up(&mut self, trouble: Trouble) -> Failure {
         let may_go_on = match &trouble {
             Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Interrupted => true,
-            Trouble::Refused(refusal) => Class::Refused(refusal.code).leaves_what_was_done(),
+            // A right that was taken away may be given back.
+            Trouble::Refused(refusal) if refusal.code == Code::Denied => true,
+            Trouble::Refused(refusal) => Class::Refused(refusal.code).is_about_the_way(),
             Trouble::Final(failure) => failure.class == Class::Untrusted,
             _ => false,
         };

@@ -230,10 +230,11 @@ impl JobReport {
             Ok(done) => done,
             Err(failure) => {
                 let text = failure.to_string();
+                // A single file of the job may have said so already.
+                let goes_on = text.strip_suffix(&format!("; {GOES_ON}"));
                 // What was refused for good, or is wrong here, the same command does not mend.
-                if failure.class.leaves_what_was_done() {
-                    // A single file of the job may have said so already.
-                    let text = text.strip_suffix(&format!("; {GOES_ON}")).unwrap_or(&text);
+                if goes_on.is_some() || failure.class.is_about_the_way() {
+                    let text = goes_on.unwrap_or(&text);
                     let done = match self.handled_files.saturating_sub(self.failed_files) {
                         0 => String::new(),
                         count => format!("{} done, and ", files(count)),

@@ -104,10 +104,9 @@ impl Job<'_, '_> {
                 Step::Seen { part, stat } => (walk.path_of(&part), stat.kind, Depth::All),
                 Step::Left { part, stat } => {
                     let path = walk.path_of(&part);
+                    let name = Name::parse(&path).ok().filter(|name| changed.remove(name));
                     if !emptied.remove(&path) {
-                        if let Ok(name) = Name::parse(&path)
-                            && changed.remove(&name)
-                        {
+                        if let Some(name) = name {
                             self.change(self.make_directory(name, Some(stat.modified), stat.mode));
                         }
                         continue;

@@ -14,7 +14,7 @@ use super::settling::UNSETTLED_MAX;
 use super::{File, Job, Listing, Next, Work};
 use crate::Client;
 use crate::ask::{ASKED_BYTES, ASKED_MAX};
-use crate::failure::{Class, Failure, Trouble};
+use crate::failure::{Class, Failure, GOES_ON, Trouble};
 use crate::link::{Link, READ_BYTES};
 use crate::short_hash::hash_of;
 use crate::spent::Spent;
@@ -335,13 +335,17 @@ impl Job<'_, '_> {
     }
 
     fn refused(&mut self, id: RequestId, refusal: Refusal) -> Result<(), Trouble> {
-        // So does a right that is lost in the middle of a file; who may not get one at all may get another.
-        let has_begun =
-            matches!(self.visit.under_way.get(&id), Some(Work::Get { upload: Some(_), .. }));
-        let class = Class::Refused(refusal.code);
         // What concerns all that is still to come ends the connection, or the job, and what has come is kept.
-        if class.is_about_the_way() || has_begun && class.leaves_what_was_done() {
+        if Class::Refused(refusal.code).is_about_the_way() {
             return Err(Trouble::Refused(refusal));
+        }
+        // So does a right that is lost in the middle of a file; who may not get one at all may get another.
+        if let Some(Work::Get { file, upload: Some(_), .. }) = self.visit.under_way.get(&id)
+            && refusal.code == Code::Denied
+        {
+            let what = format!("get {}", file.name);
+            let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
+            return Err(Trouble::Final(failure.with_hint(GOES_ON)));
         }
         self.drop_upload(id);
         let Some(work) = self.visit.under_way.remove(&id) else { return Ok(()) };
