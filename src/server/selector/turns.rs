@@ -44,7 +44,7 @@ impl Selector {
         let connections = self.run_queue.len();
         let turn_bytes = self.rate.as_ref().map_or(TURN_BYTES, |rate| rate.turn_bytes(connections));
         let turn_bytes = turn_bytes.min(TURN_BYTES);
-        let until = now.after(ROUND);
+        let until = self.now().after(ROUND);
         for _ in 0..connections {
             let time = self.now();
             let is_held_up = self.rate.as_ref().is_some_and(|rate| rate.free_at() > now);
