@@ -15,6 +15,7 @@ use super::journal::not_journalled;
 use super::naming::{Above, Ground, Origin};
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
+use super::recover::Stretches;
 use super::upload::{Entry, Finished, FinishedBody, StagedFile, sync_for};
 use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
@@ -346,7 +347,7 @@ impl<D: Disk> Store<D> {
             committing.puts = Puts::MayBeRepeated;
         }
         let changes = made.iter().any(|made| matches!(made, Made::Change(_)));
-        if changes && self.mend_journal(private).is_err() {
+        if changes && self.mend_journal(private, Stretches::IN_A_ROUND).is_err() {
             return Puts::MayBeRepeated;
         }
         committing.puts

@@ -1,5 +1,6 @@
 //! Opening a store: its lock, its journal, and what an earlier store left unfinished.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::Path;
@@ -82,6 +83,23 @@ pub(super) fn open<D: Disk>(
     };
     let recovery = store.recover(&found.staged, found.torn_bytes)?;
     Ok((store, recovery))
+}
+
+/// How the trash is swept for the room of a journal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretches {
+    /// Entries that are looked at before the journal is tried again.
+    pub(super) entries: u32,
+    /// How often.
+    pub(super) times: u32,
+}
+
+impl Stretches {
+    /// Everybody who puts or changes something waits for a round, so that it sweeps for some tenths of a second and
+    /// leaves the rest to who may wait. A stretch is longer than a tree is deep: at its bottom something goes.
+    pub(super) const IN_A_ROUND: Self = Self { entries: 256, times: 16 };
+    /// Without the journal there is no store, and nobody waits for an answer yet.
+    const AT_A_START: Self = Self { entries: u32::MAX, times: 1 };
 }
 
 /// What there is before anything is recovered.
@@ -360,7 +378,7 @@ impl<D: Disk> Store<D> {
             recovery.resumable = recovery.resumable.saturating_add(1);
         }
         lock(&private.journal).say_only(kept);
-        self.mend_journal(private)
+        self.mend_journal(private, Stretches::AT_A_START)
             .map_err(|error| OpenError::Private { step: "write the journal", error })?;
         // After the journal: until it was written anew, it may need these.
         let over = staged.iter().filter(|(part, _)| said.contains(*part) && !live.contains(*part));
@@ -384,18 +402,27 @@ impl<D: Disk> Store<D> {
     }
 
     /// See [`Journal::mend`]. On a full disk it has no room to be written anew, but what was removed may hold some.
-    pub(super) fn mend_journal(&self, private: &Private<D>) -> io::Result<()> {
-        let mended = lock(&private.journal).mend(&private.directory);
-        match mended {
-            Err(error)
-                if matches!(Errno::from_io_error(&error), Some(Errno::NOSPC | Errno::DQUOT))
-                    && self.has_trash() =>
-            {
-                self.sweep_trash(&|| true);
-                lock(&private.journal).mend(&private.directory)
+    /// Where a stretch removes nothing, the next one would not either.
+    pub(super) fn mend_journal(
+        &self,
+        private: &Private<D>,
+        stretches: Stretches,
+    ) -> io::Result<()> {
+        let mend = || lock(&private.journal).mend(&private.directory);
+        let mut mended = mend();
+        for _ in 0..stretches.times {
+            if !mended.as_ref().is_err_and(is_full) || !self.has_trash() {
+                break;
             }
-            mended => mended,
+            let removed = private.trash.removed();
+            let left = Cell::new(stretches.entries);
+            self.sweep_trash(&|| left.replace(left.get().saturating_sub(1)) > 0);
+            if private.trash.removed() == removed {
+                break;
+            }
+            mended = mend();
         }
+        mended
     }
 
     /// Finishes the puts that were about to take their names, in the order of the journal, or forgets them.
@@ -514,4 +541,8 @@ impl<D: Disk> Store<D> {
             }
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
 }

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ftx_protocol::Mode;
 use rustix::io::Errno;
@@ -34,8 +34,14 @@ pub(super) struct Trash<D: Disk> {
     /// A sync of it failed: what was moved into it may be back after a power cut, and has to be
     /// whole then. It is not tried again.
     doubtful: AtomicBool,
-    /// One sweep at a time: of a sync that fails only one would be told.
+    /// How many entries were taken from where they were in it.
+    removed: AtomicU64,
+    /// One sweep at a time, from one entry to the next: of a sync that fails only one would be told, and it is not
+    /// found empty while something in it is moved.
     sweeping: Mutex<()>,
+    /// Held by the sweep that waits for the other one: a lock that is let go for a moment alone would be taken again
+    /// by whoever had it.
+    next: Mutex<()>,
 }
 
 /// What a sweep left.
@@ -59,13 +65,26 @@ impl<D: Disk> Trash<D> {
     pub(super) fn open(disk: &D, directory: D::Handle) -> io::Result<Self> {
         let left = u64::from(disk.names(&directory)?.next().is_some());
         let (expected, arrived) = (AtomicU64::new(left), AtomicU64::new(left));
-        let (empty, doubtful) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Self { directory, expected, arrived, empty, doubtful, sweeping: Mutex::default() })
+        let (empty, removed) = (AtomicU64::new(0), AtomicU64::new(0));
+        let doubtful = AtomicBool::new(false);
+        let (sweeping, next) = (Mutex::default(), Mutex::default());
+        Ok(Self { directory, expected, arrived, empty, doubtful, removed, sweeping, next })
     }
 
     /// Whether there is anything in it.
     pub(super) fn is_used(&self) -> bool {
         self.expected.load(Ordering::Acquire) != self.empty.load(Ordering::Acquire)
+    }
+
+    /// How many entries sweeps have removed so far.
+    pub(super) fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// The turn of a sweep. Waits for an entry that another one is about.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        let _next = lock(&self.next);
+        lock(&self.sweeping)
     }
 
     /// Lets something be moved into it; one caller at a time.
@@ -88,16 +107,16 @@ impl<D: Disk> Store<D> {
     }
 
     /// Gives back the room of what was removed; what cannot be removed stays, and is tried again
-    /// by the next sweep. Waits for the disk, and for a sweep that is under way. Asks between any two
-    /// entries whether to go on.
+    /// by the next sweep. Waits for the disk. Asks between any two entries whether to go on; there
+    /// another sweep may have its turn.
     pub fn sweep_trash(&self, go_on: &dyn Fn() -> bool) -> Swept {
         let Some(private) = &self.private else { return Swept::Clean };
         let trash = &private.trash;
-        let _sweeping = lock(&trash.sweeping);
+        let turn = Cell::new(Some(trash.turn()));
+        let sweep = Sweep { store: self, trash, go_on, turn, synced: Cell::new(None) };
         while trash.is_used() {
             let arrived = trash.arrived.load(Ordering::Acquire);
-            let removed = Cell::new(0);
-            let sweep = Sweep { store: self, trash, go_on, removed, synced: Cell::new(None) };
+            let removed = trash.removed();
             match sweep.pass() {
                 Ok(Pass::Empty) => {
                     trash.empty.store(arrived, Ordering::Release);
@@ -108,7 +127,7 @@ impl<D: Disk> Store<D> {
                 }
                 Ok(Pass::Stopped) => return Swept::Stopped,
                 // Some file systems pass over entries while others are removed.
-                Ok(Pass::Used) if sweep.removed.get() > 0 => {}
+                Ok(Pass::Used) if trash.removed() > removed => {}
                 Ok(Pass::Used) | Err(_) => return Swept::Clean,
             }
         }
@@ -120,8 +139,8 @@ struct Sweep<'a, D: Disk> {
     store: &'a Store<D>,
     trash: &'a Trash<D>,
     go_on: &'a dyn Fn() -> bool,
-    /// Entries that are where they were no more.
-    removed: Cell<u64>,
+    /// There but while it lets others go first.
+    turn: Cell<Option<MutexGuard<'a, ()>>>,
     /// How much had arrived in the trash when it was last synced.
     synced: Cell<Option<u64>>,
 }
@@ -139,8 +158,16 @@ impl<D: Disk> Sweep<'_, D> {
         Ok(found)
     }
 
+    /// Is asked between any two entries. Whoever waits for a turn has it first.
+    fn goes_on(&self) -> bool {
+        drop(self.turn.take());
+        let goes_on = (self.go_on)();
+        self.turn.set(Some(self.trash.turn()));
+        goes_on
+    }
+
     fn remove(&self, part: &[u8]) -> io::Result<Swept> {
-        if !(self.go_on)() {
+        if !self.goes_on() {
             return Ok(Swept::Stopped);
         }
         if !self.is_here_to_stay()? {
@@ -183,7 +210,7 @@ impl<D: Disk> Sweep<'_, D> {
         let directory = disk.open_part(&self.trash.directory, part, Want::Directory)?;
         let mut walk = Walk::new(disk.clone(), directory.into())?;
         while let Some(step) = walk.next() {
-            if !(self.go_on)() {
+            if !self.goes_on() {
                 return Ok(Swept::Stopped);
             }
             let Some(directory) = walk.directory().map(Arc::clone) else { break };
@@ -224,7 +251,7 @@ impl<D: Disk> Sweep<'_, D> {
 
     fn count(&self, removed: io::Result<()>) -> io::Result<()> {
         if removed.is_ok() {
-            self.removed.set(self.removed.get().saturating_add(1));
+            self.trash.removed.fetch_add(1, Ordering::AcqRel);
         }
         removed
     }

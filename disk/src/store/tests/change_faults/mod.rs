@@ -5,6 +5,7 @@
 
 mod outcomes;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -13,9 +14,11 @@ use ftx_protocol::{Code, Condition, Depth, Durability, Mode, Parents, Refusal};
 use outcomes::{Tree, allowed};
 use rustix::io::Errno;
 
-use super::{check_left, id, name, open, options, try_open, whole};
+use super::{check_left, directory, id, name, open, options, try_open, whole, write};
 use crate::sim::{Fault, Sim};
+use crate::store::recover::Stretches;
 use crate::store::{Change, OldMode, Put, Settled, Step, Store, Swept};
+use crate::sys::Disk;
 
 /// Answers that leave open what was made, after which the store is opened again: each may double
 /// what there may be.
@@ -320,12 +323,9 @@ fn what_is_removed_from_a_full_disk_is_acknowledged() {
     assert_eq!(store.commit(vec![remove]).remove(0), Ok(Settled::Changed(Durability::Full)));
 }
 
-/// Nobody knows what the journal says, and it is written anew with the room of what is removed.
-#[test]
-fn what_is_removed_makes_the_room_that_its_acknowledgement_needs() {
-    let sim = Sim::new();
-    let store = open(&sim);
-    let ready = |ask, number| step(&store, &ask, number, Durability::Full).unwrap();
+/// Puts a file `f`, and fills the disk. A put is refused, and nobody knows what the journal says of it.
+fn fill(sim: &Sim, store: &Store<Sim>) {
+    let ready = |ask, number| step(store, &ask, number, Durability::Full).unwrap();
     store.commit(vec![ready(Ask::Put("f", b"one"), 1)]).remove(0).unwrap();
     let refused = ready(Ask::Put("g", b"two"), 2);
     sim.before("sync journal", |sim| {
@@ -333,12 +333,80 @@ fn what_is_removed_makes_the_room_that_its_acknowledgement_needs() {
         sim.before("create journal.new", |sim| sim.set_fault(Fault::Full));
     });
     assert!(store.commit(vec![refused]).remove(0).is_err());
-    let remove = ready(Remove("f", Depth::One), 3);
+}
+
+/// Makes a change, in a round of its own.
+fn change(store: &Store<Sim>, ask: &Ask) -> Result<Settled, Code> {
+    let change = step(store, ask, 3, Durability::Full).unwrap();
+    store.commit(vec![change]).remove(0).map_err(|refusal| refusal.code)
+}
+
+/// How often such a call was made since the fault was set.
+fn count(sim: &Sim, call: &str) -> usize {
+    sim.log().iter().filter(|made| made.contains(call)).count()
+}
+
+/// Nobody knows what the journal says, and it is written anew with the room of what is removed.
+#[test]
+fn what_is_removed_makes_the_room_that_its_acknowledgement_needs() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    fill(&sim, &store);
     sim.before("remove 00000001-00000002", |sim| sim.set_fault(Fault::None));
-    assert_eq!(store.commit(vec![remove]).remove(0), Ok(Settled::Changed(Durability::Full)));
+    let removed = change(&store, &Remove("f", Depth::One));
+    assert_eq!(removed, Ok(Settled::Changed(Durability::Full)));
     assert!(!store.has_trash());
     drop(store);
     check_left(&sim, Fault::None, 8, |sim| check(sim, &BTreeSet::from([Tree::new()]))).unwrap();
+}
+
+/// A tree that is larger than what a round waits for.
+#[test]
+fn a_round_beside_a_sweep_removes_only_some_of_a_tree_for_the_journal_and_the_sweep_goes_on() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    let some = Stretches::IN_A_ROUND.entries * Stretches::IN_A_ROUND.times;
+    sim.make_directory(&super::root(&sim), b"t", Mode::new(0o755)).unwrap();
+    let tree = directory(&sim, "t");
+    write(&sim, &tree, "entry", b"");
+    for number in 0..some + 2_000 {
+        sim.link(&tree, b"entry", format!("entry-{number}").as_bytes()).unwrap();
+    }
+    change(&store, &Remove("t", Depth::All)).unwrap();
+    fill(&sim, &store);
+    let asked = Cell::new(0);
+    // What waits for the sweep here would wait for ever.
+    let swept = store.sweep_trash(&|| {
+        asked.set(asked.get() + 1);
+        if asked.get() == 3 {
+            let before = count(&sim, "remove entry");
+            assert_eq!(change(&store, &Move("f", "h")), Err(Code::DurabilityUnknown));
+            let removed = count(&sim, "remove entry") - before;
+            assert!((some / 2..=some).contains(&(removed as u32)), "{removed}");
+            // One of the last five hundred makes the room.
+            sim.before("remove entry-6", |sim| sim.set_fault(Fault::None));
+            let removed = change(&store, &Remove("h", Depth::One));
+            assert_eq!(removed, Ok(Settled::Changed(Durability::Full)));
+            assert!(count(&sim, "remove entry") <= Stretches::IN_A_ROUND.entries as usize);
+        }
+        true
+    });
+    assert_eq!(swept, Swept::Clean);
+    assert!(!store.has_trash());
+}
+
+#[test]
+fn what_cannot_be_removed_is_not_tried_again_in_a_round() {
+    let sim = Sim::new();
+    let store = open(&sim);
+    fill(&sim, &store);
+    sim.before("sync trash", |sim| {
+        sim.set_fault(Fault::Once(0, Errno::IO));
+        sim.before("create journal.new", |sim| sim.set_fault(Fault::Full));
+    });
+    assert_eq!(change(&store, &Remove("f", Depth::One)), Err(Code::DurabilityUnknown));
+    assert!(store.has_trash());
+    assert_eq!(count(&sim, "create journal.new"), 0, "after what was not removed");
 }
 
 /// Whether the checks find out that these syncs are left out in the last rounds.
