@@ -124,6 +124,25 @@ enum Verdict {
     Failed,
 }
 
+impl Verdict {
+    /// By what the server says of a name that had this digest. What it could not say is told.
+    fn of(digest: Digest, answer: Result<Answer, Failure>) -> Self {
+        match answer {
+            Ok(Answer::Info(info)) if info.kind == Kind::File && info.digest == Some(digest) => {
+                Self::Ok
+            }
+            Ok(_) => Self::Changed,
+            Err(failure) => match failure.class {
+                Class::Refused(Code::NotFound | Code::NotADirectory) => Self::Missing,
+                _ => {
+                    say(&failure.to_string());
+                    Self::Failed
+                }
+            },
+        }
+    }
+}
+
 /// How many lines each.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
@@ -174,18 +193,7 @@ impl Verify {
                 }
             });
             session.ask_all(&mut asks, &mut |(name, digest), answer| {
-                let verdict = match answer {
-                    Ok(Answer::Info(info)) if info.kind != Kind::File => Verdict::Changed,
-                    Ok(Answer::Info(info)) if info.digest == Some(digest) => Verdict::Ok,
-                    Ok(_) => Verdict::Changed,
-                    Err(failure) => match failure.class {
-                        Class::Refused(Code::NotFound | Code::NotADirectory) => Verdict::Missing,
-                        _ => {
-                            say(&failure.to_string());
-                            Verdict::Failed
-                        }
-                    },
-                };
+                let verdict = Verdict::of(digest, answer);
                 counts.count(verdict);
                 if !(self.quiet && verdict == Verdict::Ok) {
                     tally.print(&self.line(&name, verdict));

@@ -29,6 +29,17 @@ enum Pass {
     Remove,
 }
 
+/// What becomes of what is here.
+#[derive(Clone, Copy)]
+enum Fate {
+    Stays,
+    /// A directory that the server has: something in it may go.
+    IsEntered,
+    /// One that it does not have, with something in it that rules may keep: what is in it goes, and then itself.
+    GoesInParts,
+    Goes,
+}
+
 /// For each pass one.
 fn walks(path: &Path) -> io::Result<[Walk<Native>; 2]> {
     let root = Arc::new(Native.open_root(path)?);
@@ -99,9 +110,23 @@ impl Job<'_, '_> {
         let mut changed: BTreeSet<Name> = BTreeSet::new();
         while let Some(step) = walk.next() {
             self.client.interrupt.check()?;
-            let (path, kind, depth) = match step {
+            let (path, depth) = match step {
                 Step::Seen { part, .. } if part == PRIVATE && walk.depth() == 0 => continue,
-                Step::Seen { part, stat } => (walk.path_of(&part), stat.kind, Depth::All),
+                Step::Seen { part, stat } => {
+                    let path = walk.path_of(&part);
+                    match self.fate_of(&path, stat.kind, seen) {
+                        Fate::Stays => continue,
+                        Fate::Goes => (path, Depth::All),
+                        fate @ (Fate::IsEntered | Fate::GoesInParts) => {
+                            match (walk.enter(), fate) {
+                                (Ok(()), Fate::GoesInParts) => drop(emptied.insert(path)),
+                                (Ok(()), _) => {}
+                                (Err(error), _) => self.fail_unread(&path, &error),
+                            }
+                            continue;
+                        }
+                    }
+                }
                 Step::Left { part, stat } => {
                     let path = walk.path_of(&part);
                     let name = Name::parse(&path).ok().filter(|name| changed.remove(name));
@@ -111,45 +136,13 @@ impl Job<'_, '_> {
                         }
                         continue;
                     }
-                    (path, FileKind::Symlink, Depth::One)
+                    (path, Depth::One)
                 }
                 Step::Unread { part, error } => {
                     self.fail_unread(&walk.path_of(part.as_deref().unwrap_or(b"")), &error);
                     continue;
                 }
             };
-            let rules = &self.tree.options.rules;
-            let path_kind = match kind {
-                FileKind::Directory => PathKind::Directory,
-                _ => PathKind::Other,
-            };
-            if depth == Depth::All {
-                if rules.takes_with_parents(&path, path_kind) == TakesPart::No {
-                    continue;
-                }
-                let has = |kind| seen.has(&seen_mark(&path, kind));
-                // What could not be looked up stays, with all that is in it.
-                let (Ok(is_directory_there), Ok(is_other_there)) =
-                    (has(PathKind::Directory), has(PathKind::Other))
-                else {
-                    continue;
-                };
-                // What the server has as something else was passed over, and so is what is below it here.
-                if is_other_there && !is_directory_there {
-                    continue;
-                }
-                if kind == FileKind::Directory && (is_directory_there || !rules.is_empty()) {
-                    match walk.enter() {
-                        Ok(()) if is_directory_there => {}
-                        Ok(()) => drop(emptied.insert(path)),
-                        Err(error) => self.fail_unread(&path, &error),
-                    }
-                    continue;
-                }
-                if is_directory_there {
-                    continue;
-                }
-            }
             let Ok(name) = Name::parse(&path) else { continue };
             match pass {
                 Pass::Look => {}
@@ -160,6 +153,33 @@ impl Job<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// What becomes of what is come to here.
+    fn fate_of(&self, path: &[u8], kind: FileKind, seen: &Log) -> Fate {
+        let rules = &self.tree.options.rules;
+        let path_kind = match kind {
+            FileKind::Directory => PathKind::Directory,
+            _ => PathKind::Other,
+        };
+        if rules.takes_with_parents(path, path_kind) == TakesPart::No {
+            return Fate::Stays;
+        }
+        let has = |kind| seen.has(&seen_mark(path, kind));
+        // What could not be looked up stays, with all that is in it.
+        let (Ok(is_directory_there), Ok(is_other_there)) =
+            (has(PathKind::Directory), has(PathKind::Other))
+        else {
+            return Fate::Stays;
+        };
+        match (path_kind, is_directory_there, is_other_there) {
+            // What the server has as something else was passed over, and so is what is below it here.
+            (_, false, true) => Fate::Stays,
+            (PathKind::Directory, true, _) => Fate::IsEntered,
+            (PathKind::Other, true, _) => Fate::Stays,
+            (PathKind::Directory, false, false) if !rules.is_empty() => Fate::GoesInParts,
+            (_, false, false) => Fate::Goes,
+        }
     }
 
     /// What cannot be looked into stays, though there may be something in it that is to go.
