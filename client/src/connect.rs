@@ -16,12 +16,10 @@ use ftx_protocol::Token;
 
 use crate::Client;
 use crate::address::ServerAddress;
+use crate::attempts::Attempts;
 use crate::failure::{Class, Failure, Trouble, plain};
 use crate::servers::{KnownServer, Servers, Trusted};
 use crate::stream::{Stream, Unsent};
-
-/// How long one attempt to connect to one address may take.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// Who turns a client away does so at once. A server that hangs up after more than this has waited for the rest of a
 /// handshake, for its `--header-timeout` of 10 s or what it was told.
@@ -227,28 +225,34 @@ impl Client {
         self.reach_one_of(addresses, known)
     }
 
-    /// Tries the addresses of the server, one after the other, until one answers: whoever is there then is the server,
-    /// or is not.
+    /// Speaks to the addresses of the server that take a connection, one after the other, until one answers: whoever is
+    /// there then is the server, or is not.
     fn reach_one_of(
         &self,
         addresses: impl IntoIterator<Item = SocketAddr>,
         known: &mut Known,
     ) -> Result<Connected, Trouble> {
+        let was_met = known.by == By::List && known.trusted.is_some();
         // Whoever took the connection tells more of it than those where nobody is.
         let (mut nobody, mut mute) = (None, None);
-        for address in addresses {
-            self.interrupt.check()?;
-            match TcpStream::connect_timeout(&address, CONNECT) {
-                Ok(socket) => match self.speak(&address, socket, known) {
-                    Err(trouble @ Trouble::Unreachable(_)) => mute = Some(trouble),
+        let mut attempts = Attempts::at(addresses, &self.interrupt);
+        while let Some(attempt) = attempts.next() {
+            match attempt {
+                Ok((address, socket)) => match self.speak(&address, socket, known) {
+                    Err(Trouble::Unreachable(why)) => mute = Some(why),
                     answered => return answered,
                 },
                 Err(error) => nobody = Some(unreachable(&error)),
             }
+            self.interrupt.check()?;
         }
-        Err(mute
-            .or(nobody)
-            .unwrap_or_else(|| Trouble::Unreachable("the host has no address".to_owned())))
+        Err(match (mute, nobody) {
+            // It was the right server once, so this is the line, or that it is full: not a wrong address.
+            (Some(why), _) if was_met => Trouble::Broken(why),
+            (Some(why), _) => Trouble::Unreachable(why),
+            (None, Some(trouble)) => trouble,
+            (None, None) => Trouble::Unreachable("the host has no address".to_owned()),
+        })
     }
 
     /// On a connection to an address: what is decided about it holds for that very address.
@@ -270,13 +274,17 @@ impl Client {
         };
         let trusted = self.get_to_know(found)?;
         known.trusted = Some(trusted);
-        let socket =
-            TcpStream::connect_timeout(address, CONNECT).map_err(|error| unreachable(&error))?;
-        match self.secure(socket, trusted.into(), By::List) {
+        match self.secure(self.connect_again(*address)?, trusted.into(), By::List) {
             Ok(stream) => Ok(Connected { stream, token }),
             Err(Unproven::Trouble(trouble)) => Err(trouble),
             Err(Unproven::New(_)) => Err(self.unknown().into()),
         }
+    }
+
+    fn connect_again(&self, address: SocketAddr) -> Result<TcpStream, Trouble> {
+        let attempt = Attempts::at([address], &self.interrupt).next();
+        let attempt = attempt.unwrap_or_else(|| Err(ErrorKind::TimedOut.into()));
+        attempt.map(|(_, socket)| socket).map_err(|error| unreachable(&error))
     }
 
     /// Shakes hands, to the end.
@@ -435,7 +443,10 @@ impl Client {
 }
 
 fn unreachable(error: &io::Error) -> Trouble {
-    Trouble::Unreachable(plain(error))
+    match error.kind() {
+        ErrorKind::Interrupted => Trouble::Interrupted,
+        _ => Trouble::Unreachable(plain(error)),
+    }
 }
 
 /// Why a server may have hung up so long after the handshake began.
@@ -497,7 +508,7 @@ mod tests {
         };
         for addresses in [[nobody_there, mute_there], [mute_there, nobody_there]] {
             let trouble = reach(&addresses);
-            let Trouble::Unreachable(why) = &trouble else { panic!("{trouble:?}") };
+            let Trouble::Broken(why) = &trouble else { panic!("{trouble:?}") };
             assert!(why.contains("hung up"), "{why}");
         }
         let trouble = reach(&[nobody_there, mute_there, other_there, last_there]);

@@ -19,6 +19,7 @@
 
 mod address;
 mod ask;
+mod attempts;
 mod connect;
 mod failure;
 mod get;
