@@ -3,18 +3,15 @@
 use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
-use ftx_client::{
-    Class, Client, Code, Depth, Entry, Failure, Kind, Name, Remote, ServerAddress, Unread,
-};
+use ftx_client::{Class, Client, Code, Depth, Entry, Failure, Kind, Name, Unread};
 use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::ask::shown_time;
 use super::exit::Exit;
-use super::remote::{Clients, Printed, Tally, Where, run, shown, without_slash};
+use super::remote::{Clients, Place, Printed, Tally, Where, run, shown};
 use super::report::{counted, say};
 
 /// So many names are waited for, to be sorted.
@@ -130,24 +127,8 @@ fn places(
     if names.is_empty() {
         return Ok(vec![(at.client(clients, None), None)]);
     }
-    let place = |word: &OsString| match word.as_bytes() {
-        b"/" | b"." | b"" => Ok((at.client(clients, None), None)),
-        bytes => {
-            if let Some(server) = whole_server(bytes) {
-                return Ok((at.client(clients, Some(server?)), None));
-            }
-            let remote = Remote::parse(without_slash(word))?;
-            Ok((at.client(clients, remote.server), Some(remote.name)))
-        }
-    };
-    names.iter().map(place).collect()
-}
-
-/// The server, where a word names one and nothing on it: `ftx://host:port/`.
-fn whole_server(word: &[u8]) -> Option<Result<ServerAddress, Failure>> {
-    let address = word.strip_prefix(b"ftx://")?;
-    let address = address.strip_suffix(b"/").unwrap_or(address);
-    (!address.contains(&b'/')).then(|| String::from_utf8_lossy(address).parse())
+    let client = |place: Place| (at.client(clients, place.server), place.name);
+    names.iter().map(|word| Place::parse(word).map(client)).collect()
 }
 
 /// Goes to one place after the other, whatever fails.

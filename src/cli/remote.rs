@@ -352,6 +352,31 @@ pub fn without_slash(word: &OsStr) -> &[u8] {
     word.strip_suffix(b"/").filter(|rest| !rest.is_empty() && *rest != b"ftx:/").unwrap_or(word)
 }
 
+/// A directory on a server.
+pub struct Place {
+    /// Where it is, if the word says that.
+    pub server: Option<ServerAddress>,
+    /// None is the top, which has no name.
+    pub name: Option<Name>,
+}
+
+impl Place {
+    /// Reads a word. The top is `/`, `.`, or an address with nothing behind it: `ftx://host:port/`.
+    pub fn parse(word: &OsStr) -> Result<Self, Failure> {
+        let word = without_slash(word);
+        if let b"/" | b"." | b"" = word {
+            return Ok(Self { server: None, name: None });
+        }
+        match word.strip_prefix(b"ftx://") {
+            Some(address) if !address.contains(&b'/') => {
+                Ok(Self { server: Some(String::from_utf8_lossy(address).parse()?), name: None })
+            }
+            _ => Remote::parse(word)
+                .map(|remote| Self { server: remote.server, name: Some(remote.name) }),
+        }
+    }
+}
+
 /// Bytes of a name as stdout takes them: a terminal takes some of them as commands.
 pub fn shown(name: &[u8]) -> Vec<u8> {
     match std::io::stdout().is_terminal() {

@@ -128,7 +128,7 @@ pub struct Put {
     after_help = "Examples:\n  ftx get photos/2026/photo.jpg\n  ftx get ftx://box:7389/backup/db.sql -o - | psql db\n  ftx get -r photos/2026 -o pictures/\n  ftx get a.iso b.iso -o downloads/"
 )]
 pub struct Get {
-    /// Names on the server
+    /// Names on the server; with -r, / is all that it has
     #[arg(required = true, value_name = "NAME")]
     pub(super) names: Vec<OsString>,
 

@@ -17,7 +17,7 @@ use ftx_protocol::Escaped;
 
 use super::exit::Exit;
 use super::job::{Action, JobReport, Words};
-use super::remote::{without_slash, wrong};
+use super::remote::{Place, without_slash, wrong};
 use super::report::Form;
 
 /// What put and get of trees have in common.
@@ -102,8 +102,8 @@ impl GetOptions {
     ) -> Result<(Exit, Vec<OsString>), Failure> {
         allow_descriptors();
         let options = self.selection.options(each)?;
-        let remotes = names.iter().map(|name| Remote::parse(without_slash(name)));
-        let remotes = remotes.collect::<Result<Vec<_>, _>>()?;
+        let places = names.iter().map(|name| Place::parse(name));
+        let places = places.collect::<Result<Vec<_>, _>>()?;
         let words = Words { action: Action::Get, mood: options.mood };
         let mut report = JobReport::new(form, words).together();
         let mut total = TreeDone::default();
@@ -112,10 +112,10 @@ impl GetOptions {
         if names.len() > 1 && matches!(destination, Destination::Path(_)) {
             return Err(wrong("several names need -o to be a directory, or to end in /"));
         }
-        for (word, Remote { server, name }) in names.iter().zip(remotes) {
+        for (word, Place { server, name }) in names.iter().zip(places) {
             let client = client(server);
-            let target = destination.target(&client, &name);
-            let tree = GetTree { name: &name, target: &target, options: &options };
+            let target = destination.target(&client, name.as_ref());
+            let tree = GetTree { name: name.as_ref(), target: &target, options: &options };
             match one(&client, &tree, &mut report) {
                 Ok(Some(done)) => total = total.and(done),
                 Ok(None) => files.push(word.clone()),
@@ -142,26 +142,28 @@ fn one(
     report: &mut JobReport,
 ) -> Result<Option<TreeDone>, Failure> {
     report.enter(tree.target.as_os_str().as_bytes());
-    match client.get_tree(tree, &mut |notice| report.notice(notice)) {
-        Err(failure) if failure.class == Class::Refused(Code::NotADirectory) => {
+    let result = client.get_tree(tree, &mut |notice| report.notice(notice));
+    match (result, tree.name) {
+        (Err(failure), Some(name)) if failure.class == Class::Refused(Code::NotADirectory) => {
             report.enter(b"");
-            one_file(client, tree, report)
+            one_file(client, name, tree, report)
         }
-        result => result.map(Some),
+        (result, _) => result.map(Some),
     }
 }
 
 /// The same of a file: there may be nothing to do, or only something to say.
 fn one_file(
     client: &Client,
+    name: &Name,
     tree: &GetTree<'_>,
     report: &mut JobReport,
 ) -> Result<Option<TreeDone>, Failure> {
-    if tree.options.rules.excludes_file(tree.name.last_part()) {
+    if tree.options.rules.excludes_file(name.last_part()) {
         return Ok(Some(TreeDone::default()));
     }
+    let looked = client.look_at_file(name, tree, &mut |notice| report.notice(notice))?;
     let name = tree.target.as_os_str().as_bytes();
-    let looked = client.look_at_file(tree, &mut |notice| report.notice(notice))?;
     Ok(match (looked, tree.options.mood) {
         (Single::Unchanged, _) => {
             report.notice(TreeNotice::Unchanged { name });
@@ -178,9 +180,9 @@ fn one_file(
 /// Where trees go, as -o says it.
 #[derive(Debug, Clone, Copy)]
 enum Destination<'a> {
-    /// Here, each under the last part of its name.
+    /// Here, each under the last part of its name. The top of a server has none: what is in it comes here.
     Here,
-    /// Into this directory, each under the last part of its name.
+    /// Into this directory, in the same way.
     In(&'a Path),
     /// This is what the tree is called here.
     Path(&'a Path),
@@ -205,17 +207,17 @@ impl<'a> Destination<'a> {
     }
 
     /// Where a name goes. A job that was interrupted goes on where it was, though that is a directory by now.
-    fn target(self, client: &Client, name: &Name) -> PathBuf {
-        let last = Path::new(OsStr::from_bytes(name.last_part()));
-        match self {
-            Self::Here => last.to_owned(),
-            Self::In(path) | Self::Path(path)
+    fn target(self, client: &Client, name: Option<&Name>) -> PathBuf {
+        let last = name.map(|name| Path::new(OsStr::from_bytes(name.last_part())));
+        match (self, last) {
+            (Self::Here, last) => last.unwrap_or(Path::new(".")).to_owned(),
+            (Self::In(path) | Self::Path(path), _)
                 if client.was_getting(name, path) == Interrupted::Yes =>
             {
                 path.to_owned()
             }
-            Self::In(directory) => directory.join(last),
-            Self::Path(path) => path.to_owned(),
+            (Self::In(directory), Some(last)) => directory.join(last),
+            (Self::In(path), None) | (Self::Path(path), _) => path.to_owned(),
         }
     }
 }

@@ -130,6 +130,34 @@ fn a_directory_with_nothing_to_fetch_arrives_as_an_empty_one() {
     assert!(!world.here().join("missing").exists());
 }
 
+#[test]
+fn all_that_a_server_has_comes_into_the_target_itself() {
+    let world = World::new();
+    let server = world.serve();
+    let served = world.served();
+    many(&served, 120);
+    fs::write(served.join("at the top"), "1").unwrap();
+    let top = format!("ftx://{}/", server.address);
+    for (word, target) in [("/", "one"), (".", "two"), (&*top, "three/")] {
+        let get = ["get", "-r", word, "-o", target];
+        world.run(server.address, &get, 0);
+        let here = world.here().join(target);
+        assert_same(seen(&served), seen(&here));
+        assert!(!here.join(".ftx").exists());
+        // The same command again finds it there, and makes no directory in it.
+        fs::write(here.join("d0/not there"), "").unwrap();
+        let again =
+            world.run(server.address, &[&get[..], &["-u", "--delete", "--json"]].concat(), 0);
+        let (unchanged, removed) = (&summary(&again)["unchanged"], &summary(&again)["removed"]);
+        assert_eq!((unchanged, removed), (&json!(121), &json!(1)), "{word}");
+        assert_same(seen(&served), seen(&here));
+    }
+    // Without -o it is the directory where the command runs.
+    world.run(server.address, &["get", "-r", "/", "--exclude", "d1", "--exclude", "d2"], 0);
+    assert!(world.here().join("at the top").exists() && world.here().join("d0/f0").exists());
+    assert!(!world.here().join("d1").exists());
+}
+
 pub fn events(output: &Output) -> Vec<Value> {
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -43,6 +43,13 @@ fn trees_and_the_shell_go_inside_tls_with_a_token() {
     let output = run(&["put", "-r", "tree", "-q"], 4);
     assert!(text(&output.stderr).contains("(denied)"), "{}", text(&output.stderr));
     run(&["ls"], 4);
+    let all = run(&["get", "-r", "/", "-o", "all"], 4);
+    assert!(
+        text(&all.stderr).contains("get /: the server refused (denied)"),
+        "{}",
+        text(&all.stderr)
+    );
+    assert!(!here.join("all").exists());
     assert_eq!(house.names(), ["mine"]);
     let trash = house.world.served().join(".ftx/trash");
     until("the trash is swept", || fs::read_dir(&trash).unwrap().next().is_none());

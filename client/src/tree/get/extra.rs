@@ -14,7 +14,7 @@ use ftx_protocol::{Depth, Name};
 
 use super::listing::seen_mark;
 use super::settling::GROUP_ITEMS;
-use super::{Job, Whole};
+use super::{Job, Whole, called};
 use crate::failure::{Class, Failure, Trouble};
 use crate::tree::log::Log;
 use crate::tree::rules::{PathKind, TakesPart};
@@ -56,7 +56,7 @@ impl Job<'_, '_> {
             // Why is told already.
             let message = format!(
                 "get {}: nothing was removed, because what the server has could not be noted",
-                self.tree.name
+                called(self.tree.name)
             );
             self.fail_target(&Failure::new(Class::Local, message));
             return Ok(());
@@ -78,7 +78,7 @@ impl Job<'_, '_> {
         };
         let removed = self.remove_unseen(walks, &seen);
         seen.remove();
-        let what = format!("get {}", self.tree.name);
+        let what = format!("get {}", called(self.tree.name));
         removed.map_err(|trouble| trouble.into_failure(&what, &self.client.server))
     }
 
@@ -226,7 +226,7 @@ mod tests {
             .with_interrupt(interrupt.clone());
         let options = TreeOptions { mood: Mood::Tell, ..TreeOptions::default() };
         let name = Name::parse(b"tree").unwrap();
-        let tree = GetTree { name: &name, target: &target, options: &options };
+        let tree = GetTree { name: Some(&name), target: &target, options: &options };
         let ground = Ground::look(&target).unwrap();
         let mut removed = 0;
         let mut observer = |_: TreeNotice<'_>| {

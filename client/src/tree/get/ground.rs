@@ -10,7 +10,7 @@ use ftx_disk::store::{self, PRIVATE, Store};
 use ftx_disk::sys::{Native, sync_above};
 use ftx_protocol::{Durability, Name};
 
-use super::{GetTree, left};
+use super::{GetTree, bytes_of, left};
 use crate::Client;
 use crate::failure::{Class, Failure};
 use crate::tree::folds::folds_case;
@@ -179,8 +179,8 @@ pub(super) fn private_in(target: &Path) -> PathBuf {
 /// Says that the store's own directory was made by a client, and for what.
 pub(super) const OURS: &str = "get";
 
-pub(super) fn marker(client: &Client, name: &Name) -> Vec<u8> {
-    [client.server.to_string().as_bytes(), b"\n", name.as_bytes()].concat()
+pub(super) fn marker(client: &Client, name: Option<&Name>) -> Vec<u8> {
+    [client.server.to_string().as_bytes(), b"\n", bytes_of(name)].concat()
 }
 
 fn open_store(path: &Path, access: store::Access) -> Result<Store<Native>, Failure> {

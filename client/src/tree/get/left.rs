@@ -8,6 +8,7 @@ use ftx_disk::store::{self, LOCK, OpenError};
 use ftx_disk::sys::Native;
 use ftx_protocol::Name;
 
+use super::called;
 use super::ground::{OURS, Private};
 use crate::failure::{Class, Failure, shown};
 use crate::partials::About;
@@ -18,8 +19,10 @@ pub(crate) fn whose(about: &About, private: &Path) -> Private {
     let marker = std::fs::read(private.join(OURS)).unwrap_or_default();
     let (server, name) =
         marker.split_at(marker.iter().position(|byte| *byte == b'\n').unwrap_or(0));
-    let name = Name::parse(name.get(1..).unwrap_or_default());
-    let is_same = name.is_ok_and(|name| name.to_string() == about.name);
+    let is_same = match name.get(1..).unwrap_or_default() {
+        b"" => called(None) == about.name,
+        name => Name::parse(name).is_ok_and(|name| called(Some(&name)) == about.name),
+    };
     match server == about.server.as_bytes() && is_same {
         true => Private::Ours,
         false => Private::Theirs,
@@ -136,6 +139,17 @@ mod tests {
         remove(&about, &private).unwrap();
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
         remove(&about, &private).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_of_a_job_for_all_of_a_server_is_its_own_too() {
+        let home = tempfile::tempdir().unwrap();
+        let (of_a, private) = left(home.path(), "box:1");
+        std::fs::write(private.join(OURS), "box:1\n").unwrap();
+        remove(&of_a, &private).unwrap_err();
+        let about = About { name: called(None), ..of_a };
+        remove(&about, &private).unwrap();
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use ftx_protocol::message::{Entry, Unread};
 use ftx_protocol::{Code, Condition, FileTime, Kind, Mode, Name, Parents, Refusal};
 
 use super::logs::nothing_goes;
-use super::{Earlier, File, Job, Left, Next, Open, Whole, Work};
+use super::{Earlier, File, Job, Left, Next, Open, Whole, Work, called};
 use crate::failure::{Trouble, plain};
 use crate::tree::folds::Apart;
 use crate::tree::log::Log;
@@ -75,7 +75,8 @@ impl Job<'_, '_> {
     }
 
     pub(super) fn path_of(&self, name: &Name) -> Option<Name> {
-        let path = name.as_bytes().strip_prefix(self.tree.name.as_bytes())?.strip_prefix(b"/")?;
+        let Some(top) = self.tree.name else { return Some(name.clone()) };
+        let path = name.as_bytes().strip_prefix(top.as_bytes())?.strip_prefix(b"/")?;
         Name::parse(path).ok()
     }
 
@@ -212,11 +213,11 @@ impl Job<'_, '_> {
 
     pub(super) fn unread(&mut self, unread: &Unread) {
         self.whole = Whole::No;
-        let name = unread.name.as_ref().unwrap_or(self.tree.name).clone();
+        let name = unread.name.as_ref().or(self.tree.name);
         let refusal = Refusal::new(unread.code, unread.message.clone());
-        let what = format!("list {name}");
+        let what = format!("list {}", called(name));
         let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
-        match self.path_of(&name) {
+        match name.and_then(|name| self.path_of(name)) {
             Some(path) => self.fail(&path, &failure),
             None => self.fail_target(&failure),
         }
@@ -263,7 +264,7 @@ mod tests {
         let client = Client::new("127.0.0.1:1".parse().unwrap(), Retry::default());
         let options = TreeOptions { mood: Mood::Tell, ..TreeOptions::default() };
         let (name, target) = (Name::parse(b"tree").unwrap(), here.path().join("tree"));
-        let tree = GetTree { name: &name, target: &target, options: &options };
+        let tree = GetTree { name: Some(&name), target: &target, options: &options };
         let ground = Ground::look(&target).unwrap();
         let mut observer = |_: TreeNotice<'_>| {};
         let patience = Patience::new(Retry::default());

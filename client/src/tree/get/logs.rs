@@ -12,7 +12,7 @@ use ftx_protocol::{Durability, Name};
 
 use super::ground::{Complete, Ground, Names, OURS, Target, marker, private_in};
 use super::versions::Versions;
-use super::{GetTree, Job};
+use super::{GetTree, Job, bytes_of, called};
 use crate::Client;
 use crate::failure::plain;
 use crate::partials::{self, About, about_of};
@@ -23,7 +23,7 @@ use crate::tree::{Extra, Mood, TreeNotice, TreeObserver, Update, log_path, open_
 impl Client {
     /// Whether an earlier job that got this tree into this directory was interrupted: then the same
     /// command goes on there, though the directory is there by now.
-    pub fn was_getting(&self, name: &Name, target: &Path) -> Interrupted {
+    pub fn was_getting(&self, name: Option<&Name>, target: &Path) -> Interrupted {
         let found = std::fs::read(private_in(target).join(OURS));
         let goes_on = found.is_ok_and(|found| found == marker(self, name));
         // What came whole left nothing there; but then there is the log. By now somebody may have made another
@@ -60,8 +60,8 @@ pub(super) fn nothing_goes(cause: &str) -> String {
 }
 
 /// What tells this job from another one.
-fn key(name: &Name, target: &Path) -> Vec<u8> {
-    [name.as_bytes(), b"\0", target.as_os_str().as_encoded_bytes()].concat()
+fn key(name: Option<&Name>, target: &Path) -> Vec<u8> {
+    [bytes_of(name), b"\0", target.as_os_str().as_encoded_bytes()].concat()
 }
 
 /// What tells a directory from another one at the same path. Where a disk does not say when it was made, its number
@@ -101,7 +101,7 @@ impl Noted {
         let about = About {
             action: "get -r".to_owned(),
             server: client.server.to_string(),
-            name: tree.name.to_string(),
+            name: called(tree.name),
             // Whose that is, is looked at when it matters.
             part: Some(private_in(&target).into_os_string()),
             directory: directory_at(&target).filter(|_| !was_to_be_made || !is_just_made(&target)),

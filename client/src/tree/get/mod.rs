@@ -51,12 +51,22 @@ pub use single::Single;
 
 /// What is to be fetched, and where to.
 pub struct GetTree<'a> {
-    /// A directory on the server.
-    pub name: &'a Name,
+    /// A directory on the server; its root if there is none.
+    pub name: Option<&'a Name>,
     /// The directory here; made if the one above it is there.
     pub target: &'a Path,
     /// How. The condition says whether a file that is there may be replaced.
     pub options: &'a TreeOptions,
+}
+
+/// What a directory on the server is called in messages and notes. The root has no name, and no name is `/`.
+fn called(name: Option<&Name>) -> String {
+    name.map_or_else(|| "/".to_owned(), Name::to_string)
+}
+
+/// The bytes of its name.
+fn bytes_of(name: Option<&Name>) -> &[u8] {
+    name.map_or(b"", Name::as_bytes)
 }
 
 impl Client {
@@ -73,11 +83,16 @@ impl Client {
     ) -> Result<TreeDone, Failure> {
         let began = Instant::now();
         let mut patience = Patience::new(self.retry);
-        // Before anything is made here.
-        let info = self.look_first(&Stat::of(tree.name.clone()), &mut patience, observer)?;
-        if info.kind != Kind::Directory {
+        // Before anything is made here. The root is a directory, and has no information.
+        let info = match tree.name {
+            Some(name) => {
+                Some(self.look_first(&Stat::of(name.clone()), &mut patience, observer)?)
+            }
+            None => None,
+        };
+        if info.as_ref().is_some_and(|info| info.kind != Kind::Directory) {
             let failure = Trouble::Refused(Code::NotADirectory.into());
-            return Err(failure.into_failure(&format!("get {}", tree.name), &self.server));
+            return Err(failure.into_failure(&format!("get {}", called(tree.name)), &self.server));
         }
         match tree.options.mood {
             Mood::Do => {
@@ -100,7 +115,8 @@ impl Client {
                 let target = ground.leave(complete);
                 if result.is_ok()
                     && target == Target::There
-                    && let Err(error) = give_times(tree.target, &info, tree.options.durability)
+                    && let Some(info) = &info
+                    && let Err(error) = give_times(tree.target, info, tree.options.durability)
                 {
                     let failure = Failure::local("cannot set the time of", tree.target, &error);
                     done.count_failure(&failure);
@@ -353,7 +369,7 @@ impl<'a, 'o> Job<'a, 'o> {
                 Err(trouble) => trouble,
             };
             self.take_back();
-            let what = format!("get {}", self.tree.name);
+            let what = format!("get {}", called(self.tree.name));
             let tell = |cause, pause| (self.observer)(TreeNotice::Retrying { cause, pause });
             self.patience
                 .again(trouble, &what, self.client, tell)
@@ -410,7 +426,7 @@ impl<'a, 'o> Job<'a, 'o> {
         let mut buffer = vec![0; READ_BYTES];
         let list = message::List {
             id: RequestId(0),
-            name: Some(self.tree.name.clone()),
+            name: self.tree.name.cloned(),
             depth: Depth::All,
             need: Vec::new(),
         };

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ftx_disk::aligned::PageAligned;
+use ftx_protocol::Name;
 use ftx_protocol::message::{Info, Stat};
 
 use super::GetTree;
@@ -26,19 +27,20 @@ pub enum Single {
 }
 
 impl Client {
-    /// Looks what a job has to do for a name that is a file, whose target is a path here. Tries again as the job
-    /// does.
+    /// Looks what a job has to do for a name that turned out to be a file, whose target is a path here. Tries again as
+    /// the job does.
     ///
     /// # Errors
     /// When the server cannot be reached for too long, or refuses.
     pub fn look_at_file(
         &self,
+        name: &Name,
         tree: &GetTree<'_>,
         observer: &mut TreeObserver<'_>,
     ) -> Result<Single, Failure> {
         let options = tree.options;
         let digest = (options.update == Update::Digest).then_some(options.algorithm);
-        let stat = Stat { digest, ..Stat::of(tree.name.clone()) };
+        let stat = Stat { digest, ..Stat::of(name.clone()) };
         let info = self.look_first(&stat, &mut Patience::new(self.retry), observer)?;
         let is_here = match options.update {
             Update::All => false,
@@ -51,7 +53,7 @@ impl Client {
             }) {
                 Some(Ok(ours)) => info.digest == Some(ours),
                 Some(Err(trouble @ Trouble::Interrupted)) => {
-                    let what = format!("get {}", tree.name);
+                    let what = format!("get {name}");
                     return Err(trouble.into_failure(&what, &self.server));
                 }
                 Some(Err(_)) | None => false,
