@@ -13,7 +13,7 @@ use ftx_protocol::{Code, Condition, Depth, Durability, FileTime, Mode, Name, Par
 use rustix::io::Errno;
 
 use super::Store;
-use super::commit::Committing;
+use super::committing::Committing;
 use super::naming::{DIRECTORY_MODE, Ground, check_absent};
 use super::private::Private;
 use super::scope::check_reach;

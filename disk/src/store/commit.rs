@@ -4,15 +4,15 @@
 //! the journal's record is; then the rename; then the directory, and every directory above it that
 //! was not synced into its parent since it was made; and only then the acknowledgement.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, TryLockError};
 
-use ftx_protocol::{Code, Digest, Durability, FileTime, Name, Refusal, Replay};
-use rustix::io::Errno;
+use ftx_protocol::{Code, Digest, Durability, Name, Refusal, Replay};
 
 use super::change::{Change, Changed};
+use super::committing::{Committing, Puts};
 use super::journal::not_journalled;
-use super::naming::{Above, Ground, Origin};
+use super::naming::{Ground, Origin};
 use super::private::Private;
 use super::record::{Committed, Complete, Outcome, Record};
 use super::recover::Stretches;
@@ -21,36 +21,7 @@ use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::log::{NotWritten, Sync};
-use crate::sys::{Disk, FileKind, Stat, Want};
-
-/// Directories remembered as synced into their parents. Past it all are forgotten, which costs a
-/// few syncs.
-const SYNCED_MAX: usize = 16_384;
-
-/// What is known of directories, and the lock under which names are given: one round at a time.
-pub(super) struct Committing<D: Disk> {
-    disk: D,
-    root: Inode,
-    /// Directories whose entry in their parent was synced by this store, and when they were made: what
-    /// something else has made since may have an inode that was theirs.
-    synced: HashMap<Inode, Option<FileTime>>,
-    /// Directories of which a sync failed: nothing that depends on them is acknowledged as durable
-    /// any more.
-    doubtful: HashSet<Inode>,
-    /// Whether all puts that took their names keep them.
-    puts: Puts,
-}
-
-/// What the next start has to do with puts of this run that are over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Puts {
-    /// Nothing.
-    Settled,
-    /// The sync of a directory that got a name failed, or the journal cannot be told that a put was refused: a
-    /// start may find the name not taken, and give it. Whatever was moved or removed since may come
-    /// back then, so that no change is acknowledged as durable.
-    MayBeRepeated,
-}
+use crate::sys::{Disk, FileKind, Stat};
 
 /// The right to make a round: one at a time.
 pub struct Turn<'a, D: Disk>(MutexGuard<'a, Committing<D>>);
@@ -114,121 +85,6 @@ enum Made<D: Disk> {
     Refused(Committed, Refusal),
     /// It depends on nothing more.
     Answered(Result<Settled, Refusal>),
-}
-
-impl<D: Disk> Committing<D> {
-    pub(super) fn new(disk: D, root: Inode) -> Self {
-        Self { disk, root, synced: HashMap::new(), doubtful: HashSet::new(), puts: Puts::Settled }
-    }
-
-    /// A directory was made: an older one with its inode may have been synced, this one was not.
-    pub(super) fn made(&mut self, directory: &D::Handle) {
-        match self.inode(directory) {
-            Ok(inode) => self.forget(inode),
-            Err(_) => self.forget_all(),
-        }
-    }
-
-    /// The entry of what has this inode is another one from now on, and is not synced.
-    pub(super) fn forget(&mut self, inode: Inode) {
-        self.synced.remove(&inode);
-    }
-
-    /// As [`Committing::forget`], for directories that nobody can enumerate.
-    pub(super) fn forget_all(&mut self) {
-        self.synced.clear();
-    }
-
-    /// Syncs a directory, and whatever leads to it from the root and was not synced since this
-    /// store began. A sync that failed is not tried again. `known`: see [`Ground`]. `now` are those that were
-    /// synced since the last name was changed.
-    pub(super) fn sync_up(
-        &mut self,
-        directory: &D::Handle,
-        known: &Above<D>,
-        now: &mut HashSet<Inode>,
-    ) -> std::io::Result<()> {
-        let mut here = self.sync_one(directory, now, |disk| disk.sync(directory))?;
-        let mut entries = Vec::new();
-        let mut above: Option<Arc<D::Handle>> = None;
-        while here != self.root {
-            let handle = above.as_deref().unwrap_or(directory);
-            let born = self.disk.born(handle)?;
-            if self.synced.get(&here) == Some(&born) {
-                break;
-            }
-            let (parent, parent_inode) =
-                self.sync_parent(handle, known.get(&here), directory, now)?;
-            entries.push((here, born));
-            if parent_inode == here {
-                // The top of the file system: the directory was moved out of the root meanwhile.
-                break;
-            }
-            here = parent_inode;
-            above = Some(parent);
-        }
-        if self.synced.len() >= SYNCED_MAX {
-            self.synced.clear();
-        }
-        self.synced.extend(entries);
-        Ok(())
-    }
-
-    /// Syncs the directory that a directory is in. One that may not be read cannot be opened for that, and is synced
-    /// with all of its file system, by the handle `below` it. From one that may not be searched nothing leads up: its
-    /// parent has to be `known`.
-    fn sync_parent(
-        &mut self,
-        directory: &D::Handle,
-        known: Option<&Arc<D::Handle>>,
-        below: &D::Handle,
-        now: &mut HashSet<Inode>,
-    ) -> std::io::Result<(Arc<D::Handle>, Inode)> {
-        let parent = match self.disk.open_parent(directory, Want::Directory) {
-            Err(error) if is_denied(&error) => {
-                match (self.disk.open_parent(directory, Want::Way), known) {
-                    (Err(error), Some(known)) if is_denied(&error) => Arc::clone(known),
-                    (way, _) => {
-                        let way = way?;
-                        if self.inode(&way)?.device != self.root.device {
-                            return Err(error);
-                        }
-                        let sync = |disk: &D| disk.sync_file_system(below);
-                        let inode = self.sync_one(&way, now, sync)?;
-                        return Ok((Arc::new(way), inode));
-                    }
-                }
-            }
-            opened => Arc::new(opened?),
-        };
-        let inode = self.sync_one(&parent, now, |disk| disk.sync(&parent))?;
-        Ok((parent, inode))
-    }
-
-    fn sync_one(
-        &mut self,
-        directory: &D::Handle,
-        now: &mut HashSet<Inode>,
-        sync: impl FnOnce(&D) -> std::io::Result<()>,
-    ) -> std::io::Result<Inode> {
-        let inode = self.inode(directory)?;
-        if self.doubtful.contains(&inode) {
-            return Err(Errno::IO.into());
-        }
-        if now.contains(&inode) {
-            return Ok(inode);
-        }
-        if let Err(error) = sync(&self.disk) {
-            self.doubtful.insert(inode);
-            return Err(error);
-        }
-        now.insert(inode);
-        Ok(inode)
-    }
-
-    fn inode(&self, handle: &D::Handle) -> std::io::Result<Inode> {
-        self.disk.stat(handle).map(|stat| Inode::of(&stat))
-    }
 }
 
 impl<D: Disk> Store<D> {
@@ -577,10 +433,6 @@ fn sync_directories<D: Disk>(
 struct Learned {
     digests: Vec<(Identity, Digest, Durability)>,
     done: Vec<Record>,
-}
-
-fn is_denied(error: &std::io::Error) -> bool {
-    Errno::from_io_error(error) == Some(Errno::ACCESS)
 }
 
 fn acknowledge_change<D: Disk>(

@@ -13,6 +13,7 @@ mod begin;
 mod change;
 mod checkpoint;
 mod commit;
+mod committing;
 mod journal;
 mod list;
 mod naming;
@@ -50,7 +51,7 @@ use crate::reserved::Reserved;
 use crate::sys::{Disk, MediumKind};
 
 pub(crate) use begin::RESERVE_BYTES;
-use commit::Committing;
+use committing::Committing;
 use private::Private;
 use room::Room;
 use transfers::Transfers;

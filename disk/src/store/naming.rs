@@ -8,7 +8,7 @@ use ftx_protocol::{Code, Condition, Mode, Name, Refusal};
 use rustix::io::Errno;
 
 use super::Store;
-use super::commit::Committing;
+use super::committing::Committing;
 use super::private::Private;
 use super::record::Committed;
 use crate::failure::{Cause, refusal};

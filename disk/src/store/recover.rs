@@ -11,7 +11,7 @@ use ftx_protocol::{Durability, Mode, Name};
 use rustix::io::Errno;
 
 use super::begin::is_gone;
-use super::commit::Committing;
+use super::committing::Committing;
 use super::journal::{Image, Journal};
 use super::naming::{Ground, Origin};
 use super::private::{LOCK, Nameless, PRIVATE, Private, STAGING, TRASH};
