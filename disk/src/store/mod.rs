@@ -18,6 +18,7 @@ mod journal;
 mod list;
 mod naming;
 mod numbering;
+mod open;
 mod private;
 mod read;
 mod record;
@@ -156,7 +157,7 @@ pub struct KeptOut<D: Disk> {
 /// # Errors
 /// When one has it, or there is no `.ftx`.
 pub fn keep_out<D: Disk>(disk: &D, path: &Path) -> Result<KeptOut<D>, OpenError> {
-    recover::keep_out(disk, path)
+    open::keep_out(disk, path)
 }
 
 /// What a put brings, besides its bytes.
@@ -289,7 +290,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// When the directory cannot be served; then nothing was changed in it but `.ftx`.
     pub fn open(disk: D, root: &Path, options: Options) -> Result<(Self, Recovery), OpenError> {
-        recover::open(disk, root, options)
+        open::open(disk, root, options)
     }
 
     /// What an acknowledgement of this store says at best.
