@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ftx_protocol::Mode;
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::{Store, lock};
 use crate::identity::Inode;
+use crate::syncs::Syncs;
 use crate::sys::{Disk, FileKind, Stat, Want};
 use crate::walk::{Step, Walk};
 
@@ -31,9 +32,8 @@ pub(super) struct Trash<D: Disk> {
     arrived: AtomicU64,
     /// `arrived` of when it was last seen to be empty.
     empty: AtomicU64,
-    /// A sync of it failed: what was moved into it may be back after a power cut, and has to be
-    /// whole then. It is not tried again.
-    doubtful: AtomicBool,
+    /// Where one failed, what was moved into it may be back after a power cut, and has to be whole then.
+    syncs: Syncs,
     /// How many entries were taken from where they were in it.
     removed: AtomicU64,
     /// One sweep at a time, from one entry to the next: of a sync that fails only one would be told, and it is not
@@ -66,9 +66,8 @@ impl<D: Disk> Trash<D> {
         let left = u64::from(disk.names(&directory)?.next().is_some());
         let (expected, arrived) = (AtomicU64::new(left), AtomicU64::new(left));
         let (empty, removed) = (AtomicU64::new(0), AtomicU64::new(0));
-        let doubtful = AtomicBool::new(false);
-        let (sweeping, next) = (Mutex::default(), Mutex::default());
-        Ok(Self { directory, expected, arrived, empty, doubtful, removed, sweeping, next })
+        let (syncs, sweeping, next) = (Syncs::default(), Mutex::default(), Mutex::default());
+        Ok(Self { directory, expected, arrived, empty, syncs, removed, sweeping, next })
     }
 
     /// Whether there is anything in it.
@@ -191,14 +190,8 @@ impl<D: Disk> Sweep<'_, D> {
         if self.synced.get().is_some_and(is_all) {
             return Ok(true);
         }
-        if self.trash.doubtful.load(Ordering::Acquire) {
-            return Err(Errno::IO.into());
-        }
         let arrived = self.trash.arrived.load(Ordering::Acquire);
-        if let Err(error) = self.store.disk.sync(&self.trash.directory) {
-            self.trash.doubtful.store(true, Ordering::Release);
-            return Err(error);
-        }
+        self.trash.syncs.sync(&self.store.disk, &self.trash.directory)?;
         self.synced.set(Some(arrived));
         Ok(is_all(arrived))
     }
