@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ftx_protocol::{Refusal, TransferId};
 
 use super::record::{Begun, Complete, Outcome, Record};
-use super::transfers::Count;
+use super::transfers::JournalBytes;
 use crate::failure::{Cause, refusal};
 use crate::hash::Saved;
 use crate::log::{self, Log, NotWritten, Sync};
@@ -31,7 +31,7 @@ pub(super) struct Image {
     pub(super) partial: HashMap<TransferId, (Begun, Option<Saved>)>,
     /// Oldest first.
     complete: VecDeque<Complete>,
-    count: Count,
+    complete_bytes: JournalBytes,
 }
 
 /// What the bytes of a journal say. For tests that make them up.
@@ -257,11 +257,11 @@ impl Image {
                 let is_dropped = |complete: &Complete| {
                     complete.committed.transfer == *transfer && complete.committed.staged == *staged
                 };
-                let Self { complete, count, .. } = self;
+                let Self { complete, complete_bytes, .. } = self;
                 complete.retain(|complete| {
                     let stays = !is_dropped(complete);
                     if !stays {
-                        count.take(complete);
+                        complete_bytes.take(complete);
                     }
                     stays
                 });
@@ -282,12 +282,12 @@ impl Image {
 
     /// The oldest is forgotten where there are too many.
     pub(super) fn remember(&mut self, complete: Complete) {
-        self.count.add(&complete);
+        self.complete_bytes.add(&complete);
         self.complete.push_back(complete);
-        while self.count.is_too_many()
+        while self.complete_bytes.is_too_much(self.complete.len())
             && let Some(oldest) = self.complete.pop_front()
         {
-            self.count.take(&oldest);
+            self.complete_bytes.take(&oldest);
         }
     }
 

@@ -65,7 +65,7 @@ pub(super) fn open<D: Disk>(
         room: Room::default(),
         names_room: names_room(),
         committing: Mutex::new(Committing::new(disk.clone(), root_inode)),
-        transfers: Transfers::new(),
+        transfers: Transfers::default(),
         run: found.run,
         next_staged: AtomicU64::new(0),
         reserved: found.reserved,

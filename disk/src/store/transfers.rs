@@ -21,26 +21,22 @@ const COMPLETE_MAX: usize = 8_192;
 /// each put. It is more than those of one round have, and less than what `--min-free` leaves to write it anew.
 const COMPLETE_BYTES_MAX: usize = 48 * 1024 * 1024;
 
-/// Counts complete transfers, to tell when the oldest has to go.
+/// What complete transfers are in the journal, in bytes: to tell when the oldest has to go.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Count {
-    transfers: usize,
-    bytes: usize,
-}
+pub(super) struct JournalBytes(usize);
 
-impl Count {
+impl JournalBytes {
     pub(super) fn add(&mut self, complete: &Complete) {
-        self.transfers = self.transfers.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(complete.committed.journal_bytes());
+        self.0 = self.0.saturating_add(complete.committed.journal_bytes());
     }
 
     pub(super) fn take(&mut self, complete: &Complete) {
-        self.transfers = self.transfers.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(complete.committed.journal_bytes());
+        self.0 = self.0.saturating_sub(complete.committed.journal_bytes());
     }
 
-    pub(super) fn is_too_many(&self) -> bool {
-        self.transfers > COMPLETE_MAX || self.bytes > COMPLETE_BYTES_MAX
+    /// Whether so many transfers, which are these bytes, are more than are remembered.
+    pub(super) fn is_too_much(&self, transfers: usize) -> bool {
+        transfers > COMPLETE_MAX || self.0 > COMPLETE_BYTES_MAX
     }
 }
 
@@ -76,6 +72,7 @@ pub(super) enum Use {
 }
 
 /// The table.
+#[derive(Default)]
 pub(super) struct Transfers {
     table: Mutex<Table>,
 }
@@ -88,7 +85,7 @@ struct Table {
     complete: HashMap<TransferId, Arc<Complete>>,
     /// Complete ones, oldest first.
     order: VecDeque<TransferId>,
-    count: Count,
+    complete_bytes: JournalBytes,
 }
 
 /// A transfer that can be resumed, and whose it is, without locking it.
@@ -130,10 +127,6 @@ fn uncount(owners: &mut HashMap<Option<Owner>, usize>, owner: Option<Owner>) {
 }
 
 impl Transfers {
-    pub(super) fn new() -> Self {
-        Self { table: Mutex::default() }
-    }
-
     pub(super) fn partial(&self, transfer: &TransferId) -> Option<Shared<Partial>> {
         lock(&self.table).partial.get(transfer).map(|known| Arc::clone(&known.partial))
     }
@@ -187,16 +180,16 @@ impl Transfers {
         let mut table = lock(&self.table);
         let transfer = complete.committed.transfer;
         table.leave(&transfer);
-        table.count.add(&complete);
+        table.complete_bytes.add(&complete);
         match table.complete.insert(transfer, complete) {
-            Some(before) => table.count.take(&before),
+            Some(before) => table.complete_bytes.take(&before),
             None => table.order.push_back(transfer),
         }
-        while table.count.is_too_many()
+        while table.complete_bytes.is_too_much(table.complete.len())
             && let Some(oldest) = table.order.pop_front()
         {
             if let Some(complete) = table.complete.remove(&oldest) {
-                table.count.take(&complete);
+                table.complete_bytes.take(&complete);
             }
         }
     }
