@@ -9,13 +9,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use ftx_protocol::{Durability, FileTime, Mode, Name};
+use ftx_protocol::{Durability, FileTime, Kind, Mode, Name};
 use rustix::io::Errno;
 
 use crate::identity::Inode;
 use crate::log::write_all;
 use crate::store::RESERVE_BYTES;
-use crate::sys::{Disk, FileKind, Want};
+use crate::sys::{Disk, Want};
 
 /// How often a part file is made under a name that others make and remove at the same time.
 const CREATES_MAX: usize = 16;
@@ -101,7 +101,7 @@ impl<D: Disk> Landing<D> {
         let named = look(&disk, &directory, part, &file)?;
         let stat = disk.stat(&file)?;
         // The device's number may be another one after a reboot.
-        let same = stat.kind == FileKind::File && stat.inode == inode.number;
+        let same = stat.kind == Kind::File && stat.inode == inode.number;
         if named == Named::No || !same || stat.size < written {
             return Err(Errno::STALE.into());
         }

@@ -6,11 +6,11 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use ftx_protocol::{Code, Refusal};
+use ftx_protocol::{Code, Kind, Refusal};
 
 use crate::identity::Inode;
 use crate::lock::lock;
-use crate::sys::{FileKind, Stat};
+use crate::sys::Stat;
 
 /// The inodes that no peer may reach.
 #[derive(Debug, Default)]
@@ -39,9 +39,9 @@ impl Reserved {
     pub(crate) fn check(&self, found: &Stat) -> Result<(), Refusal> {
         let inode = Inode::of(found);
         let own = match found.kind {
-            FileKind::Directory => lock(&self.directories).contains(&inode),
-            FileKind::File => lock(&self.files).contains(&inode),
-            FileKind::Symlink | FileKind::Special => false,
+            Kind::Directory => lock(&self.directories).contains(&inode),
+            Kind::File => lock(&self.files).contains(&inode),
+            Kind::Symlink | Kind::Special => false,
         };
         if own { Err(Code::ReservedName.into()) } else { Ok(()) }
     }

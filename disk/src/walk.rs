@@ -8,14 +8,14 @@
 use std::io;
 use std::sync::Arc;
 
-use ftx_protocol::FileTime;
 use ftx_protocol::limits::NAME_PARTS;
+use ftx_protocol::{FileTime, Kind};
 use rustix::io::Errno;
 
 use crate::failure::ChangedMeanwhile;
 use crate::identity::Inode;
 use crate::open_limit::{OpenLimit, Opened};
-use crate::sys::{Disk, FileKind, KnownNames, Stat, Want};
+use crate::sys::{Disk, KnownNames, Stat, Want};
 
 /// Directories that may be open, one in the other: as deep as a legal name goes.
 const DEPTH_MAX: usize = NAME_PARTS;
@@ -230,7 +230,7 @@ impl<D: Disk> Iterator for Walk<D> {
             match level.next(&self.disk) {
                 Some(Ok(part)) => match self.disk.stat_part(&level.handle, &part) {
                     Ok(stat) => {
-                        if stat.kind == FileKind::Directory {
+                        if stat.kind == Kind::Directory {
                             self.seen = Some((part.clone(), stat));
                         }
                         return Some(Step::Seen { part, stat });
@@ -268,7 +268,7 @@ mod tests {
                 Step::Seen { part, stat } => {
                     let path = String::from_utf8(walk.path_of(&part)).unwrap();
                     steps.push(format!("{:?} {path}", stat.kind));
-                    if stat.kind == FileKind::Directory
+                    if stat.kind == Kind::Directory
                         && let Err(error) = walk.enter()
                     {
                         steps.push(format!("not entered: {error}"));

@@ -82,10 +82,7 @@ impl Removal {
                 continue;
             }
             let Some(path) = self.path_of(name) else { continue };
-            let kind = match entry.kind {
-                Kind::Directory => PathKind::Directory,
-                _ => PathKind::Other,
-            };
+            let kind = PathKind::of(entry.kind);
             if rules.takes_with_parents(path.as_bytes(), kind) == TakesPart::No
                 || !self.is_missing(&path)
             {

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use ftx_protocol::Kind;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::failure::{Class, Failure, shown};
@@ -100,6 +101,15 @@ impl Rules {
 pub(crate) enum PathKind {
     Directory,
     Other,
+}
+
+impl PathKind {
+    pub(crate) fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Directory => Self::Directory,
+            Kind::File | Kind::Symlink | Kind::Special => Self::Other,
+        }
+    }
 }
 
 /// Whether something takes part.

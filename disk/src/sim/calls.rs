@@ -3,12 +3,12 @@
 use std::io;
 use std::path::Path;
 
-use ftx_protocol::{FileTime, Mode, Name};
+use ftx_protocol::{FileTime, Kind, Mode, Name};
 use rustix::io::Errno;
 
 use super::crash::{Change, with_what_came_before};
 use super::{Lock, Node, Sim, SimHandle, error, shown};
-use crate::sys::{Disk, FileKind, KnownNames, Medium, MediumKind, Stat, Want};
+use crate::sys::{Disk, KnownNames, Medium, MediumKind, Stat, Want};
 
 impl Disk for Sim {
     type Handle = SimHandle;
@@ -18,7 +18,7 @@ impl Disk for Sim {
         let mut world = self.call("open_root", "")?;
         // A directory whose sync failed is not believed until a restart (ARCHITECTURE.md); what a
         // restart means is the operator's to know.
-        for node in world.nodes.values_mut().filter(|node| node.kind == FileKind::Directory) {
+        for node in world.nodes.values_mut().filter(|node| node.kind == Kind::Directory) {
             node.poisoned = false;
         }
         let root = world.root;
@@ -58,7 +58,7 @@ impl Disk for Sim {
     fn create(&self, dir: &SimHandle, part: &[u8], mode: Mode) -> io::Result<SimHandle> {
         let mut world = self.call("create", &shown(part))?;
         world.check_free(dir.node, part)?;
-        let node = world.make(FileKind::File, mode, dir.node, &shown(part));
+        let node = world.make(Kind::File, mode, dir.node, &shown(part));
         world.add(dir.node, part, node)?;
         Ok(self.handle(world, node, Want::File))
     }
@@ -66,7 +66,7 @@ impl Disk for Sim {
     fn create_nameless(&self, dir: &SimHandle, mode: Mode) -> io::Result<SimHandle> {
         let mut world = self.call("create_nameless", "")?;
         world.check_there(dir.node)?;
-        let node = world.make(FileKind::File, mode, dir.node, "nameless");
+        let node = world.make(Kind::File, mode, dir.node, "nameless");
         Ok(self.handle(world, node, Want::File))
     }
 
@@ -83,7 +83,7 @@ impl Disk for Sim {
     fn make_directory(&self, dir: &SimHandle, part: &[u8], mode: Mode) -> io::Result<()> {
         let mut world = self.call("make_directory", &shown(part))?;
         world.check_free(dir.node, part)?;
-        let node = world.make(FileKind::Directory, mode, dir.node, &shown(part));
+        let node = world.make(Kind::Directory, mode, dir.node, &shown(part));
         world.add(dir.node, part, node)
     }
 
@@ -99,14 +99,14 @@ impl Disk for Sim {
         world.check_there(to.node)?;
         if let Ok(old) = world.find(to.node, to_part) {
             match (world.node(node)?.kind, world.node(old)?.kind) {
-                (FileKind::Directory, FileKind::Directory) => world.check_empty(old)?,
-                (FileKind::Directory, _) => return Err(error(Errno::NOTDIR)),
-                (_, FileKind::Directory) => return Err(error(Errno::ISDIR)),
+                (Kind::Directory, Kind::Directory) => world.check_empty(old)?,
+                (Kind::Directory, _) => return Err(error(Errno::NOTDIR)),
+                (_, Kind::Directory) => return Err(error(Errno::ISDIR)),
                 _ => {}
             }
             world.unlink(old)?;
         }
-        if world.node(node)?.kind == FileKind::Directory {
+        if world.node(node)?.kind == Kind::Directory {
             world.node(node)?.parent = to.node;
         }
         world.node(from.node)?.entries.remove(from_part);
@@ -157,7 +157,7 @@ impl Disk for Sim {
         let mut world = self.call("remove", &shown(part))?;
         world.check_writable(dir.node)?;
         let node = world.find(dir.node, part)?;
-        if world.node(node)?.kind == FileKind::Directory {
+        if world.node(node)?.kind == Kind::Directory {
             return Err(error(Errno::ISDIR));
         }
         world.take_away(dir.node, part, node)
@@ -260,7 +260,7 @@ impl Disk for Sim {
             return Ok(());
         }
         node.sync();
-        if node.kind == FileKind::File {
+        if node.kind == Kind::File {
             return Ok(());
         }
         let pending = std::mem::take(&mut world.pending);

@@ -14,11 +14,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crash::{Change, Synced};
-use ftx_protocol::{FileTime, Mode};
+use ftx_protocol::{FileTime, Kind, Mode};
 use rustix::io::Errno;
 
 use crate::lock::lock;
-use crate::sys::{FileKind, Stat, Want};
+use crate::sys::{Stat, Want};
 
 /// The disk. Clones are the same disk.
 #[derive(Clone)]
@@ -80,7 +80,7 @@ struct World {
 
 #[derive(Clone)]
 struct Node {
-    kind: FileKind,
+    kind: Kind,
     inode: u64,
     data: Vec<u8>,
     entries: BTreeMap<Vec<u8>, u64>,
@@ -158,7 +158,7 @@ impl Sim {
                     continue;
                 }
                 let node = &world.nodes[child];
-                if node.kind == FileKind::Directory {
+                if node.kind == Kind::Directory {
                     ahead.push((format!("{path}/"), *child));
                     tree.insert(path, Err(node.mode.bits()));
                 } else {
@@ -241,7 +241,7 @@ impl World {
             pending: Vec::new(),
             durable: BTreeMap::new(),
         };
-        world.root = world.make(FileKind::Directory, Mode::new(0o755), 0, "root");
+        world.root = world.make(Kind::Directory, Mode::new(0o755), 0, "root");
         let root = world.root;
         world.node(root).unwrap().parent = root;
         world.node(root).unwrap().links = 1;
@@ -252,7 +252,7 @@ impl World {
         self.nodes.get_mut(&number).ok_or_else(|| error(Errno::STALE))
     }
 
-    fn make(&mut self, kind: FileKind, mode: Mode, parent: u64, label: &str) -> u64 {
+    fn make(&mut self, kind: Kind, mode: Mode, parent: u64, label: &str) -> u64 {
         let used: BTreeSet<u64> = self
             .nodes
             .values()
@@ -276,7 +276,7 @@ impl World {
             locks: BTreeMap::new(),
             label: label.to_owned(),
             // A directory is on the disk, as it was made, when its entry is.
-            synced: (kind == FileKind::Directory).then(|| Synced {
+            synced: (kind == Kind::Directory).then(|| Synced {
                 data: Vec::new(),
                 mode,
                 modified: now,
@@ -296,7 +296,7 @@ impl World {
 
     fn find(&mut self, dir: u64, part: &[u8]) -> io::Result<u64> {
         let node = self.node(dir)?;
-        if node.kind != FileKind::Directory {
+        if node.kind != Kind::Directory {
             return Err(error(Errno::NOTDIR));
         }
         node.entries.get(part).copied().ok_or_else(|| error(Errno::NOENT))
@@ -319,7 +319,7 @@ impl World {
 
     fn check_wanted(&mut self, number: u64, want: Want) -> io::Result<()> {
         match (want, self.node(number)?.kind) {
-            (Want::File, _) | (Want::Directory | Want::Way, FileKind::Directory) => Ok(()),
+            (Want::File, _) | (Want::Directory | Want::Way, Kind::Directory) => Ok(()),
             (Want::Directory | Want::Way, _) => Err(error(Errno::NOTDIR)),
         }
     }

@@ -9,7 +9,9 @@
 
 use std::sync::Arc;
 
-use ftx_protocol::{Code, Condition, Depth, Durability, FileTime, Mode, Name, Parents, Refusal};
+use ftx_protocol::{
+    Code, Condition, Depth, Durability, FileTime, Kind, Mode, Name, Parents, Refusal,
+};
 use rustix::io::Errno;
 
 use super::Store;
@@ -19,7 +21,7 @@ use super::private::Private;
 use super::scope::check_reach;
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::sys::{Disk, Stat, Want};
 
 /// The bit of a directory's permissions by which its owner gets from it to any other.
 const OWNER_SEARCHES: u32 = 0o100;
@@ -212,7 +214,7 @@ impl<D: Disk> Store<D> {
                 let found = self.disk.stat_part(parent, part).map_err(|error| failed(&error))?;
                 match (condition, found.kind) {
                     (Condition::Absent, _) => Err(Code::Exists.into()),
-                    (_, FileKind::Directory) => self.give(parent, part, &given.for_old(), ground),
+                    (_, Kind::Directory) => self.give(parent, part, &given.for_old(), ground),
                     (_, _) => Err(Code::NotADirectory.into()),
                 }
             }
@@ -308,15 +310,15 @@ impl<D: Disk> Store<D> {
         }
         // Its entry in its new directory is not synced, and perhaps never will be; what is below it depends on that.
         match moved.kind {
-            FileKind::Directory => {
+            Kind::Directory => {
                 committing.forget_all();
                 ground.above.insert(Inode::of(&moved), Arc::clone(&to_directory));
             }
-            FileKind::File | FileKind::Symlink | FileKind::Special => {
+            Kind::File | Kind::Symlink | Kind::Special => {
                 committing.forget(Inode::of(&moved));
             }
         }
-        if moved.kind == FileKind::File
+        if moved.kind == Kind::File
             && let Ok(now) = self.disk.stat_part(&to_directory, to_part)
         {
             self.digests.remember_renamed(Identity::of(&moved), Identity::of(&now));
@@ -339,7 +341,7 @@ impl<D: Disk> Store<D> {
         let Located { directory: (inode, directory), found } = self.locate(name, within)?;
         let Some(found) = found else { return Err(Code::NotFound.into()) };
         let part = name.last_part();
-        if found.kind == FileKind::Directory && depth == Depth::One {
+        if found.kind == Kind::Directory && depth == Depth::One {
             self.disk.remove_directory(&directory, part).map_err(
                 |error| match Errno::from_io_error(&error) {
                     Some(Errno::EXIST) => Code::NotEmpty.into(),
@@ -353,7 +355,7 @@ impl<D: Disk> Store<D> {
                 .trash
                 .take(|trash| self.disk.rename(&directory, part, trash, &trashed))
                 .map_err(|error| refusal(Cause::Naming, "removing", &error))?;
-            if found.kind == FileKind::Directory {
+            if found.kind == Kind::Directory {
                 // The inodes of everything below it may be given to new directories.
                 committing.forget_all();
             }
@@ -385,10 +387,10 @@ fn check_replacing(
         (_, _, Condition::Version(version)) if Identity::of(found).version() != *version => {
             Err(Code::VersionMismatch.into())
         }
-        (FileKind::Directory, FileKind::Directory, _) => Ok(()),
-        (FileKind::Directory, _, _) => Err(Code::NotADirectory.into()),
-        (_, FileKind::Directory, _) => Err(Code::IsDirectory.into()),
-        (_, FileKind::Special, _) => Err(Code::NotAFile.into()),
+        (Kind::Directory, Kind::Directory, _) => Ok(()),
+        (Kind::Directory, _, _) => Err(Code::NotADirectory.into()),
+        (_, Kind::Directory, _) => Err(Code::IsDirectory.into()),
+        (_, Kind::Special, _) => Err(Code::NotAFile.into()),
         _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, TryLockError};
 
-use ftx_protocol::{Code, Digest, Durability, Name, Refusal, Replay};
+use ftx_protocol::{Code, Digest, Durability, Kind, Name, Refusal, Replay};
 
 use super::change::{Change, Changed};
 use super::committing::{Committing, Puts};
@@ -21,7 +21,7 @@ use super::{Memory, Store, Stored, lock};
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
 use crate::log::{NotWritten, Sync};
-use crate::sys::{Disk, FileKind, Stat};
+use crate::sys::{Disk, Stat};
 
 /// The right to make a round: one at a time.
 pub struct Turn<'a, D: Disk>(MutexGuard<'a, Committing<D>>);
@@ -449,7 +449,7 @@ fn acknowledge_change<D: Disk>(
 }
 
 fn stored(committed: &Committed, stat: Option<&Stat>, replayed: Option<Replay>) -> Stored {
-    let stat = stat.filter(|stat| stat.kind == FileKind::File);
+    let stat = stat.filter(|stat| stat.kind == Kind::File);
     Stored {
         size: committed.size,
         digest: committed.digest,

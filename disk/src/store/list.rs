@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ftx_protocol::{Code, Depth, Name, Refusal};
+use ftx_protocol::{Code, Depth, Kind, Name, Refusal};
 
 use super::Store;
 use super::private::PRIVATE;
@@ -10,7 +10,7 @@ use super::scope::check_reach;
 use super::{OpenLimit, Opened};
 use crate::failure::{Cause, refusal};
 use crate::identity::Inode;
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::sys::{Disk, Stat, Want};
 use crate::walk::{Step, Walk};
 
 /// A listing, on its way.
@@ -119,7 +119,7 @@ impl<D: Disk> Listing<D> {
             Ok(name) => name,
             Err(refusal) => return self.unread(None, refusal),
         };
-        if stat.kind == FileKind::Directory
+        if stat.kind == Kind::Directory
             && self.depth == Depth::All
             && let Err(refusal) = self.enter()
         {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ftx_protocol::{Code, Condition, Mode, Name, Refusal};
+use ftx_protocol::{Code, Condition, Kind, Mode, Name, Refusal};
 use rustix::io::Errno;
 
 use super::Store;
@@ -13,7 +13,7 @@ use super::private::Private;
 use super::record::Committed;
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::sys::{Disk, Stat, Want};
 
 /// Permissions of directories that a put makes; the process's umask applies.
 pub(super) const DIRECTORY_MODE: Mode = Mode::new(0o777);
@@ -249,8 +249,8 @@ impl<D: Disk> Store<D> {
         };
         self.reserved.check(&found)?;
         match (found.kind, condition) {
-            (FileKind::Directory, _) => Err(Code::IsDirectory.into()),
-            (FileKind::Special, _) => Err(Code::NotAFile.into()),
+            (Kind::Directory, _) => Err(Code::IsDirectory.into()),
+            (Kind::Special, _) => Err(Code::NotAFile.into()),
             (_, Condition::Absent) => Err(Code::Exists.into()),
             (_, Condition::Version(version)) if Identity::of(&found).version() != *version => {
                 Err(Code::VersionMismatch.into())

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use ftx_protocol::Mode;
+use ftx_protocol::{Kind, Mode};
 use rustix::io::Errno;
 
 use super::committing::Committing;
@@ -20,7 +20,7 @@ use crate::digests::DigestCache;
 use crate::identity::Inode;
 use crate::reserved::Reserved;
 use crate::syncs::Syncs;
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::sys::{Disk, Stat, Want};
 use crate::walk::names_room;
 
 /// Permissions of what is the store's own: nobody else's business.
@@ -132,11 +132,11 @@ impl<D: Disk> Found<D> {
             }
             let stat = disk.stat_part(&directory, &part).map_err(step("look"))?;
             match stat.kind {
-                FileKind::Directory => {
+                Kind::Directory => {
                     let further = disk.open_part(&directory, &part, Want::Directory);
                     reserve_all(disk, further, &reserved);
                 }
-                FileKind::File | FileKind::Symlink | FileKind::Special => {
+                Kind::File | Kind::Symlink | Kind::Special => {
                     reserved.reserve(Inode::of(&stat));
                 }
             }
@@ -184,7 +184,7 @@ fn reserve_all<D: Disk>(disk: &D, directory: io::Result<D::Handle>, reserved: &R
         }
         for part in disk.names(&directory).into_iter().flatten().flatten().take(STAGED_MAX) {
             match disk.stat_part(&directory, &part) {
-                Ok(stat) if stat.kind == FileKind::Directory => {
+                Ok(stat) if stat.kind == Kind::Directory => {
                     ahead.push(disk.open_part(&directory, &part, Want::Directory));
                 }
                 Ok(stat) => reserved.reserve(Inode::of(&stat)),

@@ -11,7 +11,7 @@ use super::{Info, Store};
 use crate::digests::Seen;
 use crate::failure::{Cause, refusal};
 use crate::identity::{Identity, Inode};
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::sys::{Disk, Stat, Want};
 
 /// A regular file, open for reading, and what it was when it was opened.
 pub struct Reading<D: Disk> {
@@ -45,9 +45,9 @@ impl<D: Disk> Store<D> {
         let seen_at = SystemTime::now();
         let (handle, stat) = self.look_up(name, within)?;
         match stat.kind {
-            FileKind::File => Ok(Reading { disk: self.disk.clone(), handle, stat, seen_at }),
-            FileKind::Directory => Err(Code::IsDirectory.into()),
-            FileKind::Symlink | FileKind::Special => Err(Code::NotAFile.into()),
+            Kind::File => Ok(Reading { disk: self.disk.clone(), handle, stat, seen_at }),
+            Kind::Directory => Err(Code::IsDirectory.into()),
+            Kind::Symlink | Kind::Special => Err(Code::NotAFile.into()),
         }
     }
 
@@ -57,12 +57,12 @@ impl<D: Disk> Store<D> {
     /// As for [`Store::open_file`], but for directories.
     pub fn stat(&self, name: &Name, within: Option<&Name>) -> Result<Info, Refusal> {
         let (_, stat) = self.look_up(name, within)?;
-        let (kind, size, version) = match stat.kind {
-            FileKind::File => (Kind::File, stat.size, Some(Identity::of(&stat).version())),
-            FileKind::Directory => (Kind::Directory, 0, None),
-            FileKind::Symlink | FileKind::Special => return Err(Code::NotAFile.into()),
+        let (size, version) = match stat.kind {
+            Kind::File => (stat.size, Some(Identity::of(&stat).version())),
+            Kind::Directory => (0, None),
+            Kind::Symlink | Kind::Special => return Err(Code::NotAFile.into()),
         };
-        Ok(Info { kind, size, modified: stat.modified, mode: stat.mode, version })
+        Ok(Info { kind: stat.kind, size, modified: stat.modified, mode: stat.mode, version })
     }
 
     fn look_up(&self, name: &Name, within: Option<&Name>) -> Result<(D::Handle, Stat), Refusal> {
@@ -91,7 +91,7 @@ impl<D: Disk> Store<D> {
         stat: &Stat,
     ) -> Result<(), Refusal> {
         let directory = match (stat.kind, name.parent()) {
-            (FileKind::Directory, _) => name.clone(),
+            (Kind::Directory, _) => name.clone(),
             (_, Some(parent)) => parent,
             (_, None) => return Ok(()),
         };
@@ -139,8 +139,8 @@ impl<D: Disk> Store<D> {
             .map_err(|error| refusal(Cause::Name, "looking up the name", &error))?;
         self.reserved.check(&stat)?;
         match stat.kind {
-            FileKind::Directory => self.check_not_private(handle),
-            FileKind::File | FileKind::Symlink | FileKind::Special => Ok(()),
+            Kind::Directory => self.check_not_private(handle),
+            Kind::File | Kind::Symlink | Kind::Special => Ok(()),
         }
     }
 

@@ -10,13 +10,13 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use ftx_protocol::Mode;
+use ftx_protocol::{Kind, Mode};
 use rustix::io::Errno;
 
 use super::{Store, lock};
 use crate::identity::Inode;
 use crate::syncs::Syncs;
-use crate::sys::{Disk, FileKind, Stat, Want};
+use crate::sys::{Disk, Stat, Want};
 use crate::walk::{Step, Walk};
 
 /// What the owner of a directory needs to find and to remove what is in it.
@@ -174,7 +174,7 @@ impl<D: Disk> Sweep<'_, D> {
         }
         let trash = &self.trash.directory;
         let stat = self.store.disk.stat_part(trash, part)?;
-        if stat.kind != FileKind::Directory {
+        if stat.kind != Kind::Directory {
             return self.remove_file(trash, part).map(|()| Swept::Clean);
         }
         match self.empty(part, &stat)? {
@@ -210,7 +210,7 @@ impl<D: Disk> Sweep<'_, D> {
             // What cannot be removed shows when its directory cannot.
             let _ = match step {
                 Step::Seen { stat, .. } if stat.device != self.store.root_inode.device => Ok(()),
-                Step::Seen { part, stat } if stat.kind == FileKind::Directory => {
+                Step::Seen { part, stat } if stat.kind == Kind::Directory => {
                     open_up(disk, &directory, &part, &stat);
                     self.enter(&mut walk, &directory, &part)
                 }

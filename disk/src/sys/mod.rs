@@ -10,7 +10,7 @@
 use std::io;
 use std::path::Path;
 
-use ftx_protocol::{FileTime, Mode, Name};
+use ftx_protocol::{FileTime, Kind, Mode, Name};
 
 #[cfg(all(target_os = "linux", not(ftx_portable)))]
 #[path = "linux.rs"]
@@ -179,24 +179,11 @@ pub enum Want {
     Way,
 }
 
-/// What kind of thing an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FileKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-    /// A device, FIFO or socket.
-    Special,
-}
-
 /// The part of `struct stat` that storage uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stat {
     /// What it is.
-    pub kind: FileKind,
+    pub kind: Kind,
     /// The file system it is on.
     pub device: u64,
     /// Its number on that file system.

@@ -6,11 +6,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use ftx_protocol::{FileTime, Mode, Name};
+use ftx_protocol::{FileTime, Kind, Mode, Name};
 use rustix::fs::{self, AtFlags, FlockOperation, OFlags, Timespec, Timestamps};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
-use super::{Disk, FileKind, KnownNames, Medium, MediumKind, Stat, Want, platform};
+use super::{Disk, KnownNames, Medium, MediumKind, Stat, Want, platform};
 
 /// The disk of this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -280,10 +280,10 @@ fn permissions(mode: Mode) -> fs::Mode {
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
 fn from_stat(stat: &fs::Stat) -> Stat {
     let kind = match fs::FileType::from_raw_mode(stat.st_mode) {
-        fs::FileType::RegularFile => FileKind::File,
-        fs::FileType::Directory => FileKind::Directory,
-        fs::FileType::Symlink => FileKind::Symlink,
-        _ => FileKind::Special,
+        fs::FileType::RegularFile => Kind::File,
+        fs::FileType::Directory => Kind::Directory,
+        fs::FileType::Symlink => Kind::Symlink,
+        _ => Kind::Special,
     };
     Stat {
         kind,

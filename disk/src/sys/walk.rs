@@ -190,7 +190,7 @@ mod tests {
         for way in WAYS {
             match way(&root, &name("fifo"), Want::File) {
                 Ok(handle) => {
-                    assert_eq!(Native.stat(&handle).unwrap().kind, crate::sys::FileKind::Special);
+                    assert_eq!(Native.stat(&handle).unwrap().kind, ftx_protocol::Kind::Special);
                 }
                 Err(error) => assert_eq!(Errno::from_io_error(&error), Some(Errno::NXIO)),
             }

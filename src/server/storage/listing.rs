@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ftx_disk::store::Listed;
-use ftx_disk::sys::{FileKind, Stat};
+use ftx_disk::sys::Stat;
 use ftx_protocol::limits::LINE_BYTES;
 use ftx_protocol::message::{Entries, Entry, Okay, Unread};
 use ftx_protocol::server::Event;
@@ -100,13 +100,11 @@ fn line_bytes(listed: &Listed) -> usize {
 }
 
 fn entry(name: Name, stat: &Stat) -> Entry {
-    let (kind, size) = match stat.kind {
-        FileKind::File => (Kind::File, stat.size),
-        FileKind::Directory => (Kind::Directory, 0),
-        FileKind::Symlink => (Kind::Symlink, 0),
-        FileKind::Special => (Kind::Special, 0),
+    let size = match stat.kind {
+        Kind::File => stat.size,
+        Kind::Directory | Kind::Symlink | Kind::Special => 0,
     };
-    Entry { name, kind, size, mtime: stat.modified, mode: stat.mode }
+    Entry { name, kind: stat.kind, size, mtime: stat.modified, mode: stat.mode }
 }
 
 #[cfg(test)]

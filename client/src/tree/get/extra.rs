@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ftx_disk::store::{Change, PRIVATE};
-use ftx_disk::sys::{Disk, FileKind, Native};
+use ftx_disk::sys::{Disk, Native};
 use ftx_disk::walk::{Step, Walk};
-use ftx_protocol::{Depth, Name};
+use ftx_protocol::{Depth, Kind, Name};
 
 use super::listing::seen_mark;
 use super::settling::GROUP_ITEMS;
@@ -156,12 +156,9 @@ impl Job<'_, '_> {
     }
 
     /// What becomes of what is come to here.
-    fn fate_of(&self, path: &[u8], kind: FileKind, seen: &Log) -> Fate {
+    fn fate_of(&self, path: &[u8], kind: Kind, seen: &Log) -> Fate {
         let rules = &self.tree.options.rules;
-        let path_kind = match kind {
-            FileKind::Directory => PathKind::Directory,
-            _ => PathKind::Other,
-        };
+        let path_kind = PathKind::of(kind);
         if rules.takes_with_parents(path, path_kind) == TakesPart::No {
             return Fate::Stays;
         }

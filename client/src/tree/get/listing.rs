@@ -29,10 +29,7 @@ impl Job<'_, '_> {
             }
             return;
         }
-        let kind = match entry.kind {
-            Kind::Directory => PathKind::Directory,
-            _ => PathKind::Other,
-        };
+        let kind = PathKind::of(entry.kind);
         // Also what does not take part: something else here of that name, which the rules take, is not removed for it.
         if let Some(seen) = &mut self.seen
             && let Err(error) = seen.add(&seen_mark(path.as_bytes(), kind))

@@ -458,7 +458,7 @@ mod tests {
     use super::*;
     use crate::failure::Class;
     use crate::retry::Retry;
-    use ftx_disk::sys::FileKind;
+    use ftx_protocol::Kind;
 
     /// It asks no server, and so hears of nothing.
     #[test]
@@ -499,7 +499,7 @@ mod tests {
         let name = Name::parse(b"f").unwrap();
         // With the number that an empty file had when it was seen.
         let stat = Native.stat_part(&handle, b"f").unwrap();
-        assert_eq!(stat.kind, FileKind::Special);
+        assert_eq!(stat.kind, Kind::Special);
         let file = File {
             number: 0,
             root: Rc::new(Root {
@@ -510,7 +510,7 @@ mod tests {
             }),
             path: name.clone(),
             name,
-            stat: Stat { kind: FileKind::File, ..stat },
+            stat: Stat { kind: Kind::File, ..stat },
             transfer: TransferId([0; 16]),
             sent: Sent::Nothing,
             tries_left: 0,

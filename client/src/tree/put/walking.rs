@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use ftx_disk::identity::Inode;
 use ftx_disk::store::PRIVATE;
-use ftx_disk::sys::{Disk, FileKind, Native, Stat};
+use ftx_disk::sys::{Disk, Native, Stat};
 use ftx_disk::walk::{Step, Walk, names_room};
 use ftx_protocol::message::Mkdir;
-use ftx_protocol::{Condition, Mode, Name, Parents, RequestId};
+use ftx_protocol::{Condition, Kind, Mode, Name, Parents, RequestId};
 
 use super::{Earlier, File, Job, Left, Root, Sent, Work, mark_of};
 use crate::failure::{Class, Failure, Trouble};
@@ -133,10 +133,7 @@ impl Job<'_, '_> {
     pub(super) fn seen(&mut self, root: &Rc<Root>, part: &[u8], stat: Stat) {
         let Some((_, walk)) = &mut self.walk else { return };
         let path = walk.path_of(part);
-        let kind = match stat.kind {
-            FileKind::Directory => PathKind::Directory,
-            _ => PathKind::Other,
-        };
+        let kind = PathKind::of(stat.kind);
         if self.options.rules.takes(&path, kind) == TakesPart::No {
             return;
         }
@@ -155,16 +152,16 @@ impl Job<'_, '_> {
             }
         };
         match stat.kind {
-            FileKind::Directory => match walk.enter() {
+            Kind::Directory => match walk.enter() {
                 Ok(()) => self.enter(name, &stat, Parents::Require),
                 Err(error) => {
                     let shown = root.path.join(path_of(path.as_bytes()));
                     self.fail_path(&shown, &Failure::local("cannot read", &shown, &error));
                 }
             },
-            FileKind::File => self.found(root, path, name, stat),
-            FileKind::Symlink => self.skip(name.as_bytes(), "a symlink"),
-            FileKind::Special => self.skip(name.as_bytes(), "a device, FIFO or socket"),
+            Kind::File => self.found(root, path, name, stat),
+            Kind::Symlink => self.skip(name.as_bytes(), "a symlink"),
+            Kind::Special => self.skip(name.as_bytes(), "a device, FIFO or socket"),
         }
     }
 

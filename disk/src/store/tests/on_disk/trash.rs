@@ -5,12 +5,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use ftx_protocol::limits::NAME_PARTS;
-use ftx_protocol::{Code, Condition, Depth, Durability};
+use ftx_protocol::{Code, Condition, Depth, Durability, Kind};
 
 use super::{change, code, listed, make, make_all, moving, removing, swept, while_exchanging};
 use crate::store::tests::{name, new_id, open_native, put, share};
 use crate::store::{Change, Listed, Swept};
-use crate::sys::FileKind;
 
 fn trashed(root: &Path) -> usize {
     fs::read_dir(root.join(".ftx/trash")).unwrap().count()
@@ -149,5 +148,5 @@ fn directories_that_may_not_be_written_to_are_swept_all_the_same() {
 }
 
 fn is_directory(listed: &Listed) -> bool {
-    matches!(listed, Listed::Entry { stat, .. } if stat.kind == FileKind::Directory)
+    matches!(listed, Listed::Entry { stat, .. } if stat.kind == Kind::Directory)
 }
