@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use ftx_disk::hash::Running;
-use ftx_disk::identity::{Identity, Inode};
+use ftx_disk::identity::Identity;
 use ftx_disk::sys::Stat;
 use ftx_protocol::{Algorithm, Digest, FileTime, Mode};
 
@@ -67,7 +67,7 @@ impl Source {
         if kind.is_fifo() || kind.is_char_device() || kind.is_block_device() || kind.is_socket() {
             return Ok(Self { kind: Kind::Stream(Stream::new(file)), path });
         }
-        let identity = identity(&metadata);
+        let identity = Identity::of_metadata(&metadata);
         let mode = Mode::new(metadata.mode());
         // Files that the system makes up as they are read say that they are empty.
         if identity.size == 0 && file.read_at(&mut [0], 0).is_ok_and(|count| count > 0) {
@@ -193,25 +193,12 @@ impl Source {
             .map_err(|error| Failure::local("cannot look at", &self.path, &error))?;
         // The time of change too, which nobody can set back. A chmod in the meantime is a false
         // alarm, and a loud one.
-        if identity(&metadata) == *then { Ok(()) } else { Err(self.changed()) }
+        if Identity::of_metadata(&metadata) == *then { Ok(()) } else { Err(self.changed()) }
     }
 
     pub(crate) fn changed(&self) -> Failure {
         let message = format!("{} changed while it was read; put it again", shown(&self.path));
         Failure::source_changed(message)
-    }
-}
-
-/// Tells whether a file is still the same one with the same bytes.
-pub(crate) fn identity(metadata: &std::fs::Metadata) -> Identity {
-    let time = |seconds: i64, nanoseconds: i64| {
-        FileTime::nearest(seconds, u32::try_from(nanoseconds).unwrap_or(0))
-    };
-    Identity {
-        inode: Inode { device: metadata.dev(), number: metadata.ino() },
-        size: metadata.size(),
-        modified: time(metadata.mtime(), metadata.mtime_nsec()),
-        changed: time(metadata.ctime(), metadata.ctime_nsec()),
     }
 }
 

@@ -25,7 +25,6 @@ use crate::failure::plain;
 use crate::locked;
 use crate::partials::{self, About};
 use crate::short_hash::hash_of;
-use crate::source::identity;
 use crate::{Notice, Observer};
 
 /// Appended states between two syncs of the file: what a power cut of this machine may cost.
@@ -359,7 +358,7 @@ fn is_stale(path: &Path, now: SystemTime) -> io::Result<bool> {
         Err(_) => return Ok(true),
     };
     match std::fs::metadata(path) {
-        Ok(metadata) => Ok(!identity(&metadata).is_same_after_reboot(&source)),
+        Ok(metadata) => Ok(!Identity::of_metadata(&metadata).is_same_after_reboot(&source)),
         Err(error) => Ok(says_gone(&error)),
     }
 }
@@ -524,7 +523,7 @@ mod tests {
     fn left(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
         let path = directory.join(format!("{name}.bin"));
         std::fs::write(&path, name).unwrap();
-        let source = identity(&std::fs::metadata(&path).unwrap());
+        let source = Identity::of_metadata(&std::fs::metadata(&path).unwrap());
         let transfer = TransferId([7; 16]);
         let durability = Durability::Full;
         let subject = Subject::Put { transfer, source, path: path.clone().into(), durability };

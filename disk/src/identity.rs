@@ -1,5 +1,8 @@
 //! What makes a file the same file with the same bytes, as far as a file system can tell.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
 use ftx_protocol::{FileTime, Version};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -44,6 +47,19 @@ impl Identity {
             size: stat.size,
             modified: stat.modified,
             changed: stat.changed,
+        }
+    }
+
+    /// The same, of what the standard library found.
+    pub fn of_metadata(metadata: &Metadata) -> Self {
+        let time = |seconds: i64, nanoseconds: i64| {
+            FileTime::nearest(seconds, u32::try_from(nanoseconds).unwrap_or(0))
+        };
+        Self {
+            inode: Inode { device: metadata.dev(), number: metadata.ino() },
+            size: metadata.size(),
+            modified: time(metadata.mtime(), metadata.mtime_nsec()),
+            changed: time(metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 

@@ -8,10 +8,11 @@
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use ftx_disk::identity::Identity;
 use ftx_disk::landing::{Landing, Replace};
 use ftx_disk::sys::Native;
 use ftx_protocol::{Durability, Escaped, Mode};
@@ -193,7 +194,7 @@ impl TokensFile {
 
     /// Gives the file that is about to be replaced a second name.
     fn set_aside(&self, Opened { file, version }: Opened) -> Replaced {
-        let name = self.state.join(format!("{OLD}{}", version.inode));
+        let name = self.state.join(format!("{OLD}{}", version.inode.number));
         // It may have that already, of a change that failed. Where there are no links, this change waits for it
         // and no other does.
         let _ = std::fs::hard_link(&self.path, &name);
@@ -220,7 +221,7 @@ impl TokensFile {
 #[derive(Debug)]
 pub(super) struct Opened {
     file: File,
-    version: FileVersion,
+    version: Identity,
 }
 
 fn cannot_open(error: io::Error, path: &Path) -> TokensError {
@@ -248,7 +249,7 @@ pub(super) fn open_private(path: &Path) -> Result<Option<Opened>, TokensError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let above = directory.metadata().map_err(TokensError::system("look at", directory))?;
     check_mode(directory, &above, 0o022)?;
-    Ok(Some(Opened { file, version: FileVersion::of(&metadata) }))
+    Ok(Some(Opened { file, version: Identity::of_metadata(&metadata) }))
 }
 
 fn check_mode(path: &Path, metadata: &Metadata, wrong: u32) -> Result<(), TokensError> {
@@ -292,7 +293,7 @@ impl Opened {
     }
 
     /// What it was when it was opened.
-    pub(super) fn version(&self) -> &FileVersion {
+    pub(super) fn version(&self) -> &Identity {
         &self.version
     }
 
@@ -345,38 +346,17 @@ pub(super) enum Holds {
     No,
 }
 
-/// What changes when a file changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FileVersion {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl FileVersion {
-    pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    /// Whether the file may have changed since without a trace: the clock of a file system is
-    /// coarse.
-    pub(super) fn youth(&self) -> Youth {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let (seconds, nanos) = self.changed;
-        let changed =
-            Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
-        match now.checked_sub(changed) {
-            Some(past) if past >= COARSE_CLOCK => Youth::Settled,
-            Some(_) | None => Youth::Young,
-        }
+/// Whether the file may have changed since without a trace: the clock of a file system is
+/// coarse.
+pub(super) fn youth(version: &Identity) -> Youth {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let changed = Duration::new(
+        u64::try_from(version.changed.seconds()).unwrap_or(0),
+        version.changed.nanoseconds(),
+    );
+    match now.checked_sub(changed) {
+        Some(past) if past >= COARSE_CLOCK => Youth::Settled,
+        Some(_) | None => Youth::Young,
     }
 }
 

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use ftx_disk::identity::Identity;
 use ftx_protocol::{Code, Name, Owner, Refusal, Token};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::clock::Clock;
-use super::file::{FileVersion, Holds, Opened, TokensError, TokensFile, Youth};
+use super::file::{Holds, Opened, TokensError, TokensFile, Youth, youth};
 use super::line::{Line, TokenName, system_time, token_digest};
 use super::principal::{Member, gone};
 use super::rights::Rights;
@@ -221,8 +222,8 @@ impl Tokens {
         let mut looking = lock(&self.looking);
         if let Seen::Good(held) = &looking.seen
             && let Ok(now) = self.file.path().metadata()
-            && FileVersion::of(&now) == *held.version()
-            && held.version().youth() == Youth::Settled
+            && Identity::of_metadata(&now) == *held.version()
+            && youth(held.version()) == Youth::Settled
         {
             return Looked::Same;
         }
@@ -259,7 +260,7 @@ impl Tokens {
             };
             // Only one that is held, and has its name after that, is sure to be waited for.
             let holds = opened.hold();
-            let named = path.metadata().map(|metadata| FileVersion::of(&metadata));
+            let named = path.metadata().map(|metadata| Identity::of_metadata(&metadata));
             if holds == Holds::Yes && named.is_ok_and(|named| named == *opened.version()) {
                 let lines = opened.read(path).map_err(|error| error.to_string())?;
                 return Ok((opened, lines));

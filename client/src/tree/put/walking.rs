@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use ftx_disk::identity::Inode;
+use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::store::PRIVATE;
 use ftx_disk::sys::{Disk, Native, Stat};
 use ftx_disk::walk::{Step, Walk, names_room};
@@ -13,7 +13,6 @@ use ftx_protocol::{Condition, Kind, Mode, Name, Parents, RequestId};
 
 use super::{Earlier, File, Job, Left, Root, Sent, Work, mark_of};
 use crate::failure::{Class, Failure, Trouble};
-use crate::source::identity;
 use crate::tree::rules::{PathKind, TakesPart};
 use crate::tree::{Extra, Mood, TreeNotice, Update};
 
@@ -120,7 +119,7 @@ impl Job<'_, '_> {
         let shown = path.parent().unwrap_or(Path::new(""));
         let above = real.parent().unwrap_or(Path::new("/"));
         if let Some(last) = self.above.as_ref().filter(|last| last.path == shown)
-            && let now = identity(&std::fs::metadata(above)?).inode
+            && let now = Identity::of_metadata(&std::fs::metadata(above)?).inode
             && Inode::of(&Native.stat(&last.handle)?) == now
         {
             return Ok(Rc::clone(last));
