@@ -1,7 +1,8 @@
 //! Where the time of a transfer went, and what limited it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+pub(crate) use ftx_disk::timed::timed;
 use ftx_protocol::message::Spent as AtServer;
 
 /// Where the time of a transfer went. What ran beside each other is counted in full, so the parts
@@ -132,14 +133,6 @@ impl Spent {
             server,
         }
     }
-}
-
-/// Does something, and adds the time that it takes.
-pub(crate) fn timed<T>(spent: &mut Duration, act: impl FnOnce() -> T) -> T {
-    let began = Instant::now();
-    let result = act();
-    *spent = spent.saturating_add(began.elapsed());
-    result
 }
 
 #[cfg(test)]

@@ -20,4 +20,5 @@ mod sim;
 pub mod store;
 mod syncs;
 pub mod sys;
+pub mod timed;
 pub mod walk;

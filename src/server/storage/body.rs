@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ftx_disk::hash::Running;
 use ftx_disk::sys;
+use ftx_disk::timed::timed;
 use ftx_protocol::limits::GRID_BYTES;
 use ftx_protocol::{Code, Refusal};
 use mio::net::TcpStream;
@@ -23,14 +24,6 @@ pub(super) enum SendStep {
     /// The file ended early, or could not be read.
     Short(Refusal),
     Socket(io::Error),
-}
-
-/// Does something, and adds the time that it takes.
-pub(super) fn timed<T>(spent: &mut Duration, act: impl FnOnce() -> T) -> T {
-    let began = Instant::now();
-    let result = act();
-    *spent = spent.saturating_add(began.elapsed());
-    result
 }
 
 /// Sends bytes of the file that need not be looked at: by the kernel alone where that can be.

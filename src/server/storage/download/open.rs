@@ -5,15 +5,14 @@ use std::time::Instant;
 use ftx_disk::hash::Running;
 use ftx_disk::identity::Identity;
 use ftx_disk::store::{self, Remembered, Unchanged};
+use ftx_disk::timed::timed;
 use ftx_protocol::limits::WHOLE_BYTES;
 use ftx_protocol::message::{Cache, File, Info, Spent};
 use ftx_protocol::server::Event;
 use ftx_protocol::{Algorithm, Code, Digest, Kind, Name, Refusal, RequestId, Verb};
 use tracing::error;
 
-use crate::server::storage::body::{
-    SendStep, ended_early, read_to_grid, remember, send, timed, write,
-};
+use crate::server::storage::body::{SendStep, ended_early, read_to_grid, remember, send, write};
 use crate::server::storage::committer::microseconds;
 use crate::server::storage::directory::Shared;
 use crate::server::storage::{Granted, Origin, Reading, WORTH_TELLING, audit};
