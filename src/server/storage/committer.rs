@@ -30,10 +30,6 @@ const SYNCERS: usize = 8;
 /// not keep the small ones from being finished.
 const KEEPERS: usize = 4;
 
-/// A put of which the bytes so far are to be made durable. What waits here keeps no file open: the slot does,
-/// until it is released.
-pub(super) struct Keep(pub(super) Arc<Slot>);
-
 /// A put that is whole, to be synced and then to join a round.
 pub(super) struct Whole {
     pub(super) slot: Arc<Slot>,
@@ -105,7 +101,9 @@ impl Item {
 
 /// The threads, and the way to them.
 pub(super) struct Committer {
-    keep: Arc<FairQueue<Keep>>,
+    /// Puts of which the bytes so far are to be made durable. What waits here keeps no file open: the slot does,
+    /// until it is released.
+    keep: Arc<FairQueue<Arc<Slot>>>,
     sync: Arc<FairQueue<Whole>>,
     round: Arc<FairQueue<Item>>,
     bench: Bench,
@@ -149,8 +147,8 @@ impl Committer {
         Ok(Self { keep, sync, round, bench, syncing, committing })
     }
 
-    pub(super) fn keep(&self, keep: Keep) {
-        self.keep.push_all(vec![keep]);
+    pub(super) fn keep(&self, slot: Arc<Slot>) {
+        self.keep.push_all(vec![slot]);
     }
 
     /// What has to wait for a disk waits in a thread that may. The rest is made here, unless there is more to
@@ -240,14 +238,14 @@ impl Bench {
         }
     }
 
-    fn keep(&self, keep: &FairQueue<Keep>) {
-        while let Some(Keep(slot)) = keep.take_one() {
+    fn keep(&self, keep: &FairQueue<Arc<Slot>>) {
+        while let Some(slot) = keep.take_one() {
             if let Some(checkpoint) = slot.take_checkpoint()
                 && let Some(newer) = self.make_durable(&slot, *checkpoint)
             {
                 // In line again: others have waited meanwhile.
                 slot.lay(newer);
-                keep.push_all(vec![Keep(slot)]);
+                keep.push_all(vec![slot]);
             }
         }
     }
@@ -410,9 +408,9 @@ impl Bench {
     }
 }
 
-impl Waits for Keep {
+impl Waits for Arc<Slot> {
     fn origin(&self) -> &Origin {
-        &self.0.origin
+        &self.origin
     }
 }
 

@@ -11,7 +11,7 @@ use ftx_protocol::server::{Behind, Event};
 use ftx_protocol::{Code, Name, Refusal, RequestId, Verb};
 
 use super::audit::Came;
-use super::committer::{Changing, Course, Keep, Whole};
+use super::committer::{Changing, Course, Whole};
 use super::directory::Shared;
 use super::partials::PARTIALS_OF_ANYONE;
 use super::transfers::{Ending, Slot, taken_over};
@@ -114,7 +114,7 @@ impl Bring {
             Ok(checkpoint) => {
                 if let Some(checkpoint) = checkpoint {
                     slot.lay(checkpoint);
-                    self.shared.committer.keep(Keep(Arc::clone(&slot)));
+                    self.shared.committer.keep(Arc::clone(&slot));
                 }
                 self.keep(id, &slot, upload);
             }
