@@ -262,13 +262,8 @@ impl Bench {
             // The put is past this, or somebody else's.
             Err(refusal) if refusal.code == Code::TakenOver => None,
             Err(refusal) => {
-                let came = Came::Nowhere;
-                slot.log_end(|| {
-                    audit::refused(&slot.origin, Verb::Put, &slot.name, came, &refusal, slot.began);
-                });
                 // First: whoever works on it finds it gone after this, and the reason is this one.
-                let event = Event::Refused { id: slot.id, refusal };
-                self.outcomes.push_event(slot.origin.key, event);
+                slot.refuse(Came::Nowhere, refusal, &self.outcomes);
                 if let Some(upload) = slot.condemn() {
                     self.transfers.let_go(slot, *upload, Ending::Discard);
                 }

@@ -246,13 +246,8 @@ impl Transfers {
             if let Err(refusal) = slot.granted.check()
                 && let Some(upload) = slot.take()
             {
-                let came = Came::Bytes(upload.offset());
-                slot.log_end(|| {
-                    audit::refused(&slot.origin, Verb::Put, &slot.name, came, &refusal, slot.began);
-                });
                 let ending = Ending::of_lost(&refusal);
-                let event = Event::Refused { id: slot.id, refusal };
-                self.outcomes.push_event(slot.origin.key, event);
+                slot.refuse(Came::Bytes(upload.offset()), refusal, &self.outcomes);
                 self.let_go(&slot, *upload, ending);
             }
         }
@@ -396,13 +391,23 @@ impl Slot {
         }
     }
 
+    /// Writes that the put was refused, as [`Slot::log_end`] does.
+    pub(super) fn log_refused(&self, came: Came<'_>, refusal: &Refusal) {
+        self.log_end(|| {
+            audit::refused(&self.origin, Verb::Put, &self.name, came, refusal, self.began);
+        });
+    }
+
+    /// Writes that the put was refused, and tells whoever brought it.
+    pub(super) fn refuse(&self, came: Came<'_>, refusal: Refusal, outcomes: &Outcomes) {
+        self.log_refused(came, &refusal);
+        outcomes.push_event(self.origin.key, Event::Refused { id: self.id, refusal });
+    }
+
     /// That it is taken away from whoever brought it: to be said when it is, for a put that is about to take its
     /// name takes it all the same.
     pub(super) fn note_takeover(&self, came: Came<'_>) {
-        let refusal = Code::TakenOver.into();
-        self.log_end(|| {
-            audit::refused(&self.origin, Verb::Put, &self.name, came, &refusal, self.began);
-        });
+        self.log_refused(came, &Code::TakenOver.into());
     }
 
     /// The put took effect: what it brought counts from now on.

@@ -144,7 +144,7 @@ impl Bring {
                 self.puts.remove(&end.id);
                 slot.give_back();
                 self.shared.transfers.release(&slot);
-                self.refuse_begun(&slot, bytes, refusal);
+                slot.refuse(Came::Bytes(bytes), refusal, &self.shared.outcomes);
             }
         }
     }
@@ -196,7 +196,7 @@ impl Bring {
         if let Some(slot) = self.puts.remove(&id) {
             let bytes = upload.offset();
             self.shared.transfers.let_go(&slot, upload, ending);
-            self.refuse_begun(&slot, bytes, refusal);
+            slot.refuse(Came::Bytes(bytes), refusal, &self.shared.outcomes);
         }
     }
 
@@ -206,29 +206,14 @@ impl Bring {
             && let Some(upload) = slot.take()
         {
             let (name, bytes, began) = (&slot.name, upload.offset(), slot.began);
-            slot.log_end(|| match refusal.code {
-                Code::Aborted => audit::broken_off(&self.origin, Verb::Put, name, bytes, began),
-                _ => audit::refused(
-                    &self.origin,
-                    Verb::Put,
-                    name,
-                    Came::Bytes(bytes),
-                    refusal,
-                    began,
-                ),
-            });
+            match refusal.code {
+                Code::Aborted => slot.log_end(|| {
+                    audit::broken_off(&self.origin, Verb::Put, name, bytes, began);
+                }),
+                _ => slot.log_refused(Came::Bytes(bytes), refusal),
+            }
             self.shared.transfers.let_go(&slot, *upload, ending);
         }
-    }
-
-    /// Refuses a put of which so much has come.
-    fn refuse_begun(&self, slot: &Slot, bytes: u64, refusal: Refusal) {
-        let came = Came::Bytes(bytes);
-        slot.log_end(|| {
-            audit::refused(&self.origin, Verb::Put, &slot.name, came, &refusal, slot.began);
-        });
-        let event = Event::Refused { id: slot.id, refusal };
-        self.shared.outcomes.push_event(self.origin.key, event);
     }
 
     fn refuse(&self, id: RequestId, name: &Name, came: Came<'_>, refusal: Refusal, began: Instant) {
