@@ -12,9 +12,8 @@ use ftx_protocol::server::NoMore;
 use ftx_protocol::token::Token;
 use ftx_protocol::{Code, Refusal, Time};
 
-use super::access::{self, Channel, Gate, Operation, Policy, Principal, Transport, Who};
+use super::access::{self, Channel, Gate, Granted, Operation, Policy, Principal, Transport, Who};
 use super::doors::Pass;
-use super::storage::Granted;
 
 /// The resolution of [`Time`].
 const TICK: Duration = Duration::from_millis(1);
@@ -116,7 +115,7 @@ impl Guest {
 
     pub(super) fn authorize(&mut self, operation: &Operation<'_>) -> Result<Granted, Refusal> {
         let now = self.house.gate.now();
-        access::authorize(&mut self.principal, operation, now).map(Granted::new)
+        access::authorize(&mut self.principal, operation, now)
     }
 
     /// Until when the connection, which is over, waits for what was said to be out.

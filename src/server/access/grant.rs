@@ -1,5 +1,6 @@
 //! What was granted: it travels with a job, and is asked once more where the job takes effect.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ftx_disk::store::{Naming, OldMode};
@@ -9,6 +10,28 @@ use super::principal::Member;
 use super::rights::Rights;
 use super::tokens::{Known, Tokens};
 use super::usage::Share;
+
+/// What was granted, as it travels with a job. Who may do everything, which most requests on a machine of one's own
+/// are, has nothing to carry.
+#[derive(Debug, Clone, Default)]
+pub(in crate::server) struct Granted(Option<Box<Grant>>);
+
+/// What goes without saying.
+pub(super) static OF_ANYBODY: Grant = Grant::of_anybody();
+
+impl Deref for Granted {
+    type Target = Grant;
+
+    fn deref(&self) -> &Grant {
+        self.0.as_deref().unwrap_or(&OF_ANYBODY)
+    }
+}
+
+impl From<Grant> for Granted {
+    fn from(grant: Grant) -> Self {
+        Self(Some(Box::new(grant)))
+    }
+}
 
 /// What was granted. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -31,7 +54,7 @@ pub(in crate::server) struct Grant {
 
 impl Grant {
     /// Of somebody without a token: as asked, for ever.
-    pub(super) fn of_anybody() -> Self {
+    pub(super) const fn of_anybody() -> Self {
         Self {
             condition: None,
             within: None,
@@ -41,6 +64,15 @@ impl Grant {
             share: None,
             lease: Lease::Always,
         }
+    }
+
+    /// Whether it still holds: to be asked before each part, and before a name is taken.
+    ///
+    /// # Errors
+    /// When the token was taken back, or does not allow this any more, or its time is over; `busy` when nobody knows
+    /// which tokens there are.
+    pub(in crate::server) fn check(&self) -> Result<(), Refusal> {
+        self.lease.check()
     }
 
     /// What somebody is told of a refusal: where a name had to be free because of what they may do, and not because

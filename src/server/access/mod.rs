@@ -34,6 +34,8 @@ mod usage_file;
 mod watch;
 
 pub use file::{Taken, TokensError, TokensFile};
+pub(super) use grant::Granted;
+#[cfg(test)]
 pub(super) use grant::{Grant, Lease};
 pub use line::{
     BadText, Line, TOKENS_MAX, TokenName, TokenNameError, file_time, parse_tokens, system_time,
@@ -46,6 +48,8 @@ pub(super) use principal::{Principal, Who};
 pub use rights::{Right, Rights, RightsError};
 pub use tokens::TOKEN_PARTIALS;
 pub(super) use tokens::Tokens;
-pub(super) use usage::{Reservation, Share};
+pub(super) use usage::Reservation;
+#[cfg(test)]
+pub(super) use usage::Share;
 pub use usage_file::{UsageFile, Used};
 pub(super) use watch::Watch;

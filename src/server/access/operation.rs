@@ -8,7 +8,7 @@ use ftx_protocol::message::Change;
 use ftx_protocol::server::Work;
 use ftx_protocol::{Code, Condition, Name, Refusal, Verb};
 
-use super::grant::{Grant, Lease};
+use super::grant::{Grant, Granted, Lease};
 use super::principal::Principal;
 use super::rights::{Right, Rights};
 use super::tokens::Known;
@@ -85,21 +85,24 @@ pub(in crate::server) fn authorize(
     principal: &mut Principal,
     operation: &Operation<'_>,
     now: SystemTime,
-) -> Result<Grant, Refusal> {
+) -> Result<Granted, Refusal> {
     // To let go is always allowed: otherwise nobody could get rid of what was taken from them.
     if *operation == Operation::End {
-        return Ok(Grant::of_anybody());
+        return Ok(Granted::default());
     }
     match principal {
         Principal::Nobody => Err(Code::LoginRequired.into()),
-        Principal::Local => Ok(Grant::of_anybody()),
+        Principal::Local => Ok(Granted::default()),
         Principal::Public(rights) => match allow(*rights, operation) {
-            Ok(allowed) => Ok(Grant {
-                condition: allowed.condition,
-                naming: allowed.naming,
-                old_mode: allowed.old_mode,
-                ..Grant::of_anybody()
-            }),
+            Ok(Allowed {
+                condition: None,
+                naming: Naming::AsAsked,
+                old_mode: OldMode::Replaced,
+                ..
+            }) => Ok(Granted::default()),
+            Ok(Allowed { condition, naming, old_mode, .. }) => {
+                Ok(Grant { condition, naming, old_mode, ..Grant::of_anybody() }.into())
+            }
             Err(NotAllowed(what)) => Err(Refusal::new(
                 Code::Denied,
                 format!("without a token nobody may {what} here: log in with ftx login"),
@@ -120,7 +123,8 @@ pub(in crate::server) fn authorize(
                 old_mode: allowed.old_mode,
                 share: Some(known.share()),
                 lease: Lease::of(member, allowed.needs),
-            })
+            }
+            .into())
         }
     }
 }
@@ -271,6 +275,7 @@ fn hold_to(scope: &Name, operation: &Operation<'_>) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::server::access::WithoutToken;
+    use crate::server::access::grant::OF_ANYBODY;
     use crate::server::access::testing::{State, line, secret};
     use ftx_protocol::message::{End, Get, List, Mkdir, Move, Put, Remove, Resume, Stat};
     use ftx_protocol::server::Behind;
@@ -293,7 +298,7 @@ mod tests {
         operation: &Operation<'_>,
     ) -> Result<(Option<Condition>, Naming), Code> {
         authorize(principal, operation, SystemTime::now())
-            .map(|grant| (grant.condition, grant.naming))
+            .map(|grant| (grant.condition.clone(), grant.naming))
             .map_err(|refusal| refusal.code)
     }
 
@@ -454,6 +459,26 @@ mod tests {
             assert_eq!(old_mode(&mut Principal::Public(rights)), Ok(expected), "{rights}");
         }
         assert_eq!(old_mode(&mut Principal::Local), Ok(OldMode::Replaced));
+    }
+
+    #[test]
+    fn a_grant_is_carried_only_where_it_is_less_than_was_asked_for() {
+        let is_carried = |mut principal: Principal, operation: &Operation<'_>| {
+            let grant = authorize(&mut principal, operation, SystemTime::now()).ok()?;
+            Some(!std::ptr::eq(&raw const *grant, &raw const OF_ANYBODY))
+        };
+        each_operation(|operation| {
+            assert_eq!(is_carried(Principal::Local, operation), Some(false), "{operation:?}");
+            let public = is_carried(Principal::Public(Rights::ALL), operation);
+            assert_eq!(public, Some(false), "{operation:?}");
+            let token = is_carried(member(Rights::ALL, None), operation);
+            assert_eq!(token, Some(*operation != Operation::End), "{operation:?}");
+        });
+        let (name, condition) = (name("x"), &Condition::Always);
+        let put = Operation::Put { name: &name, condition };
+        let writing = Principal::Public(Rights::of(Right::Write));
+        assert_eq!(is_carried(writing, &put), Some(true));
+        assert_eq!(is_carried(Principal::Public(Rights::DROP), &put), Some(true));
     }
 
     #[test]

@@ -9,9 +9,9 @@ use ftx_protocol::token::Token;
 use ftx_protocol::{Refusal, Time};
 
 use super::Connection;
-use crate::server::access::{self, Operation, Principal, Who};
+use crate::server::access::{self, Granted, Operation, Principal, Who};
 use crate::server::buffers::{Buffer, Piece};
-use crate::server::storage::{Granted, Job, audit};
+use crate::server::storage::{Job, audit};
 
 impl Connection {
     /// Turns the machine's commands into jobs, as far as they are allowed. Whatever was done before, this comes
@@ -74,7 +74,7 @@ impl Connection {
             (None, operation) => {
                 // It has no time that could be over.
                 let now = SystemTime::UNIX_EPOCH;
-                access::authorize(&mut Principal::Local, operation, now).map(Granted::new)
+                access::authorize(&mut Principal::Local, operation, now)
             }
         }
     }
@@ -99,7 +99,7 @@ impl Connection {
     ) -> Option<Job> {
         Some(match work {
             Work::Begin(mut put, behind) => {
-                if let Some(condition) = granted.condition() {
+                if let Some(condition) = granted.condition.clone() {
                     put.condition = condition;
                 }
                 self.begin(put, behind, granted, now)?
@@ -114,7 +114,8 @@ impl Connection {
             Work::List(list) => Job::List(list, granted),
             Work::More(id) => Job::More(id),
             Work::Change(mut change) => {
-                if let (Change::Move(moving), Some(condition)) = (&mut change, granted.condition())
+                if let (Change::Move(moving), Some(condition)) =
+                    (&mut change, granted.condition.clone())
                 {
                     moving.condition = condition;
                 }

@@ -14,8 +14,9 @@ use ftx_protocol::server::{Behind, Event, Refused};
 use ftx_protocol::{Asked, Code, Refusal, RequestId, Time};
 
 use super::{BufferTurn, Connection, ReadEnd};
+use crate::server::access::Granted;
 use crate::server::buffers::{Buffer, Piece, Pool};
-use crate::server::storage::{Granted, Job, Place, Standing, audit};
+use crate::server::storage::{Job, Place, Standing, audit};
 
 /// How much is read in one go while anybody waits for a place: what of it has to wait too is held outside the pool, and
 /// thousands of connections may have to.

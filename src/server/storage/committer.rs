@@ -92,7 +92,7 @@ impl Item {
             }
             Self::Change(changing) => {
                 let change = to_store(&changing);
-                let within = changing.granted.within().cloned();
+                let within = changing.granted.within.clone();
                 (Asker::Change(changing), Step::Change { change, within })
             }
         }
@@ -467,7 +467,7 @@ fn to_store(changing: &Changing) -> store::Change {
             condition: mkdir.condition,
             modified: mkdir.mtime,
             mode: mkdir.mode,
-            old_mode: changing.granted.old_mode(),
+            old_mode: changing.granted.old_mode,
             durability: mkdir.durability,
         },
         message::Change::Move(moving) => store::Change::Move {

@@ -74,7 +74,7 @@ impl Shared {
         granted: &Granted,
     ) {
         let began = Instant::now();
-        self.tell(origin, verb, id, name, began, self.store.stat(name, granted.within()));
+        self.tell(origin, verb, id, name, began, self.store.stat(name, granted.within.as_ref()));
     }
 
     /// What a name stands for that could not be opened as a file, if that is because it is a directory. A file
@@ -88,7 +88,7 @@ impl Shared {
         if refusal.code != Code::IsDirectory {
             return Err(refusal);
         }
-        match self.store.stat(name, granted.within())? {
+        match self.store.stat(name, granted.within.as_ref())? {
             found if found.kind == Kind::Directory => Ok(found),
             _ => Err(refusal),
         }

@@ -55,7 +55,7 @@ impl Fetch {
 
     fn open_file(&mut self, name: &Name, granted: &Granted) -> Result<Reading, Refusal> {
         match self.files.take() {
-            true => self.shared.store.open_file(name, granted.within()),
+            true => self.shared.store.open_file(name, granted.within.as_ref()),
             false => Err(Refusal::new(Code::Busy, "too many files are being read")),
         }
     }
@@ -149,7 +149,7 @@ impl Fetch {
         let (client, from) = (Client::of(&self.origin), self.origin.network());
         let limit = self.shared.shares.directories(client, from);
         let name = list.name.as_ref();
-        match self.shared.store.list(name, list.depth, granted.within(), &limit) {
+        match self.shared.store.list(name, list.depth, granted.within.as_ref(), &limit) {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(list.name, granted, listing));
                 self.more(list.id);

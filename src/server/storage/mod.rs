@@ -10,7 +10,6 @@ mod client;
 mod committer;
 mod directory;
 mod download;
-mod granted;
 mod lane;
 mod listing;
 mod partials;
@@ -32,7 +31,7 @@ use ftx_protocol::message::{Change, End, Get, List, Put, Resume, Stat};
 use ftx_protocol::server::{Behind, Event};
 use ftx_protocol::{Refusal, RequestId};
 
-use super::access::Who;
+use super::access::{Granted, Who};
 use super::buffers::Piece;
 use super::key::ConnectionKey;
 use super::mailbox::Mailbox;
@@ -40,7 +39,6 @@ use super::network::Network;
 use super::stream::Stream;
 
 pub(super) use directory::Directory;
-pub(super) use granted::Granted;
 pub(super) use lane::{Lane, Rest};
 pub use partials::{PARTIALS_OF_ADDRESS, PARTIALS_OF_ANYONE};
 pub(super) use places::{Place, Standing};

@@ -112,7 +112,7 @@ impl Transfers {
         let Put { id, transfer, ref name, .. } = *put;
         let mut table = lock(&self.table);
         match table.get(&transfer) {
-            Some(entry) if entry.owner() != granted.owner() => {
+            Some(entry) if entry.owner() != granted.owner.as_ref() => {
                 return Err(Code::TransferMismatch.into());
             }
             Some(Entry::Taken(_)) => {
@@ -289,7 +289,7 @@ impl Transfers {
 impl Entry {
     fn owner(&self) -> Option<&Owner> {
         match self {
-            Self::Taken(slot) => slot.granted.owner(),
+            Self::Taken(slot) => slot.granted.owner.as_ref(),
             Self::Resumed { owner, .. } => owner.as_ref(),
         }
     }
@@ -329,7 +329,7 @@ impl Slot {
     /// # Errors
     /// When that is used up.
     pub(super) fn reserve(&self, at: u64, size: Option<u64>) -> Result<(), Refusal> {
-        if let Some(share) = self.granted.share() {
+        if let Some(share) = &self.granted.share {
             lock(&self.inside).reservation = Some(Box::new(share.reserve(at, size)?));
         }
         Ok(())
@@ -340,7 +340,7 @@ impl Slot {
     /// # Errors
     /// As of [`Slot::reached`].
     pub(super) fn brought(&self, bytes: u64) -> Result<(), Refusal> {
-        if self.granted.share().is_some()
+        if self.granted.share.is_some()
             && let Some(reservation) = &mut lock(&self.inside).reservation
         {
             return reservation.brought(bytes);
@@ -353,7 +353,7 @@ impl Slot {
     /// # Errors
     /// When its size was not announced and the share is used up.
     pub(super) fn reached(&self, at: u64) -> Result<(), Refusal> {
-        match self.granted.share() {
+        match &self.granted.share {
             None => Ok(()),
             Some(_) => match &mut lock(&self.inside).reservation {
                 Some(reservation) => reservation.reached(at),
@@ -412,7 +412,7 @@ impl Slot {
 
     /// The put took effect: what it brought counts from now on.
     pub(super) fn settle(&self) {
-        if self.granted.share().is_some()
+        if self.granted.share.is_some()
             && let Some(reservation) = lock(&self.inside).reservation.take()
         {
             reservation.keep();
@@ -421,7 +421,7 @@ impl Slot {
 
     /// Nothing of what the put brought is left.
     pub(super) fn give_back(&self) {
-        if self.granted.share().is_some()
+        if self.granted.share.is_some()
             && let Some(reservation) = lock(&self.inside).reservation.take()
         {
             reservation.discard();
@@ -547,7 +547,7 @@ mod tests {
 
         /// A put, from the connection of this number.
         fn claim(&self, number: usize, at: u64) -> Result<Arc<Slot>, Refusal> {
-            let granted = Granted::new(Grant {
+            let granted = Granted::from(Grant {
                 condition: None,
                 within: None,
                 owner: Some(OWNER),

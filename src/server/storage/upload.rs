@@ -83,7 +83,7 @@ impl Bring {
     /// How many unfinished uploads there may be with this one, of whoever brings it.
     fn unfinished_max(&self, put: &Put, granted: &Granted) -> Result<Option<usize>, Refusal> {
         let Shared { store, partials, transfers, .. } = &*self.shared;
-        match (granted.share(), &self.origin.who) {
+        match (&granted.share, &self.origin.who) {
             (Some(share), _) => Ok(Some(share.partials_max())),
             (None, Who::Public) => {
                 if put.at == 0 && put.size.is_none_or(|size| size >= RESUMABLE_BYTES) {
@@ -239,7 +239,7 @@ impl Hand for Bring {
             Job::Discard(id, refusal) => self.end(id, &refusal, Ending::Discard),
             Job::Suspend(id) => self.end(id, &Code::Aborted.into(), Ending::Suspend),
             Job::Resume(resume, granted) => {
-                self.shared.transfers.resume(&resume, &self.origin, granted.owner());
+                self.shared.transfers.resume(&resume, &self.origin, granted.owner.as_ref());
             }
             Job::Stat(stat, granted) => {
                 self.shared.stat(&self.origin, Verb::Stat, stat.id, &stat.name, &granted);
@@ -287,10 +287,10 @@ fn beginning(put: Put, granted: &Granted, unfinished_max: Option<usize>) -> stor
         durability: put.durability,
         modified: put.mtime,
         mode: put.mode,
-        owner: granted.owner().copied(),
+        owner: granted.owner,
         unfinished_max,
-        within: granted.within().cloned(),
-        naming: granted.naming(),
+        within: granted.within.clone(),
+        naming: granted.naming,
     }
 }
 
