@@ -19,6 +19,7 @@ pub mod line;
 pub mod message;
 pub mod name;
 pub mod server;
+mod strict;
 pub mod token;
 
 pub use asked::{Asked, Called, Verb};
