@@ -42,6 +42,7 @@ mod spent;
 mod state;
 mod stream;
 pub mod tree;
+mod xdg;
 
 pub use address::{DEFAULT_PORT, Remote, ServerAddress};
 pub use ask::{Answer, Ask, Session};
@@ -66,7 +67,7 @@ pub use source::Source;
 pub use spent::{Part, Spent};
 #[doc(hidden)]
 pub use state::saved_in;
-pub use state::{directory as state_directory, prepared_directory as prepared_state_directory};
+pub use xdg::{prepared_state_directory, state_directory};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Class, Failure, shown};
 use crate::sink::{directory, remove_left};
 use crate::tree::{Private, forget_beside, left};
-use crate::{locked, state};
+use crate::{locked, xdg};
 
 /// What notes are called.
 const ABOUT: &str = "about";
@@ -71,7 +71,7 @@ pub enum Working {
 /// When the directory of states cannot be read.
 pub fn leftovers() -> Result<Vec<Leftover>, Failure> {
     let failed = |error: &io::Error| Failure::local("cannot read", Path::new("the states"), error);
-    let directory = match state::prepared_directory() {
+    let directory = match xdg::prepared_state_directory() {
         Ok(directory) => directory,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(&error)),

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::ServerAddress;
 use crate::failure::{Class, Failure, shown};
-use crate::state;
+use crate::xdg;
 
 /// The file's name, and that of the lock which whoever changes it holds.
 const FILE: &str = "servers";
@@ -98,7 +98,7 @@ impl Line {
 impl Servers {
     /// The list of this user. `None` where the environment does not say where one could be.
     pub fn of_user() -> Option<Self> {
-        state::directory().map(|directory| Self { directory })
+        xdg::state_directory().map(|directory| Self { directory })
     }
 
     fn path(&self) -> PathBuf {

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -27,6 +27,7 @@ use crate::failure::plain;
 use crate::locked;
 use crate::partials::{self, About};
 use crate::short_hash::hash_of;
+use crate::xdg;
 use crate::{Notice, Observer};
 
 /// Appended states between two syncs of the file: what a power cut of this machine may cost.
@@ -123,7 +124,7 @@ impl State {
     /// Opens the state of a transfer, making it if it is not there. `None` when another process is
     /// working on the same one.
     pub(crate) fn open(key: &Key<'_>) -> io::Result<Option<(Self, Option<Earlier>)>> {
-        Self::open_in(&prepared_directory()?, key)
+        Self::open_in(&xdg::prepared_state_directory()?, key)
     }
 
     fn open_in(directory: &Path, key: &Key<'_>) -> io::Result<Option<(Self, Option<Earlier>)>> {
@@ -151,7 +152,7 @@ impl State {
 
     /// Forgets what an earlier process left of a transfer that turns out to be over, unless another one works on it.
     pub(crate) fn forget(key: &Key<'_>) {
-        let Some(directory) = directory() else { return };
+        let Some(directory) = xdg::state_directory() else { return };
         // One that cannot be removed is found out when it is used.
         if let Ok(name) = key.file_name()
             && let path = directory.join(name)
@@ -298,28 +299,6 @@ fn parse(text: &str) -> Option<Earlier> {
         }
     }
     Some(earlier)
-}
-
-/// `$XDG_STATE_HOME/ftx`, else `~/.local/state/ftx`, made if it is not there; for its user only.
-///
-/// # Errors
-/// When nothing says where it is, or it cannot be made.
-pub fn prepared_directory() -> io::Result<PathBuf> {
-    let directory = directory().ok_or_else(|| {
-        io::Error::new(ErrorKind::NotFound, "neither XDG_STATE_HOME nor HOME is set")
-    })?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-    Ok(directory)
-}
-
-/// `$XDG_STATE_HOME/ftx`, else `~/.local/state/ftx`: where this user's side of ftx keeps what it remembers. `None` where
-/// neither says where.
-pub fn directory() -> Option<PathBuf> {
-    let absolute =
-        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .map(|state| state.join("ftx"))
 }
 
 /// Tells one boot of this machine from the next.

@@ -35,7 +35,7 @@ use crate::address::ServerAddress;
 use crate::failure::{Failure, Trouble};
 use crate::partials::{self, About};
 use crate::short_hash::{hash_of, shortened};
-use crate::state;
+use crate::xdg;
 use log::{Log, Mark};
 
 pub use get::{GetTree, Interrupted, Single};
@@ -235,7 +235,7 @@ fn log_path(direction: &str, server: &ServerAddress, job: &[u8]) -> std::io::Res
 
 /// A file for what a job has to remember over the end of the process.
 fn state_path(kind: &str, server: &ServerAddress, job: &[u8]) -> std::io::Result<PathBuf> {
-    let directory = state::prepared_directory()?;
+    let directory = xdg::prepared_state_directory()?;
     let here = std::env::current_dir()?;
     let (server, here) = (server.to_string(), here.as_os_str().as_encoded_bytes());
     let hash = hash_of(&[server.as_bytes(), here, job]);
