@@ -233,8 +233,7 @@ fn next_step(code: Code, server: &dyn fmt::Display) -> Option<String> {
 
 /// A path as it may be shown.
 pub(crate) fn shown(path: &std::path::Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
-    Escaped(path.as_os_str().as_bytes()).to_string()
+    Escaped::of(path).to_string()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Text from a peer or a disk, made harmless for terminals and logs.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write};
 
 /// Shows bytes as text: what is printable UTF-8 as it is; control characters (C0, DEL, C1), marks
@@ -9,6 +10,13 @@ pub struct Escaped<'a>(
     /// The bytes to show.
     pub &'a [u8],
 );
+
+impl<'a> Escaped<'a> {
+    /// A path, or other text of the system.
+    pub fn of<T: AsRef<OsStr> + ?Sized>(text: &'a T) -> Self {
+        Self(text.as_ref().as_encoded_bytes())
+    }
+}
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path};
 use std::time::SystemTime;
 
@@ -263,7 +263,7 @@ fn led(by: Uid, owner: Uid, part: &OsStr) -> io::Result<Uid> {
     }
     let why = format!(
         "{} belongs to another user than what leads there, who could lead root anywhere",
-        Escaped(part.as_bytes())
+        Escaped::of(part)
     );
     Err(io::Error::new(ErrorKind::PermissionDenied, why))
 }

@@ -162,7 +162,7 @@ fn token_in(path: &Path) -> Result<Option<Token>, Failure> {
 }
 
 fn in_file(path: &Path) -> String {
-    format!("in {}", ftx_protocol::Escaped(path.as_os_str().as_encoded_bytes()))
+    format!("in {}", ftx_protocol::Escaped::of(path))
 }
 
 fn first_line_of_stdin() -> Result<String, Failure> {

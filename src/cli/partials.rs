@@ -80,7 +80,7 @@ impl Partials {
             .to_string()
             .into_bytes();
         }
-        let path = Escaped(about.path.as_bytes());
+        let path = Escaped::of(&about.path);
         let (from, to) = match about.action.starts_with("get") {
             true => (format!("{} on {}", about.name, about.server), path.to_string()),
             false => (path.to_string(), format!("{} on {}", about.name, about.server)),
@@ -92,7 +92,7 @@ impl Partials {
         };
         let mut line = format!("{what}{} {from} to {to}", about.action);
         if let Some(part) = &about.part {
-            line.push_str(&format!(", what has arrived is in {}", Escaped(part.as_bytes())));
+            line.push_str(&format!(", what has arrived is in {}", Escaped::of(part)));
         }
         if let Some(bytes) = leftover.part_bytes {
             line.push_str(&format!(" ({})", HumanBytes(bytes)));

@@ -4,7 +4,6 @@ use std::env::VarError;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -215,7 +214,7 @@ impl Serve {
             tracing::info!(user = user.name(), "runs as this user");
         }
         if made == MadeDirectory::New {
-            let directory = Escaped(directory.as_os_str().as_bytes());
+            let directory = Escaped::of(&directory);
             tracing::info!(%directory, "made the directory");
         }
         let server = prepared.open()?;

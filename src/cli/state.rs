@@ -109,7 +109,7 @@ pub enum StateError {
 
 impl StateError {
     fn system(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = shown(path);
+        let path = Escaped::of(path).to_string();
         move |error| Self::System { step, path, error }
     }
 }
@@ -274,9 +274,9 @@ fn the_only_one() -> Result<PathBuf, StateError> {
     match found.as_slice() {
         [] => Err(StateError::None),
         [(_, path)] => Ok(path.clone()),
-        several => {
-            Err(StateError::Several(several.iter().map(|(served, _)| shown(served)).collect()))
-        }
+        several => Err(StateError::Several(
+            several.iter().map(|(served, _)| Escaped::of(served).to_string()).collect(),
+        )),
     }
 }
 
@@ -288,7 +288,7 @@ fn look_ahead(path: &Path, errand: Errand) -> Result<(), StateError> {
     // It may be for root alone yet. What is not there will be that user's.
     let above = absolute.ancestors().skip(1).find(|above| above.exists());
     match above.map_or(Ok(()), |above| reaches(user, group, above)) {
-        Err(Errno::ACCESS) => Err(StateError::OutOfReach { path: shown(path) }),
+        Err(Errno::ACCESS) => Err(StateError::OutOfReach { path: Escaped::of(path).to_string() }),
         result => result.map_err(|error| StateError::system("look at", path)(error.into())),
     }
 }
@@ -301,7 +301,10 @@ fn keep_apart(state: &Path, served: &Path) -> Result<(), StateError> {
     let there = state.ancestors().find_map(|path| path.canonicalize().ok());
     let Some(there) = there else { return Ok(()) };
     let nested = |inner: &Path, outer: &Path| {
-        Err(StateError::Nested { inner: shown(inner), outer: shown(outer) })
+        Err(StateError::Nested {
+            inner: Escaped::of(inner).to_string(),
+            outer: Escaped::of(outer).to_string(),
+        })
     };
     if is_inside(&there, served)? {
         return nested(&state, served);
@@ -330,11 +333,14 @@ pub fn is_inside(inner: &Path, outer: &Path) -> Result<bool, StateError> {
 fn check(path: &Path, directory: &OwnDirectory, errand: Errand) -> Result<(), StateError> {
     let owner = directory.owner();
     if owner != errand.server() && owner != geteuid() {
-        return Err(StateError::NotOurs { path: shown(path), owner: owner.as_raw() });
+        return Err(StateError::NotOurs {
+            path: Escaped::of(path).to_string(),
+            owner: owner.as_raw(),
+        });
     }
     match directory.mode() {
         mode if mode & 0o077 == 0 => Ok(()),
-        mode => Err(StateError::Open { path: shown(path), mode }),
+        mode => Err(StateError::Open { path: Escaped::of(path).to_string(), mode }),
     }
 }
 
@@ -343,16 +349,12 @@ fn canonical_directory(path: &Path) -> Result<PathBuf, StateError> {
     let path = canonical(path)?;
     match path.metadata().map_err(StateError::system("look at", &path))?.is_dir() {
         true => Ok(path),
-        false => Err(StateError::NotADirectory { path: shown(&path) }),
+        false => Err(StateError::NotADirectory { path: Escaped::of(&path).to_string() }),
     }
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, StateError> {
     path.canonicalize().map_err(StateError::system("find", path))
-}
-
-fn shown(path: &Path) -> String {
-    Escaped(path.as_os_str().as_bytes()).to_string()
 }
 
 #[cfg(test)]

@@ -266,7 +266,7 @@ fn look_at(scope: &Name, served: &Path) -> Result<Scope, Failure> {
             Ok(_) => {
                 let why = format!(
                     "{} is not a directory, so nobody can be held to it",
-                    Escaped(path.as_os_str().as_bytes())
+                    Escaped::of(&path)
                 );
                 return Err(local(&why));
             }

@@ -428,7 +428,7 @@ impl Get {
             }
             To::Path(path) if is_directory(path) => path.join(last),
             To::Path(path) if path.as_os_str().as_bytes().ends_with(b"/") => {
-                let path = ftx_protocol::Escaped(path.as_os_str().as_bytes()).to_string();
+                let path = ftx_protocol::Escaped::of(path);
                 return Err(wrong(&format!("-o {path}: there is no such directory")));
             }
             To::Path(path) => path.to_owned(),

@@ -369,7 +369,7 @@ impl PutOptions {
                 .map(OsStr::to_owned)
                 .unwrap_or_default(),
             None => {
-                let path = Escaped(path.as_os_str().as_bytes());
+                let path = Escaped::of(path);
                 return Err(wrong(&format!(
                     "{path} has no last part to be called by on the server; say --as NAME or --to DIR"
                 )));
@@ -435,7 +435,7 @@ fn refuse_names_given_twice(sources: &[(PathBuf, Name)]) -> Result<(), Failure> 
             && name == other
             && one != another
         {
-            let [one, another] = [one, another].map(|path| Escaped(path.as_os_str().as_bytes()));
+            let [one, another] = [one, another].map(Escaped::of);
             return Err(wrong(&format!(
                 "{one} and {another} would both be {name} on the server; put them one by one, with --as"
             )));
@@ -453,7 +453,7 @@ fn refuse_names_in_others(sources: &[(PathBuf, Name)]) -> Result<(), Failure> {
         let other =
             above.filter_map(|above| paths.get(&above)).find(|other| !is_below(path, other));
         if let Some(other) = other {
-            let [path, other] = [path, *other].map(|path| Escaped(path.as_os_str().as_bytes()));
+            let [path, other] = [path, *other].map(Escaped::of);
             return Err(wrong(&format!(
                 "{path} would be {name} on the server, among what is in {other}, and --delete would remove \
                  it there; put them one by one"
@@ -477,7 +477,7 @@ pub fn name_of_path(path: &Path) -> Result<Vec<u8>, Failure> {
             Component::Normal(part) => parts.push(part.as_bytes()),
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
             Component::ParentDir => {
-                let path = Escaped(path.as_os_str().as_bytes());
+                let path = Escaped::of(path);
                 return Err(wrong(&format!("{path} leads up, and cannot be a name on the server")));
             }
         }

@@ -7,10 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use ftx_disk::identity::Identity;
+
 use super::{Direction, Subject};
 use crate::locked;
 use crate::partials;
-use ftx_disk::Identity;
 
 /// A state that nobody has touched for this long, and with which nobody can go on, is removed: that
 /// of a put whose source is not what it was (of a tree: is gone), that of a get whose part file is gone.

@@ -90,13 +90,9 @@ pub enum TokensError {
 
 impl TokensError {
     pub(super) fn system(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = shown(path);
+        let path = Escaped::of(path).to_string();
         move |error| Self::System { step, path, error }
     }
-}
-
-pub(super) fn shown(path: &Path) -> String {
-    Escaped(path.as_os_str().as_bytes()).to_string()
 }
 
 /// Whether a change holds.
@@ -154,8 +150,10 @@ impl TokensFile {
         if was.as_ref() == Some(&lines) {
             return Ok((answer, Taken::ByAll));
         }
-        let text = write_tokens(&lines)
-            .map_err(|error| TokensError::Text { path: shown(&self.path), error })?;
+        let text = write_tokens(&lines).map_err(|error| TokensError::Text {
+            path: Escaped::of(&self.path).to_string(),
+            error,
+        })?;
         let mut replaced = self.replaced()?;
         let aside = old.map(|old| self.set_aside(old));
         if let Err(error) = replace(&self.path, TOKENS_PART, &text) {
@@ -226,7 +224,7 @@ pub(super) struct Opened {
 
 fn cannot_open(error: io::Error, path: &Path) -> TokensError {
     match Errno::from_io_error(&error) {
-        Some(Errno::LOOP) => TokensError::NotAFile { path: shown(path) },
+        Some(Errno::LOOP) => TokensError::NotAFile { path: Escaped::of(path).to_string() },
         _ => TokensError::system("open", path)(error),
     }
 }
@@ -241,7 +239,7 @@ pub(super) fn open_private(path: &Path) -> Result<Option<Opened>, TokensError> {
     };
     let metadata = file.metadata().map_err(TokensError::system("look at", path))?;
     if !metadata.is_file() {
-        return Err(TokensError::NotAFile { path: shown(path) });
+        return Err(TokensError::NotAFile { path: Escaped::of(path).to_string() });
     }
     // What is read is no secret, but who could write it could let himself in; and a file that others
     // read is a sign that something went wrong, as ssh has it with its keys.
@@ -256,7 +254,7 @@ fn check_mode(path: &Path, metadata: &Metadata, wrong: u32) -> Result<(), Tokens
     let mode = metadata.permissions().mode() & 0o777;
     match mode & wrong {
         0 => Ok(()),
-        _ => Err(TokensError::Open { path: shown(path), mode }),
+        _ => Err(TokensError::Open { path: Escaped::of(path).to_string(), mode }),
     }
 }
 
@@ -282,14 +280,14 @@ impl Opened {
         let mut limited = (&self.file).take(FILE_BYTES_MAX.saturating_add(1));
         limited.read_to_end(&mut text).map_err(TokensError::system("read", path))?;
         match text.len() as u64 > FILE_BYTES_MAX {
-            true => Err(TokensError::TooLarge { path: shown(path) }),
+            true => Err(TokensError::TooLarge { path: Escaped::of(path).to_string() }),
             false => Ok(text),
         }
     }
 
     pub(super) fn read(&self, path: &Path) -> Result<Vec<Line>, TokensError> {
         parse_tokens(&self.text(path)?)
-            .map_err(|error| TokensError::Text { path: shown(path), error })
+            .map_err(|error| TokensError::Text { path: Escaped::of(path).to_string(), error })
     }
 
     /// What it was when it was opened.

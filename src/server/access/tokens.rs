@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ftx_disk::identity::Identity;
-use ftx_protocol::{Code, Name, Owner, Refusal, Token};
+use ftx_protocol::{Code, Escaped, Name, Owner, Refusal, Token};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::clock::Clock;
@@ -256,7 +256,7 @@ impl Tokens {
         for _ in 0..OPENS_MAX {
             let opened = self.file.open().map_err(|error| error.to_string())?;
             let Some(opened) = opened else {
-                return Err(format!("{} is gone", super::file::shown(path)));
+                return Err(format!("{} is gone", Escaped::of(path)));
             };
             // Only one that is held, and has its name after that, is sure to be waited for.
             let holds = opened.hold();
@@ -266,7 +266,7 @@ impl Tokens {
                 return Ok((opened, lines));
             }
         }
-        Err(format!("{} changes all the time", super::file::shown(path)))
+        Err(format!("{} changes all the time", Escaped::of(path)))
     }
 
     fn apply(&self, looking: &mut Looking, lines: Vec<Line>, doubt: Doubt) -> Looked {

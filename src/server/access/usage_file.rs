@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ftx_protocol::{Escaped, Owner};
 use serde::Deserialize;
 
-use super::file::{TokensError, open_private, replace, shown};
+use super::file::{TokensError, open_private, replace};
 use super::line::BadText;
 
 /// The first line.
@@ -46,7 +46,7 @@ impl UsageFile {
     pub fn read(&self) -> Result<Used, TokensError> {
         let Some(opened) = open_private(&self.path)? else { return Ok(Used::new()) };
         parse(&opened.text(&self.path)?)
-            .map_err(|error| TokensError::Text { path: shown(&self.path), error })
+            .map_err(|error| TokensError::Text { path: Escaped::of(&self.path).to_string(), error })
     }
 
     pub(super) fn write(&self, used: &Used) -> Result<(), TokensError> {
