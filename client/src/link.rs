@@ -4,9 +4,10 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use ftx_disk::lock::lock;
 use ftx_protocol::client::{Client as Machine, Event};
 use ftx_protocol::{Refusal, Time};
 
@@ -64,7 +65,7 @@ struct Kept {
 
 impl Keeper {
     fn place(&self) -> MutexGuard<'_, Option<Kept>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -127,7 +128,7 @@ impl Link {
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.machine)
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -212,7 +213,7 @@ impl Link {
     }
 
     fn farewell(&self) -> MutexGuard<'_, Option<Refusal>> {
-        self.farewell.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.farewell)
     }
 
     /// Whether the server has ended it, with nothing that it owed.

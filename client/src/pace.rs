@@ -1,8 +1,10 @@
 //! How fast a client may move bytes, over all its connections together.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use ftx_disk::lock::lock;
 
 use crate::interrupt::Interrupt;
 
@@ -33,7 +35,7 @@ impl Pace {
     }
 
     fn course(&self) -> MutexGuard<'_, Course> {
-        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.course)
     }
 
     /// How long it was waited for so far.

@@ -6,10 +6,11 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ftx_channel::Tls;
+use ftx_disk::lock::lock;
 use ftx_protocol::limits::SILENCE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
@@ -178,7 +179,7 @@ impl Stream {
 
 impl Secured {
     fn early(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.early.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.early)
     }
 
     /// One step of the handshake.

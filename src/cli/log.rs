@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use ftx_disk::lock::lock;
 use serde_json::json;
 
 /// Bytes that wait to be written; further lines are lost, and that is better than memory that grows.
@@ -60,7 +61,7 @@ pub fn lost_as_json(lost: u64) -> String {
 
 impl Shared {
     fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lines)
     }
 
     /// Writes until it is over.

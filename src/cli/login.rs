@@ -7,13 +7,14 @@
 use std::ffi::OsString;
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use clap::Args;
 use ftx_client::{
     Changed, Class, Client, Failure, Interrupt, Introduce, Pin, Plaintext, Retry, RightKey,
     ServerAddress, Servers, Token,
 };
+use ftx_disk::lock::lock;
 use ftx_protocol::token::TOKEN_PREFIX;
 
 use super::exit::Exit;
@@ -218,7 +219,7 @@ impl Introduce for Person {
     fn trusts(&self, server: &ServerAddress, pin: Pin) -> RightKey {
         let seen = io::stderr().is_terminal();
         let Some(terminal) = self.terminal().filter(|_| seen) else { return RightKey::NobodyKnows };
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = lock(&self.refused);
         if refused.contains(server) {
             return RightKey::No;
         }
