@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ftx_client::{Algorithm, Class, Counts, Digest, Failure, JsonName, Name, Notice, Part, Spent};
 use ftx_disk::failure::plain;
 use ftx_protocol::Escaped;
+use ftx_protocol::clock::milliseconds;
 use indicatif::HumanBytes;
 use serde_json::json;
 
@@ -236,8 +237,7 @@ pub fn retrying_line(cause: &str, pause: Duration) -> String {
 
 /// The same for a program.
 pub fn retrying_json(cause: &str, pause: Duration) -> serde_json::Value {
-    let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-    json!({"cause": cause, "pause_ms": milliseconds})
+    json!({"cause": cause, "pause_ms": milliseconds(pause)})
 }
 
 /// `1 file`, `2 files`.

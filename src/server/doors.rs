@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ftx_protocol::Time;
+use ftx_protocol::clock::milliseconds;
 use tracing::warn;
 
 use super::most_of_one;
@@ -358,10 +359,6 @@ impl Drop for Pass {
             counted.connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ impl Rate {
     pub(super) fn free_at(&self) -> Time {
         // Not rounded up: what is left of a millisecond would be lost each time, and that is most of it where a turn
         // costs little. It is in `free_at` still.
-        Time(u64::try_from(self.free_at.as_millis()).unwrap_or(u64::MAX))
+        Time::default().after(self.free_at)
     }
 
     /// Bytes that each of so many connections may move in one turn: the more there are, the less, so that nobody
