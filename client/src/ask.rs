@@ -94,10 +94,8 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached, or refuses.
     pub fn greet(&self) -> Result<(), Failure> {
-        match self.sign_of_life() {
-            Ok(_) => Ok(()),
-            Err(trouble) => Err(trouble.into_failure("connect", &self.server)),
-        }
+        let greeted = self.sign_of_life().map(drop);
+        greeted.map_err(|trouble| trouble.into_failure("connect", &self.server))
     }
 
     pub(crate) fn sign_of_life(&self) -> Result<Duration, Trouble> {
