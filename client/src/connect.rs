@@ -39,11 +39,13 @@ pub trait Introduce: fmt::Debug + Send + Sync {
     /// Whether this is the key of the server. A yes is remembered.
     fn trusts(&self, server: &ServerAddress, pin: Pin) -> RightKey;
 
-    /// The token to log in to a server with; it goes before one that is remembered.
+    /// The token to log in to a server with; it goes before one that is remembered. None, if it is not said otherwise.
     ///
     /// # Errors
     /// When there should be one, and it cannot be had. Then the server is not connected to.
-    fn token(&self, server: &ServerAddress) -> Result<Option<Token>, Failure>;
+    fn token(&self, _server: &ServerAddress) -> Result<Option<Token>, Failure> {
+        Ok(None)
+    }
 }
 
 /// Whether a server has the right key.
@@ -64,10 +66,6 @@ pub(crate) struct NobodyThere;
 impl Introduce for NobodyThere {
     fn trusts(&self, _: &ServerAddress, _: Pin) -> RightKey {
         RightKey::NobodyKnows
-    }
-
-    fn token(&self, _: &ServerAddress) -> Result<Option<Token>, Failure> {
-        Ok(None)
     }
 }
 

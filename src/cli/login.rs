@@ -253,10 +253,6 @@ impl Introduce for Brought {
     fn trusts(&self, server: &ServerAddress, pin: Pin) -> RightKey {
         self.0.trusts(server, pin)
     }
-
-    fn token(&self, _: &ServerAddress) -> Result<Option<Token>, Failure> {
-        Ok(None)
-    }
 }
 
 #[cfg(test)]
