@@ -4,11 +4,13 @@
 //! ```text
 //!   listen      addresses, or sockets that were handed over, to listeners
 //!   doors       how many may come from one address, and how often
+//!   network     which addresses count as one
 //!   front       what the first selector does for all: takes connections, hands each to a selector
 //!   selector    the loop: waits for readiness, gives each connection its turn; knows no file
 //!   selectors   all of them: made together, over together
 //!   mailbox     what other threads have to say to one selector
-//!   token       what an event is for
+//!   key         what an event is for
+//!   run_queue   whose turn is next
 //!   connection  one socket and its machine; moves bytes between the two and storage
 //!   held        who goes when too much is held
 //!   guest       who is at the other end of a connection
