@@ -15,6 +15,7 @@ use super::progress::Progress;
 use super::report::{
     self, Form, WORTH_TELLING, counted, failure_json, finished_line, limited_by, merge, rate,
     retrying_json, retrying_line, say, seconds, shares, spent_json, stored_as_json, stored_as_line,
+    told,
 };
 
 /// What a job does.
@@ -250,11 +251,9 @@ impl JobReport {
         };
         self.summary(&done);
         self.show_results();
-        if let Some(error) = self.broken
-            && error.kind() != std::io::ErrorKind::BrokenPipe
-        {
-            say(&format!("cannot write the result: {}", ftx_disk::failure::plain(&error)));
-            return Exit::Local;
+        let printed = told(self.broken.map_or(Ok(()), Err));
+        if printed != Exit::Done {
+            return printed;
         }
         match (done.failed, done.first_failure) {
             (0, _) | (_, None) => Exit::Done,
@@ -349,12 +348,10 @@ impl JobReport {
             return;
         }
         let mut whole = json!({"action": self.words.action(), "event": event});
-        if let (Some(whole), serde_json::Value::Object(more)) = (whole.as_object_mut(), more) {
-            if !name.is_empty() {
-                whole.insert("name".to_owned(), json!(JsonName(&self.whole(name))));
-            }
-            whole.extend(more);
+        if !name.is_empty() {
+            merge(&mut whole, json!({"name": JsonName(&self.whole(name))}));
         }
+        merge(&mut whole, more);
         self.result_text(&whole.to_string());
     }
 

@@ -316,18 +316,19 @@ impl Names {
         if output.is_terminal() { Self::Escaped } else { Self::Exact }
     }
 
-    fn shown(self, name: &[u8]) -> Vec<u8> {
-        match self {
+    /// The name, and before it the mark that says that there are escapes.
+    fn marked(self, name: &[u8]) -> (&'static [u8], Vec<u8>) {
+        let shown = match self {
             Self::Exact => without_line_breaks(name),
             Self::Escaped => Escaped(name).to_string().into_bytes(),
-        }
+        };
+        (if shown == name { b"" } else { b"\\" }, shown)
     }
 }
 
 /// A name at the beginning of a line of stdout, as `sha256sum -c` writes it.
 pub fn name_in_line(name: &[u8]) -> Vec<u8> {
-    let shown = Names::at(&std::io::stdout()).shown(name);
-    let mark: &[u8] = if shown == name { b"" } else { b"\\" };
+    let (mark, shown) = Names::at(&std::io::stdout()).marked(name);
     [mark, &shown].concat()
 }
 
@@ -340,9 +341,7 @@ pub fn finished_line(digest: &Digest, name: &[u8]) -> Vec<u8> {
 
 /// The line that `sha256sum -c` reads; for other algorithms the tagged form of the same tools.
 fn checksum_line(digest: &Digest, name: &[u8], names: Names) -> Vec<u8> {
-    let shown = names.shown(name);
-    // Says that there are escapes.
-    let mark: &[u8] = if shown == name { b"" } else { b"\\" };
+    let (mark, shown) = names.marked(name);
     match digest.algorithm {
         Algorithm::Sha256 => [mark, digest.hex().as_bytes(), b"  ", &shown].concat(),
         Algorithm::Blake3 => [mark, b"BLAKE3 (", &shown, b") = ", digest.hex().as_bytes()].concat(),
