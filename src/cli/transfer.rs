@@ -146,7 +146,7 @@ pub struct Get {
     durability: Level,
 
     #[command(flatten)]
-    tree: super::tree::GetOptions,
+    tree: super::tree::Selection,
 
     #[command(flatten)]
     common: Common,
@@ -262,7 +262,7 @@ impl Put {
 
     fn options(&self) -> PutOptions {
         PutOptions {
-            algorithm: self.common.algorithm(),
+            algorithm: self.common.digest.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
             durability: self.durability.durability(),
         }
@@ -364,7 +364,7 @@ impl Get {
         let (sink, shown) = self.sink(&remote.name)?;
         let mut report = Report::new(self.common.form(), self.results(), self.called, &shown);
         let options = GetOptions {
-            algorithm: self.common.algorithm(),
+            algorithm: self.common.digest.algorithm(),
             replace: if self.no_clobber { Replace::No } else { Replace::Yes },
             durability: self.durability.durability(),
             called: self.called,
@@ -395,12 +395,12 @@ impl Get {
     /// Gets directories. Returns the names that turned out to be files.
     fn tree_job(&self, client: &ClientOf<'_>) -> Result<(Exit, Vec<OsString>), Failure> {
         let each = TreeOptions {
-            algorithm: self.common.algorithm(),
+            algorithm: self.common.digest.algorithm(),
             condition: if self.no_clobber { Condition::Absent } else { Condition::Always },
             durability: self.durability.durability(),
             ..TreeOptions::default()
         };
-        self.tree.run(&self.names, self.output.as_deref(), each, self.common.form(), client)
+        self.tree.get(&self.names, self.output.as_deref(), each, self.common.form(), client)
     }
 
     fn to(&self) -> To<'_> {
@@ -458,10 +458,6 @@ impl Common {
             made.push(client.clone());
             client
         }
-    }
-
-    fn algorithm(&self) -> Algorithm {
-        self.digest.algorithm()
     }
 
     fn form(&self) -> Form {

@@ -78,21 +78,10 @@ pub struct PutOptions {
     null: bool,
 }
 
-/// The words of get that make it a job of many files.
-#[derive(Debug, Default, Args)]
-pub struct GetOptions {
-    #[command(flatten)]
-    selection: Selection,
-}
-
-impl GetOptions {
-    /// Whether it is more than single files.
-    pub fn is_wanted(&self) -> bool {
-        self.selection.is_wanted()
-    }
-
+/// A get has no other words that make it a job of many files.
+impl Selection {
     /// Gets trees; returns what is left: names that turned out to be files, and are to be fetched.
-    pub fn run(
+    pub fn get(
         &self,
         names: &[OsString],
         output: Option<&Path>,
@@ -101,7 +90,7 @@ impl GetOptions {
         client: &dyn Fn(Option<ServerAddress>) -> Client,
     ) -> Result<(Exit, Vec<OsString>), Failure> {
         allow_descriptors();
-        let options = self.selection.options(each)?;
+        let options = self.options(each)?;
         let places = names.iter().map(|name| Place::parse(name));
         let places = places.collect::<Result<Vec<_>, _>>()?;
         let words = Words { action: Action::Get, mood: options.mood };
@@ -240,6 +229,7 @@ pub struct Job {
 }
 
 impl Selection {
+    /// Whether it is more than single files.
     pub fn is_wanted(&self) -> bool {
         self.recursive
             || self.update
