@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::Args;
-use ftx_client::{Answer, Ask, Info, Name, Stat as Question};
+use ftx_client::{Answer, Ask, Client, Failure, Info, Name, Stat as Question};
 use serde_json::json;
 
 use super::exit::Exit;
@@ -33,20 +33,10 @@ pub struct Ping {
 impl Stat {
     pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
-            let mut tally = Tally::default();
             let groups = self.at.by_server(clients, &self.names)?;
-            each_server(groups, &mut tally, &mut |session, names, tally| {
-                let ask = |name: Name| (name.clone(), Ask::Stat(Question::of(name)));
-                session.ask_all(&mut names.into_iter().map(ask), &mut |name, answer| match answer {
-                    Ok(Answer::Info(info)) => {
-                        tally.done();
-                        tally.print(self.line(&name, &info).as_bytes());
-                    }
-                    Ok(Answer::Changed(_)) => {}
-                    Err(failure) => tally.failed(&failure),
-                })
-            });
-            Ok(tally.exit())
+            Ok(print_each(groups, Question::of, |name, info| {
+                Ok(self.line(name, info).into_bytes())
+            }))
         })
     }
 
@@ -59,6 +49,33 @@ impl Stat {
         let version = version.as_ref().map_or("-", |version| version.as_str());
         format!("{} {size} {:04o} {time} {version}  {name}", kind.as_str(), mode.bits())
     }
+}
+
+/// Asks about each name, and prints the line of what is said.
+pub fn print_each(
+    groups: Vec<(Client, Vec<Name>)>,
+    question: impl Fn(Name) -> Question,
+    line: impl Fn(&Name, &Info) -> Result<Vec<u8>, Failure>,
+) -> Exit {
+    let mut tally = Tally::default();
+    each_server(groups, &mut tally, &mut |session, names, tally| {
+        let ask = |name: Name| (name.clone(), Ask::Stat(question(name)));
+        session.ask_all(&mut names.into_iter().map(ask), &mut |name, answer| {
+            let line = match answer {
+                Ok(Answer::Info(info)) => line(&name, &info),
+                Ok(Answer::Changed(_)) => return,
+                Err(failure) => Err(failure),
+            };
+            match line {
+                Ok(line) => {
+                    tally.done();
+                    tally.print(&line);
+                }
+                Err(failure) => tally.failed(&failure),
+            }
+        })
+    });
+    tally.exit()
 }
 
 /// As people write it, where there is a way: between 1970 and 9999. Else the seconds since 1970.

@@ -15,8 +15,9 @@ use ftx_protocol::Escaped;
 use ftx_protocol::limits::NAME_BYTES;
 use serde_json::json;
 
+use super::ask::print_each;
 use super::exit::Exit;
-use super::remote::{Clients, Tally, Where, each_server, run};
+use super::remote::{Clients, Tally, Where, run};
 use super::report::{counted, finished_line, name_in_line, say};
 use super::transfer::DigestKind;
 use super::tree::{inside, name_of_path};
@@ -76,29 +77,17 @@ pub struct Verify {
 impl Sum {
     pub fn run(self, clients: &Clients) -> Exit {
         run(|| {
-            let mut tally = Tally::default();
             let cache = if self.cached { Cache::Use } else { Cache::Bypass };
             let algorithm = self.digest.algorithm();
             let groups = self.at.by_server(clients, &self.names)?;
-            each_server(groups, &mut tally, &mut |session, names, tally| {
-                let mut asks =
-                    names.into_iter().map(|name| (name.clone(), ask(name, algorithm, cache)));
-                session.ask_all(&mut asks, &mut |name, answer| match answer {
-                    Ok(Answer::Info(info)) => match info.digest {
-                        Some(digest) => {
-                            tally.done();
-                            tally.print(&self.line(&name, &digest, info.size));
-                        }
-                        None => tally.failed(&Failure::new(
-                            Class::Refused(Code::IsDirectory),
-                            format!("sum {name}: it is a directory"),
-                        )),
-                    },
-                    Ok(Answer::Changed(_)) => {}
-                    Err(failure) => tally.failed(&failure),
-                })
-            });
-            Ok(tally.exit())
+            let question = |name| question(name, algorithm, cache);
+            Ok(print_each(groups, question, |name, info| match info.digest {
+                Some(digest) => Ok(self.line(name, &digest, info.size)),
+                None => Err(Failure::new(
+                    Class::Refused(Code::IsDirectory),
+                    format!("sum {name}: it is a directory"),
+                )),
+            }))
         })
     }
 
@@ -111,8 +100,8 @@ impl Sum {
     }
 }
 
-fn ask(name: Name, algorithm: Algorithm, cache: Cache) -> Ask {
-    Ask::Stat(Stat { digest: Some(algorithm), cache, ..Stat::of(name) })
+fn question(name: Name, algorithm: Algorithm, cache: Cache) -> Stat {
+    Stat { digest: Some(algorithm), cache, ..Stat::of(name) }
 }
 
 /// What became of one line.
@@ -179,8 +168,8 @@ impl Verify {
                     }
                     match parse(line) {
                         Ok((name, digest)) => {
-                            let ask = ask(name.clone(), digest.algorithm, Cache::Bypass);
-                            return Some(((name, digest), ask));
+                            let question = question(name.clone(), digest.algorithm, Cache::Bypass);
+                            return Some(((name, digest), Ask::Stat(question)));
                         }
                         Err(why) => {
                             if unreadable < UNREADABLE_TOLD_MAX {
