@@ -31,6 +31,7 @@ mod locked;
 mod login;
 mod names;
 mod places;
+mod removals;
 mod resume;
 mod shell;
 mod silence;

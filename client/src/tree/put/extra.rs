@@ -8,8 +8,12 @@ use ftx_protocol::{Code, Name, Refusal, RequestId};
 
 use super::{Job, Root, Work};
 use crate::failure::Trouble;
+use crate::tree::pipe::PIPE_REQUESTS_MAX;
 use crate::tree::remove::Removal;
 use crate::tree::{Extra, TreeNotice};
+
+/// Directories that are asked to have their times again before the next ones are.
+const EMPTIED_MAX: usize = PIPE_REQUESTS_MAX / 2;
 
 impl Job<'_, '_> {
     /// Begins the next listing, or allows more of the one that runs. `false` when there is nothing
@@ -101,9 +105,11 @@ impl Job<'_, '_> {
         }
     }
 
-    /// A directory from which something was removed has the time of that, and gets its own again.
+    /// A directory from which something was removed has the time of that, and gets its own again. Some of them at a time:
+    /// after a break they are among those that were left, of which there are never so many that there is no room for more.
     fn leave_emptied(&mut self) {
-        for (name, root) in std::mem::take(&mut self.emptied) {
+        for _ in 0..EMPTIED_MAX {
+            let Some((name, root)) = self.emptied.pop_first() else { return };
             let path = name.as_bytes().strip_prefix(root.name.as_bytes());
             let path = path.and_then(|path| path.strip_prefix(b"/"));
             let stat = match path.map(Name::parse) {

@@ -418,7 +418,11 @@ impl<'a, 'o> Job<'a, 'o> {
         walked
     }
 
+    /// Whether something has to be answered before more is asked. Never where there is nothing to wait for.
     fn is_full(&self) -> bool {
+        if self.under_way.is_empty() {
+            return false;
+        }
         self.under_way.len().saturating_add(self.left.len()) >= PIPE_REQUESTS_MAX
             || self.unacknowledged_bytes >= UNKEPT_BYTES
     }

@@ -1,0 +1,71 @@
+//! What a put of a tree removes, and the times of directories that it gives again: connections that break meanwhile.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::harness::{World, relay_both, run_to_its_end, text};
+use crate::trees::{assert_same, seen};
+
+/// A line whose first connection brings nothing more to the client from when a directory is to have its time again after a
+/// removal, and breaks when that was asked for so many.
+fn breaking_at_times(server: SocketAddr, many: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        let mut far = TcpStream::connect(server).unwrap();
+        let (mut near_back, mut far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        let holds_back = Arc::new(AtomicBool::new(false));
+        let is_held_back = Arc::clone(&holds_back);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64 * 1024];
+            while let Ok(count @ 1..) = far_back.read(&mut buffer)
+                && !is_held_back.load(Ordering::SeqCst)
+                && near_back.write_all(&buffer[..count]).is_ok()
+            {}
+        });
+        let (mut removes, mut times) = (0, 0);
+        for line in BufReader::new(&near).lines().map_while(Result::ok) {
+            if line.starts_with("{\"remove\"") {
+                removes += 1;
+            } else if removes > 0 && line.starts_with("{\"mkdir\"") {
+                holds_back.store(true, Ordering::SeqCst);
+                times += 1;
+            }
+            if times == many || far.write_all(format!("{line}\n").as_bytes()).is_err() {
+                break;
+            }
+        }
+        for end in [near, far] {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+        for near in listener.incoming().flatten() {
+            relay_both(near, server);
+        }
+    });
+    address
+}
+
+/// More than may be under way.
+#[test]
+fn a_break_while_many_directories_get_their_times_again_is_gone_on_after() {
+    const DIRECTORIES: usize = 2_100;
+    let world = World::new();
+    let server = world.serve();
+    let (here, there) = (world.here().join("tree"), world.served().join("tree"));
+    for number in 0..DIRECTORIES {
+        let name = format!("d{number}");
+        fs::create_dir_all(here.join(&name)).unwrap();
+        fs::create_dir_all(there.join(&name)).unwrap();
+        fs::write(there.join(&name).join("extra"), "").unwrap();
+    }
+    let line = breaking_at_times(server.address, 1_024);
+    let put = ["put", "-r", "--delete", "--durability", "none", "tree"];
+    let output = run_to_its_end(&mut world.ftx(line, put));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("broke"), "{}", text(&output.stderr));
+    assert_same(seen(&there), seen(&here));
+}
