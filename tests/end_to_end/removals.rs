@@ -6,7 +6,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::{Value, json};
+
 use crate::harness::{World, relay_both, run_to_its_end, text};
+use crate::hostile_trees::entry;
+use crate::liars::liar;
+use crate::talk::Talk;
 use crate::trees::{assert_same, seen};
 
 /// A line whose first connection brings nothing more to the client from when a directory is to have its time again after a
@@ -68,4 +73,59 @@ fn a_break_while_many_directories_get_their_times_again_is_gone_on_after() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("broke"), "{}", text(&output.stderr));
     assert_same(seen(&there), seen(&here));
+}
+
+/// How a server answers a request.
+enum Answer {
+    /// It is done.
+    Ok,
+    /// As was said.
+    Said,
+    /// Not, and nothing that is asked on this connection.
+    Gone,
+}
+
+/// A server that answers each request as is decided here.
+fn answering(answer: impl Fn(&mut Talk, &str, &Value) -> Answer + Send + 'static) -> SocketAddr {
+    liar(move |talk, request| {
+        let mut request = request.clone();
+        while let Some((kind, fields)) = request.as_object().and_then(|all| all.iter().next()) {
+            match answer(talk, kind, fields) {
+                Answer::Ok => talk.say(json!({"ok": {"id": fields["id"], "durability": "full"}})),
+                Answer::Said => {}
+                Answer::Gone => return talk.stream().shutdown(Shutdown::Write).unwrap(),
+            }
+            request = talk.line();
+        }
+    })
+}
+
+fn busy(id: &Value) -> Value {
+    json!({"error": {"id": id, "code": "busy", "message": "Come again."}})
+}
+
+/// It lists what is to go each time, and sets the times of directories.
+#[test]
+fn a_removal_that_comes_to_nothing_again_and_again_is_given_up() {
+    let world = World::new();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    for (is_busy, code) in [(false, 3), (true, 4)] {
+        let server = answering(move |talk, kind, fields| match kind {
+            "list" => {
+                let entries = [entry("tree/extra", "file")];
+                talk.say(json!({"entries": {"id": fields["id"], "entries": entries}}));
+                Answer::Ok
+            }
+            "remove" if is_busy => {
+                talk.say(busy(&fields["id"]));
+                Answer::Said
+            }
+            "remove" => Answer::Gone,
+            "more" => Answer::Said,
+            _ => Answer::Ok,
+        });
+        let put = ["put", "-r", "--delete", "--retry-for", "1s", "tree"];
+        let output = run_to_its_end(&mut world.ftx(server, put));
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+    }
 }

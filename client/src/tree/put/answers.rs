@@ -41,8 +41,12 @@ impl Job<'_, '_> {
 
     /// What was asked for is done. What a list had may not have been heard all the same.
     pub(super) fn okayed(&mut self, id: RequestId) {
-        self.patience.progress();
-        if let Some(Work::Remove(remove)) = self.under_way.remove(&id) {
+        let work = self.under_way.remove(&id);
+        // What was listed is listed anew after a break.
+        if !matches!(work, Some(Work::List)) {
+            self.patience.progress();
+        }
+        if let Some(Work::Remove(remove)) = work {
             self.removed(&remove.name);
         }
     }

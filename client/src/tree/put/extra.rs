@@ -15,6 +15,27 @@ use crate::tree::{Extra, TreeNotice};
 /// Directories that are asked to have their times again before the next ones are.
 const EMPTIED_MAX: usize = PIPE_REQUESTS_MAX / 2;
 
+/// A tree of which everything was seen, to be listed for the removal of what it does not have.
+pub(super) struct Whole {
+    root: Rc<Root>,
+    look: Look,
+}
+
+/// What became of the listings of a tree before this one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// There was none.
+    First,
+    /// The connection broke before everything was removed that it had.
+    Anew,
+}
+
+impl Whole {
+    pub(super) fn new(root: Rc<Root>) -> Self {
+        Self { root, look: Look::First }
+    }
+}
+
 impl Job<'_, '_> {
     /// Begins the next listing, or allows more of the one that runs. `false` when there is nothing
     /// to do, or to wait for.
@@ -32,7 +53,9 @@ impl Job<'_, '_> {
             return Ok(false);
         }
         self.listed = None;
-        if !self.emptied.is_empty() {
+        // Those of a tree that is listed anew wait until all is removed: what every connection can do is no progress.
+        let is_first = self.whole.last().is_none_or(|whole| whole.look == Look::First);
+        if is_first && !self.emptied.is_empty() {
             self.leave_emptied();
             return Ok(true);
         }
@@ -43,9 +66,11 @@ impl Job<'_, '_> {
             self.whole.clear();
             let message = "nothing was removed, because not everything could be read and put";
             (self.observer)(TreeNotice::Warning(message.to_owned()));
-            return Ok(false);
+            return Ok(!self.emptied.is_empty());
         }
-        let Some(root) = self.whole.last().map(Rc::clone) else { return Ok(false) };
+        let Some(root) = self.whole.last().map(|whole| Rc::clone(&whole.root)) else {
+            return Ok(false);
+        };
         let list = message::List {
             id: RequestId(0),
             name: Some(root.name.clone()),
@@ -91,8 +116,10 @@ impl Job<'_, '_> {
     /// Asks for nothing to be removed that was to be when the connection broke: the tree is listed once more, and looked at
     /// once more here. What it did not have may be there and be put by now.
     pub(super) fn remove_anew(&mut self) {
-        self.removal = None;
-        self.whole.extend(self.listed.take());
+        if self.removal.take().is_some() {
+            self.listed = self.whole.pop();
+        }
+        self.whole.extend(self.listed.take().map(|whole| Whole { look: Look::Anew, ..whole }));
         self.again.retain(|work| !matches!(work, Work::Remove(_)));
     }
 

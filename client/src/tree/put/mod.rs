@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
+use extra::Whole;
 use ftx_disk::aligned::PageAligned;
 use ftx_disk::identity::{Identity, Inode};
 use ftx_disk::sys::{Disk, Native, Stat, Want};
@@ -157,12 +158,12 @@ pub(super) struct Job<'a, 'o> {
     /// The trees of which everything was seen.
     walked: Vec<(PathBuf, Name)>,
     /// The same, open, for the removal of what they do not have.
-    whole: Vec<Rc<Root>>,
+    whole: Vec<Whole>,
     removal: Option<Removal>,
     /// Directories from which something is removed.
     emptied: BTreeMap<Name, Rc<Root>>,
     /// That of which all was listed, until all that it did not have is removed.
-    listed: Option<Rc<Root>>,
+    listed: Option<Whole>,
     pipe: Option<Pipe>,
     under_way: BTreeMap<RequestId, Work>,
     unacknowledged_bytes: u64,

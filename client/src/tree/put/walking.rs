@@ -11,6 +11,7 @@ use ftx_disk::walk::{Step, Walk, names_room};
 use ftx_protocol::message::Mkdir;
 use ftx_protocol::{Condition, Kind, Mode, Name, Parents, RequestId};
 
+use super::extra::Whole;
 use super::{Earlier, File, Job, Left, Root, Sent, Work, mark_of};
 use crate::failure::{Class, Failure, Trouble};
 use crate::tree::rules::{PathKind, TakesPart};
@@ -32,7 +33,7 @@ impl Job<'_, '_> {
             self.walk = None;
             self.walked.push((root.path.clone(), root.name.clone()));
             if self.options.extra == Extra::Remove {
-                self.whole.push(Rc::clone(&root));
+                self.whole.push(Whole::new(Rc::clone(&root)));
             }
             if let Ok(stat) = Native.stat(&root.handle) {
                 self.leave(root.name.clone(), &stat);
