@@ -1,10 +1,12 @@
-//! What a put of a tree removes, and the times of directories that it gives again: connections that break meanwhile.
+//! What a put of a tree removes, and the times of directories that it gives again: connections that break meanwhile, and
+//! directories that change.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 
 use serde_json::{Value, json};
 
@@ -12,7 +14,7 @@ use crate::harness::{World, relay_both, run_to_its_end, text};
 use crate::hostile_trees::entry;
 use crate::liars::liar;
 use crate::talk::Talk;
-use crate::trees::{assert_same, seen};
+use crate::trees::{assert_same, seen, summary};
 
 /// A line whose first connection brings nothing more to the client from when a directory is to have its time again after a
 /// removal, and breaks when that was asked for so many.
@@ -128,4 +130,65 @@ fn a_removal_that_comes_to_nothing_again_and_again_is_given_up() {
         let output = run_to_its_end(&mut world.ftx(server, put));
         assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
     }
+}
+
+/// As one does whose directory has more names than it reads at once: it says of so many lists that the tree was changed
+/// while it was listed, and has removed something from it by then, if that was asked for.
+fn changing_while_it_lists(changed: usize, asks: &'static str, seen: Sender<String>) -> SocketAddr {
+    let lists = AtomicUsize::new(0);
+    answering(move |talk, kind, fields| {
+        let id = &fields["id"];
+        if kind != "more" {
+            // Nobody listens when the test has failed.
+            let _ = seen
+                .send(format!("{kind}{}", if fields["mtime"].is_array() { " time" } else { "" }));
+        }
+        if kind == "list" {
+            let number = lists.fetch_add(1, Ordering::SeqCst);
+            if number == 0 {
+                let entries = [entry("tree/extra", "file")];
+                talk.say(json!({"entries": {"id": id, "entries": entries}}));
+                let asked =
+                    std::iter::from_fn(|| Some(talk.line())).find(|line| line[asks].is_object());
+                let asked = asked.unwrap();
+                if asks == "remove" {
+                    let _ = seen.send(asks.to_owned());
+                    talk.say(json!({"ok": {"id": asked[asks]["id"], "durability": "full"}}));
+                }
+            }
+            if number < changed {
+                let unread = [json!({"name": "tree", "code": "changed", "message": "It was."})];
+                talk.say(json!({"entries": {"id": id, "unread": unread}}));
+            }
+        }
+        if kind == "more" { Answer::Said } else { Answer::Ok }
+    })
+}
+
+#[test]
+fn a_directory_that_a_removal_has_changed_while_it_was_listed_is_listed_once_more() {
+    let world = World::new();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    let (put, removal) = (["mkdir", "mkdir time", "list"], ["remove", "list"]);
+    let done = [&put[..], &removal[..], &["mkdir time"]].concat();
+    for (changed, code, expected) in
+        [(0, 0, [&put[..], &["remove", "mkdir time"]].concat()), (1, 0, done.clone()), (2, 4, done)]
+    {
+        let (tell, told) = channel();
+        let server = changing_while_it_lists(changed, "remove", tell);
+        let put = ["put", "-r", "--delete", "--json", "tree"];
+        let output = run_to_its_end(&mut world.ftx(server, put));
+        assert_eq!(output.status.code(), Some(code), "{changed}: {}", text(&output.stderr));
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), expected, "{changed}");
+        let done = summary(&output);
+        assert_eq!(done["removed"], 1, "{changed}: {done}");
+    }
+    // Who only tells has changed nothing.
+    let (tell, told) = channel();
+    let server = changing_while_it_lists(1, "more", tell);
+    let put = ["put", "-r", "--delete", "--json", "-n", "tree"];
+    let output = run_to_its_end(&mut world.ftx(server, put));
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), ["list"]);
+    assert_eq!(summary(&output)["removed"], 1);
 }

@@ -10,7 +10,7 @@ use super::{Job, Root, Work};
 use crate::failure::Trouble;
 use crate::tree::pipe::PIPE_REQUESTS_MAX;
 use crate::tree::remove::Removal;
-use crate::tree::{Extra, TreeNotice};
+use crate::tree::{Extra, Mood, TreeNotice};
 
 /// Directories that are asked to have their times again before the next ones are.
 const EMPTIED_MAX: usize = PIPE_REQUESTS_MAX / 2;
@@ -28,6 +28,11 @@ enum Look {
     First,
     /// The connection broke before everything was removed that it had.
     Anew,
+    /// It is the one that is under way. What is removed has changed directories before all of their names were read, so
+    /// that some may be missing.
+    Changed,
+    /// There was one like that. What changes now is changed by others.
+    Second,
 }
 
 impl Whole {
@@ -52,8 +57,12 @@ impl Job<'_, '_> {
         if !self.under_way.is_empty() || !self.left.is_empty() {
             return Ok(false);
         }
-        self.listed = None;
-        // Those of a tree that is listed anew wait until all is removed: what every connection can do is no progress.
+        if let Some(whole) = self.listed.take()
+            && whole.look == Look::Changed
+        {
+            self.whole.push(Whole { look: Look::Second, ..whole });
+        }
+        // Those of a tree that is listed once more wait until all is removed: what every connection can do is no progress.
         let is_first = self.whole.last().is_none_or(|whole| whole.look == Look::First);
         if is_first && !self.emptied.is_empty() {
             self.leave_emptied();
@@ -64,8 +73,10 @@ impl Job<'_, '_> {
         }
         if self.done.failed > 0 || !self.denied.is_empty() {
             self.whole.clear();
-            let message = "nothing was removed, because not everything could be read and put";
-            (self.observer)(TreeNotice::Warning(message.to_owned()));
+            let what = if self.done.removed == 0 { "nothing" } else { "nothing more" };
+            let message =
+                format!("{what} was removed, because not everything could be read and put");
+            (self.observer)(TreeNotice::Warning(message));
             return Ok(!self.emptied.is_empty());
         }
         let Some(root) = self.whole.last().map(|whole| Rc::clone(&whole.root)) else {
@@ -97,12 +108,30 @@ impl Job<'_, '_> {
         self.remove_from(&root, go);
         for unread in &listed.unread {
             let Some(name) = &unread.name else { continue };
+            if unread.code == Code::Changed && self.is_to_be_listed_again(name) {
+                continue;
+            }
             let refusal = Refusal::new(unread.code, unread.message.clone());
             let what = format!("list {name}, to remove what is not in the source");
             let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
             self.fail(name.as_bytes(), &failure);
         }
         Ok(())
+    }
+
+    /// Whether it may be the removal that has changed this directory, so that another listing tells more of it.
+    fn is_to_be_listed_again(&mut self, name: &Name) -> bool {
+        // Who only tells changes nothing.
+        if self.options.mood == Mood::Tell || !self.emptied.contains_key(name) {
+            return false;
+        }
+        match self.whole.last_mut() {
+            Some(whole) if whole.look != Look::Second => {
+                whole.look = Look::Changed;
+                true
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn end_removal(&mut self) {
