@@ -4,9 +4,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
@@ -191,4 +191,46 @@ fn a_directory_that_a_removal_has_changed_while_it_was_listed_is_listed_once_mor
     assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
     assert_eq!(told.try_iter().collect::<Vec<_>>(), ["list"]);
     assert_eq!(summary(&output)["removed"], 1);
+}
+
+/// A server that is too busy for the first put, and has done what was asked behind it when the client hears so.
+#[test]
+fn a_directory_gets_its_time_behind_a_file_that_is_put_again_though_it_had_it_already() {
+    let world = World::new();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    fs::write(world.here().join("tree/a"), "hello").unwrap();
+    let (tell, told) = channel();
+    let puts = Mutex::new(Vec::new());
+    let server = answering(move |talk, kind, fields| {
+        // Nobody listens when the test has failed.
+        let _ = tell.send(kind.to_owned());
+        let mut puts = puts.lock().unwrap();
+        match kind {
+            "put" => {
+                let (id, (end, _)) = (&fields["id"], talk.past_parts());
+                puts.push(id.clone());
+                if puts.len() > 1 {
+                    talk.say(json!({"done": {
+                        "id": id, "size": 5, "digest": end["end"]["digest"], "durability": "full"
+                    }}));
+                }
+                Answer::Said
+            }
+            "mkdir" if fields["mtime"].is_array() && puts.len() == 1 => {
+                let done = json!({"ok": {"id": fields["id"], "durability": "full"}});
+                talk.send(format!("{}\n{done}\n", busy(&puts[0])).as_bytes());
+                Answer::Gone
+            }
+            "resume" => {
+                let id = &fields["id"];
+                talk.say(json!({"held": {"id": id, "state": "nothing", "ranges": []}}));
+                Answer::Said
+            }
+            _ => Answer::Ok,
+        }
+    });
+    let output = run_to_its_end(&mut world.ftx(server, ["put", "-r", "tree"]));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let asked: Vec<String> = told.try_iter().collect();
+    assert_eq!(asked, ["mkdir", "put", "mkdir", "resume", "put", "mkdir"]);
 }

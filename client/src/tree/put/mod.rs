@@ -318,9 +318,20 @@ impl<'a, 'o> Job<'a, 'o> {
         for event in pipe.end(&self.client.interrupt) {
             match event {
                 Event::Done(done) => self.acknowledged(&done),
-                Event::Ok(okay) => self.okayed(okay.id),
+                Event::Ok(okay) if self.is_for_good(okay.id) => self.okayed(okay.id),
                 _ => {}
             }
+        }
+    }
+
+    /// Whether what has been done stays so. The time of a directory does not, while something that was asked before it is
+    /// to be asked again.
+    fn is_for_good(&self, id: RequestId) -> bool {
+        match self.under_way.get(&id) {
+            Some(Work::Mkdir(mkdir)) if mkdir.mtime.is_some() => {
+                self.under_way.first_key_value().is_some_and(|(first, _)| *first == id)
+            }
+            _ => true,
         }
     }
 
