@@ -83,6 +83,10 @@ enum Item {
 }
 
 impl Item {
+    fn is_change(&self) -> bool {
+        matches!(self, Self::Change(_))
+    }
+
     /// What the store makes of it, and who is told what became of that.
     fn split(self) -> (Asker, Step) {
         match self {
@@ -183,7 +187,18 @@ impl Committer {
     /// A connection is gone: changes that it asked for and that wait for a round are not made. Nobody hears of
     /// them, and nothing else bounds how many there are of those that are gone.
     pub(super) fn forget_changes(&self, of: ConnectionKey) {
-        self.round.forget(of, |item| matches!(item, Item::Change(_)));
+        self.round.forget(of, Item::is_change);
+    }
+
+    /// The same, for whoever may not wait: `None` if somebody has the line of the round, and they stay.
+    pub(super) fn forget_changes_if_free(&self, of: ConnectionKey) -> Option<()> {
+        self.round.forget_if_free(of, Item::is_change)
+    }
+
+    /// Nobody else has the line of the round meanwhile.
+    #[cfg(test)]
+    pub(super) fn hold_round(&self) -> impl Sized {
+        self.round.hold()
     }
 
     pub(super) fn change(&self, changing: Changing) {

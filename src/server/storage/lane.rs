@@ -139,18 +139,25 @@ impl Lane {
 
     /// The connection is gone. A strand that has nothing to end need not hear of it, and does not wait for a worker
     /// any more: they would be as many as come and go behind a disk that hangs.
-    fn hang_up(&mut self, to_come: [&mut Vec<Job>; 2]) {
+    fn hang_up(&mut self, [brought, fetched]: [&mut Vec<Job>; 2]) {
         let Entrance { shared, line } = &*self.entrance;
-        if self.bring.is_some() {
-            shared.committer.forget_changes(self.key);
-        }
-        for (strand, to_come) in [&mut self.bring, &mut self.fetch].into_iter().zip(to_come) {
+        let end = |strand: &mut Option<Arc<Strand>>, to_come: &mut Vec<Job>| {
             let lets_go = |strand: &Arc<Strand>| line.lets_go(strand);
             match to_come.is_empty() && strand.as_ref().is_none_or(lets_go) {
                 true => *strand = None,
                 false => to_come.push(Job::HangUp),
             }
+        };
+        let forgotten = match &self.bring {
+            Some(_) => shared.committer.forget_changes_if_free(self.key),
+            None => Some(()),
+        };
+        match forgotten {
+            Some(()) => end(&mut self.bring, brought),
+            // Its hand forgets them, and may wait for that.
+            None => brought.push(Job::HangUp),
         }
+        end(&mut self.fetch, fetched);
     }
 
     /// The connection is gone: what it only wanted to hear is not looked for, neither what waits nor what was to be
@@ -220,6 +227,9 @@ fn strand(hand: impl Hand + 'static) -> Arc<Strand> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use ftx_protocol::message::{Cache, Get, Stat};
     use ftx_protocol::{Algorithm, Name};
 
@@ -232,6 +242,8 @@ mod tests {
     fn who_is_gone_stands_in_no_line_unless_there_is_something_to_end() {
         let directory = tempfile::tempdir().unwrap();
         let shared = shared(directory.path());
+        // Its threads are no part of this, and look at the line of the round once.
+        shared.committer.finish();
         let line = Arc::<Line>::default();
         let entrance = Arc::new(Entrance { shared: Arc::clone(&shared), line: Arc::clone(&line) });
         let lane = |number| {
@@ -260,6 +272,30 @@ mod tests {
         );
         brings.submit(vec![Job::HangUp], &Who::Nobody);
         assert_eq!(line.standing(), 2, "what has come of a body is worth keeping");
+    }
+
+    #[test]
+    fn who_is_gone_does_not_wait_for_whoever_has_the_line_of_the_round() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = shared(directory.path());
+        // Its threads are no part of this, and look at the line of the round once.
         shared.committer.finish();
+        let line = Arc::<Line>::default();
+        let entrance = Arc::new(Entrance { shared: Arc::clone(&shared), line: Arc::clone(&line) });
+        let mut lane = Lane::new(entrance, ConnectionKey::new(0, 0, 1), ([127, 0, 0, 1], 1).into());
+        let stat = Job::Stat(Stat::of(Name::parse(b"file").unwrap()), Granted::default());
+        lane.submit(vec![stat], &Who::Nobody);
+        let held = shared.committer.hold_round();
+        let (tell, told) = mpsc::channel();
+        let gone = std::thread::spawn(move || {
+            lane.submit(vec![Job::HangUp], &Who::Nobody);
+            tell.send(lane).unwrap();
+        });
+        let lane = told.recv_timeout(Duration::from_secs(10));
+        drop(held);
+        gone.join().unwrap();
+        let lane = lane.expect("it waited");
+        let strand = lane.bring.as_ref().expect("its hand has to forget what waits for a round");
+        assert!(matches!(Vec::from(strand.take_out(|_| true))[..], [Job::HangUp]));
     }
 }

@@ -9,7 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use ftx_protocol::limits::NAME_PARTS;
 
@@ -84,6 +84,22 @@ impl<T: Waits> FairQueue<T> {
     /// Takes out what a connection has waiting, as far as it is like this.
     pub(super) fn forget(&self, key: ConnectionKey, like_this: impl Fn(&T) -> bool) {
         lock(&self.state).line.forget(key, like_this);
+    }
+
+    /// The same, unless the line is held: a whole round may be taken out of it. Then it is `None`, and nothing was
+    /// taken out.
+    pub(super) fn forget_if_free(
+        &self,
+        key: ConnectionKey,
+        like_this: impl Fn(&T) -> bool,
+    ) -> Option<()> {
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        state.line.forget(key, like_this);
+        Some(())
     }
 
     pub(super) fn close(&self) {
@@ -302,6 +318,12 @@ mod tests {
     thread_local! {
         /// Steps from a name to the one above it.
         pub(super) static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    impl<T> FairQueue<T> {
+        pub(in super::super) fn hold(&self) -> impl Sized {
+            lock(&self.state)
+        }
     }
 
     /// A put of this name, or a remove.
