@@ -22,6 +22,7 @@ use turns::{Queued, Waits};
 use super::Options;
 use super::buffers::{Buffer, Pool};
 use super::connection::{Admitted, Connection};
+use super::fair_line::FairLine;
 use super::front::{Arrival, Front, Order, Seats};
 use super::guest::{Guest, House};
 use super::held::Held;
@@ -29,7 +30,6 @@ use super::key::{self, ConnectionKey, Source};
 use super::mailbox::Mailbox;
 use super::network::Network;
 use super::rate::Rate;
-use super::run_queue::RunQueue;
 use super::storage::{Directory, Outcomes};
 use super::stream::Stream;
 
@@ -89,7 +89,7 @@ pub(super) struct Selector {
     started: Instant,
     connections: Slab<Entry>,
     generation: usize,
-    run_queue: RunQueue,
+    run_queue: FairLine<Network, ConnectionKey>,
     /// Connections that could read, had they a buffer; served in the order in which they came.
     buffer_queue: VecDeque<ConnectionKey>,
     /// How many of these stand in the run queue for the buffer whose turn is theirs: nobody before them takes it.
@@ -144,7 +144,7 @@ impl Selector {
             started: Instant::now(),
             connections: Slab::new(),
             generation: 0,
-            run_queue: RunQueue::default(),
+            run_queue: FairLine::default(),
             buffer_queue: VecDeque::new(),
             served: 0,
             deadlines: BTreeSet::new(),

@@ -1,22 +1,26 @@
-//! Who has the next turn: the addresses one after the other, and of each its connections in the order in which they
-//! came. So somebody with many connections takes time from those, and from nobody else.
+//! Whose turn it is: those who have something waiting one after the other, and of each what waits in the order in which
+//! it came. So somebody who has much waiting takes time from that, and from nobody else.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 
-use super::key::ConnectionKey;
-use super::network::Network;
-
-/// Connections that have something to do. Each is here once: whoever puts it here sees to that.
-#[derive(Debug, Default)]
-pub(super) struct RunQueue {
-    /// Those that have any here. The first of them is next.
-    networks: VecDeque<Network>,
+/// What waits, by whose it is. Each is here once: whoever puts it here sees to that.
+#[derive(Debug)]
+pub(super) struct FairLine<K, T> {
+    /// Those that have something here. The first of them is next.
+    order: VecDeque<K>,
     /// None of these is empty.
-    connections: HashMap<Network, VecDeque<ConnectionKey>>,
+    waiting: HashMap<K, VecDeque<T>>,
     count: usize,
 }
 
-impl RunQueue {
+impl<K, T> Default for FairLine<K, T> {
+    fn default() -> Self {
+        Self { order: VecDeque::new(), waiting: HashMap::new(), count: 0 }
+    }
+}
+
+impl<K: Copy + Eq + Hash, T> FairLine<K, T> {
     pub(super) fn len(&self) -> usize {
         self.count
     }
@@ -25,44 +29,46 @@ impl RunQueue {
         self.count == 0
     }
 
-    pub(super) fn push(&mut self, network: Network, key: ConnectionKey) {
-        let of_it = self.connections.entry(network).or_default();
+    pub(super) fn push(&mut self, whose: K, what: T) {
+        let of_it = self.waiting.entry(whose).or_default();
         if of_it.is_empty() {
-            self.networks.push_back(network);
+            self.order.push_back(whose);
         }
-        of_it.push_back(key);
+        of_it.push_back(what);
         self.count = self.count.saturating_add(1);
     }
 
-    pub(super) fn pop(&mut self) -> Option<ConnectionKey> {
-        let network = self.networks.pop_front()?;
-        let of_it = self.connections.get_mut(&network)?;
-        let key = of_it.pop_front();
+    pub(super) fn pop(&mut self) -> Option<T> {
+        let whose = self.order.pop_front()?;
+        let of_it = self.waiting.get_mut(&whose)?;
+        let what = of_it.pop_front();
         self.count = self.count.saturating_sub(1);
         if of_it.is_empty() {
-            self.connections.remove(&network);
+            self.waiting.remove(&whose);
         } else {
-            self.networks.push_back(network);
+            self.order.push_back(whose);
         }
-        key
+        what
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::key::ConnectionKey;
+    use crate::server::network::Network;
 
     fn key(place: usize) -> ConnectionKey {
         ConnectionKey::new(0, 1, place)
     }
 
-    fn all(queue: &mut RunQueue) -> Vec<usize> {
+    fn all(queue: &mut FairLine<Network, ConnectionKey>) -> Vec<usize> {
         std::iter::from_fn(|| queue.pop()).map(|key| key.place()).collect()
     }
 
     #[test]
     fn an_address_with_many_connections_has_no_more_turns_than_one_with_one() {
-        let mut queue = RunQueue::default();
+        let mut queue = FairLine::default();
         let (many, few, one) = (Network::V4(1), Network::V4(2), Network::V6(3));
         (0..6).for_each(|place| queue.push(many, key(place)));
         (10..12).for_each(|place| queue.push(few, key(place)));
@@ -79,6 +85,6 @@ mod tests {
         queue.pop();
         queue.push(one, key(20));
         assert_eq!(all(&mut queue), [1, 20, 2, 3]);
-        assert_eq!(queue.connections.len(), 0, "nothing is kept of who has gone");
+        assert_eq!(queue.waiting.len(), 0, "nothing is kept of who has gone");
     }
 }
