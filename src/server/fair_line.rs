@@ -50,6 +50,18 @@ impl<K: Copy + Eq + Hash, T> FairLine<K, T> {
         }
         what
     }
+
+    /// Takes out what came last of what is like this: most of those that go came last.
+    pub(super) fn remove(&mut self, whose: K, like_this: impl Fn(&T) -> bool) -> Option<T> {
+        let of_it = self.waiting.get_mut(&whose)?;
+        let what = of_it.remove(of_it.iter().rposition(like_this)?);
+        self.count = self.count.saturating_sub(1);
+        if of_it.is_empty() {
+            self.waiting.remove(&whose);
+            self.order.retain(|other| *other != whose);
+        }
+        what
+    }
 }
 
 #[cfg(test)]
@@ -86,5 +98,20 @@ mod tests {
         queue.push(one, key(20));
         assert_eq!(all(&mut queue), [1, 20, 2, 3]);
         assert_eq!(queue.waiting.len(), 0, "nothing is kept of who has gone");
+    }
+
+    #[test]
+    fn what_was_taken_out_has_no_turn_and_leaves_nothing() {
+        let mut queue = FairLine::default();
+        let (one, other) = (Network::V4(1), Network::V4(2));
+        (0..3).for_each(|place| queue.push(one, key(place)));
+        queue.push(other, key(10));
+        assert_eq!(queue.remove(one, |of| *of == key(1)), Some(key(1)));
+        assert_eq!(queue.remove(other, |of| *of == key(0)), None, "it is another one's");
+        assert_eq!(queue.remove(other, |of| *of == key(10)), Some(key(10)));
+        assert_eq!((queue.len(), queue.order.len(), queue.waiting.len()), (2, 1, 1));
+        queue.push(other, key(11));
+        assert_eq!(all(&mut queue), [0, 11, 2]);
+        assert_eq!(queue.remove(one, |_| true), None);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use ftx_protocol::{Code, RequestId, Verb};
 
+use super::client::Client;
 use super::directory::Shared;
 use super::download::Fetch;
 use super::places::{Place, Standing};
@@ -128,11 +129,13 @@ impl Lane {
         let shared = || Arc::clone(&entrance.shared);
         let origin = || Origin { key: *key, peer: peer.address(), who: who.clone() };
         if !brought.is_empty() {
-            let bring = bring.get_or_insert_with(|| strand(Bring::new(shared(), origin())));
+            let bring = bring
+                .get_or_insert_with(|| strand(origin(), |origin| Bring::new(shared(), origin)));
             entrance.line.submit(bring, brought);
         }
         if !fetched.is_empty() {
-            let fetch = fetch.get_or_insert_with(|| strand(Fetch::new(shared(), origin())));
+            let fetch = fetch
+                .get_or_insert_with(|| strand(origin(), |origin| Fetch::new(shared(), origin)));
             entrance.line.submit(fetch, fetched);
         }
     }
@@ -221,8 +224,9 @@ fn log_unbegun(job: &Job, broken_off: &HashSet<RequestId>, origin: &Origin) {
     }
 }
 
-fn strand(hand: impl Hand + 'static) -> Arc<Strand> {
-    Arc::new(Strand::new(Box::new(hand)))
+fn strand<H: Hand + 'static>(origin: Origin, hand: impl FnOnce(Origin) -> H) -> Arc<Strand> {
+    let client = Client::of(&origin);
+    Arc::new(Strand::new(client, Box::new(hand(origin))))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Threads that may wait for a disk, and strands: queues whose jobs run one after another.
 //!
 //! Each connection has two strands, one for what it brings and one for what it fetches, so it can
-//! hold two workers and no more, whatever its disk does. Knows nothing of what a job does.
+//! hold two workers and no more, whatever its disk does. Strands have their turns by client, so nobody waits for all
+//! that another one asks for on however many connections. Knows nothing of what a job does.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -10,6 +11,8 @@ use std::thread::{JoinHandle, Thread};
 use ftx_disk::aligned::PageAligned;
 
 use super::Job;
+use super::client::Client;
+use crate::server::fair_line::FairLine;
 use crate::server::lock::lock;
 
 /// Workers. They wait for disks more than they compute, so there are more than cores.
@@ -52,6 +55,8 @@ pub(super) enum Worked {
 
 /// A queue of jobs and the hand that does them.
 pub(super) struct Strand {
+    /// Whose share its turns are of.
+    client: Client,
     queue: Mutex<Queue>,
     hand: Mutex<Box<dyn Hand>>,
 }
@@ -72,8 +77,8 @@ enum Activity {
 }
 
 impl Strand {
-    pub(super) fn new(hand: Box<dyn Hand>) -> Self {
-        Self { queue: Mutex::default(), hand: Mutex::new(hand) }
+    pub(super) fn new(client: Client, hand: Box<dyn Hand>) -> Self {
+        Self { client, queue: Mutex::default(), hand: Mutex::new(hand) }
     }
 
     /// Whether nothing of it would be missed. Whoever asks has it alone.
@@ -119,7 +124,7 @@ pub(super) struct Line {
 
 #[derive(Default)]
 struct Ready {
-    strands: VecDeque<Arc<Strand>>,
+    strands: FairLine<Client, Arc<Strand>>,
     /// Workers with nothing to do. The one that came last is woken first: what it works with is still in a cache.
     idle: Vec<Thread>,
     closed: bool,
@@ -174,7 +179,7 @@ impl Line {
 
     fn stand(&self, strand: Arc<Strand>) {
         let mut ready = lock(&self.ready);
-        ready.strands.push_back(strand);
+        ready.strands.push(strand.client, strand);
         let worker = ready.idle.pop();
         drop(ready);
         if let Some(worker) = worker {
@@ -194,11 +199,7 @@ impl Line {
         if !hand.is_empty() || strand.ahead() == Ahead::Jobs {
             return false;
         }
-        let mut ready = lock(&self.ready);
-        // Most of those that go came last.
-        if let Some(at) = ready.strands.iter().rposition(|other| Arc::ptr_eq(other, strand)) {
-            ready.strands.remove(at);
-        }
+        lock(&self.ready).strands.remove(strand.client, |other| Arc::ptr_eq(other, strand));
         true
     }
 
@@ -241,7 +242,7 @@ impl Line {
             let mut ready = lock(&self.ready);
             // It stands there still if it was not woken for a strand.
             ready.idle.retain(|worker| worker.id() != this.id());
-            if let Some(strand) = ready.strands.pop_front() {
+            if let Some(strand) = ready.strands.pop() {
                 return Some(strand);
             }
             if ready.closed {
@@ -257,6 +258,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::network::Network;
 
     /// A hand that has so much open.
     struct Has(usize);
@@ -273,6 +275,11 @@ mod tests {
         }
     }
 
+    fn of(address: u32, has: usize) -> Arc<Strand> {
+        let client = Client::Address(Network::V4(address));
+        Arc::new(Strand::new(client, Box::new(Has(has))))
+    }
+
     impl Line {
         pub(in super::super) fn standing(&self) -> usize {
             lock(&self.ready).strands.len()
@@ -282,7 +289,7 @@ mod tests {
     #[test]
     fn a_strand_that_a_worker_has_in_hand_or_that_has_something_open_is_not_let_go() {
         let line = Line::default();
-        let strand = Arc::new(Strand::new(Box::new(Has(0))));
+        let strand = of(1, 0);
         line.submit(&strand, vec![Job::HangUp]);
         assert!(!line.lets_go(&strand), "it has a job");
         drop(strand.next());
@@ -292,6 +299,25 @@ mod tests {
         assert_eq!(line.standing(), 1);
         assert!(line.lets_go(&strand));
         assert_eq!(line.standing(), 0);
-        assert!(!line.lets_go(&Arc::new(Strand::new(Box::new(Has(1))))), "it has something open");
+        assert!(!line.lets_go(&of(1, 1)), "it has something open");
+    }
+
+    #[test]
+    fn a_client_with_many_connections_has_no_more_turns_than_one_with_one() {
+        let line = Line::default();
+        let stands = |address| {
+            let strand = of(address, 0);
+            line.submit(&strand, vec![Job::HangUp]);
+            strand
+        };
+        let many: Vec<Arc<Strand>> = (0..256).map(|_| stands(1)).collect();
+        let one = stands(2);
+        assert!(Arc::ptr_eq(&line.next().unwrap(), &many[0]));
+        assert!(Arc::ptr_eq(&line.next().unwrap(), &one));
+        // It has more to do after its turn, as what is read to be hashed has.
+        line.stand(Arc::clone(&one));
+        assert!(Arc::ptr_eq(&line.next().unwrap(), &many[1]));
+        assert!(Arc::ptr_eq(&line.next().unwrap(), &one));
+        assert_eq!(line.standing(), 254);
     }
 }
