@@ -27,7 +27,7 @@ mod policy;
 mod principal;
 mod rights;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 mod tokens;
 mod usage;
 mod usage_file;

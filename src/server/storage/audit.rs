@@ -255,11 +255,10 @@ pub(super) fn resumed(origin: &Origin, held: &Held, began: Instant) {
     );
 }
 
-/// Somebody else came for a transfer while this one waited for it.
-pub(super) fn resume_taken_over(origin: &Origin, began: Instant) {
+/// It was not told what is held: somebody else came for the transfer meanwhile, or the right to it is lost.
+pub(super) fn resume_refused(origin: &Origin, refusal: &Refusal, began: Instant) {
     let Origin { peer, who, .. } = origin;
-    let refusal = Code::TakenOver.into();
-    unlooked(*peer, who, Verb::Resume, (None, None), &refusal, milliseconds(began));
+    unlooked(*peer, who, Verb::Resume, (None, None), refusal, milliseconds(began));
 }
 
 /// Somebody with a token logged in.

@@ -74,7 +74,8 @@ impl Shared {
         granted: &Granted,
     ) {
         let began = Instant::now();
-        self.tell(origin, verb, id, name, began, self.store.stat(name, granted.within.as_ref()));
+        let found = granted.check().and_then(|()| self.store.stat(name, granted.within.as_ref()));
+        self.tell(origin, verb, id, name, began, found);
     }
 
     /// What a name stands for that could not be opened as a file, if that is because it is a directory. A file

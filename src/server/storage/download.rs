@@ -54,6 +54,8 @@ impl Fetch {
     }
 
     fn open_file(&mut self, name: &Name, granted: &Granted) -> Result<Reading, Refusal> {
+        // It may have waited for a worker since it was granted.
+        granted.check()?;
         match self.files.take() {
             true => self.shared.store.open_file(name, granted.within.as_ref()),
             false => Err(Refusal::new(Code::Busy, "too many files are being read")),
@@ -149,7 +151,9 @@ impl Fetch {
         let (client, from) = (Client::of(&self.origin), self.origin.network());
         let limit = self.shared.shares.directories(client, from);
         let name = list.name.as_ref();
-        match self.shared.store.list(name, list.depth, granted.within.as_ref(), &limit) {
+        let (store, within) = (&self.shared.store, granted.within.as_ref());
+        let listing = granted.check().and_then(|()| store.list(name, list.depth, within, &limit));
+        match listing {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(list.name, granted, listing));
                 self.more(list.id);
@@ -324,5 +328,100 @@ impl Hand for Fetch {
 
     fn is_empty(&self) -> bool {
         self.gets.is_empty() && self.lists.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ftx_protocol::message::{Cache, Resume};
+    use ftx_protocol::server::Behind;
+    use ftx_protocol::{Algorithm, Depth};
+    use mio::{Poll, Token, Waker};
+
+    use super::super::upload::Bring;
+    use super::super::upload::tests::{put, shared_with};
+    use super::super::{ConnectionKey, Outcomes};
+    use super::*;
+    use crate::server::access::testing::{State, granted, line};
+    use crate::server::access::{Operation, Rights, Tokens, Who};
+    use crate::server::network::Network;
+
+    /// One job of each kind that tells or begins something, with the grant that it has by now.
+    fn each_kind(shared: &Shared, tokens: &Arc<Tokens>) -> Vec<Job> {
+        let (id, name) = (RequestId(1), Name::parse(b"file").unwrap());
+        let (digest, cache) = (Algorithm::Sha256, Cache::Use);
+        let granted = |operation: &_| granted(tokens, 1, operation);
+        let get = Get { id, name: name.clone(), digest, at: 0, version: None, cache, need: vec![] };
+        let stat = || Stat { id, ..Stat::of(name.clone()) };
+        let sum = || Stat { digest: Some(digest), ..stat() };
+        let nowhere = Name::parse(b"nowhere").unwrap();
+        let list = List { id, name: Some(nowhere.clone()), depth: Depth::One, need: vec![] };
+        let resume = Resume { id, transfer: put(1).transfer, need: vec![] };
+        let begun = put(1);
+        let begins = Operation::Put { name: &name, condition: &begun.condition };
+        let place = shared.places.take(Network::OwnMachine).unwrap();
+        vec![
+            Job::Open(get, granted(&Operation::Get(&name))),
+            Job::Sum(sum(), granted(&Operation::Sum(&name))),
+            Job::Sum(stat(), granted(&Operation::Stat(&name))),
+            Job::Stat(stat(), granted(&Operation::Stat(&name))),
+            Job::List(list, granted(&Operation::List(Some(&nowhere)))),
+            Job::Resume(resume, granted(&Operation::Resume)),
+            Job::Begin(put(1), Behind::Nothing, granted(&begins), place),
+        ]
+    }
+
+    /// What a worker answers to each.
+    fn answers(shared: &Arc<Shared>, jobs: Vec<Job>) -> Vec<Option<Code>> {
+        let key = ConnectionKey::new(0, 0, 1);
+        let origin = || Origin { key, peer: ([127, 0, 0, 1], 1).into(), who: Who::Nobody };
+        let mut scratch = [0; 16];
+        jobs.into_iter()
+            .map(|job| {
+                let (mut fetch, mut bring);
+                let hand: &mut dyn Hand = match &job {
+                    Job::Stat(..) | Job::Resume(..) | Job::Begin(..) => {
+                        bring = Bring::new(Arc::clone(shared), origin());
+                        &mut bring
+                    }
+                    _ => {
+                        fetch = Fetch::new(Arc::clone(shared), origin());
+                        &mut fetch
+                    }
+                };
+                hand.work(job, &mut scratch);
+                hand.pause(Ahead::Nothing);
+                shared.outcomes.take(0).into_iter().find_map(|(_, outcome)| match outcome {
+                    Outcome::Event(Event::Refused { refusal, .. }) => Some(refusal.code),
+                    _ => None,
+                })
+            })
+            .collect()
+    }
+
+    fn world(directory: &Path) -> (Arc<Shared>, State, Arc<Tokens>) {
+        std::fs::write(directory.join("file"), "x").unwrap();
+        let waker = Waker::new(Poll::new().unwrap().registry(), Token(0)).unwrap();
+        let shared = shared_with(directory, Arc::new(Outcomes::new(&[Arc::new(waker)])));
+        let state = State::new();
+        state.add(line(1, Rights::ALL, None));
+        let tokens = state.tokens();
+        (shared, state, tokens)
+    }
+
+    /// A worker comes to it late: behind a slow disk, say.
+    #[test]
+    fn what_waits_until_its_token_is_gone_is_neither_opened_nor_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (shared, state, tokens) = world(directory.path());
+        let _watch = tokens.watch(|| {}).unwrap();
+        let good = answers(&shared, each_kind(&shared, &tokens));
+        assert_eq!(good, [None, None, None, None, Some(Code::NotFound), None, None]);
+        let wait = each_kind(&shared, &tokens);
+        state.change(Vec::clear);
+        assert_eq!(answers(&shared, wait), [Some(Code::Denied); 7]);
+        shared.committer.finish();
     }
 }

@@ -268,7 +268,7 @@ impl Transfers {
     /// Has a request wait in a slot, in the place of one that waits there.
     fn succeed(&self, inside: &mut Inside, successor: Successor) {
         if let Some(earlier) = inside.successor.replace(successor) {
-            audit::resume_taken_over(&earlier.origin, earlier.began);
+            audit::resume_refused(&earlier.origin, &Code::TakenOver.into(), earlier.began);
             self.outcomes.push_event(earlier.origin.key, taken_over(earlier.id));
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ftx_disk::store;
 use ftx_protocol::limits::RESUMABLE_BYTES;
-use ftx_protocol::message::{End, Put};
+use ftx_protocol::message::{End, Put, Resume};
 use ftx_protocol::server::{Behind, Event};
 use ftx_protocol::{Code, Name, Refusal, RequestId, Verb};
 
@@ -44,7 +44,10 @@ impl Bring {
     fn begin(&mut self, put: Put, behind: Behind, granted: Granted, place: Place) {
         let (id, name, began) = (put.id, put.name.clone(), Instant::now());
         let transfers = &self.shared.transfers;
-        let slot = match transfers.claim(&put, &self.origin, granted, place, began) {
+        let claimed = granted
+            .check()
+            .and_then(|()| transfers.claim(&put, &self.origin, granted, place, began));
+        let slot = match claimed {
             Ok(slot) => slot,
             Err(refusal) => return self.refuse(id, &name, Came::Nowhere, refusal, began),
         };
@@ -97,6 +100,17 @@ impl Bring {
                 Ok(Some(PARTIALS_OF_ANYONE))
             }
             (None, _) => Ok(None),
+        }
+    }
+
+    fn resume(&self, resume: &Resume, granted: &Granted) {
+        let (id, began) = (resume.id, Instant::now());
+        match granted.check() {
+            Ok(()) => self.shared.transfers.resume(resume, &self.origin, granted.owner.as_ref()),
+            Err(refusal) => {
+                audit::resume_refused(&self.origin, &refusal, began);
+                self.shared.outcomes.push_event(self.origin.key, Event::Refused { id, refusal });
+            }
         }
     }
 
@@ -238,9 +252,7 @@ impl Hand for Bring {
             Job::Finish(end) => self.finish(&end),
             Job::Discard(id, refusal) => self.end(id, &refusal, Ending::Discard),
             Job::Suspend(id) => self.end(id, &Code::Aborted.into(), Ending::Suspend),
-            Job::Resume(resume, granted) => {
-                self.shared.transfers.resume(&resume, &self.origin, granted.owner.as_ref());
-            }
+            Job::Resume(resume, granted) => self.resume(&resume, &granted),
             Job::Stat(stat, granted) => {
                 self.shared.stat(&self.origin, Verb::Stat, stat.id, &stat.name, &granted);
             }
@@ -298,7 +310,6 @@ fn beginning(put: Put, granted: &Granted, unfinished_max: Option<usize>) -> stor
 pub(super) mod tests {
     use ftx_disk::store::{Access, Memory, Options, Store};
     use ftx_disk::sys::Native;
-    use ftx_protocol::message::Resume;
     use ftx_protocol::{Algorithm, Condition, Durability, TransferId};
 
     use super::super::committer::Committer;
@@ -313,6 +324,13 @@ pub(super) mod tests {
     use crate::server::network::Network;
 
     pub(in super::super) fn shared(directory: &std::path::Path) -> Arc<Shared> {
+        shared_with(directory, Arc::new(Outcomes::new(&[])))
+    }
+
+    pub(in super::super) fn shared_with(
+        directory: &std::path::Path,
+        outcomes: Arc<Outcomes>,
+    ) -> Arc<Shared> {
         let options = Options {
             access: Access::ReadWrite,
             durability: Durability::None,
@@ -321,7 +339,6 @@ pub(super) mod tests {
             free_min_bytes: 0,
         };
         let store = Arc::new(Store::open(Native, directory, options).unwrap().0);
-        let outcomes = Arc::new(Outcomes::new(&[]));
         let transfers = Arc::new(Transfers::new(Arc::clone(&store), Arc::clone(&outcomes)));
         let of = (Arc::clone(&store), Arc::clone(&outcomes), Arc::clone(&transfers));
         Arc::new(Shared {
