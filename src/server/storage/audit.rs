@@ -301,7 +301,7 @@ fn why(refusal: &Refusal) -> &str {
 
 /// What a peer may have chosen, as one word: a name with ` who=root` in it is no field of the line.
 #[derive(Clone, Copy)]
-struct Word<T>(T);
+pub(super) struct Word<T>(pub(super) T);
 
 impl<T: Display> Display for Word<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -333,11 +333,12 @@ impl Hand for Fetch {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Seek};
     use std::path::Path;
 
     use ftx_protocol::message::{Cache, Resume};
     use ftx_protocol::server::Behind;
-    use ftx_protocol::{Algorithm, Depth};
+    use ftx_protocol::{Algorithm, Depth, Digest};
     use mio::{Poll, Token, Waker};
 
     use super::super::upload::Bring;
@@ -422,6 +423,41 @@ mod tests {
         let wait = each_kind(&shared, &tokens);
         state.change(Vec::clear);
         assert_eq!(answers(&shared, wait), [Some(Code::Denied); 7]);
+        shared.committer.finish();
+    }
+
+    /// What is written to the log meanwhile.
+    fn logged(act: impl FnOnce()) -> String {
+        let mut log = tempfile::tempfile().unwrap();
+        let writer = Arc::new(log.try_clone().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, act);
+        let mut text = String::new();
+        log.rewind().unwrap();
+        log.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_name_is_one_word_where_corruption_is_told_of_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let (shared, _state, _tokens) = world(directory.path());
+        std::fs::write(directory.path().join("x who=root"), "x").unwrap();
+        let name = Name::parse(b"x who=root").unwrap();
+        // What it had before, when it was known for long enough.
+        let before = Digest { algorithm: Algorithm::Sha256, bytes: [1; 32] };
+        let digests = shared.store.digests();
+        while digests
+            .digest(shared.store.open_file(&name, None).unwrap().identity(), before.algorithm)
+            .is_none()
+        {
+            digests.remember(shared.store.open_file(&name, None).unwrap().seen(), before);
+        }
+        let (digest, cache) = (before.algorithm, Cache::Bypass);
+        let get = Get { id: RequestId(1), name, digest, at: 0, version: None, cache, need: vec![] };
+        let log = logged(|| drop(answers(&shared, vec![Job::Open(get, Granted::default())])));
+        let line = log.lines().find(|line| line.contains("CORRUPTION")).unwrap();
+        assert!(line.contains(r"name=x\x20who=root"), "{line}");
         shared.committer.finish();
     }
 }

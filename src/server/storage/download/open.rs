@@ -293,7 +293,7 @@ impl Open {
         let digests = shared.store.digests();
         if digests.remember(self.reading.seen(), digest) == Remembered::Corrupt {
             error!(
-                name = %self.name,
+                name = %audit::Word(&self.name),
                 %digest,
                 algorithm = %self.algorithm,
                 cache = ?self.cache,
