@@ -16,14 +16,11 @@ use std::time::SystemTime;
 
 use ftx::server::access::file_time;
 use ftx_disk::landing::{Landing, Replace};
-use ftx_disk::sys::{Native, make_durably};
+use ftx_disk::sys::{LINKS_MAX, Native, make_durably};
 use ftx_protocol::{Durability, Escaped};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid, geteuid};
-
-/// Links on one way, as Linux has it.
-const LINKS_MAX: u32 = 40;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 

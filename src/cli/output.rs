@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use ftx_client::{Class, Failure, Sink};
+use ftx_disk::sys::LINKS_MAX;
 use rustix::fs::OFlags;
 
 /// What takes the content that goes to a path: a file is replaced when all of it is there; a device,
@@ -95,7 +96,6 @@ pub fn is_directory(path: &Path) -> bool {
 /// Whether a path is a device, or a symlink that leads to where the system keeps its own: such a
 /// thing is written into, never replaced.
 fn leads_to_the_system(path: &Path) -> bool {
-    const LINKS_MAX: u32 = 40;
     let mut here = path.to_owned();
     for _ in 0..LINKS_MAX {
         // What is in memory there is as ordinary as a file elsewhere.

@@ -26,6 +26,7 @@ mod walk;
 pub use known::KnownNames;
 pub use native::{Native, make_durably, raise_descriptor_limit, sync_above};
 pub use platform::{READ_OUTSIDE, send_file};
+pub use walk::LINKS_MAX;
 
 /// The calls. A `part` is one component (no `/`, not `.` or `..`), so such a call resolves
 /// nothing and follows nothing: it acts in the directory that is held open, on that entry.

@@ -13,7 +13,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::{Want, platform};
 
 /// Symlinks followed for one name, as in Linux.
-const LINKS_MAX: u32 = 40;
+pub const LINKS_MAX: u32 = 40;
 
 pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Result<OwnedFd> {
     let mut ahead: VecDeque<Vec<u8>> = name.parts().map(<[u8]>::to_vec).collect();
