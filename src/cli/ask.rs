@@ -78,11 +78,13 @@ pub fn print_each(
     tally.exit()
 }
 
+/// In seconds since 1970. From here on a time cannot be written as others are.
+pub const YEAR_10_000: u64 = 253_402_300_800;
+
 /// As people write it, where there is a way: between 1970 and 9999. Else the seconds since 1970.
 pub fn shown_time(seconds: i64) -> String {
-    const YEAR_10000: u64 = 253_402_300_800;
     match u64::try_from(seconds) {
-        Ok(seconds) if seconds < YEAR_10000 => {
+        Ok(seconds) if seconds < YEAR_10_000 => {
             let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
             humantime::format_rfc3339_seconds(time).to_string()
         }

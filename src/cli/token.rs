@@ -20,6 +20,7 @@ use ftx_protocol::{Escaped, Name, Owner, Token as Secret};
 use indicatif::HumanBytes;
 use serde_json::json;
 
+use super::ask::YEAR_10_000;
 use super::exit::Exit;
 use super::output::check_stdout;
 use super::remote::{Tally, print, run, wrong};
@@ -372,9 +373,8 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// From here on a time cannot be written as others are.
 fn year_10_000() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800)
+    SystemTime::UNIX_EPOCH + Duration::from_secs(YEAR_10_000)
 }
 
 fn bytes(text: &str) -> Result<NonZeroU64, String> {
