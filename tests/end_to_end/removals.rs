@@ -193,6 +193,32 @@ fn a_directory_that_a_removal_has_changed_while_it_was_listed_is_listed_once_mor
     assert_eq!(summary(&output)["removed"], 1);
 }
 
+/// What goes as a whole may be gone before all of it was listed, and what is behind it in a message is told of before that.
+#[test]
+fn what_could_not_be_listed_of_a_directory_that_goes_as_a_whole_is_no_failure() {
+    let world = World::new();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    for (name, code) in [("tree/y/deep", 0), ("tree/yes", 4)] {
+        let server = answering(move |talk, kind, fields| {
+            if kind == "list" {
+                let entries = ["tree/x", "tree/y"].map(|name| entry(name, "directory"));
+                let unread = |name| [json!({"name": name, "code": "not_found", "message": "No."})];
+                talk.say(json!({"entries": {
+                    "id": fields["id"], "entries": entries, "unread": unread("tree/x/deep"),
+                }}));
+                talk.say(json!({"entries": {"id": fields["id"], "unread": unread(name)}}));
+            }
+            if kind == "more" { Answer::Said } else { Answer::Ok }
+        });
+        let put = ["put", "-r", "--delete", "--json", "tree"];
+        let output = run_to_its_end(&mut world.ftx(server, put));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert_eq!(summary(&output)["removed"], 2, "{said}");
+        assert!(!said.contains("deep"), "{said}");
+    }
+}
+
 /// A server that is too busy for the first put, and has done what was asked behind it when the client hears so.
 #[test]
 fn a_directory_gets_its_time_behind_a_file_that_is_put_again_though_it_had_it_already() {

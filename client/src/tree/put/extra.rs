@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use ftx_disk::sys::{Disk, Native, Want};
 use ftx_protocol::message::{self, Remove};
-use ftx_protocol::{Code, Name, Refusal, RequestId};
+use ftx_protocol::{Code, Depth, Name, Refusal, RequestId};
 
 use super::{Job, Root, Work};
 use crate::failure::Trouble;
@@ -19,6 +19,8 @@ const EMPTIED_MAX: usize = PIPE_REQUESTS_MAX / 2;
 pub(super) struct Whole {
     root: Rc<Root>,
     look: Look,
+    /// What was come upon last that goes as a whole.
+    gone: Option<Name>,
 }
 
 /// What became of the listings of a tree before this one.
@@ -37,7 +39,11 @@ enum Look {
 
 impl Whole {
     pub(super) fn new(root: Rc<Root>) -> Self {
-        Self { root, look: Look::First }
+        Self { root, look: Look::First, gone: None }
+    }
+
+    fn again(self, look: Look) -> Self {
+        Self { look, ..Self::new(self.root) }
     }
 }
 
@@ -60,7 +66,7 @@ impl Job<'_, '_> {
         if let Some(whole) = self.listed.take()
             && whole.look == Look::Changed
         {
-            self.whole.push(Whole { look: Look::Second, ..whole });
+            self.whole.push(whole.again(Look::Second));
         }
         // Those of a tree that is listed once more wait until all is removed: what every connection can do is no progress.
         let is_first = self.whole.last().is_none_or(|whole| whole.look == Look::First);
@@ -85,7 +91,7 @@ impl Job<'_, '_> {
         let list = message::List {
             id: RequestId(0),
             name: Some(root.name.clone()),
-            depth: ftx_protocol::Depth::All,
+            depth: Depth::All,
             need: Vec::new(),
         };
         self.request(Work::List, |machine, out, now| machine.list(list, out, now))?;
@@ -105,9 +111,17 @@ impl Job<'_, '_> {
             return Err(crate::tree::listed_too_much());
         };
         let root = Rc::clone(removal.root());
+        let mut gone: Vec<Name> = Vec::new();
+        gone.extend(self.whole.last_mut().and_then(|whole| whole.gone.take()));
+        let at_once = go.iter().filter(|remove| remove.depth == Depth::All);
+        gone.extend(at_once.map(|remove| remove.name.clone()));
         self.remove_from(&root, go);
         for unread in &listed.unread {
             let Some(name) = &unread.name else { continue };
+            // It may have gone before it was listed; and what is in it does not matter.
+            if gone.iter().any(|gone| name.is_or_is_below(gone)) {
+                continue;
+            }
             if unread.code == Code::Changed && self.is_to_be_listed_again(name) {
                 continue;
             }
@@ -115,6 +129,9 @@ impl Job<'_, '_> {
             let what = format!("list {name}, to remove what is not in the source");
             let failure = Trouble::Refused(refusal).into_failure(&what, &self.client.server);
             self.fail(name.as_bytes(), &failure);
+        }
+        if let Some(whole) = self.whole.last_mut() {
+            whole.gone = gone.pop();
         }
         Ok(())
     }
@@ -148,7 +165,7 @@ impl Job<'_, '_> {
         if self.removal.take().is_some() {
             self.listed = self.whole.pop();
         }
-        self.whole.extend(self.listed.take().map(|whole| Whole { look: Look::Anew, ..whole }));
+        self.whole.extend(self.listed.take().map(|whole| whole.again(Look::Anew)));
         self.again.retain(|work| !matches!(work, Work::Remove(_)));
     }
 
