@@ -7,7 +7,7 @@
 
 mod turns;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -90,8 +90,8 @@ pub(super) struct Selector {
     connections: Slab<Entry>,
     generation: usize,
     run_queue: FairLine<Network, ConnectionKey>,
-    /// Connections that could read, had they a buffer; served in the order in which they came.
-    buffer_queue: VecDeque<ConnectionKey>,
+    /// Connections that could read, had they a buffer; served one address after the other.
+    buffer_queue: FairLine<Network, ConnectionKey>,
     /// How many of these stand in the run queue for the buffer whose turn is theirs: nobody before them takes it.
     served: usize,
     deadlines: BTreeSet<(Time, ConnectionKey)>,
@@ -145,7 +145,7 @@ impl Selector {
             connections: Slab::new(),
             generation: 0,
             run_queue: FairLine::default(),
-            buffer_queue: VecDeque::new(),
+            buffer_queue: FairLine::default(),
             served: 0,
             deadlines: BTreeSet::new(),
             pool: Pool::of_one(common.selectors),

@@ -87,6 +87,11 @@ impl Selectors {
         self.front.stopper()
     }
 
+    #[cfg(test)]
+    pub(super) fn into_front(self) -> Selector {
+        self.front
+    }
+
     /// Serves until all are over, the first of them on this thread. Where one fails, the others do
     /// not go on without it.
     pub(super) fn run(self) -> io::Result<()> {

@@ -97,7 +97,7 @@ impl Selector {
             TurnEnd::Again => self.queue(key),
             TurnEnd::WantBuffer if entry.waits == Waits::No => {
                 entry.waits = Waits::ForBuffer;
-                self.buffer_queue.push_back(key);
+                self.buffer_queue.push(Network::of(entry.connection.peer().ip()), key);
             }
             TurnEnd::WantBuffer => {}
             TurnEnd::Close(reason) => return self.close(key, reason),
@@ -133,10 +133,11 @@ impl Selector {
         }
     }
 
-    /// Gives those that have waited longest for a buffer their turn, as many as there are buffers.
+    /// Gives those that wait for a buffer their turn, as many as there are buffers: of each address the one that has waited
+    /// longest.
     pub(super) fn serve_buffers(&mut self) {
         while self.buffers_to_give() > 0
-            && let Some(key) = self.buffer_queue.pop_front()
+            && let Some(key) = self.buffer_queue.pop()
         {
             if let Some(entry) = self.entry(key) {
                 entry.waits = Waits::Served;
@@ -150,5 +151,85 @@ impl Selector {
     pub(super) fn buffers_to_give(&self) -> usize {
         let free = self.pool.available().saturating_add(usize::from(self.spare.is_some()));
         free.saturating_sub(self.served)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use ftx_protocol::Durability;
+
+    use super::*;
+    use crate::server::access::{Policy, PolicyOptions};
+    use crate::server::doors::Pass;
+    use crate::server::front::Arrival;
+    use crate::server::{Access, DoorOptions, Listen, OpenMax, Options, Server};
+
+    fn selector(directory: &Path) -> Selector {
+        let minute = Duration::from_secs(60);
+        let options = Options {
+            directory: directory.to_owned(),
+            policy: PolicyOptions::default(),
+            identity: None,
+            tokens: None,
+            doors: DoorOptions::default(),
+            access: Access::ReadWrite,
+            durability: Durability::None,
+            size_max_bytes: 1,
+            free_min_bytes: 0,
+            connections_max: 100,
+            open_max: OpenMax { puts: 2, files: 2, directories: 2 },
+            requests_max: 100,
+            threads: 1,
+            limit_rate: None,
+            header_timeout: minute,
+            idle_timeout: minute,
+            partial_ttl: minute,
+            abandoned_after: minute,
+            drain_timeout: minute,
+        };
+        let at = Listen::At(vec!["127.0.0.1:0".parse().unwrap()]);
+        Server::bind(options, at).unwrap().selectors.into_front()
+    }
+
+    /// A connection that has something to be read, as from this address, after its turn.
+    fn arrive(selector: &mut Selector, from: [u8; 4]) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"{").unwrap();
+        let socket = listener.accept().unwrap().0;
+        socket.peek(&mut [0]).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let peer = SocketAddr::from((from, 1));
+        let policy = Policy::of(&PolicyOptions::default(), ([127, 0, 0, 1], 1).into());
+        let socket = mio::net::TcpStream::from_std(socket);
+        let now = selector.now();
+        selector.admit(Arrival { socket, peer, policy, pass: Pass::default() }, now);
+        while !selector.run_queue.is_empty() {
+            selector.give_turns(now);
+        }
+        client
+    }
+
+    #[test]
+    fn an_address_with_many_connections_that_want_buffers_lets_another_one_have_the_next() {
+        let home = tempfile::tempdir().unwrap();
+        let mut selector = selector(&home.path().join("served"));
+        let mut out: Vec<_> = std::iter::from_fn(|| selector.pool.take()).collect();
+        let (many, one) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+        let clients = [many, many, many, many, one].map(|from| arrive(&mut selector, from));
+        assert_eq!(selector.buffer_queue.len(), clients.len());
+        out.truncate(out.len() - 2);
+        selector.serve_buffers();
+        let served = selector.connections.iter().filter(|(_, entry)| entry.waits == Waits::Served);
+        let served: Vec<_> = served.map(|(_, entry)| entry.connection.peer().ip()).collect();
+        assert_eq!(served, [many, one].map(IpAddr::from));
+        let directory = Arc::clone(&selector.directory);
+        drop(selector);
+        Arc::into_inner(directory).unwrap().finish();
     }
 }
