@@ -197,6 +197,11 @@ impl Tls {
         self.lock().flush(socket)
     }
 
+    /// Bytes that were taken, encrypted, and are not out.
+    pub fn unsent_bytes(&self) -> usize {
+        self.lock().unsent.rest().len()
+    }
+
     /// Says that nothing more will be written, once, and sends what was taken. Before the handshake is
     /// over there is nothing to say it with, and the peer sees a cut.
     pub fn close<S: Read + Write>(&self, socket: &mut S) -> io::Result<()> {

@@ -249,3 +249,40 @@ fn a_reader_that_was_slow_has_its_patience_back_when_it_has_read() {
         }
     }
 }
+
+/// The client has said that it is done, and the server too; but the driver holds something back.
+#[test]
+fn what_is_not_out_at_the_end_is_waited_for_as_before_and_not_for_ever() {
+    let finished = || {
+        let mut server = greeted();
+        server.receive_end(Time(0));
+        while let Output::Bytes(bytes) = server.output(Time(0)) {
+            let count = bytes.len() as u64;
+            server.wrote(count, Time(0));
+        }
+        assert_eq!(server.closed(), Some(Reason::Finished));
+        assert_eq!(server.deadline(), None);
+        server.blocked(Time(0));
+        server
+    };
+    let mut server = finished();
+    assert_eq!(server.deadline(), Some(Time(0).after(IDLE_TIMEOUT)));
+    server.on_time(Time(0).after(IDLE_TIMEOUT));
+    assert_eq!(server.closed(), Some(Reason::Finished));
+    let every = Duration::from_secs(2);
+    // How often somebody takes so many bytes before it is over.
+    let times = |bytes: u64| {
+        let (mut server, mut now) = (finished(), Time(0));
+        for times in 0..1_000 {
+            now = now.after(every);
+            if server.deadline().unwrap() <= now {
+                return times;
+            }
+            server.wrote_late(bytes, now);
+            server.blocked(now);
+        }
+        1_000
+    };
+    assert_eq!(times(1), 5, "a byte now and then keeps nothing");
+    assert_eq!(times(2 * 1024), 1_000, "who is as fast as a reader must be is waited for");
+}

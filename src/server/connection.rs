@@ -243,9 +243,9 @@ impl Connection {
 
     /// When it wants to be told of the time, as it is after a turn.
     pub(super) fn deadline(&self, now: Time) -> Option<Time> {
-        let leaving = self.guest.as_ref().and_then(|guest| guest.deadline());
+        let token = self.guest.as_ref().and_then(|guest| guest.deadline());
         let rest = (self.rest == Rest::Later).then(|| now.after(REST_AFTER));
-        [self.machine.deadline(), leaving, rest].into_iter().flatten().min()
+        [self.machine.deadline(), token, rest].into_iter().flatten().min()
     }
 
     /// Finishes what runs and takes no more.
@@ -510,7 +510,7 @@ impl Connection {
                 return None;
             }
             Output::Shutdown => {
-                self.end_saying();
+                self.end_saying(now);
                 return None;
             }
             _ if !self.writable => return None,

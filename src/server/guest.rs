@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ftx_channel::ServerConfig;
-use ftx_protocol::limits::LINGER;
 use ftx_protocol::server::NoMore;
 use ftx_protocol::token::Token;
 use ftx_protocol::{Code, Refusal, Time};
@@ -33,21 +32,12 @@ pub(super) struct Guest {
     principal: Principal,
     /// When the time of its token is over, as far as is known.
     token_ends: Option<Time>,
-    leaving: Leaving,
-}
-
-/// Whether what was said last is out. Inside TLS it may not be, though all of it was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leaving {
-    No,
-    /// The connection is over but for that.
-    Until(Time),
 }
 
 impl Guest {
     pub(super) fn new(house: Arc<House>, policy: Policy, pass: Pass) -> Self {
         let principal = Principal::Nobody;
-        Self { house, policy, pass, principal, token_ends: None, leaving: Leaving::No }
+        Self { house, policy, pass, principal, token_ends: None }
     }
 
     pub(super) fn tls(&self) -> Option<&Arc<ServerConfig>> {
@@ -118,23 +108,8 @@ impl Guest {
         access::authorize(&mut self.principal, operation, now)
     }
 
-    /// Until when the connection, which is over, waits for what was said to be out.
-    pub(super) fn leaves_at(&mut self, now: Time) -> Time {
-        match self.leaving {
-            Leaving::Until(time) => time,
-            Leaving::No => {
-                let until = now.after(LINGER);
-                self.leaving = Leaving::Until(until);
-                until
-            }
-        }
-    }
-
+    /// When its token is to be looked at.
     pub(super) fn deadline(&self) -> Option<Time> {
-        let leaving = match self.leaving {
-            Leaving::No => None,
-            Leaving::Until(time) => Some(time),
-        };
-        [leaving, self.token_ends].into_iter().flatten().min()
+        self.token_ends
     }
 }

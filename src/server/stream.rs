@@ -85,6 +85,14 @@ impl Stream {
         }
     }
 
+    /// Bytes of what was written that the socket has not taken.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Tls(secured) => secured.tls.unsent_bytes(),
+        }
+    }
+
     /// Says that nothing more will be written. `WouldBlock`: not all of what was written is out; to
     /// be called again.
     pub(super) fn shut_down_sending(&self) -> io::Result<()> {

@@ -87,3 +87,33 @@ fn records_of_one_byte_are_as_good_and_do_not_hold_up_others() {
     peer.say(end(1, b"hello"));
     assert!(peer.line()["done"].is_object());
 }
+
+/// What no kernel has taken when the server is done would be lost. It is so for answers of a certain length, which
+/// depends on the system: there are some of all lengths, and each ends with one of which TLS takes all in one step.
+#[test]
+fn the_last_words_wait_for_a_client_that_is_done_and_reads_late() {
+    const STEP: usize = 40 * 1024;
+    const PEERS: usize = 100;
+    let world = World::open();
+    std::fs::write(world.served().join("large"), noise(PEERS * STEP, 1)).unwrap();
+    std::fs::write(world.served().join("small"), noise(60_000, 1)).unwrap();
+    let ask = |number| {
+        let mut peer = world.greeted();
+        let at = (PEERS - number) * STEP;
+        peer.say(json!({"get": {"id": 1, "name": "large", "digest": "sha256", "at": at}}));
+        peer.say(json!({"get": {"id": 2, "name": "small", "digest": "sha256"}}));
+        peer.stream().end();
+        peer
+    };
+    let mut peers: Vec<_> = (1..=PEERS).map(ask).collect();
+    std::thread::sleep(Duration::from_millis(3_500));
+    for peer in &mut peers {
+        let mut ended = 0;
+        while ended < 2 {
+            let (line, _) = peer.past_parts();
+            assert!(line["file"].is_object() || line["end"].is_object(), "{line}");
+            ended += usize::from(line["end"].is_object());
+        }
+        assert!(peer.is_ended());
+    }
+}

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::requests::{Progress, Request};
-use super::{DrainCause, Inbound, Server, Settings, Stage};
+use super::{DrainCause, Inbound, Reason, Server, Settings, Stage};
 use crate::clock::Time;
 use crate::error::Code;
 use crate::limits::{
@@ -70,6 +70,11 @@ impl Server {
         self.reading.not_blocked(now);
     }
 
+    /// So many bytes are out only now that the driver had taken before: inside TLS it holds some back.
+    pub fn wrote_late(&mut self, count: u64, now: Time) {
+        self.reading.wrote(count, now);
+    }
+
     /// When [`Server::on_time`] has to be called, at the latest.
     pub fn deadline(&self) -> Option<Time> {
         let alive = self.owes_a_sign().then(|| self.spoke.after(ALIVE_EVERY));
@@ -93,6 +98,8 @@ impl Server {
         let Settings { header_timeout, idle_timeout, .. } = *self.settings;
         let unread = self.reading.deadline(idle_timeout);
         let silent = match &self.stage {
+            // The last of what was said may not be out yet.
+            Stage::Closed(Reason::Finished) => None,
             Stage::Closed(_) => return None,
             Stage::Linger { until, .. } => return Some(*until),
             Stage::Drain(DrainCause::PeerFinished) => None,

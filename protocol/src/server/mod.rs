@@ -13,7 +13,8 @@
 //!    [`Server::blocked`] when nothing more could be written, and [`Server::not_blocked`] when there may be room
 //!    again: the clocks that time the peer run only where it is waited for.
 //! 4. Call [`Server::on_time`] at [`Server::deadline`].
-//! 5. When [`Server::closed`] has a reason, close.
+//! 5. When [`Server::closed`] has a reason, close. If it is [`Reason::Finished`], and what was written is not out yet, say
+//!    [`Server::blocked`] and [`Server::wrote_late`] until it is, or [`Server::deadline`] has come.
 //!
 //! Nothing a peer sends, and nothing storage answers, makes it panic.
 

@@ -2,10 +2,10 @@
 
 use std::io::ErrorKind;
 
-use ftx_protocol::Time;
 use ftx_protocol::server::Reason;
+use ftx_protocol::{Code, Time};
 
-use super::{Connection, TurnEnd};
+use super::{Connection, Machine, TurnEnd};
 
 /// How far the end of what this side says has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,34 +44,44 @@ impl Connection {
     }
 
     /// Says that nothing more will be said, behind what was written.
-    pub(super) fn end_saying(&mut self) {
+    pub(super) fn end_saying(&mut self, now: Time) {
         let can_say = self.writable || self.stream.plain().is_some();
-        if self.saying != Saying::Ended && can_say {
-            match self.stream.shut_down_sending() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                // A socket that is gone already is what this would bring about.
-                Ok(()) | Err(_) => self.saying = Saying::Ended,
+        if self.saying == Saying::Ended || !can_say {
+            return;
+        }
+        let before = self.stream.unsent_bytes();
+        match self.stream.shut_down_sending() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.writable = false;
+                let out = before.saturating_sub(self.stream.unsent_bytes());
+                self.machine.wrote_late(out as u64, now);
+                self.machine.blocked(now);
             }
+            // A socket that is gone already is what this would bring about.
+            Ok(()) | Err(_) => self.saying = Saying::Ended,
         }
     }
 
     /// The machine is done. What it said may not be out yet, inside TLS: the last acknowledgement
-    /// must not be lost, and a peer that does not read is not waited for without end. One that was
-    /// told of an error has had its time to read it.
+    /// must not be lost, and who reads on slowly is waited for as before. One that was told of an error has
+    /// had its time to read it.
     pub(super) fn leave(&mut self, reason: Reason, now: Time) -> TurnEnd {
-        if reason == Reason::Finished {
-            self.end_saying();
+        if reason != Reason::Finished || !self.stream.is_ready() {
+            return TurnEnd::Close(reason);
         }
-        let is_out = reason != Reason::Finished
-            || self.saying == Saying::Ended
-            || self.stream.plain().is_some()
-            || !self.stream.is_ready();
-        match &mut self.guest {
-            Some(guest) if !is_out => match guest.leaves_at(now) {
-                until if now < until => TurnEnd::Wait,
-                _ => TurnEnd::Close(reason),
-            },
-            _ => TurnEnd::Close(reason),
+        let is_over = |machine: &Machine| machine.deadline().is_some_and(|end| end <= now);
+        // The system tells of room only when there is much of it.
+        self.writable |= is_over(&self.machine);
+        self.end_saying(now);
+        match self.saying {
+            Saying::Ended => TurnEnd::Close(reason),
+            Saying::On | Saying::Held if is_over(&self.machine) => {
+                TurnEnd::Close(Reason::Failed(Code::Timeout))
+            }
+            Saying::On | Saying::Held => {
+                self.machine.blocked(now);
+                TurnEnd::Wait
+            }
         }
     }
 }
