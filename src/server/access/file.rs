@@ -202,9 +202,7 @@ impl TokensFile {
     /// Excludes other writers until it is dropped.
     fn alone(&self) -> Result<File, TokensError> {
         let path = self.state.join("tokens.lock");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(ITSELF);
-        let file = options.open(&path).map_err(|error| cannot_open(error, &path))?;
+        let file = open_lock(&path)?;
         file.lock().map_err(TokensError::system("lock", &path))?;
         Ok(file)
     }
@@ -227,6 +225,13 @@ fn cannot_open(error: io::Error, path: &Path) -> TokensError {
         Some(Errno::LOOP) => TokensError::NotAFile { path: Escaped::of(path).to_string() },
         _ => TokensError::system("open", path)(error),
     }
+}
+
+/// Opens a file that is there to be locked; makes it, if it is not.
+pub(super) fn open_lock(path: &Path) -> Result<File, TokensError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(ITSELF);
+    options.open(path).map_err(|error| cannot_open(error, path))
 }
 
 /// Opens a file of the state directory, if it is there.

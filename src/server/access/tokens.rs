@@ -21,7 +21,7 @@ use super::line::{Line, TokenName, system_time, token_digest};
 use super::principal::{Member, gone};
 use super::rights::Rights;
 use super::usage::{Account, Share};
-use super::usage_file::{UsageFile, Used};
+use super::usage_file::{Changed, UsageFile, Used};
 use super::watch::Watch;
 use crate::server::lock::lock;
 
@@ -124,6 +124,14 @@ enum Seen {
 pub(super) enum Looked {
     Same,
     Changed,
+}
+
+/// Whether what was used is written down, as far as it can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Saved {
+    Yes,
+    /// Another server does the same at this moment.
+    NotNow,
 }
 
 impl Tokens {
@@ -290,10 +298,10 @@ impl Tokens {
 
     /// Writes down what was used since that was last done, if it was anything. It is added to what is written: another
     /// server may go by the same tokens, and one that takes no files has nothing to add.
-    pub(super) fn save_usage(&self) {
+    pub(super) fn save_usage(&self) -> Saved {
         let mut looking = lock(&self.looking);
         let Looking { seen: Seen::Good(_), lines, accounts, written } = &mut *looking else {
-            return;
+            return Saved::Yes;
         };
         let settled: Used = lines
             .iter()
@@ -301,9 +309,9 @@ impl Tokens {
             .collect();
         let before = |id| written.get(id).copied().unwrap_or(0);
         if settled.iter().all(|(id, now)| *now == before(id)) {
-            return;
+            return Saved::Yes;
         }
-        let added = self.usage.read().and_then(|mut used| {
+        let added = self.usage.change(|used| {
             used.retain(|id, _| settled.contains_key(id));
             for (id, now) in &settled {
                 let all = used.entry(*id).or_default();
@@ -311,12 +319,13 @@ impl Tokens {
                 *all = all.saturating_add(*now).saturating_sub(before(id));
             }
             used.retain(|_, bytes| *bytes > 0);
-            self.usage.write(&used)
         });
         match added {
-            Ok(()) => *written = settled,
+            Ok(Changed::Yes) => *written = settled,
+            Ok(Changed::NotNow) => return Saved::NotNow,
             Err(error) => tracing::error!("{error}: a restart would forget what tokens have used"),
         }
+        Saved::Yes
     }
 
     fn table(&self) -> Arc<Table> {
@@ -640,7 +649,7 @@ mod tests {
         let text = std::fs::read(&path).unwrap();
         std::fs::write(&path, "garbage").unwrap();
         tokens.look();
-        tokens.save_usage();
+        assert_eq!(tokens.save_usage(), Saved::Yes);
         std::fs::write(&path, &text).unwrap();
         tokens.look();
         assert_eq!(code(share(&tokens, 1).reserve(0, Some(31))), Some(Code::Quota));
@@ -678,5 +687,44 @@ mod tests {
         assert!(share(&tokens, 3).reserve(0, Some(100)).is_ok(), "another token of that name");
         std::fs::write(state.directory.path().join("usage"), "garbage").unwrap();
         assert!(Tokens::open(state.directory.path()).is_err());
+    }
+
+    #[test]
+    fn servers_that_go_by_the_same_tokens_lose_nothing_of_what_each_was_brought() {
+        const TIMES: u64 = 15;
+        let state = State::new();
+        state.add(Line { max_bytes: Some(1_000_000), ..line(1, Rights::ALL, None) });
+        let servers = [(); 3].map(|()| state.tokens());
+        std::thread::scope(|scope| {
+            for tokens in &servers {
+                scope.spawn(|| {
+                    for _ in 0..TIMES {
+                        let share = tokens.find(Owner([1; 8])).unwrap().share();
+                        share.reserve(0, Some(1)).unwrap().keep();
+                        while tokens.save_usage() == Saved::NotNow {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+        });
+        let used = UsageFile::of_state(state.directory.path()).read().unwrap();
+        assert_eq!(used[&Owner([1; 8])], 3 * TIMES);
+    }
+
+    /// One that is stopped while it writes, say.
+    #[test]
+    fn a_server_that_cannot_write_down_what_was_used_goes_on_looking_at_the_tokens() {
+        let state = State::new();
+        state.add(Line { max_bytes: Some(100), ..line(1, Rights::ALL, None) });
+        let tokens = state.tokens();
+        tokens.find(Owner([1; 8])).unwrap().share().reserve(0, Some(10)).unwrap().keep();
+        let lock = std::fs::File::create(state.directory.path().join("usage.lock")).unwrap();
+        lock.lock().unwrap();
+        assert_eq!(tokens.save_usage(), Saved::NotNow);
+        drop(lock);
+        assert_eq!(tokens.save_usage(), Saved::Yes);
+        let used = UsageFile::of_state(state.directory.path()).read().unwrap();
+        assert_eq!(used[&Owner([1; 8])], 10);
     }
 }

@@ -2,12 +2,13 @@
 //! seconds: a crash forgives what came since.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use ftx_protocol::{Escaped, Owner};
 use serde::Deserialize;
 
-use super::file::{TokensError, open_private, replace};
+use super::file::{TokensError, open_lock, open_private, replace};
 use super::line::BadText;
 
 /// The first line.
@@ -24,6 +25,14 @@ pub type Used = BTreeMap<Owner, u64>;
 struct UsedLine {
     id: Owner,
     bytes: u64,
+}
+
+/// Whether the file says what it is to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changed {
+    Yes,
+    /// Another server writes it.
+    NotNow,
 }
 
 /// See the module's documentation.
@@ -49,8 +58,28 @@ impl UsageFile {
             .map_err(|error| TokensError::Text { path: Escaped::of(&self.path).to_string(), error })
     }
 
-    pub(super) fn write(&self, used: &Used) -> Result<(), TokensError> {
-        replace(&self.path, USAGE_PART, &text_of(used))
+    /// Replaces what it says by what is made of that, while no other server does.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub(super) fn change(&self, act: impl FnOnce(&mut Used)) -> Result<Changed, TokensError> {
+        let Some(_alone) = self.alone()? else { return Ok(Changed::NotNow) };
+        let mut used = self.read()?;
+        act(&mut used);
+        replace(&self.path, USAGE_PART, &text_of(&used))?;
+        Ok(Changed::Yes)
+    }
+
+    /// Excludes other servers until it is dropped; `None` while one is at it. Nobody waits: whoever writes this looks
+    /// at the tokens too, for which `ftx token` waits. So the lock is another one than that of the tokens.
+    fn alone(&self) -> Result<Option<File>, TokensError> {
+        let path = self.path.with_extension("lock");
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(None),
+            // Where a file system has no locks, it goes without.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
+        }
     }
 }
 

@@ -6,13 +6,19 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::tokens::{Looked, Tokens};
+use super::tokens::{Looked, Saved, Tokens};
 
 /// How often it looks: a stat costs a few microseconds.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How often it writes down what was used: each time costs a sync.
 const SAVE: Duration = Duration::from_secs(5);
+
+/// How long it tries to write it down at the end, while another server does the same: each has it for one sync.
+const SAVE_LAST: Duration = Duration::from_secs(2);
+
+/// And how often.
+const SAVE_AGAIN: Duration = Duration::from_millis(10);
 
 /// Keeps the tokens as the file has them, until it is dropped.
 #[derive(Debug)]
@@ -34,12 +40,14 @@ impl Watch {
                 if tokens.look() == Looked::Changed {
                     changed();
                 }
-                if saved.elapsed() >= SAVE {
-                    tokens.save_usage();
+                if saved.elapsed() >= SAVE && tokens.save_usage() == Saved::Yes {
                     saved = Instant::now();
                 }
             }
-            tokens.save_usage();
+            let end = Instant::now() + SAVE_LAST;
+            while tokens.save_usage() == Saved::NotNow && Instant::now() < end {
+                std::thread::sleep(SAVE_AGAIN);
+            }
         })?;
         Ok(Self { end: Some(end), thread: Some(thread) })
     }
