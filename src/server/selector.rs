@@ -382,8 +382,13 @@ impl Selector {
             self.deadlines.remove(&(time, key));
         }
         self.held.count(&mut entry.held_bytes, 0);
-        if entry.waits == Waits::Served {
-            self.served = self.served.saturating_sub(1);
+        match entry.waits {
+            Waits::No => {}
+            Waits::ForBuffer => {
+                let network = Network::of(entry.connection.peer().ip());
+                self.buffer_queue.remove(network, |waiting| *waiting == key);
+            }
+            Waits::Served => self.served = self.served.saturating_sub(1),
         }
         entry.connection.close();
         self.seats.free(self.number);

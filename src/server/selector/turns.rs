@@ -158,6 +158,8 @@ impl Selector {
 mod tests {
     use std::io::Write;
     use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+
+    use ftx_protocol::server::Reason;
     use std::path::Path;
     use std::sync::Arc;
 
@@ -228,6 +230,11 @@ mod tests {
         let served = selector.connections.iter().filter(|(_, entry)| entry.waits == Waits::Served);
         let served: Vec<_> = served.map(|(_, entry)| entry.connection.peer().ip()).collect();
         assert_eq!(served, [many, one].map(IpAddr::from));
+        // Of who has gone nothing waits.
+        assert_eq!(selector.buffer_queue.len(), 3);
+        let keys: Vec<_> = selector.connections.iter().map(|(_, entry)| entry.key).collect();
+        keys.into_iter().for_each(|key| selector.close(key, Reason::PeerGone));
+        assert_eq!((selector.buffer_queue.len(), selector.served), (0, 0));
         let directory = Arc::clone(&selector.directory);
         drop(selector);
         Arc::into_inner(directory).unwrap().finish();
