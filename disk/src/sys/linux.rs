@@ -32,23 +32,40 @@ pub(super) const WAY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 /// openat2 is not there: an old kernel, or a sandbox that does not know it.
 static WITHOUT_OPENAT2: AtomicBool = AtomicBool::new(false);
 
-/// getdents64 has the directory to itself as long as it runs, so what one call tells is of one moment.
+/// What getdents64 says of an entry before its name.
+const ENTRY_HEAD_BYTES: usize = 19;
+
+/// What it says of one at most: the kernel takes no name of as much as `PATH_MAX` from a file system.
+const ENTRY_MAX_BYTES: usize = (ENTRY_HEAD_BYTES + 4_096).next_multiple_of(8);
+
+/// What it says of one with such a name, which a NUL follows.
+const fn entry_bytes(name: &[u8]) -> usize {
+    ENTRY_HEAD_BYTES.saturating_add(name.len()).saturating_add(1).next_multiple_of(8)
+}
+
+/// getdents64 has the directory to itself as long as it runs, so what one call tells is of one moment. It is all, if
+/// there was room for one more entry and a second call tells of none: what the first left out for want of room may be
+/// where the second does not come to, if others replace it in between.
 pub(super) fn names_at_once(dir: &OwnedFd, piece_bytes: usize) -> io::Result<Option<KnownNames>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let own = retry_on_intr(|| fs::openat(dir, ".", flags, fs::Mode::empty()))?;
     let mut buffer = Vec::with_capacity(piece_bytes);
     let mut piece = fs::RawDir::new(&own, buffer.spare_capacity_mut());
     let mut names = KnownNames::default();
+    let mut room_bytes = Some(piece_bytes);
     while let Some(entry) = piece.next() {
-        match entry?.file_name().to_bytes() {
-            b"." | b".." => {}
-            name => names.push(name),
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        room_bytes = room_bytes.and_then(|room| room.checked_sub(entry_bytes(name)));
+        if !matches!(name, b"." | b"..") {
+            names.push(name);
         }
         if piece.is_buffer_empty() {
             break;
         }
     }
-    Ok(piece.next().transpose()?.is_none().then_some(names))
+    let had_room = room_bytes.is_some_and(|room| room >= ENTRY_MAX_BYTES);
+    Ok((had_room && piece.next().transpose()?.is_none()).then_some(names))
 }
 
 pub(super) fn open_beneath(root: &OwnedFd, name: &Name, want: Want) -> io::Result<OwnedFd> {
@@ -192,4 +209,32 @@ pub fn send_file(
 ) -> io::Result<usize> {
     let mut offset = at;
     Ok(retry_on_intr(|| fs::sendfile(socket, file, Some(&mut offset), limit))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_all_only_where_there_was_room_for_one_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["a", "name", "a-name-that-is-longer"];
+        names.iter().for_each(|name| std::fs::write(dir.path().join(name), "").unwrap());
+        let handle = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+        let all_bytes: usize =
+            [".", ".."].iter().chain(&names).map(|n| entry_bytes(n.as_bytes())).sum();
+        let told = |piece_bytes| {
+            let told = names_at_once(&handle, piece_bytes).unwrap();
+            told.map(|names| {
+                let mut names: Vec<_> = names.collect();
+                names.sort_by_key(Vec::len);
+                names
+            })
+        };
+        let enough = all_bytes + ENTRY_MAX_BYTES;
+        assert_eq!(told(enough), Some(names.map(|name| name.as_bytes().to_vec()).to_vec()));
+        for piece_bytes in [all_bytes, enough - 1] {
+            assert_eq!(told(piece_bytes), None, "{piece_bytes}");
+        }
+    }
 }

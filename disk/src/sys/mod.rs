@@ -118,7 +118,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn names(&self, dir: &Self::Handle) -> io::Result<Self::Names>;
 
     /// All names in a directory as they were at one moment, without `.` and `..`. `None` where the system
-    /// cannot, or where it takes more than `piece_bytes` to be told.
+    /// cannot, or where `piece_bytes` are not enough to be sure that these are all.
     fn names_at_once(
         &self,
         dir: &Self::Handle,
