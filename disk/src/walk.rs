@@ -32,7 +32,7 @@ const PIECE_MAX_BYTES: usize = 8 * 1024 * 1024;
 const PIECE_GROWTH: usize = 4;
 
 /// What walks that share a room may take for names: a few of the largest pieces.
-const NAMES_ROOM_BYTES: usize = 32 * 1024 * 1024;
+pub const NAMES_ROOM_BYTES: usize = 32 * 1024 * 1024;
 
 /// Room for the names of directories that are walked through whole.
 pub fn names_room() -> Arc<OpenLimit> {

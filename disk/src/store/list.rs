@@ -26,6 +26,15 @@ pub struct Listing<D: Disk> {
     open: Opened,
 }
 
+/// What a listing may take, of what it shares with others.
+#[derive(Debug, Clone)]
+pub struct ListLimits {
+    /// Directories that are open.
+    pub directories: Arc<OpenLimit>,
+    /// Bytes of names that were read and not told yet: see [`Walk::whole`].
+    pub names: Arc<OpenLimit>,
+}
+
 /// What a listing comes upon.
 #[derive(Debug)]
 pub enum Listed {
@@ -51,17 +60,17 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// When the name leads to nothing, to no directory, out of the root or of the scope `within`,
-    /// or to the store's own files; or the system refuses; or `limit`, of directories that are listed, has no
-    /// room (`busy`).
+    /// or to the store's own files; or the system refuses; or `limits` have no room for a directory
+    /// (`busy`).
     pub fn list(
         &self,
         name: Option<&Name>,
         depth: Depth,
         within: Option<&Name>,
-        limit: &Arc<OpenLimit>,
+        limits: &ListLimits,
     ) -> Result<Listing<D>, Refusal> {
         let failed = |error: &std::io::Error| refusal(Cause::Name, "opening the directory", error);
-        let mut open = Opened::under(Arc::clone(limit));
+        let mut open = Opened::under(Arc::clone(&limits.directories));
         take_one(&mut open)?;
         let directory = match name {
             Some(name) => {
@@ -76,7 +85,7 @@ impl<D: Disk> Store<D> {
             &directory,
             &self.disk.stat(&directory).map_err(|error| failed(&error))?,
         )?;
-        let walk = Walk::whole(self.disk.clone(), directory, Arc::clone(&self.names_room));
+        let walk = Walk::whole(self.disk.clone(), directory, Arc::clone(&limits.names));
         let walk = walk.map_err(|error| failed(&error))?;
         let private = self.disk.stat_part(&self.root, PRIVATE).ok();
         let private = private.map(|stat| Inode::of(&stat));

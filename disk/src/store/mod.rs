@@ -64,7 +64,7 @@ pub use checkpoint::{Checkpoint, Durable};
 pub use commit::{Settled, Step, Turn};
 #[doc(hidden)]
 pub use journal::JournalText;
-pub use list::{Listed, Listing};
+pub use list::{ListLimits, Listed, Listing};
 pub use private::{LOCK, PRIVATE};
 pub use read::{Reading, Unchanged};
 pub use trash::Swept;
@@ -269,8 +269,6 @@ pub struct Store<D: Disk> {
     /// What an acknowledgement says when everything was synced.
     best: Durability,
     room: Room,
-    /// For the names in directories that are listed.
-    names_room: Arc<OpenLimit>,
     boot_id: Option<String>,
     /// `None` when the store only reads.
     private: Option<Private<D>>,

@@ -21,7 +21,6 @@ use crate::identity::Inode;
 use crate::reserved::Reserved;
 use crate::syncs::Syncs;
 use crate::sys::{Disk, Stat, Want};
-use crate::walk::names_room;
 
 /// Permissions of what is the store's own: nobody else's business.
 const PRIVATE_MODE: Mode = Mode::new(0o700);
@@ -63,7 +62,6 @@ pub(super) fn open<D: Disk>(
     let store = Store {
         best: best(options.durability, medium.kind),
         room: Room::default(),
-        names_room: names_room(),
         committing: Mutex::new(Committing::new(disk.clone(), root_inode)),
         transfers: Transfers::default(),
         run: found.run,

@@ -149,10 +149,10 @@ impl Fetch {
     fn list(&mut self, list: List, granted: Granted) {
         let began = Instant::now();
         let (client, from) = (Client::of(&self.origin), self.origin.network());
-        let limit = self.shared.shares.directories(client, from);
+        let limits = self.shared.shares.lists(client, from);
         let name = list.name.as_ref();
         let (store, within) = (&self.shared.store, granted.within.as_ref());
-        let listing = granted.check().and_then(|()| store.list(name, list.depth, within, &limit));
+        let listing = granted.check().and_then(|()| store.list(name, list.depth, within, &limits));
         match listing {
             Ok(listing) => {
                 self.lists.insert(list.id, OpenList::new(list.name, granted, listing));

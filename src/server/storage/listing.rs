@@ -110,7 +110,8 @@ fn entry(name: Name, stat: &Stat) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ftx_disk::store::{Access, Memory, OpenLimit, Options, Store};
+    use ftx_disk::store::{Access, ListLimits, Memory, OpenLimit, Options, Store};
+    use ftx_disk::walk::names_room;
     use ftx_protocol::message::ServerMessage;
     use ftx_protocol::{Depth, Durability};
 
@@ -138,7 +139,7 @@ mod tests {
             free_min_bytes: 0,
         };
         let (store, _) = Store::open(ftx_disk::sys::Native, dir.path(), options).unwrap();
-        let share = OpenLimit::at_most(100);
+        let share = ListLimits { directories: OpenLimit::at_most(100), names: names_room() };
         let listing = store.list(None, Depth::All, None, &share).unwrap();
         let mut list = OpenList::new(None, Granted::default(), listing);
         let origin = origin("127.0.0.1:1", 0);

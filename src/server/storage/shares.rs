@@ -1,11 +1,12 @@
 //! What the connections of one address, or of one client, may have open of what all may: files that are sent, and
-//! directories that are listed. So nobody keeps others from reading.
+//! directories that are listed, with their names. So nobody keeps others from reading.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
-use ftx_disk::store::OpenLimit;
+use ftx_disk::store::{ListLimits, OpenLimit};
+use ftx_disk::walk::{NAMES_ROOM_BYTES, names_room};
 use ftx_protocol::limits::NAME_PARTS;
 
 use super::client::Client;
@@ -24,6 +25,7 @@ pub(super) struct Shares {
     files: Of<Network>,
     directories: Of<Network>,
     directories_of_clients: Of<Client>,
+    names: Of<Network>,
 }
 
 impl Shares {
@@ -33,6 +35,7 @@ impl Shares {
             files: within(max.files),
             directories: within(max.directories),
             directories_of_clients: Of::new(CLIENT_DIRECTORIES_MAX, Vec::new()),
+            names: Of::new(most_of_one(NAMES_ROOM_BYTES), vec![names_room()]),
         }
     }
 
@@ -41,8 +44,13 @@ impl Shares {
         self.files.get(from)
     }
 
-    /// For directories that are open to be listed, by a client that comes from this address.
-    pub(super) fn directories(&self, client: Client, from: Network) -> Arc<OpenLimit> {
+    /// For what a client lists that comes from this address.
+    pub(super) fn lists(&self, client: Client, from: Network) -> ListLimits {
+        ListLimits { directories: self.directories(client, from), names: self.names.get(from) }
+    }
+
+    /// For directories that are open to be listed.
+    fn directories(&self, client: Client, from: Network) -> Arc<OpenLimit> {
         let both = vec![self.directories.get(from), self.directories_of_clients.get(client)];
         OpenLimit::within(usize::MAX, both)
     }
@@ -134,6 +142,19 @@ mod tests {
             .collect();
         assert_eq!(opened.len(), CLIENT_DIRECTORIES_MAX);
         assert!(Opened::under(shares.directories(token(2), address(1))).take());
+    }
+
+    #[test]
+    fn an_address_that_lists_large_directories_leaves_room_for_names_to_another_one() {
+        const LARGE: usize = 8 * 1024 * 1024;
+        let shares = Shares::new(MAX);
+        let takes = |from: u8| {
+            let mut opened = Opened::under(shares.lists(token(from), address(from)).names);
+            opened.take_up_to(LARGE).then_some(opened)
+        };
+        let greedy: Vec<_> = std::iter::from_fn(|| takes(1)).collect();
+        assert_eq!(greedy.len(), 3);
+        assert!(takes(2).is_some());
     }
 
     #[test]

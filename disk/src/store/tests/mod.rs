@@ -12,7 +12,6 @@ mod recover_faults;
 mod scoped;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ftx_protocol::{Algorithm, Condition, Digest, Durability, Mode, Name, Refusal, TransferId};
@@ -22,9 +21,11 @@ use crate::hash::Running;
 use crate::log::write_all;
 use crate::sim::{Fault, Sim, SimHandle};
 use crate::store::{
-    Access, Finished, Memory, Naming, OpenLimit, Options, Put, Settled, Step, Store, Stored, Upload,
+    Access, Finished, ListLimits, Memory, Naming, OpenLimit, Options, Put, Settled, Step, Store,
+    Stored, Upload,
 };
 use crate::sys::{Disk, Native, Want};
+use crate::walk::names_room;
 
 /// What a store has on its hands, for tests of leaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +71,12 @@ pub(super) fn open_native(root: &Path) -> Store<Native> {
 }
 
 /// For a listing of somebody who may list all that a store lets be listed.
-pub(super) fn share() -> Arc<OpenLimit> {
-    OpenLimit::at_most(1_000)
+pub(super) fn share() -> ListLimits {
+    share_of(1_000)
+}
+
+pub(super) fn share_of(directories: usize) -> ListLimits {
+    ListLimits { directories: OpenLimit::at_most(directories), names: names_room() }
 }
 
 pub(super) fn name(text: &str) -> Name {

@@ -6,8 +6,12 @@ use std::os::unix::fs::symlink;
 use ftx_protocol::{Code, Depth};
 
 use super::{listed, open_read_only, while_exchanging};
-use crate::store::tests::{name, open_native, share};
-use crate::store::{Listed, OpenLimit};
+use crate::store::Listed;
+#[cfg(all(target_os = "linux", not(ftx_portable)))]
+use crate::store::Opened;
+use crate::store::tests::{name, open_native, share, share_of};
+#[cfg(all(target_os = "linux", not(ftx_portable)))]
+use crate::walk::NAMES_ROOM_BYTES;
 
 #[test]
 fn a_list_shows_every_kind_and_follows_only_its_own_name() {
@@ -71,7 +75,7 @@ fn a_share_of_the_directories_is_no_more_than_that_and_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_native(dir.path());
     fs::create_dir_all(dir.path().join("a/b/c/d")).unwrap();
-    let few = OpenLimit::at_most(3);
+    let few = share_of(3);
     let list = |share: &_| store.list(None, Depth::All, None, share);
     let listed: Vec<_> = list(&few).unwrap().collect();
     let names = |listed: &Listed| matches!(listed, Listed::Entry { .. });
@@ -85,6 +89,22 @@ fn a_share_of_the_directories_is_no_more_than_that_and_is_given_back() {
     assert_eq!(list(&share()).unwrap().count(), 4, "others have theirs");
     drop(lists);
     list(&few).unwrap();
+}
+
+#[cfg(all(target_os = "linux", not(ftx_portable)))]
+#[test]
+fn names_that_wait_take_of_the_share_that_a_list_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_native(dir.path());
+    for number in 0..2_000 {
+        fs::write(dir.path().join(format!("name-{number}")), "").unwrap();
+    }
+    let limits = share();
+    let is_free = || Opened::under(limits.names.clone()).take_up_to(NAMES_ROOM_BYTES);
+    let listing = store.list(None, Depth::All, None, &limits).unwrap();
+    assert!(!is_free());
+    assert_eq!(listing.count(), 2_000);
+    assert!(is_free());
 }
 
 #[cfg(target_os = "linux")]
