@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::harness::{World, relay_both, run_to_its_end, text};
+use crate::harness::{MIB, World, relay_both, run_to_its_end, text};
 use crate::hostile_trees::entry;
 use crate::liars::liar;
 use crate::talk::Talk;
@@ -259,4 +259,80 @@ fn a_directory_gets_its_time_behind_a_file_that_is_put_again_though_it_had_it_al
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let asked: Vec<String> = told.try_iter().collect();
     assert_eq!(asked, ["mkdir", "put", "mkdir", "resume", "put", "mkdir"]);
+}
+
+/// A server to which the bytes of the first put came damaged, and which has done what was asked behind it.
+#[test]
+fn a_directory_gets_its_time_once_more_behind_a_file_that_came_damaged() {
+    let world = World::new();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    fs::write(world.here().join("tree/a"), "hello").unwrap();
+    let (tell, told) = channel();
+    let puts = Mutex::new(Vec::new());
+    let server = answering(move |talk, kind, fields| {
+        let _ = tell.send(kind.to_owned());
+        let (mut puts, id) = (puts.lock().unwrap(), &fields["id"]);
+        match kind {
+            "put" => {
+                let (end, _) = talk.past_parts();
+                puts.push(id.clone());
+                if puts.len() > 1 {
+                    talk.say(json!({"done": {
+                        "id": id, "size": 5, "digest": end["end"]["digest"], "durability": "full"
+                    }}));
+                }
+                Answer::Said
+            }
+            "mkdir" if fields["mtime"].is_array() && puts.len() == 1 => {
+                talk.say(
+                    json!({"error": {"id": puts[0], "code": "digest_mismatch", "message": ""}}),
+                );
+                Answer::Ok
+            }
+            _ => Answer::Ok,
+        }
+    });
+    let output = run_to_its_end(&mut world.ftx(server, ["put", "-r", "tree"]));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let asked: Vec<String> = told.try_iter().collect();
+    assert_eq!(asked, ["mkdir", "put", "mkdir", "put", "mkdir"]);
+}
+
+/// The connection breaks while the time of the directory stands behind files that fill the line.
+#[test]
+fn a_directory_whose_time_was_not_asked_for_yet_gets_it_behind_what_is_put_again() {
+    let world = World::new();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    for name in ["a", "b", "c", "d"] {
+        fs::write(world.here().join("tree").join(name), vec![7; 7 * MIB]).unwrap();
+    }
+    let (tell, told) = channel();
+    let puts = AtomicUsize::new(0);
+    let server = answering(move |talk, kind, fields| {
+        let _ = tell.send(kind.to_owned());
+        let id = &fields["id"];
+        match kind {
+            "stat" => talk.say(json!({"info": {
+                "id": id, "kind": "file", "size": 1, "mtime": [0, 0], "mode": 420, "version": "v"
+            }})),
+            "put" => {
+                let (end, _) = talk.past_parts();
+                match puts.fetch_add(1, Ordering::SeqCst) {
+                    0..3 => {}
+                    3 => return Answer::Gone,
+                    _ => talk.say(json!({"done": {
+                        "id": id, "size": 7 * MIB, "digest": end["end"]["digest"], "durability": "full"
+                    }})),
+                }
+            }
+            "resume" => talk.say(json!({"held": {"id": id, "state": "nothing", "ranges": []}})),
+            _ => return Answer::Ok,
+        }
+        Answer::Said
+    });
+    let output = run_to_its_end(&mut world.ftx(server, ["put", "-r", "-u", "tree"]));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let asked: Vec<String> = told.try_iter().collect();
+    let last = asked.iter().rposition(|kind| kind == "put").unwrap();
+    assert_eq!(&asked[last..], ["put", "mkdir"], "{asked:?}");
 }

@@ -5,7 +5,7 @@ use ftx_protocol::limits::RESUMABLE_BYTES;
 use ftx_protocol::message::{Done, Held, HeldState, Info};
 use ftx_protocol::{Code, Digest, Kind, Name, Refusal, RequestId, Retry as Again};
 
-use super::{Earlier, File, Job, Sent, Taken, Work};
+use super::{Earlier, File, Job, Left, Sent, Taken, Work};
 use crate::failure::{Class, Failure, Trouble};
 use crate::ids::new_id;
 use crate::state::{Direction, Key, State};
@@ -270,10 +270,7 @@ impl Job<'_, '_> {
             Work::List if self.options.mood == Mood::Tell && refusal.code == Code::NotFound => {
                 self.end_removal();
             }
-            Work::List => {
-                self.removal = None;
-                return Err(Trouble::Refused(refusal));
-            }
+            Work::List => return Err(Trouble::Refused(refusal)),
             Work::Aborted => {}
         }
         Ok(())
@@ -282,6 +279,7 @@ impl Job<'_, '_> {
     fn refused_put(&mut self, mut file: File, refusal: Refusal) -> Result<(), Trouble> {
         self.forget_bytes(file.stat.size);
         if refusal.code.retry() == Again::Fresh && file.tries_left > 0 {
+            self.leave_again(file.name.parent().as_ref());
             file.tries_left = 0;
             file.transfer = new_id()?;
             file.sent = Sent::Nothing;
@@ -293,6 +291,18 @@ impl Job<'_, '_> {
             self.refuse(&file.name, refusal);
         }
         Ok(())
+    }
+
+    /// The time of a directory that was asked for behind a file is given before that is put again, and then it is the
+    /// wrong one: it is asked for once more.
+    fn leave_again(&mut self, directory: Option<&Name>) {
+        let times = self.under_way.values().filter_map(|work| match work {
+            Work::Mkdir(mkdir) if mkdir.mtime.is_some() => Some(mkdir),
+            _ => None,
+        });
+        let ours = times.filter(|mkdir| Some(&mkdir.name) == directory);
+        let barrier = self.next_number;
+        self.left.extend(ours.map(|mkdir| Left { barrier, mkdir: mkdir.clone() }));
     }
 
     /// Where an earlier run may have put it and not have come to note it, it is found out what has the name.

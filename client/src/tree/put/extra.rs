@@ -33,7 +33,7 @@ enum Look {
     /// It is the one that is under way. What is removed has changed directories before all of their names were read, so
     /// that some may be missing.
     Changed,
-    /// There was one like that. What changes now is changed by others.
+    /// There was one like that. What changes now is changed by others, as far as one can tell.
     Second,
 }
 

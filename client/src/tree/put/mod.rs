@@ -344,18 +344,22 @@ impl<'a, 'o> Job<'a, 'o> {
                     self.asked.insert(file.number);
                     Work::Resume(file)
                 }
-                // The time of a directory comes behind all that is put again into it.
-                Work::Mkdir(mkdir) if mkdir.mtime.is_some() => {
-                    self.left.push_back(Left { barrier: self.next_number, mkdir });
-                    continue;
-                }
                 // The listing begins again.
                 Work::Aborted | Work::List | Work::Remove(_) => continue,
                 other => other,
             });
         }
         again.append(&mut self.again);
-        self.again = again;
+        // The time of a directory comes behind all that is put again into it.
+        let barrier = self.next_number;
+        for work in again {
+            match work {
+                Work::Mkdir(mkdir) if mkdir.mtime.is_some() => {
+                    self.left.push_back(Left { barrier, mkdir });
+                }
+                other => self.again.push_back(other),
+            }
+        }
         self.unacknowledged_bytes = 0;
         self.remove_anew();
     }
