@@ -53,6 +53,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// The next connection that is taken, or the next address where none is. `None` when there are no more.
+    /// Whoever has got a connection may have it for long: so all others begin anew after that, and none is grown old.
     ///
     /// The errors are those of connect(2); of kind `TimedOut` where nobody answers, of kind `Interrupted` when somebody wants
     /// it to end.
@@ -76,12 +77,19 @@ impl<'a> Attempts<'a> {
             }
             let ready = match self.wait(now) {
                 Ok(ready) => ready,
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.under_way.clear();
+                    return Some(Err(error));
+                }
             };
             let Some(index) = ready else { continue };
             let Attempt { address, socket, .. } = self.under_way.swap_remove(index);
             return Some(match outcome(&socket) {
-                Ok(()) => Ok((address, socket.into())),
+                Ok(()) => {
+                    let others = self.under_way.drain(..).rev().map(|other| other.address);
+                    others.for_each(|other| self.left.push_front(other));
+                    Ok((address, socket.into()))
+                }
                 Err(error) => self.failed(error),
             });
         }
@@ -180,13 +188,20 @@ mod tests {
         let (address, _) = attempts.next().unwrap().unwrap();
         assert_eq!(address, alive);
         assert!(began.elapsed() < ATTEMPT, "{:?}", began.elapsed());
-        // What is dead is told as such, in its time: as if that were over.
-        for attempt in &mut attempts.under_way {
-            attempt.end = began;
-        }
-        for _ in 0..2 {
-            assert_eq!(attempts.next().unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
-        }
+        // They are tried anew after that: what was begun at the same time may be of no use by now.
+        assert!(attempts.under_way.is_empty());
+        assert_eq!(attempts.left, [dead, dead]);
+    }
+
+    #[test]
+    fn what_is_dead_is_told_as_such_in_its_time() {
+        let ((_queue, _waiting), dead) = dead();
+        let interrupt = Interrupt::default();
+        let mut attempts = Attempts::at([], &interrupt);
+        let attempt = begin(dead, Instant::now()).unwrap();
+        // As if that were over.
+        attempts.under_way.push(Attempt { end: Instant::now(), ..attempt });
+        assert_eq!(attempts.next().unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
         assert!(attempts.next().is_none());
     }
 

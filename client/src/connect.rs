@@ -17,7 +17,7 @@ use ftx_protocol::Token;
 use crate::Client;
 use crate::address::ServerAddress;
 use crate::attempts::Attempts;
-use crate::failure::{Failure, Trouble, plain};
+use crate::failure::{Failure, Reached, Trouble, plain};
 use crate::servers::{KnownServer, Servers, Trusted};
 use crate::stream::{Stream, Unsent};
 use words::{hung_up_after, nowhere};
@@ -234,20 +234,19 @@ impl Client {
         while let Some(attempt) = attempts.next() {
             match attempt {
                 Ok((address, socket)) => match self.speak(&address, socket, known) {
-                    Err(Trouble::Unreachable(why)) => mute = Some(why),
+                    Err(trouble @ Trouble::Unreachable(_)) => mute = Some(trouble),
                     answered => return answered,
                 },
                 Err(error) => nobody = Some(unreachable(&error)),
             }
             self.interrupt.check()?;
         }
-        Err(match (mute, nobody) {
-            // It was the right server once, so this is the line, or that it is full: not a wrong address.
-            (Some(why), _) if was_met => Trouble::Broken(why),
-            (Some(why), _) => Trouble::Unreachable(why),
-            (None, Some(trouble)) => trouble,
-            (None, None) => Trouble::Unreachable("the host has no address".to_owned()),
-        })
+        // It was the right server once, so this is the line, or that it is full: not a wrong address.
+        if mute.is_some() && was_met && self.reached() == Reached::NotYet {
+            self.set_reached(Reached::Yes);
+        }
+        let no_address = || Trouble::Unreachable("the host has no address".to_owned());
+        Err(mute.or(nobody).unwrap_or_else(no_address))
     }
 
     /// On a connection to an address: what is decided about it holds for that very address.
@@ -386,9 +385,14 @@ mod tests {
         };
         for addresses in [[nobody_there, mute_there], [mute_there, nobody_there]] {
             let trouble = reach(&addresses);
-            let Trouble::Broken(why) = &trouble else { panic!("{trouble:?}") };
+            let Trouble::Unreachable(why) = &trouble else { panic!("{trouble:?}") };
             assert!(why.contains("hung up"), "{why}");
+            // It is known, so this is a break; but each further name of a command gets one try when the patience is over.
+            assert_eq!(client.reached(), Reached::Yes);
         }
+        client.set_reached(Reached::GivenUp);
+        reach(&[mute_there]);
+        assert_eq!(client.reached(), Reached::GivenUp);
         let trouble = reach(&[nobody_there, mute_there, other_there, last_there]);
         let Trouble::Final(failure) = &trouble else { panic!("{trouble:?}") };
         assert_eq!(failure.class, Class::Untrusted, "{failure}");

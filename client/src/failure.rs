@@ -156,17 +156,21 @@ impl From<io::Error> for Trouble {
 }
 
 /// Whether a client has reached its server: a first connect that fails is no break.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Reached {
-    No,
+    #[default]
+    NotYet,
+    /// Or somebody took the connection where the server was once.
     Yes,
+    /// Not any more: it was waited for as long as there is patience.
+    GivenUp,
 }
 
 impl Trouble {
     /// Whether another try may mend it.
     pub(crate) fn retry(&self, reached: Reached) -> Retry {
         match self {
-            Self::Unreachable(_) if reached == Reached::No => Retry::No,
+            Self::Unreachable(_) if reached != Reached::Yes => Retry::No,
             Self::Unreachable(_) | Self::Broken(_) => Retry::Later,
             Self::Refused(refusal) => refusal.code.retry(),
             Self::Corrupt(_) => Retry::Fresh,

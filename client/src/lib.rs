@@ -69,11 +69,11 @@ pub use spent::{Part, Spent};
 pub use state::saved_in;
 pub use xdg::{prepared_state_directory, state_directory};
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use connect::{Login, NobodyThere};
 use failure::Reached;
+use ftx_disk::lock::lock;
 use pace::Pace;
 
 /// One server, as a client sees it. Each call makes its own connections, unless there is a
@@ -88,7 +88,8 @@ pub struct Client {
     interrupt: Interrupt,
     keeper: Option<Keeper>,
     pace: Option<Pace>,
-    reached: Arc<AtomicBool>,
+    /// Of all its clones.
+    reached: Arc<Mutex<Reached>>,
     plaintext: Plaintext,
     login: Login,
     introduction: Arc<dyn Introduce>,
@@ -152,17 +153,12 @@ impl Client {
         self.pace.as_ref().map(Pace::waited).unwrap_or_default()
     }
 
-    /// Whether it, or a clone of it, has reached the server.
     fn reached(&self) -> Reached {
-        match self.reached.load(Ordering::Relaxed) {
-            true => Reached::Yes,
-            false => Reached::No,
-        }
+        *lock(&self.reached)
     }
 
-    /// It was waited for as long as there is patience.
-    fn not_reached(&self) {
-        self.reached.store(false, Ordering::Relaxed);
+    fn set_reached(&self, reached: Reached) {
+        *lock(&self.reached) = reached;
     }
 
     /// The server.

@@ -14,7 +14,7 @@ use ftx_protocol::{Refusal, Time};
 use crate::Client;
 use crate::address::ServerAddress;
 use crate::connect::Connected;
-use crate::failure::Trouble;
+use crate::failure::{Reached, Trouble};
 use crate::interrupt::Interrupt;
 use crate::pace::Pace;
 use crate::stream::{Stream, Unsent};
@@ -93,7 +93,7 @@ impl Client {
             }
             _ => Arc::new(Link::open(self)?),
         };
-        self.reached.store(true, Ordering::Relaxed);
+        self.set_reached(Reached::Yes);
         Ok(link)
     }
 

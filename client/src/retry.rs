@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ftx_protocol::Retry as Again;
 
 use crate::Client;
-use crate::failure::Trouble;
+use crate::failure::{Reached, Trouble};
 use crate::spent::timed;
 
 /// The first pause; each one is twice the one before.
@@ -72,7 +72,7 @@ impl Patience {
             Again::No | Again::Fresh => Err(trouble),
             Again::Later => {
                 // What the command has still to do gets one try each, until one reaches it.
-                client.not_reached();
+                client.set_reached(Reached::GivenUp);
                 Err(trouble)
             }
         }

@@ -364,7 +364,7 @@ impl Place {
     /// Reads a word. The top is `/`, `.`, or an address with nothing behind it: `ftx://host:port/`.
     pub fn parse(word: &OsStr) -> Result<Self, Failure> {
         let word = without_slash(word);
-        if let b"/" | b"." | b"" = word {
+        if let b"/" | b"." = word {
             return Ok(Self { server: None, name: None });
         }
         match word.strip_prefix(b"ftx://") {

@@ -93,6 +93,17 @@ impl Selection {
         let options = self.options(each)?;
         let places = names.iter().map(|name| Place::parse(name));
         let places = places.collect::<Result<Vec<_>, _>>()?;
+        let is_top = places.iter().any(|place| place.name.is_none());
+        if is_top && names.len() > 1 {
+            return Err(wrong(
+                "/ is all that a server has, and comes into the target itself: get it alone",
+            ));
+        }
+        if is_top && options.extra == Extra::Remove && output.is_none() {
+            return Err(wrong(
+                "--delete removes everything here that the server does not have; if that is meant, say -o . too",
+            ));
+        }
         let words = Words { action: Action::Get, mood: options.mood };
         let mut report = JobReport::new(form, words).together();
         let mut total = TreeDone::default();

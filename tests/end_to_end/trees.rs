@@ -152,6 +152,13 @@ fn all_that_a_server_has_comes_into_the_target_itself() {
         assert_eq!((unchanged, removed), (&json!(121), &json!(1)), "{word}");
         assert_same(seen(&served), seen(&here));
     }
+    // A word that is empty by mistake is not the top, and nothing goes that nobody has named.
+    for words in
+        [&["", "-o", "one"][..], &["/"], &["/", "d0", "-o", "one"], &["d0", &top, "-o", "one"]]
+    {
+        world.run(server.address, &[&["get", "-r", "--delete"], words].concat(), 2);
+    }
+    assert_same(seen(&served), seen(&world.here().join("one")));
     // Without -o it is the directory where the command runs.
     world.run(server.address, &["get", "-r", "/", "--exclude", "d1", "--exclude", "d2"], 0);
     assert!(world.here().join("at the top").exists() && world.here().join("d0/f0").exists());
