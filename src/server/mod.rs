@@ -10,7 +10,7 @@
 //!   selectors   all of them: made together, over together
 //!   mailbox     what other threads have to say to one selector
 //!   key         what an event is for
-//!   run_queue   whose turn is next
+//!   fair_line   whose turn it is: of connections, of those that want buffers, of strands
 //!   connection  one socket and its machine; moves bytes between the two and storage
 //!   held        who goes when too much is held
 //!   guest       who is at the other end of a connection

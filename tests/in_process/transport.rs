@@ -94,7 +94,7 @@ fn records_of_one_byte_are_as_good_and_do_not_hold_up_others() {
 fn the_last_words_wait_for_a_client_that_is_done_and_reads_late() {
     const STEP: usize = 40 * 1024;
     const PEERS: usize = 100;
-    let world = World::open();
+    let world = World::with(|options| options.idle_timeout = Duration::from_secs(60));
     std::fs::write(world.served().join("large"), noise(PEERS * STEP, 1)).unwrap();
     std::fs::write(world.served().join("small"), noise(60_000, 1)).unwrap();
     let ask = |number| {

@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tracing::error;
+
 use super::tokens::{Looked, Saved, Tokens};
 
 /// How often it looks: a stat costs a few microseconds.
@@ -45,7 +47,11 @@ impl Watch {
                 }
             }
             let end = Instant::now() + SAVE_LAST;
-            while tokens.save_usage() == Saved::NotNow && Instant::now() < end {
+            while tokens.save_usage() == Saved::NotNow {
+                if Instant::now() >= end {
+                    error!("another server keeps what tokens have used to itself: what they used here last is forgotten");
+                    break;
+                }
                 std::thread::sleep(SAVE_AGAIN);
             }
         })?;
