@@ -7,11 +7,10 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
+use crate::word::words;
+
 /// How a digest is computed. Both give 32 bytes.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
-)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Algorithm {
     /// SHA-256 (FIPS 180-4). Every server has it.
     #[default]
@@ -23,15 +22,9 @@ pub enum Algorithm {
 impl Algorithm {
     /// Every algorithm, for tables.
     pub const ALL: [Self; 2] = [Self::Sha256, Self::Blake3];
-
-    /// The word on the wire and on the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sha256 => "sha256",
-            Self::Blake3 => "blake3",
-        }
-    }
 }
+
+words!(Algorithm { Sha256 = "sha256", Blake3 = "blake3" });
 
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

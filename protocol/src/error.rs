@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::word::{self, Word};
 
 /// Who has to change something for the request to succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +56,19 @@ impl Retry {
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $word:literal, $fault:ident, $retry:ident;)*) => {
         /// A stable error code.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Code {
-            $($(#[doc = $doc])+ #[serde(rename = $word)] $variant,)*
+            $($(#[doc = $doc])+ $variant,)*
             /// A code that this program does not know, from a newer peer. Never sent.
-            #[serde(other, rename = "unknown")] Unknown,
+            Unknown,
+        }
+
+        impl Word for Code {
+            const WORDS: &'static [&'static str] = &[$($word),*];
+
+            fn from_word(word: &str) -> Option<Self> {
+                Some(match word { $($word => Self::$variant,)* _ => Self::Unknown })
+            }
         }
 
         impl Code {
@@ -186,6 +196,18 @@ codes! {
     ShuttingDown = "shutting_down", Server, Later;
     /// A fault in the server program.
     Internal = "internal", Server, No;
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word::read(deserializer)
+    }
 }
 
 impl fmt::Display for Code {

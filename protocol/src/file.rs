@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::ids::Version;
 use crate::limits::INTEGER_MAX;
+use crate::word::words;
 
 /// A point in time as files carry it: `[seconds, nanoseconds]` since 1970-01-01 UTC. Seconds may
 /// be negative; nanoseconds are 0 to 999,999,999 and always count forward.
@@ -70,10 +73,7 @@ impl<'de> Deserialize<'de> for Mode {
 }
 
 /// What an acknowledged file survives. Ordered: each includes the ones before it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
-)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Durability {
     /// A crash of the server program. A power cut may lose the file, or leave it empty or torn.
     None,
@@ -85,16 +85,7 @@ pub enum Durability {
     Full,
 }
 
-impl Durability {
-    /// The word on the wire and on the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Memory => "memory",
-            Self::Full => "full",
-        }
-    }
-}
+words!(Durability { None = "none", Memory = "memory", Full = "full" });
 
 impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,7 +95,7 @@ impl fmt::Display for Durability {
 
 /// When a put may take its name. Checked again at the moment of the rename, under a lock of the
 /// name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Condition {
     /// Always; an old file of that name is replaced. The `if` field is left out.
@@ -123,9 +114,42 @@ impl Condition {
     }
 }
 
+impl<'de> Deserialize<'de> for Condition {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ConditionVisitor)
+    }
+}
+
+struct ConditionVisitor;
+
+impl<'de> Visitor<'de> for ConditionVisitor {
+    type Value = Condition;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a condition: \"always\", \"absent\" or {\"version\":\"…\"}")
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<Condition, E> {
+        match word {
+            "always" => Ok(Condition::Always),
+            "absent" => Ok(Condition::Absent),
+            _ => Err(E::unknown_variant(word, &["always", "absent"])),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Condition, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Holds {
+            version: Version,
+        }
+        let holds = Holds::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Condition::Version(holds.version))
+    }
+}
+
 /// What a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A regular file, or a symlink to one inside the served directory.
     File,
@@ -137,21 +161,10 @@ pub enum Kind {
     Special,
 }
 
-impl Kind {
-    /// The word on the wire and on the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Directory => "directory",
-            Self::Symlink => "symlink",
-            Self::Special => "special",
-        }
-    }
-}
+words!(Kind { File = "file", Directory = "directory", Symlink = "symlink", Special = "special" });
 
 /// How far a request goes below the name that it names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Depth {
     /// The name itself, or what is directly in it.
     #[default]
@@ -160,9 +173,10 @@ pub enum Depth {
     All,
 }
 
+words!(Depth { One = "one", All = "all" });
+
 /// What becomes of directories that are missing above a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Parents {
     /// They have to be there.
     #[default]
@@ -171,12 +185,15 @@ pub enum Parents {
     Make,
 }
 
+words!(Parents { Require = "require", Make = "make" });
+
 /// What a replayed acknowledgement says of the time since the first one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replay {
     /// The name still holds what this transfer put there.
     Same,
     /// The name has been given another file, or none, since.
     Changed,
 }
+
+words!(Replay { Same = "same", Changed = "changed" });

@@ -21,6 +21,7 @@ pub mod name;
 pub mod server;
 mod strict;
 pub mod token;
+mod word;
 
 pub use asked::{Asked, Called, Verb};
 pub use clock::Time;

@@ -293,6 +293,52 @@ mod tests {
         );
     }
 
+    /// A derived reader takes an object of the word and nothing for the word.
+    #[test]
+    fn a_word_is_a_string_and_nothing_else() {
+        const PUT: &str = r#""put":{"id":1,"name":"a","digest":"sha256","transfer":"00112233445566778899aabbccddeeff""#;
+        let client = |field: &str| code(&format!("{{{field}}}}}"));
+        let server =
+            |line: &str| read_server(line.as_bytes()).map(drop).map_err(|error| error.code);
+        for word in [r#"{"WORD":null}"#, r#"["WORD"]"#, "0", "true"] {
+            for (field, known) in [
+                (r#""get":{"id":1,"name":"a","digest":WORD"#, "sha256"),
+                (r#""stat":{"id":1,"name":"a","digest":WORD"#, "blake3"),
+                (r#""stat":{"id":1,"name":"a","cache":WORD"#, "bypass"),
+                (r#"PUT,"if":WORD"#, "absent"),
+                (r#"PUT,"if":WORD"#, "always"),
+                (r#"PUT,"durability":WORD"#, "none"),
+                (r#""list":{"id":1,"depth":WORD"#, "all"),
+                (r#""mkdir":{"id":1,"name":"a","parents":WORD"#, "make"),
+                (r#""abort":{"id":1,"code":WORD"#, "changed"),
+            ] {
+                let field = field.replace("PUT", PUT);
+                let written = |word: &str| field.replace("WORD", &word.replace("WORD", known));
+                assert_eq!(client(&written("\"WORD\"")), Ok(()), "{field}");
+                assert_eq!(client(&written(word)), Err((None, Code::BadMessage)), "{field} {word}");
+            }
+            for (line, known) in [
+                (r#"{"error":{"code":WORD}}"#, "busy"),
+                (r#"{"held":{"id":1,"state":WORD,"ranges":[]}}"#, "nothing"),
+                (r#"{"info":{"id":1,"kind":WORD,"size":0,"mtime":[0,0],"mode":0}}"#, "directory"),
+                (r#"{"ok":{"id":1,"durability":WORD}}"#, "full"),
+                (
+                    r#"{"done":{"id":1,"size":0,"digest":"DIGEST","durability":"full","replayed":WORD}}"#,
+                    "same",
+                ),
+            ] {
+                let line = line.replace("DIGEST", &format!("sha256:{}", "00".repeat(32)));
+                let written = |word: &str| line.replace("WORD", &word.replace("WORD", known));
+                assert_eq!(server(&written("\"WORD\"")), Ok(()), "{line}");
+                assert_eq!(server(&written(word)), Err(Code::BadMessage), "{line} {word}");
+            }
+        }
+        for holds in ["{}", r#"{"version":1}"#, r#"{"version":"v","x":1}"#, r#"{"x":"v"}"#] {
+            assert_eq!(client(&format!("{PUT},\"if\":{holds}")), Err((None, Code::BadMessage)));
+        }
+        assert_eq!(client(&format!(r#"{PUT},"if":{{"version":"v"}}"#)), Ok(()));
+    }
+
     #[test]
     fn what_is_only_not_known_or_not_allowed_is_refused_by_its_id() {
         for (line, expected) in [

@@ -9,6 +9,7 @@ use crate::file::{Durability, FileTime, Kind, Mode, Replay};
 use crate::ids::{RequestId, Version};
 use crate::limits;
 use crate::name::Name;
+use crate::word::words;
 
 /// See [`ServerMessage::Welcome`](super::ServerMessage::Welcome).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,8 +111,7 @@ pub struct File {
 }
 
 /// What a server has of a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldState {
     /// Nothing: begin at 0.
     Nothing,
@@ -120,6 +120,8 @@ pub enum HeldState {
     /// All of it, under its name: put at its end, with no data, to have the reply again.
     Complete,
 }
+
+words!(HeldState { Nothing = "nothing", Partial = "partial", Complete = "complete" });
 
 /// See [`ServerMessage::Held`](super::ServerMessage::Held).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use crate::file::{Condition, Depth, Durability, FileTime, Mode, Parents};
 use crate::ids::{RequestId, TransferId, Version};
 use crate::name::Name;
 use crate::token::Token;
+use crate::word::words;
 
 /// See [`ClientMessage::Hello`](super::ClientMessage::Hello).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,8 +59,7 @@ pub struct Put {
 }
 
 /// Whether a digest may come from the server's memory of an earlier reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Cache {
     /// It may.
     #[default]
@@ -67,6 +67,8 @@ pub enum Cache {
     /// It must be computed from the bytes now.
     Bypass,
 }
+
+words!(Cache { Use = "use", Bypass = "bypass" });
 
 /// See [`ClientMessage::Get`](super::ClientMessage::Get).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
