@@ -201,9 +201,9 @@ fn classify(line: &[u8], error: &serde_json::Error) -> LineError {
     if let Some(Value::Array(words)) = body.get("need")
         && !words.is_empty()
     {
-        let words: Vec<String> =
-            words.iter().map(|word| word.as_str().unwrap_or_default().to_owned()).collect();
-        return refused(unknown_need(&words));
+        let words: Option<Vec<String>> =
+            words.iter().map(|word| word.as_str().map(str::to_owned)).collect();
+        return words.map_or_else(fatal, |words| refused(unknown_need(&words)));
     }
     if verb == Verb::Unknown {
         let message = format!("no request is called \"{}\"", Escaped(kind.as_bytes()));
@@ -345,6 +345,10 @@ mod tests {
             (r#"{"fly":{"id":7}}"#, Code::UnknownRequest),
             (r#"{"stat":{"id":7,"name":"a","need":["x"]}}"#, Code::UnknownNeed),
             (r#"{"fly":{"id":7,"need":["x"]}}"#, Code::UnknownNeed),
+            (r#"{"stat":{"id":7,"name":"a","need":[1]}}"#, Code::BadMessage),
+            (r#"{"stat":{"id":7,"name":"../a","need":["x",null]}}"#, Code::BadMessage),
+            (r#"{"fly":{"id":7,"need":[["x"]]}}"#, Code::BadMessage),
+            (r#"{"stat":{"id":7,"name":"../a","need":["x"]}}"#, Code::UnknownNeed),
             (r#"{"stat":{"id":7,"name":"../a"}}"#, Code::BadName),
             (r#"{"stat":{"id":7,"name":{"b64":"YQ"}}}"#, Code::BadMessage),
             (r#"{"get":{"id":7,"name":"a","digest":"md5"}}"#, Code::UnsupportedDigest),
