@@ -11,7 +11,7 @@ use super::PATIENCE;
 /// The client's side of a connection inside TLS, which gives up what takes longer than patience.
 pub struct Secured {
     pub socket: TcpStream,
-    tls: Tls,
+    pub tls: Tls,
 }
 
 impl Secured {

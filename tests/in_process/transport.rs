@@ -1,6 +1,6 @@
 //! What TLS changes for the bytes, and what it must not.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,39 @@ fn a_cut_without_close_notify_is_not_the_end_of_a_client() {
     peer.stream().socket.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(peer.stream().read(&mut [0]).is_err(), "the server has nothing to say to that");
     until("nothing is left of it", || world.staged() == 0);
+}
+
+/// A socket that takes everything and has nothing to read.
+struct Records(Vec<u8>);
+
+impl Read for Records {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Write for Records {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Else the error could have been cut off by anybody on the way, as far as the client knows.
+#[test]
+fn an_error_to_a_client_that_has_ended_is_followed_by_an_end() {
+    let world = World::open();
+    let mut peer = world.greeted();
+    // In one go: whoever reads the line reads the end as well.
+    let mut records = Records(Vec::new());
+    peer.stream().tls.write(&mut records, b"{}\n").unwrap();
+    peer.stream().tls.close(&mut records).unwrap();
+    peer.stream().socket.write_all(&records.0).unwrap();
+    assert_eq!(peer.code(), "bad_message");
+    assert!(peer.is_ended(), "not cut off");
 }
 
 #[test]

@@ -338,6 +338,11 @@ impl Server {
         }
     }
 
+    /// Whether all that it had to say was written.
+    pub fn has_said_all(&self) -> bool {
+        self.busy.outbound.is_empty()
+    }
+
     fn say(&mut self, message: &ServerMessage, now: Time) {
         self.busy.outbound.say(message);
         self.spoke = now;

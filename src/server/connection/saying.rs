@@ -64,10 +64,18 @@ impl Connection {
 
     /// The machine is done. What it said may not be out yet, inside TLS: the last acknowledgement
     /// must not be lost, and who reads on slowly is waited for as before. One that was told of an error has
-    /// had its time to read it.
+    /// had its time to read it; it hears of the end behind it all the same, also if it ended first.
     pub(super) fn leave(&mut self, reason: Reason, now: Time) -> TurnEnd {
-        if reason != Reason::Finished || !self.stream.is_ready() {
-            return TurnEnd::Close(reason);
+        match reason {
+            _ if !self.stream.is_ready() => return TurnEnd::Close(reason),
+            Reason::Finished => {}
+            Reason::Failed(_) | Reason::Foreign => {
+                if self.machine.has_said_all() {
+                    self.end_saying(now);
+                }
+                return TurnEnd::Close(reason);
+            }
+            Reason::PeerGone => return TurnEnd::Close(reason),
         }
         let is_over = |machine: &Machine| machine.deadline().is_some_and(|end| end <= now);
         // The system tells of room only when there is much of it.
