@@ -102,6 +102,13 @@ fn answering(answer: impl Fn(&mut Talk, &str, &Value) -> Answer + Send + 'static
     })
 }
 
+/// Reads the body of a put; returns how it is acknowledged.
+fn past_body(talk: &mut Talk, put: &Value) -> Value {
+    let (end, size) = talk.past_parts();
+    let (id, digest) = (&put["id"], &end["end"]["digest"]);
+    json!({"done": {"id": id, "size": size, "digest": digest, "durability": "full"}})
+}
+
 fn busy(id: &Value) -> Value {
     json!({"error": {"id": id, "code": "busy", "message": "Come again."}})
 }
@@ -233,12 +240,10 @@ fn a_directory_gets_its_time_behind_a_file_that_is_put_again_though_it_had_it_al
         let mut puts = puts.lock().unwrap();
         match kind {
             "put" => {
-                let (id, (end, _)) = (&fields["id"], talk.past_parts());
-                puts.push(id.clone());
+                let done = past_body(talk, fields);
+                puts.push(fields["id"].clone());
                 if puts.len() > 1 {
-                    talk.say(json!({"done": {
-                        "id": id, "size": 5, "digest": end["end"]["digest"], "durability": "full"
-                    }}));
+                    talk.say(done);
                 }
                 Answer::Said
             }
@@ -271,15 +276,13 @@ fn a_directory_gets_its_time_once_more_behind_a_file_that_came_damaged() {
     let puts = Mutex::new(Vec::new());
     let server = answering(move |talk, kind, fields| {
         let _ = tell.send(kind.to_owned());
-        let (mut puts, id) = (puts.lock().unwrap(), &fields["id"]);
+        let mut puts = puts.lock().unwrap();
         match kind {
             "put" => {
-                let (end, _) = talk.past_parts();
-                puts.push(id.clone());
+                let done = past_body(talk, fields);
+                puts.push(fields["id"].clone());
                 if puts.len() > 1 {
-                    talk.say(json!({"done": {
-                        "id": id, "size": 5, "digest": end["end"]["digest"], "durability": "full"
-                    }}));
+                    talk.say(done);
                 }
                 Answer::Said
             }
@@ -316,13 +319,11 @@ fn a_directory_whose_time_was_not_asked_for_yet_gets_it_behind_what_is_put_again
                 "id": id, "kind": "file", "size": 1, "mtime": [0, 0], "mode": 420, "version": "v"
             }})),
             "put" => {
-                let (end, _) = talk.past_parts();
+                let done = past_body(talk, fields);
                 match puts.fetch_add(1, Ordering::SeqCst) {
                     0..3 => {}
                     3 => return Answer::Gone,
-                    _ => talk.say(json!({"done": {
-                        "id": id, "size": 7 * MIB, "digest": end["end"]["digest"], "durability": "full"
-                    }})),
+                    _ => talk.say(done),
                 }
             }
             "resume" => talk.say(json!({"held": {"id": id, "state": "nothing", "ranges": []}})),

@@ -85,61 +85,65 @@ impl Client {
         let mut patience = Patience::new(self.retry);
         // Before anything is made here. The root is a directory, and has no information.
         let info = match tree.name {
-            Some(name) => {
-                Some(self.look_first(&Stat::of(name.clone()), &mut patience, observer)?)
-            }
+            Some(name) => Some(self.look_at_directory(name, &mut patience, observer)?),
             None => None,
         };
-        if info.as_ref().is_some_and(|info| info.kind != Kind::Directory) {
+        if tree.options.mood == Mood::Tell {
+            let ground = Ground::look(tree.target)?;
+            let mut job = Job::new(self, tree, &ground, None, patience, observer);
+            let result = job.run();
+            let done = job.done;
+            job.close(is_complete(&result, &done));
+            return result.map(|()| done);
+        }
+        let noted = Noted::begin(self, tree, observer);
+        let (ground, log) = match Ground::prepare(self, tree, noted.target()) {
+            Ok(ground) => (ground, noted.made(observer)),
+            Err(failure) => {
+                noted.take_back(observer);
+                return Err(failure);
+            }
+        };
+        let paced = self.paced();
+        let mut job = Job::new(self, tree, &ground, log, patience, observer);
+        let result = job.run();
+        job.done.spent.wall = began.elapsed();
+        job.done.spent.paced = self.paced().saturating_sub(paced);
+        let mut done = job.done;
+        let complete = is_complete(&result, &done);
+        let log = job.close(complete);
+        let target = ground.leave(complete);
+        if result.is_ok()
+            && target == Target::There
+            && let Some(info) = &info
+            && let Err(error) = give_times(tree.target, info, tree.options.durability)
+        {
+            let failure = Failure::local("cannot set the time of", tree.target, &error);
+            done.count_failure(&failure);
+            observer(TreeNotice::Failed { name: b"", failure: &failure });
+        }
+        // Last: until then the same command finds what is left as its own.
+        if let Some(log) = log
+            && (target == Target::Gone || is_complete(&result, &done) == Complete::Yes)
+        {
+            forget_beside(log.path());
+            log.remove();
+        }
+        result.map(|()| done)
+    }
+
+    fn look_at_directory(
+        &self,
+        name: &Name,
+        patience: &mut Patience,
+        observer: &mut TreeObserver<'_>,
+    ) -> Result<Info, Failure> {
+        let info = self.look_first(&Stat::of(name.clone()), patience, observer)?;
+        if info.kind != Kind::Directory {
             let failure = Trouble::Refused(Code::NotADirectory.into());
-            return Err(failure.into_failure(&format!("get {}", called(tree.name)), &self.server));
+            return Err(failure.into_failure(&format!("get {name}"), &self.server));
         }
-        match tree.options.mood {
-            Mood::Do => {
-                let noted = Noted::begin(self, tree, observer);
-                let (ground, log) = match Ground::prepare(self, tree, noted.target()) {
-                    Ok(ground) => (ground, noted.made(observer)),
-                    Err(failure) => {
-                        noted.take_back(observer);
-                        return Err(failure);
-                    }
-                };
-                let paced = self.paced();
-                let mut job = Job::new(self, tree, &ground, log, patience, observer);
-                let result = job.run();
-                job.done.spent.wall = began.elapsed();
-                job.done.spent.paced = self.paced().saturating_sub(paced);
-                let mut done = job.done;
-                let complete = is_complete(&result, &done);
-                let log = job.close(complete);
-                let target = ground.leave(complete);
-                if result.is_ok()
-                    && target == Target::There
-                    && let Some(info) = &info
-                    && let Err(error) = give_times(tree.target, info, tree.options.durability)
-                {
-                    let failure = Failure::local("cannot set the time of", tree.target, &error);
-                    done.count_failure(&failure);
-                    observer(TreeNotice::Failed { name: b"", failure: &failure });
-                }
-                // Last: until then the same command finds what is left as its own.
-                if let Some(log) = log
-                    && (target == Target::Gone || is_complete(&result, &done) == Complete::Yes)
-                {
-                    forget_beside(log.path());
-                    log.remove();
-                }
-                result.map(|()| done)
-            }
-            Mood::Tell => {
-                let ground = Ground::look(tree.target)?;
-                let mut job = Job::new(self, tree, &ground, None, patience, observer);
-                let result = job.run();
-                let done = job.done;
-                job.close(is_complete(&result, &done));
-                result.map(|()| done)
-            }
-        }
+        Ok(info)
     }
 
     /// What a name stands for; tried again as all of the job is.
