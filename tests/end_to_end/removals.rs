@@ -301,6 +301,38 @@ fn a_directory_gets_its_time_once_more_behind_a_file_that_came_damaged() {
     assert_eq!(asked, ["mkdir", "put", "mkdir", "put", "mkdir"]);
 }
 
+/// As a drop box does it, where directories come with the files that are in them.
+#[test]
+fn a_directory_that_was_not_to_be_made_gets_no_time_either_though_a_file_is_put_again() {
+    let world = World::new();
+    fs::create_dir(world.here().join("tree")).unwrap();
+    fs::write(world.here().join("tree/a"), "hello").unwrap();
+    let puts = Mutex::new(Vec::new());
+    let server = answering(move |talk, kind, fields| {
+        let mut puts = puts.lock().unwrap();
+        match kind {
+            "put" => {
+                let done = past_body(talk, fields);
+                puts.push(fields["id"].clone());
+                if puts.len() > 1 {
+                    talk.say(done);
+                }
+            }
+            _ => {
+                if fields["mtime"].is_array() && puts.len() == 1 {
+                    talk.say(
+                        json!({"error": {"id": puts[0], "code": "storage_failed", "message": ""}}),
+                    );
+                }
+                talk.say(json!({"error": {"id": fields["id"], "code": "denied", "message": ""}}));
+            }
+        }
+        Answer::Said
+    });
+    let output = run_to_its_end(&mut world.ftx(server, ["put", "-r", "tree"]));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
 /// The connection breaks while the time of the directory stands behind files that fill the line.
 #[test]
 fn a_directory_whose_time_was_not_asked_for_yet_gets_it_behind_what_is_put_again() {

@@ -294,8 +294,11 @@ impl Job<'_, '_> {
     }
 
     /// The time of a directory that was asked for behind a file is given before that is put again, and then it is the
-    /// wrong one: it is asked for once more.
+    /// wrong one: it is asked for once more. What could not be made gets none.
     fn leave_again(&mut self, directory: Option<&Name>) {
+        if directory.is_some_and(|name| self.unmade.contains(name)) {
+            return;
+        }
         let times = self.under_way.values().filter_map(|work| match work {
             Work::Mkdir(mkdir) if mkdir.mtime.is_some() => Some(mkdir),
             _ => None,
