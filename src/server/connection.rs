@@ -104,6 +104,15 @@ enum Sender {
     Worker,
 }
 
+/// Whether one more write is tried before a peer counts as one that does not read. The system tells of room only when
+/// there is much of it: Linux when a third of its buffer is free, for which a peer that reads slowly may take minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LastTry {
+    Left,
+    /// Since anything was written last.
+    Made,
+}
+
 /// Whether it is known what is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Face {
@@ -132,6 +141,7 @@ pub(super) struct Connection {
     face: Face,
     sender: Sender,
     saying: Saying,
+    last_try: LastTry,
     rest: Rest,
     /// Bytes that have passed the socket since somebody asked, which is after each turn.
     moved_bytes: u32,
@@ -161,6 +171,7 @@ impl Connection {
             face: Face::Unknown,
             sender: Sender::Selector,
             saying: Saying::On,
+            last_try: LastTry::Left,
             rest: Rest::Done,
             moved_bytes: 0,
             lent: Vec::new(),
@@ -197,8 +208,7 @@ impl Connection {
             Outcome::Sent { count, end } => {
                 self.sender = Sender::Selector;
                 if count > 0 {
-                    self.moved(count);
-                    self.machine.wrote(count, now);
+                    self.wrote(count, now);
                 }
                 match end {
                     // The socket may have become writable since the worker found it blocked; then
@@ -214,7 +224,10 @@ impl Connection {
     /// The time has come that [`Connection::deadline`] named.
     pub(super) fn on_time(&mut self, now: Time) -> Admitted {
         let admitted = self.check_token(now);
-        if self.can_be_told() {
+        if self.last_try == LastTry::Left && self.machine.is_unread(now) {
+            self.last_try = LastTry::Made;
+            self.ready(false, true, now);
+        } else if self.can_be_told() {
             self.machine.on_time(now);
         } else if self.machine.deadline().is_some_and(|time| time <= now) {
             self.machine.end_untold(Code::Timeout);
@@ -296,6 +309,13 @@ impl Connection {
     /// Bytes that have passed the socket since this was last asked.
     pub(super) fn take_moved_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.moved_bytes).into()
+    }
+
+    /// The socket took so much of what the machine has to say.
+    fn wrote(&mut self, bytes: u64, now: Time) {
+        self.moved(bytes);
+        self.last_try = LastTry::Left;
+        self.machine.wrote(bytes, now);
     }
 
     fn moved(&mut self, bytes: u64) {
@@ -503,6 +523,10 @@ impl Connection {
         if self.sender == Sender::Worker {
             return None;
         }
+        // What TLS holds back is out first, so that it counts.
+        if self.stream.unsent_bytes() > 0 {
+            self.flush(now);
+        }
         let output = self.machine.output(now);
         let result = match output {
             Output::Nothing => {
@@ -537,8 +561,7 @@ impl Connection {
         };
         match result {
             Ok(count) => {
-                self.moved(count as u64);
-                self.machine.wrote(count as u64, now);
+                self.wrote(count as u64, now);
                 self.carry_out(None, now);
                 Some(count)
             }

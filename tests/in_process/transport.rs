@@ -97,7 +97,8 @@ fn what_is_no_tls_behind_its_first_byte_is_over_at_once() {
 
 #[test]
 fn a_reader_that_stops_inside_tls_is_given_up() {
-    let world = World::open();
+    // What its system still takes after that counts as read.
+    let world = World::with(|options| options.idle_timeout = Duration::from_secs(2));
     std::fs::write(world.served().join("b"), noise(64 * MIB, 1)).unwrap();
     let mut peer = world.greeted();
     peer.say(json!({"get": {"id": 1, "name": "b", "digest": "sha256"}}));
@@ -149,4 +150,26 @@ fn the_last_words_wait_for_a_client_that_is_done_and_reads_late() {
         }
         assert!(peer.is_ended());
     }
+}
+
+/// Takes far more than the patience of a server until the system tells that there is room: on Linux a third of some MiB.
+fn read_slowly<S: Read + Write>(mut talk: Talk<S>) {
+    talk.say(json!({"get": {"id": 1, "name": "large", "digest": "sha256"}}));
+    for _ in 0..64 {
+        std::thread::sleep(Duration::from_millis(60));
+        talk.raw(16 * 1024);
+    }
+    let rest = talk.rest();
+    let tail = String::from_utf8_lossy(&rest[rest.len().saturating_sub(400)..]);
+    assert!(tail.contains("{\"end\":"), "{tail}");
+}
+
+#[test]
+fn who_reads_more_than_is_asked_for_is_not_cut_though_the_system_tells_of_no_room() {
+    let world = World::with(|options| options.idle_timeout = Duration::from_secs(1));
+    std::fs::write(world.served().join("large"), noise(48 * MIB, 1)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| read_slowly(Talk::with(world.address)));
+        scope.spawn(|| read_slowly(world.greeted()));
+    });
 }

@@ -75,6 +75,11 @@ impl Server {
         self.reading.wrote(count, now);
     }
 
+    /// Whether the peer has read nothing for as long as it may, as far as the driver has said.
+    pub fn is_unread(&self, now: Time) -> bool {
+        self.reading.deadline(self.settings.idle_timeout).is_some_and(|end| end <= now)
+    }
+
     /// When [`Server::on_time`] has to be called, at the latest.
     pub fn deadline(&self) -> Option<Time> {
         let alive = self.owes_a_sign().then(|| self.spoke.after(ALIVE_EVERY));

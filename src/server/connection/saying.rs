@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use ftx_protocol::server::Reason;
 use ftx_protocol::{Code, Time};
 
-use super::{Connection, Machine, TurnEnd};
+use super::{Connection, LastTry, TurnEnd};
 
 /// How far the end of what this side says has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,10 @@ impl Connection {
         if self.stream.plain().is_some() || !self.writable {
             return;
         }
-        match self.stream.flush() {
+        let before = self.stream.unsent_bytes();
+        let flushed = self.stream.flush();
+        self.wrote_late(before, now);
+        match flushed {
             Ok(()) if self.saying == Saying::Held => {
                 self.saying = Saying::On;
                 // The peer has read: it is not waited for any more.
@@ -50,15 +53,24 @@ impl Connection {
             return;
         }
         let before = self.stream.unsent_bytes();
-        match self.stream.shut_down_sending() {
+        let ended = self.stream.shut_down_sending();
+        self.wrote_late(before, now);
+        match ended {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.writable = false;
-                let out = before.saturating_sub(self.stream.unsent_bytes());
-                self.machine.wrote_late(out as u64, now);
                 self.machine.blocked(now);
             }
             // A socket that is gone already is what this would bring about.
             Ok(()) | Err(_) => self.saying = Saying::Ended,
+        }
+    }
+
+    /// Counts what is out of so many bytes that TLS held back.
+    fn wrote_late(&mut self, held_bytes: usize, now: Time) {
+        let out = held_bytes.saturating_sub(self.stream.unsent_bytes());
+        if out > 0 {
+            self.last_try = LastTry::Left;
+            self.machine.wrote_late(out as u64, now);
         }
     }
 
@@ -77,13 +89,10 @@ impl Connection {
             }
             Reason::PeerGone => return TurnEnd::Close(reason),
         }
-        let is_over = |machine: &Machine| machine.deadline().is_some_and(|end| end <= now);
-        // The system tells of room only when there is much of it.
-        self.writable |= is_over(&self.machine);
         self.end_saying(now);
         match self.saying {
             Saying::Ended => TurnEnd::Close(reason),
-            Saying::On | Saying::Held if is_over(&self.machine) => {
+            Saying::On | Saying::Held if self.machine.is_unread(now) => {
                 TurnEnd::Close(Reason::Failed(Code::Timeout))
             }
             Saying::On | Saying::Held => {
