@@ -10,9 +10,9 @@ use ftx_client::{
 };
 use ftx_protocol::RequestId;
 
+use super::choice::Level;
 use super::exit::Exit;
 use super::remote::{At, Clients, Tally, each_server, run, without_slash, wrong};
-use super::transfer::Level;
 
 /// What the three have in common.
 #[derive(Debug, Args)]

@@ -6,33 +6,28 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use ftx::server::{
-    Access, Listen, MadeDirectory, OpenMax, Options, SELECTORS_MAX, Server, Stopper,
-};
+use ftx::server::{Access, Listen, MadeDirectory, OpenMax, Options, SELECTORS_MAX, Server};
 use ftx_client::DEFAULT_PORT;
 use ftx_protocol::Escaped;
 use ftx_protocol::limits::{
     INTEGER_MAX, PART_BYTES_PER_SECOND_MIN, READ_BYTES_PER_SECOND_MIN, REQUESTS, REQUESTS_TOTAL,
 };
 use rustix::fs::Mode;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use super::activation;
 use super::admission::{Admission, Settled, reach};
+use super::choice::Level;
 use super::confine::{self, GivenUp};
 use super::directory::{Errand, Links, OwnDirectory};
-use super::identity::{Kept, Reloaded};
 use super::log::{Guard, Log, lost_as_json, lost_as_text};
+use super::signals::{hold_sighup, take_signals};
 use super::size::Size;
-use super::transfer::Level;
 use super::user::User;
 
 const EXAMPLES: &str = "\
@@ -451,72 +446,6 @@ fn introduce(addresses: &[SocketAddr], introductions: &[String]) -> io::Result<(
     }
     let _ = stdout.flush();
     Ok(())
-}
-
-/// What there is of SIGHUP before somebody hears it.
-struct HeldBack {
-    came: Arc<AtomicBool>,
-    /// Whether there was a terminal at first: one that is gone says that it is none.
-    had_terminal: bool,
-}
-
-/// Notes a SIGHUP that comes before there is somebody to hear it: as soon as the process is there, its service counts
-/// as started, and may be told to read its certificate anew.
-fn hold_sighup() -> Result<HeldBack> {
-    let came = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGHUP, Arc::clone(&came)).context("cannot take signals")?;
-    Ok(HeldBack { came, had_terminal: io::stderr().is_terminal() })
-}
-
-/// The first SIGTERM or SIGINT stops the server in order, the second at once. SIGHUP brings a renewed
-/// certificate; if it came because the terminal is gone, it is as SIGTERM.
-fn take_signals(stopper: Stopper, kept: Option<Kept>, held_back: &HeldBack) -> Result<()> {
-    /// As a shell says it of a program that SIGINT ended.
-    const QUIT: i32 = 130;
-    enum Stage {
-        Serving,
-        Stopping,
-    }
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot take signals")?;
-    let had_terminal = held_back.had_terminal;
-    if held_back.came.load(Ordering::Relaxed) {
-        signal_hook::low_level::raise(SIGHUP).context("cannot take signals")?;
-    }
-    let listen = move || {
-        let mut stage = Stage::Serving;
-        for signal in signals.forever() {
-            let hung_up = had_terminal && !io::stderr().is_terminal();
-            stage = match stage {
-                stage if signal == SIGHUP && !hung_up => {
-                    reload(kept.as_ref());
-                    stage
-                }
-                Stage::Serving => {
-                    stopper.stop();
-                    Stage::Stopping
-                }
-                Stage::Stopping => std::process::exit(QUIT),
-            };
-        }
-    };
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(listen)
-        .context("cannot start a thread")?;
-    Ok(())
-}
-
-fn reload(kept: Option<&Kept>) {
-    match kept.map(Kept::reload) {
-        None => tracing::info!("SIGHUP: there is no certificate to read anew"),
-        Some(Ok(Reloaded::SameKey(key))) => tracing::info!(%key, "read the certificate anew"),
-        Some(Ok(Reloaded::OtherKey(key))) => {
-            tracing::warn!(%key, "read the certificate anew, and the key is another one now");
-        }
-        Some(Err(error)) => {
-            tracing::error!("cannot read the certificate anew, the one before stays: {error:#}");
-        }
-    }
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ use ftx_protocol::limits::NAME_BYTES;
 use serde_json::json;
 
 use super::ask::print_each;
+use super::choice::DigestKind;
 use super::exit::Exit;
 use super::remote::{Clients, Tally, Where, run};
 use super::report::{counted, finished_line, name_in_line, say};
-use super::transfer::DigestKind;
 use super::tree::{inside, name_of_path};
 
 /// Of so many lines that are no checksum lines it is said which and why. A file that is no list may have
@@ -192,18 +192,22 @@ impl Verify {
             if let Some(failure) = broken {
                 return Err(failure);
             }
-            if counts == Counts::default() {
-                say(&format!("{} has no checksum lines: there was nothing to verify", self.list()));
-                return Ok(Exit::Usage);
-            }
-            if !(self.quiet && counts.exit() == Exit::Done) {
-                say(&counts.summary());
-            }
-            Ok(match (counts.exit(), tally.exit()) {
-                (Exit::Done, of_the_output) => of_the_output,
-                (exit, _) => exit,
-            })
+            Ok(self.end(&counts, &tally))
         })
+    }
+
+    fn end(&self, counts: &Counts, tally: &Tally) -> Exit {
+        if *counts == Counts::default() {
+            say(&format!("{} has no checksum lines: there was nothing to verify", self.list()));
+            return Exit::Usage;
+        }
+        if !(self.quiet && counts.exit() == Exit::Done) {
+            say(&counts.summary());
+        }
+        match (counts.exit(), tally.exit()) {
+            (Exit::Done, of_the_output) => of_the_output,
+            (exit, _) => exit,
+        }
     }
 
     /// The list, for messages.

@@ -7,14 +7,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ftx_client::tree::TreeOptions;
 use ftx_client::{
-    Algorithm, Class, Client, Code, Condition, Durability, Failure, GetOptions, Name, PutOptions,
-    Remote, Replace, Replay, Retry, ServerAddress, Sink, Source,
+    Class, Client, Code, Condition, Failure, GetOptions, Name, PutOptions, Remote, Replace, Replay,
+    Retry, ServerAddress, Sink, Source,
 };
 use serde_json::json;
 
+use super::choice::{DigestKind, Level};
 use super::exit::Exit;
 use super::output::{self, is_directory, is_stdin, is_stdout, stdin, stdout};
 use super::remote::{At, Clients, run, without_slash, wrong};
@@ -52,37 +53,6 @@ pub struct Common {
     /// Print one JSON object a line for each event, instead of checksum lines
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum DigestKind {
-    Sha256,
-    Blake3,
-}
-
-impl DigestKind {
-    pub fn algorithm(self) -> Algorithm {
-        match self {
-            Self::Sha256 => Algorithm::Sha256,
-            Self::Blake3 => Algorithm::Blake3,
-        }
-    }
-}
-
-/// What --durability says, of a transfer or of a server.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Level {
-    Full,
-    None,
-}
-
-impl Level {
-    pub fn durability(self) -> Durability {
-        match self {
-            Self::Full => Durability::Full,
-            Self::None => Durability::None,
-        }
-    }
 }
 
 /// Put files on a server.

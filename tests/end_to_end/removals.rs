@@ -109,10 +109,6 @@ fn past_body(talk: &mut Talk, put: &Value) -> Value {
     json!({"done": {"id": id, "size": size, "digest": digest, "durability": "full"}})
 }
 
-fn busy(id: &Value) -> Value {
-    json!({"error": {"id": id, "code": "busy", "message": "Come again."}})
-}
-
 /// It lists what is to go each time, and sets the times of directories.
 #[test]
 fn a_removal_that_comes_to_nothing_again_and_again_is_given_up() {
@@ -126,7 +122,7 @@ fn a_removal_that_comes_to_nothing_again_and_again_is_given_up() {
                 Answer::Ok
             }
             "remove" if is_busy => {
-                talk.say(busy(&fields["id"]));
+                talk.say(refused(&fields["id"], "busy"));
                 Answer::Said
             }
             "remove" => Answer::Gone,
@@ -226,9 +222,12 @@ fn what_could_not_be_listed_of_a_directory_that_goes_as_a_whole_is_no_failure() 
     }
 }
 
-/// A server that is too busy for the first put, and has done what was asked behind it when the client hears so.
-#[test]
-fn a_directory_gets_its_time_behind_a_file_that_is_put_again_though_it_had_it_already() {
+/// Puts a tree of one file to a server that answers the first put behind what comes after it, and is done with each later
+/// one. How a mkdir is answered is decided here: it is told which put waits when the directory is to have its time behind
+/// that. Returns what the server was asked.
+fn asked_where_a_file_is_put_again(
+    mkdir: impl Fn(&mut Talk, &Value, Option<&Value>) -> Answer + Send + 'static,
+) -> Vec<String> {
     let world = World::new();
     fs::create_dir(world.here().join("tree")).unwrap();
     fs::write(world.here().join("tree/a"), "hello").unwrap();
@@ -237,100 +236,63 @@ fn a_directory_gets_its_time_behind_a_file_that_is_put_again_though_it_had_it_al
     let server = answering(move |talk, kind, fields| {
         // Nobody listens when the test has failed.
         let _ = tell.send(kind.to_owned());
-        let mut puts = puts.lock().unwrap();
+        let (mut puts, id) = (puts.lock().unwrap(), &fields["id"]);
         match kind {
             "put" => {
                 let done = past_body(talk, fields);
-                puts.push(fields["id"].clone());
-                if puts.len() > 1 {
-                    talk.say(done);
-                }
-                Answer::Said
-            }
-            "mkdir" if fields["mtime"].is_array() && puts.len() == 1 => {
-                let done = json!({"ok": {"id": fields["id"], "durability": "full"}});
-                talk.send(format!("{}\n{done}\n", busy(&puts[0])).as_bytes());
-                Answer::Gone
-            }
-            "resume" => {
-                let id = &fields["id"];
-                talk.say(json!({"held": {"id": id, "state": "nothing", "ranges": []}}));
-                Answer::Said
-            }
-            _ => Answer::Ok,
-        }
-    });
-    let output = run_to_its_end(&mut world.ftx(server, ["put", "-r", "tree"]));
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let asked: Vec<String> = told.try_iter().collect();
-    assert_eq!(asked, ["mkdir", "put", "mkdir", "resume", "put", "mkdir"]);
-}
-
-/// A server to which the bytes of the first put came damaged, and which has done what was asked behind it.
-#[test]
-fn a_directory_gets_its_time_once_more_behind_a_file_that_came_damaged() {
-    let world = World::new();
-    fs::create_dir(world.here().join("tree")).unwrap();
-    fs::write(world.here().join("tree/a"), "hello").unwrap();
-    let (tell, told) = channel();
-    let puts = Mutex::new(Vec::new());
-    let server = answering(move |talk, kind, fields| {
-        let _ = tell.send(kind.to_owned());
-        let mut puts = puts.lock().unwrap();
-        match kind {
-            "put" => {
-                let done = past_body(talk, fields);
-                puts.push(fields["id"].clone());
-                if puts.len() > 1 {
-                    talk.say(done);
-                }
-                Answer::Said
-            }
-            "mkdir" if fields["mtime"].is_array() && puts.len() == 1 => {
-                talk.say(
-                    json!({"error": {"id": puts[0], "code": "digest_mismatch", "message": ""}}),
-                );
-                Answer::Ok
-            }
-            _ => Answer::Ok,
-        }
-    });
-    let output = run_to_its_end(&mut world.ftx(server, ["put", "-r", "tree"]));
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let asked: Vec<String> = told.try_iter().collect();
-    assert_eq!(asked, ["mkdir", "put", "mkdir", "put", "mkdir"]);
-}
-
-/// As a drop box does it, where directories come with the files that are in them.
-#[test]
-fn a_directory_that_was_not_to_be_made_gets_no_time_either_though_a_file_is_put_again() {
-    let world = World::new();
-    fs::create_dir(world.here().join("tree")).unwrap();
-    fs::write(world.here().join("tree/a"), "hello").unwrap();
-    let puts = Mutex::new(Vec::new());
-    let server = answering(move |talk, kind, fields| {
-        let mut puts = puts.lock().unwrap();
-        match kind {
-            "put" => {
-                let done = past_body(talk, fields);
-                puts.push(fields["id"].clone());
+                puts.push(id.clone());
                 if puts.len() > 1 {
                     talk.say(done);
                 }
             }
+            "resume" => talk.say(json!({"held": {"id": id, "state": "nothing", "ranges": []}})),
             _ => {
-                if fields["mtime"].is_array() && puts.len() == 1 {
-                    talk.say(
-                        json!({"error": {"id": puts[0], "code": "storage_failed", "message": ""}}),
-                    );
-                }
-                talk.say(json!({"error": {"id": fields["id"], "code": "denied", "message": ""}}));
+                let waits = puts.first().filter(|_| fields["mtime"].is_array() && puts.len() == 1);
+                return mkdir(talk, fields, waits);
             }
         }
         Answer::Said
     });
     let output = run_to_its_end(&mut world.ftx(server, ["put", "-r", "tree"]));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    told.try_iter().collect()
+}
+
+fn refused(id: &Value, code: &str) -> Value {
+    json!({"error": {"id": id, "code": code, "message": "Come again."}})
+}
+
+/// The server is too busy for the first put, and has done what was asked behind it when the client hears so.
+#[test]
+fn a_directory_gets_its_time_behind_a_file_that_is_put_again_though_it_had_it_already() {
+    let asked = asked_where_a_file_is_put_again(|talk, fields, waits| {
+        let Some(put) = waits else { return Answer::Ok };
+        let done = json!({"ok": {"id": fields["id"], "durability": "full"}});
+        talk.send(format!("{}\n{done}\n", refused(put, "busy")).as_bytes());
+        Answer::Gone
+    });
+    assert_eq!(asked, ["mkdir", "put", "mkdir", "resume", "put", "mkdir"]);
+}
+
+/// The bytes of the first put came damaged, and the server has done what was asked behind it.
+#[test]
+fn a_directory_gets_its_time_once_more_behind_a_file_that_came_damaged() {
+    let asked = asked_where_a_file_is_put_again(|talk, _, waits| {
+        waits.into_iter().for_each(|put| talk.say(refused(put, "digest_mismatch")));
+        Answer::Ok
+    });
+    assert_eq!(asked, ["mkdir", "put", "mkdir", "put", "mkdir"]);
+}
+
+/// As a drop box does it, where directories come with the files that are in them.
+#[test]
+fn a_directory_that_was_not_to_be_made_gets_no_time_either_though_a_file_is_put_again() {
+    let asked = asked_where_a_file_is_put_again(|talk, fields, waits| {
+        waits.into_iter().for_each(|put| talk.say(refused(put, "storage_failed")));
+        talk.say(refused(&fields["id"], "denied"));
+        Answer::Said
+    });
+    assert_eq!(asked, ["mkdir", "put", "mkdir", "put"]);
 }
 
 /// The connection breaks while the time of the directory stands behind files that fill the line.

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ftx_disk::store::{Held, Stored};
+use ftx_protocol::clock::milliseconds;
 use ftx_protocol::message::{Change, Spent};
 use ftx_protocol::server::Refused;
 use ftx_protocol::{Code, Digest, Durability, Fault, Name, Refusal, Replay, Time, Verb};
@@ -37,7 +38,7 @@ pub(super) fn stored(origin: &Origin, name: &Name, stored: &Stored, began: Insta
         digest = %stored.digest,
         durability = %stored.durability,
         result = "ok",
-        ms = milliseconds(began),
+        ms = milliseconds_since(began),
         disk_us = spent.disk,
         hash_us = spent.hash,
         sync_us = spent.sync,
@@ -75,7 +76,7 @@ pub(super) fn read(
         bytes,
         %digest,
         result = "ok",
-        ms = milliseconds(began),
+        ms = milliseconds_since(began),
         disk_us = spent.disk,
         hash_us = spent.hash,
         "{}",
@@ -87,7 +88,7 @@ pub(super) fn read(
 pub(super) fn broken_off(origin: &Origin, verb: Verb, name: &Name, bytes: u64, began: Instant) {
     let Origin { peer, who, .. } = origin;
     let op = verb.as_str();
-    let (token, ms, result) = (who.token(), milliseconds(began), Code::Aborted);
+    let (token, ms, result) = (who.token(), milliseconds_since(began), Code::Aborted);
     let name = Word(name);
     info!(target: "audit", %who, token, %peer, op, %name, bytes, %result, ms, "{op} broken off");
 }
@@ -101,7 +102,7 @@ pub(super) fn listed(
     began: Instant,
 ) {
     let Origin { peer, who, .. } = origin;
-    let (op, name, ms) = (Verb::List.as_str(), Word(directory(name)), milliseconds(began));
+    let (op, name, ms) = (Verb::List.as_str(), Word(directory(name)), milliseconds_since(began));
     info!(
         target: "audit", %who, token = who.token(), %peer, op, %name, entries, result, ms,
         "listed"
@@ -111,7 +112,7 @@ pub(super) fn listed(
 /// What a name stands for was told.
 pub(super) fn told(origin: &Origin, verb: Verb, name: &Name, began: Instant) {
     let Origin { peer, who, .. } = origin;
-    let (op, name, ms) = (verb.as_str(), Word(name), milliseconds(began));
+    let (op, name, ms) = (verb.as_str(), Word(name), milliseconds_since(began));
     info!(target: "audit", %who, token = who.token(), %peer, op, %name, result = "ok", ms, "told");
 }
 
@@ -134,7 +135,7 @@ pub(super) fn changed(origin: &Origin, change: &Change, durability: Durability, 
         to = to.map(Word).map(tracing::field::display),
         %durability,
         result = "ok",
-        ms = milliseconds(began),
+        ms = milliseconds_since(began),
         "{message}"
     );
 }
@@ -170,7 +171,7 @@ pub(super) fn refused(
         Came::Entries(entries) => (None, Some(entries), None),
         Came::To(to) => (None, None, to.map(Word).map(tracing::field::display)),
     };
-    let ms = milliseconds(began);
+    let ms = milliseconds_since(began);
     match result.fault() {
         Fault::Server if result != Code::ShuttingDown => warn!(
             target: "audit", %who, token, %peer, op, %name, to, bytes, entries, %result, why, ms,
@@ -213,7 +214,7 @@ pub(in crate::server) fn unbegun(peer: SocketAddr, who: &Who, refused: &Refused,
         return not_admitted(peer, refusal, waited);
     }
     let names = (asked.name.as_ref().map(|name| name as _), asked.to.as_ref().map(|to| to as _));
-    unlooked(peer, who, asked.verb, names, refusal, whole_milliseconds(waited));
+    unlooked(peer, who, asked.verb, names, refusal, milliseconds(waited));
 }
 
 /// Something ended before anything was looked at.
@@ -250,7 +251,7 @@ pub(super) fn resumed(origin: &Origin, held: &Held, began: Instant) {
         bytes = held.at,
         digest = held.digest.map(tracing::field::display),
         result = "ok",
-        ms = milliseconds(began),
+        ms = milliseconds_since(began),
         "resumed"
     );
 }
@@ -258,19 +259,19 @@ pub(super) fn resumed(origin: &Origin, held: &Held, began: Instant) {
 /// It was not told what is held: somebody else came for the transfer meanwhile, or the right to it is lost.
 pub(super) fn resume_refused(origin: &Origin, refusal: &Refusal, began: Instant) {
     let Origin { peer, who, .. } = origin;
-    unlooked(*peer, who, Verb::Resume, (None, None), refusal, milliseconds(began));
+    unlooked(*peer, who, Verb::Resume, (None, None), refusal, milliseconds_since(began));
 }
 
 /// Somebody with a token logged in.
 pub(in crate::server) fn logged_in(peer: SocketAddr, who: &Who, began: Instant) {
-    let (op, token, ms) = (Verb::Login.as_str(), who.token(), milliseconds(began));
+    let (op, token, ms) = (Verb::Login.as_str(), who.token(), milliseconds_since(began));
     info!(target: "audit", %who, token, %peer, op, result = "ok", ms, "logged in");
 }
 
 /// Somebody was not admitted.
 pub(in crate::server) fn not_admitted(peer: SocketAddr, refusal: &Refusal, after: Duration) {
     let (op, result, why) = (Verb::Login.as_str(), refusal.code, why(refusal));
-    let ms = whole_milliseconds(after);
+    let ms = milliseconds(after);
     info!(target: "audit", who = "nobody", %peer, op, %result, why, ms, "login refused");
 }
 
@@ -283,12 +284,8 @@ pub(super) fn directory(name: Option<&Name>) -> &dyn Display {
 }
 
 /// As a number: one of 128 bits is text in a log of JSON.
-fn whole_milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn milliseconds(began: Instant) -> u64 {
-    whole_milliseconds(began.elapsed())
+fn milliseconds_since(began: Instant) -> u64 {
+    milliseconds(began.elapsed())
 }
 
 /// The particulars, for a person; where they repeat words of the peer, what the table says of the code.

@@ -10,6 +10,7 @@ mod ground;
 pub(crate) mod left;
 mod listing;
 mod logs;
+mod look;
 mod settling;
 mod single;
 mod versions;
@@ -21,11 +22,10 @@ use std::time::{Duration, Instant};
 
 use ftx_disk::store::{Change, Upload};
 use ftx_disk::sys::{Disk, Native};
-use ftx_protocol::client::Event;
 use ftx_protocol::limits::ENTRIES_AHEAD;
-use ftx_protocol::message::{self, Entry, Info, Stat};
+use ftx_protocol::message::{self, Entry, Info};
 use ftx_protocol::{
-    Code, Condition, Depth, Digest, Durability, FileTime, Kind, Mode, Name, Refusal, RequestId,
+    Code, Condition, Depth, Digest, Durability, FileTime, Mode, Name, Refusal, RequestId,
     TransferId,
 };
 pub(crate) use ground::Private;
@@ -39,7 +39,6 @@ use super::log::Log;
 use super::settle::{Item, Settler};
 use super::{Mood, TreeDone, TreeNotice, TreeObserver, TreeOptions, forget_beside};
 use crate::Client;
-use crate::ask::wait;
 use crate::failure::{Class, Failure, Trouble};
 use crate::ids::Ids;
 use crate::link::{Link, READ_BYTES};
@@ -130,52 +129,6 @@ impl Client {
             log.remove();
         }
         result.map(|()| done)
-    }
-
-    fn look_at_directory(
-        &self,
-        name: &Name,
-        patience: &mut Patience,
-        observer: &mut TreeObserver<'_>,
-    ) -> Result<Info, Failure> {
-        let info = self.look_first(&Stat::of(name.clone()), patience, observer)?;
-        if info.kind != Kind::Directory {
-            let failure = Trouble::Refused(Code::NotADirectory.into());
-            return Err(failure.into_failure(&format!("get {name}"), &self.server));
-        }
-        Ok(info)
-    }
-
-    /// What a name stands for; tried again as all of the job is.
-    fn look_first(
-        &self,
-        stat: &Stat,
-        patience: &mut Patience,
-        observer: &mut TreeObserver<'_>,
-    ) -> Result<Info, Failure> {
-        loop {
-            let looked = self.link().and_then(|link| {
-                link.send(|machine, out, now| machine.stat(stat.clone(), out, now))?;
-                let info = wait(&link, |event| match event {
-                    Event::Info(info) => Some(info),
-                    _ => None,
-                })?;
-                self.leave(&link);
-                Ok(info)
-            });
-            let trouble = match looked {
-                Ok(info) => return Ok(info),
-                Err(trouble) => trouble,
-            };
-            let what = match trouble {
-                Trouble::Unreachable(_) => "connect".to_owned(),
-                _ => format!("stat {}", stat.name),
-            };
-            let tell = |cause, pause| observer(TreeNotice::Retrying { cause, pause });
-            patience
-                .again(trouble, &what, self, tell)
-                .map_err(|trouble| trouble.into_failure(&what, &self.server))?;
-        }
     }
 }
 
