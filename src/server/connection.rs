@@ -36,11 +36,19 @@ pub(super) enum BufferTurn {
     Others,
 }
 
-impl BufferTurn {
-    fn take(self, pool: &Pool, spare: &mut Option<Buffer>) -> Option<Buffer> {
-        match self {
-            Self::Ours => spare.take().or_else(|| pool.take()),
-            Self::Others => None,
+/// What a turn may read into.
+pub(super) struct Buffers<'a> {
+    pub(super) pool: &'a Pool,
+    /// One that was taken and not used.
+    pub(super) spare: &'a mut Option<Buffer>,
+    pub(super) turn: BufferTurn,
+}
+
+impl Buffers<'_> {
+    fn take(&mut self) -> Option<Buffer> {
+        match self.turn {
+            BufferTurn::Ours => self.spare.take().or_else(|| self.pool.take()),
+            BufferTurn::Others => None,
         }
     }
 }
@@ -287,9 +295,7 @@ impl Connection {
     /// Reads, carries out and writes until there is nothing to do or the turn is over.
     pub(super) fn turn(
         &mut self,
-        pool: &Pool,
-        spare: &mut Option<Buffer>,
-        turn: BufferTurn,
+        buffers: &mut Buffers<'_>,
         turn_bytes: usize,
         now: Time,
     ) -> TurnEnd {
@@ -297,7 +303,7 @@ impl Connection {
         let mut moved_bytes: usize = 0;
         loop {
             let written = self.write(turn_bytes, now);
-            let read = self.read(pool, spare, turn, turn_bytes, now);
+            let read = self.read(buffers, turn_bytes, now);
             if let Some(reason) = self.machine.closed() {
                 return self.leave(reason, now);
             }

@@ -13,9 +13,9 @@ use ftx_protocol::message::{ClientMessage, End, Put};
 use ftx_protocol::server::{Behind, Event, Refused};
 use ftx_protocol::{Asked, Code, Refusal, RequestId, Time};
 
-use super::{BufferTurn, Connection, ReadEnd};
+use super::{Buffers, Connection, ReadEnd};
 use crate::server::access::Granted;
-use crate::server::buffers::{Buffer, Piece, Pool};
+use crate::server::buffers::Piece;
 use crate::server::storage::{Job, Place, Standing, audit};
 
 /// How much is read in one go while anybody waits for a place: what of it has to wait too is held outside the pool, and
@@ -272,19 +272,13 @@ impl Connection {
     }
 
     /// Hands on what came of puts while they waited for the places that they have now, as if it had just been read.
-    pub(super) fn hand_on(
-        &mut self,
-        pool: &Pool,
-        spare: &mut Option<Buffer>,
-        turn: BufferTurn,
-        now: Time,
-    ) -> ReadEnd {
+    pub(super) fn hand_on(&mut self, buffers: &mut Buffers<'_>, now: Time) -> ReadEnd {
         self.machine.not_reading(now);
-        if self.has_its_share(pool) {
+        if self.has_its_share(buffers.pool) {
             return ReadEnd::Nothing;
         }
         let Some(later) = &mut self.later else { return ReadEnd::Nothing };
-        let Some(mut buffer) = turn.take(pool, spare) else { return ReadEnd::WantBuffer };
+        let Some(mut buffer) = buffers.take() else { return ReadEnd::WantBuffer };
         let (moved, filled) = later.fill(buffer.bytes_mut());
         let buffer = Arc::new(buffer);
         let mut jobs: Vec<Job> = Vec::with_capacity(moved.len());
@@ -294,7 +288,7 @@ impl Connection {
         }));
         self.begin_later(&mut jobs);
         self.submit(jobs);
-        self.lend(buffer, spare);
+        self.lend(buffer, buffers.spare);
         ReadEnd::Bytes(filled.max(1))
     }
 
@@ -318,6 +312,7 @@ mod tests {
     use ftx_protocol::{Algorithm, Digest};
 
     use super::*;
+    use crate::server::buffers::Pool;
 
     fn bytes(id: u64, bytes: &[u8]) -> Following {
         let mut buffer = Pool::of_one(1).take().unwrap();

@@ -7,7 +7,7 @@ use ftx_protocol::Time;
 use ftx_protocol::server::Reads;
 use tracing::debug;
 
-use super::{BufferTurn, Connection, Face};
+use super::{Buffers, Connection, Face};
 use crate::server::buffers::{Buffer, Pool};
 
 /// How much is read when lines are expected: they are short, and a body that follows is read into
@@ -53,17 +53,17 @@ pub(super) enum ReadEnd {
 impl Connection {
     pub(super) fn read(
         &mut self,
-        pool: &Pool,
-        spare: &mut Option<Buffer>,
-        turn: BufferTurn,
+        buffers: &mut Buffers<'_>,
         turn_bytes: usize,
         now: Time,
     ) -> ReadEnd {
         if self.has_to_hand_on() {
-            return self.hand_on(pool, spare, turn, now);
+            return self.hand_on(buffers, now);
         }
-        let Some(limit) = self.wanted_bytes(pool, turn_bytes, now) else { return ReadEnd::Nothing };
-        let Some(mut buffer) = turn.take(pool, spare) else {
+        let Some(limit) = self.wanted_bytes(buffers.pool, turn_bytes, now) else {
+            return ReadEnd::Nothing;
+        };
+        let Some(mut buffer) = buffers.take() else {
             self.machine.not_reading(now);
             return ReadEnd::WantBuffer;
         };
@@ -85,7 +85,7 @@ impl Connection {
             }
         }
         self.carry_out(Some(&buffer), now);
-        self.lend(buffer, spare);
+        self.lend(buffer, buffers.spare);
         match filled {
             // Its records took all that there is in a turn.
             Ok(arrived)

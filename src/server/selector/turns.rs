@@ -6,7 +6,7 @@ use std::time::Duration;
 use ftx_protocol::{Code, Time};
 
 use super::Selector;
-use crate::server::connection::{BufferTurn, TurnEnd};
+use crate::server::connection::{BufferTurn, Buffers, TurnEnd};
 use crate::server::held::{self, Holder};
 use crate::server::key::ConnectionKey;
 use crate::server::network::Network;
@@ -69,7 +69,8 @@ impl Selector {
                 entry.waits = Waits::No;
                 self.served = self.served.saturating_sub(1);
             }
-            let end = entry.connection.turn(&self.pool, &mut self.spare, turn, turn_bytes, now);
+            let mut buffers = Buffers { pool: &self.pool, spare: &mut self.spare, turn };
+            let end = entry.connection.turn(&mut buffers, turn_bytes, now);
             let moved_bytes = entry.connection.take_moved_bytes();
             self.moved(moved_bytes, now);
             self.settle(key, end, now);
