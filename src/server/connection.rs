@@ -343,15 +343,10 @@ impl Connection {
             return None;
         }
         // What TLS holds back is out first, so that it counts.
-        if self.stream.unsent_bytes() > 0 {
-            self.flush(now);
-        }
+        self.flush(now);
         let output = self.machine.output(now);
         let result = match output {
-            Output::Nothing => {
-                self.flush(now);
-                return None;
-            }
+            Output::Nothing => return None,
             Output::Shutdown => {
                 self.end_saying(now);
                 return None;
