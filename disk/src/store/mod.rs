@@ -131,9 +131,10 @@ pub enum OpenError {
     /// Another server has it.
     #[error("another ftx server is serving this directory")]
     Locked,
-    /// There is a `.ftx` that is no directory.
+    /// There is a `.ftx` that is no directory, or not one to move files from in one step.
     #[error(
-        "there is a .ftx in the directory that is not a directory; ftx keeps its own files there"
+        "ftx keeps its own files in .ftx of the directory, and the one that is there is not for it: it has to be a \
+         directory, of whoever runs this, on the very file system of the directory (an overlay may be several)"
     )]
     NotOurs,
     /// The staging directory, the journal or the cache cannot be used.
